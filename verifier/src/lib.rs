@@ -1,0 +1,1 @@
+//! sidegate-verifier
