@@ -1,0 +1,77 @@
+//! The claims of an access token (RFC 7519 §4.1, RFC 9068 §2.2, DESIGN.md §4).
+
+use crate::text::{is_identifier, is_scope};
+use crate::time::UnixTime;
+
+/// The claims of an access token. Every field but `nbf` and `scope` is always there, and each has been checked to be
+/// safe in a header line.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Claims {
+    /// Who issued it (RFC 7519 §4.1.1).
+    pub iss: String,
+    /// For whom: one or several audiences (RFC 7519 §4.1.3). Serialised as a string when there is one.
+    pub aud: Audience,
+    /// The user (RFC 7519 §4.1.2).
+    pub sub: String,
+    /// The OAuth client it was issued to (RFC 8693 §4.3).
+    pub client_id: String,
+    /// Issued at, in seconds.
+    pub iat: u64,
+    /// Expires at, in seconds.
+    pub exp: u64,
+    /// Not before, in seconds, where present.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nbf: Option<u64>,
+    /// Token identifier: 128 random bits, base64url (RFC 7519 §4.1.7).
+    pub jti: String,
+    /// Session identifier: 128 random bits, base64url.
+    pub sid: String,
+    /// Granted scope, space separated (RFC 8693 §4.2).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
+}
+
+impl Claims {
+    /// When it was issued.
+    pub const fn issued_at(&self) -> UnixTime {
+        UnixTime(self.iat)
+    }
+
+    /// When it expires.
+    pub const fn expires_at(&self) -> UnixTime {
+        UnixTime(self.exp)
+    }
+
+    /// The name of the first claim whose value may not be minted, since it could not stand in a header line.
+    pub fn unfit_claim(&self) -> Option<&'static str> {
+        let identifiers =
+            [("sub", &self.sub), ("sid", &self.sid), ("jti", &self.jti), ("client_id", &self.client_id)];
+        if let Some((name, _)) = identifiers.into_iter().find(|(_, value)| !is_identifier(value)) {
+            return Some(name);
+        }
+        match &self.scope {
+            Some(scope) if !is_scope(scope) => Some("scope"),
+            _ => None,
+        }
+    }
+}
+
+/// One or several audiences.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(untagged)]
+pub enum Audience {
+    /// The usual case.
+    One(String),
+    /// A JSON array in the token; never empty.
+    Many(Vec<String>),
+}
+
+impl Audience {
+    /// True if it names `audience`.
+    pub fn names(&self, audience: &str) -> bool {
+        match self {
+            Self::One(one) => one == audience,
+            Self::Many(many) => many.iter().any(|one| one == audience),
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! What a revocation is, and its bytes in the log (docs/protocol.md, "Entry").
+
+use aws_lc_rs::digest;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use crate::text::is_identifier;
+use crate::time::UnixTime;
+
+/// The format that this build writes: the high half of an entry's first byte.
+pub const ENTRY_VERSION: u8 = 1;
+/// The longest entry, in bytes: a subject of 255 bytes with its threshold.
+pub const ENTRY_BYTES_MAX: usize = 1 + 4 + 6 + 255;
+
+/// 48 bits of SHA-256 of a subject: names its partition, and the line of the shared-memory table that speaks of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SubjectTag(u64);
+
+impl SubjectTag {
+    /// How many bits a tag has.
+    pub const BITS: u32 = 48;
+    const NONE: u64 = (1 << Self::BITS) - 1;
+
+    /// The tag of a subject: the first six bytes of its SHA-256, big endian; all ones is folded to zero, since it
+    /// stands for "unknown" in an entry.
+    pub fn of(sub: &str) -> Self {
+        let hash = digest::digest(&digest::SHA256, sub.as_bytes());
+        let mut bytes = [0; 8];
+        bytes[2..].copy_from_slice(&hash.as_ref()[..6]);
+        let tag = u64::from_be_bytes(bytes);
+        Self(if tag == Self::NONE { 0 } else { tag })
+    }
+
+    /// The tag as a number below 2^48.
+    pub const fn value(self) -> u64 {
+        self.0
+    }
+
+    /// A tag read back from where [`SubjectTag::value`] put it; none if it is out of range.
+    pub fn from_value(value: u64) -> Option<Self> {
+        (value < Self::NONE).then_some(Self(value))
+    }
+
+    /// The partition that holds everything about the subject, of `partitions` (at least one).
+    pub fn partition(self, partitions: u16) -> u16 {
+        (self.0 % u64::from(partitions.max(1))) as u16
+    }
+}
+
+/// The identifier of a token or session: nearly always 128 bits, which are kept as such.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Id {
+    /// A canonical base64url string of 16 bytes.
+    Packed([u8; 16]),
+    /// Anything else of 1 to 255 visible ASCII characters.
+    Text(Box<str>),
+}
+
+impl Id {
+    /// Reads an identifier as it stands in a token; none if it could not be one.
+    pub fn parse(text: &str) -> Option<Self> {
+        if text.len() == 22 {
+            let mut bytes = [0; 16];
+            if URL_SAFE_NO_PAD.decode_slice(text, &mut bytes) == Ok(16) {
+                return Some(Self::Packed(bytes));
+            }
+        }
+        is_identifier(text).then(|| Self::Text(text.into()))
+    }
+}
+
+impl std::fmt::Display for Id {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Packed(bytes) => f.write_str(&URL_SAFE_NO_PAD.encode(bytes)),
+            Self::Text(text) => f.write_str(text),
+        }
+    }
+}
+
+/// Which tokens are dead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The token with this `jti`.
+    Token {
+        /// The token's identifier.
+        jti: Id,
+        /// Whose token, where known.
+        subject: Option<SubjectTag>,
+    },
+    /// Every token with this `sid`.
+    Session {
+        /// The session's identifier.
+        sid: Id,
+        /// Whose session, where known.
+        subject: Option<SubjectTag>,
+    },
+    /// Every token of `sub` with `iat` at or before the threshold.
+    Subject {
+        /// The user.
+        sub: Box<str>,
+        /// The last `iat` that is dead.
+        threshold: UnixTime,
+    },
+    /// Every token of the partition with `iat` at or before the threshold.
+    All {
+        /// The last `iat` that is dead.
+        threshold: UnixTime,
+    },
+    /// Every token signed under this key.
+    Key {
+        /// The key's identifier.
+        kid: Box<str>,
+    },
+}
+
+/// A revocation: which tokens are dead, and until when that must be remembered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revocation {
+    /// Which tokens.
+    pub target: Target,
+    /// After this moment none of them could be accepted anyway.
+    pub expires_at: UnixTime,
+}
+
+/// Why the bytes of an entry could not be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EntryError {
+    /// Written by a version this build does not know.
+    #[error("entry of unknown version {0}")]
+    Version(u8),
+    /// Of a kind this build does not know.
+    #[error("entry of unknown kind {0}")]
+    Kind(u8),
+    /// Cut short, too long, or with a value no entry has.
+    #[error("malformed entry")]
+    Malformed,
+}
+
+const TOKEN: u8 = 1;
+const SESSION: u8 = 2;
+const SUBJECT: u8 = 3;
+const ALL: u8 = 4;
+const KEY: u8 = 5;
+/// Set in the first byte when the identifier is text, not 16 packed bytes.
+const TEXT: u8 = 8;
+
+impl Revocation {
+    /// The entry's bytes: `version|kind`, `expires_at` (u32 BE), then what the kind needs.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(32);
+        out.push(ENTRY_VERSION << 4);
+        out.extend(seconds(self.expires_at));
+        let kind = match &self.target {
+            Target::Token { jti, subject } => put_id(&mut out, TOKEN, jti, *subject),
+            Target::Session { sid, subject } => put_id(&mut out, SESSION, sid, *subject),
+            Target::Subject { sub, threshold } => {
+                out.extend(seconds(*threshold));
+                out.extend(sub.as_bytes());
+                SUBJECT
+            }
+            Target::All { threshold } => {
+                out.extend(seconds(*threshold));
+                ALL
+            }
+            Target::Key { kid } => {
+                out.extend(kid.as_bytes());
+                KEY
+            }
+        };
+        out[0] |= kind;
+        out
+    }
+
+    /// Reads an entry's bytes, strictly.
+    ///
+    /// # Errors
+    /// Another version or kind, or bytes that [`Revocation::to_bytes`] never writes.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, EntryError> {
+        let (&first, rest) = bytes.split_first().ok_or(EntryError::Malformed)?;
+        if first >> 4 != ENTRY_VERSION {
+            return Err(EntryError::Version(first >> 4));
+        }
+        if bytes.len() > ENTRY_BYTES_MAX {
+            return Err(EntryError::Malformed);
+        }
+        let (expires_at, rest) = take_seconds(rest)?;
+        let text = first & TEXT != 0;
+        let target = match first & !TEXT & 0x0f {
+            TOKEN => take_id(rest, text).map(|(jti, subject)| Target::Token { jti, subject })?,
+            SESSION => take_id(rest, text).map(|(sid, subject)| Target::Session { sid, subject })?,
+            SUBJECT if !text => {
+                let (threshold, sub) = take_seconds(rest)?;
+                Target::Subject { sub: identifier(sub)?, threshold }
+            }
+            ALL if !text => match take_seconds(rest)? {
+                (threshold, []) => Target::All { threshold },
+                _ => return Err(EntryError::Malformed),
+            },
+            KEY if !text => Target::Key { kid: identifier(rest)? },
+            _ => return Err(EntryError::Kind(first & 0x0f)),
+        };
+        Ok(Self { target, expires_at })
+    }
+}
+
+fn seconds(moment: UnixTime) -> [u8; 4] {
+    u32::try_from(moment.0).unwrap_or(u32::MAX).to_be_bytes()
+}
+
+fn take_seconds(bytes: &[u8]) -> Result<(UnixTime, &[u8]), EntryError> {
+    let (head, rest) = bytes.split_first_chunk::<4>().ok_or(EntryError::Malformed)?;
+    Ok((UnixTime(u64::from(u32::from_be_bytes(*head))), rest))
+}
+
+fn put_id(out: &mut Vec<u8>, kind: u8, id: &Id, subject: Option<SubjectTag>) -> u8 {
+    let tag = subject.map_or(SubjectTag::NONE, SubjectTag::value);
+    out.extend(&tag.to_be_bytes()[2..]);
+    match id {
+        Id::Packed(bytes) => {
+            out.extend(bytes);
+            kind
+        }
+        Id::Text(text) => {
+            out.extend(text.as_bytes());
+            kind | TEXT
+        }
+    }
+}
+
+fn take_id(bytes: &[u8], text: bool) -> Result<(Id, Option<SubjectTag>), EntryError> {
+    let (tag, rest) = bytes.split_first_chunk::<6>().ok_or(EntryError::Malformed)?;
+    let mut wide = [0; 8];
+    wide[2..].copy_from_slice(tag);
+    let subject = SubjectTag::from_value(u64::from_be_bytes(wide));
+    let id = if text {
+        match Id::parse(&identifier(rest)?) {
+            Some(id @ Id::Text(_)) => id,
+            _ => return Err(EntryError::Malformed),
+        }
+    } else {
+        Id::Packed(rest.try_into().map_err(|_| EntryError::Malformed)?)
+    };
+    Ok((id, subject))
+}
+
+fn identifier(bytes: &[u8]) -> Result<Box<str>, EntryError> {
+    let text = std::str::from_utf8(bytes).map_err(|_| EntryError::Malformed)?;
+    if is_identifier(text) { Ok(text.into()) } else { Err(EntryError::Malformed) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all_kinds() -> Vec<Revocation> {
+        let subject = Some(SubjectTag::of("42"));
+        let expires_at = UnixTime(1_800_000_000);
+        let packed = || Id::parse("AAECAwQFBgcICQoLDA0ODw").unwrap();
+        let text = || Id::parse("order-17").unwrap();
+        let targets = [
+            Target::Token { jti: packed(), subject },
+            Target::Token { jti: text(), subject: None },
+            Target::Session { sid: packed(), subject },
+            Target::Session { sid: text(), subject: None },
+            Target::Subject { sub: "alice@example.org".into(), threshold: UnixTime(1_700_000_000) },
+            Target::All { threshold: UnixTime(1_700_000_000) },
+            Target::Key { kid: "k1".into() },
+        ];
+        targets.into_iter().map(|target| Revocation { target, expires_at }).collect()
+    }
+
+    #[test]
+    fn every_kind_survives_the_wire() {
+        for revocation in all_kinds() {
+            assert_eq!(Revocation::from_bytes(&revocation.to_bytes()), Ok(revocation));
+        }
+    }
+
+    #[test]
+    fn a_session_entry_is_small() {
+        assert_eq!(all_kinds()[2].to_bytes().len(), 27, "27 bytes keep Redis' stream below 40 bytes an entry");
+    }
+
+    #[test]
+    fn cut_or_padded_entries_are_refused() {
+        for revocation in all_kinds() {
+            let bytes = revocation.to_bytes();
+            let fixed = match &revocation.target {
+                Target::Token { jti: Id::Packed(_), .. } | Target::Session { sid: Id::Packed(_), .. } => bytes.len(),
+                Target::All { .. } => bytes.len(),
+                Target::Token { .. } | Target::Session { .. } => 12,
+                Target::Subject { .. } => 10,
+                Target::Key { .. } => 6,
+            };
+            for cut in 0..fixed {
+                assert!(Revocation::from_bytes(&bytes[..cut]).is_err(), "{revocation:?} cut at {cut}");
+            }
+            let padded = [bytes.as_slice(), b" "].concat();
+            assert!(Revocation::from_bytes(&padded).is_err(), "{revocation:?} padded");
+        }
+    }
+
+    #[test]
+    fn another_version_or_kind_is_named() {
+        let mut bytes = all_kinds()[0].to_bytes();
+        bytes[0] = 0x21;
+        assert_eq!(Revocation::from_bytes(&bytes), Err(EntryError::Version(2)));
+        bytes[0] = 0x17;
+        assert_eq!(Revocation::from_bytes(&bytes), Err(EntryError::Kind(7)));
+        bytes[0] = 0x1c;
+        assert_eq!(Revocation::from_bytes(&bytes), Err(EntryError::Kind(12)), "no text form of this kind");
+        assert_eq!(Revocation::from_bytes(&[]), Err(EntryError::Malformed));
+        assert_eq!(Revocation::from_bytes(&[0x13; 400]), Err(EntryError::Malformed));
+    }
+
+    #[test]
+    fn ids_are_packed_only_when_canonical() {
+        assert!(matches!(Id::parse("AAECAwQFBgcICQoLDA0ODw"), Some(Id::Packed(_))));
+        let trailing_bits = "AAECAwQFBgcICQoLDA0ODx";
+        assert!(matches!(Id::parse(trailing_bits), Some(Id::Text(_))), "not the same token identifier");
+        assert_eq!(Id::parse(""), None);
+        assert_eq!(Id::parse("-"), None);
+        assert_eq!(Id::parse("AAECAwQFBgcICQoLDA0ODw").unwrap().to_string(), "AAECAwQFBgcICQoLDA0ODw");
+    }
+
+    #[test]
+    fn partitions_are_stable() {
+        let tag = SubjectTag::of("42");
+        assert_eq!(tag.value(), 0x73_47_5c_b4_0a_56, "first six bytes of SHA-256(\"42\")");
+        assert_eq!(tag.partition(1), 0);
+        assert_eq!(tag.partition(0), 0, "none is taken as one");
+        assert_eq!(tag.partition(7), (0x73_47_5c_b4_0a_56u64 % 7) as u16);
+    }
+}
