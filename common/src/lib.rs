@@ -17,15 +17,8 @@
 #![forbid(unsafe_code)]
 
 pub mod claims;
-pub mod index;
-pub mod jwks;
-pub mod key;
-pub mod problem;
 pub mod revocation;
 pub mod secret;
-pub mod sync;
 pub mod text;
 pub mod time;
-pub mod token;
-pub mod verdict;
 pub mod wire;

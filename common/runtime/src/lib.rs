@@ -1,1 +1,17 @@
-//! sidegate-runtime
+//! What both programs need of the outside world: settings, logs, clocks, listeners, Redis, and the revocation feeds.
+//!
+//! # Map
+//! - [`settings`]: a table of settings read from the environment, a TOML file and defaults; errors name the setting.
+//! - [`clock`]: the only reader of the wall clock.
+//! - [`logging`]: JSON or text logs.
+//! - [`program`]: exit codes and the signals a program obeys.
+//! - [`socket`]: binding TCP and Unix sockets without stealing a live one.
+//! - [`serve`]: HTTP/1 and h2c on a listener, with limits and a drain.
+#![forbid(unsafe_code)]
+
+pub mod clock;
+pub mod logging;
+pub mod program;
+pub mod serve;
+pub mod settings;
+pub mod socket;

@@ -1,0 +1,40 @@
+//! The only reader of the machine's clocks.
+
+use std::sync::OnceLock;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use sidegate_common::time::{Instants, UnixTime};
+
+/// What both clocks read now. Monotonic milliseconds count from CLOCK_MONOTONIC's own origin, so that processes of one
+/// host can compare them.
+pub fn instants() -> Instants {
+    Instants {
+        wall_ms: wall_ms(),
+        monotonic_ms: monotonic_ms(),
+    }
+}
+
+/// The wall clock in whole seconds.
+pub fn unix_now() -> UnixTime {
+    UnixTime(wall_ms() / 1000)
+}
+
+/// The wall clock in milliseconds since 1970; 0 before.
+#[allow(clippy::disallowed_methods)] // this is the one place
+pub fn wall_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as u64)
+}
+
+/// CLOCK_MONOTONIC in milliseconds.
+pub fn monotonic_ms() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec.unsigned_abs() * 1000 + now.tv_nsec.unsigned_abs() / 1_000_000
+}
+
+/// Time since the program first asked, for uptime figures.
+pub fn uptime_seconds() -> u64 {
+    static STARTED: OnceLock<Instant> = OnceLock::new();
+    STARTED.get_or_init(Instant::now).elapsed().as_secs()
+}

@@ -1,0 +1,43 @@
+//! Logs: JSON lines by default, text for people; one place sets them up.
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt;
+
+use crate::settings::{ConfigError, Setting, Settings, setting};
+
+/// The settings of this module.
+pub const SETTINGS: [Setting; 2] = [
+    setting("LOG_FORMAT", "json", "json or text"),
+    setting(
+        "RUST_LOG",
+        "info",
+        "which log lines to write, in tracing's filter syntax, such as info or sidegate_issuer=debug",
+    ),
+];
+
+/// Starts logging to standard error.
+///
+/// # Errors
+/// An unknown format or filter.
+pub fn start(settings: &Settings) -> Result<(), ConfigError> {
+    let format = settings.one_of("LOG_FORMAT", &["json", "text"])?;
+    let filter = EnvFilter::try_new(settings.required("RUST_LOG")?).map_err(|_| {
+        settings.unfit(
+            "RUST_LOG",
+            "a tracing filter such as info or sidegate_issuer=debug",
+        )
+    })?;
+    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A second start in one process (tests) keeps the first one's output.
+    let _already_started = if format == "json" {
+        builder
+            .json()
+            .flatten_event(true)
+            .with_current_span(true)
+            .with_span_list(false)
+            .try_init()
+    } else {
+        builder.try_init()
+    };
+    Ok(())
+}

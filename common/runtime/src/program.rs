@@ -1,0 +1,73 @@
+//! Exit codes, and the signals a program obeys.
+
+use std::process::ExitCode;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::settings::ConfigError;
+
+/// Exit code for bad configuration (EX_USAGE of sysexits.h).
+pub const EX_USAGE: u8 = 64;
+
+/// Prints a configuration error for people and returns the exit code for it.
+#[allow(clippy::print_stderr)] // logs may not be set up yet, and this is for the person who started the program
+pub fn refuse(error: &ConfigError) -> ExitCode {
+    eprintln!("configuration error: {error}");
+    ExitCode::from(EX_USAGE)
+}
+
+/// What the world asks of the program: to stop, or to read its files again.
+#[derive(Clone, Debug)]
+pub struct Signals {
+    /// Turns true once, on SIGTERM or SIGINT.
+    pub stop: watch::Receiver<bool>,
+    /// Counts SIGHUPs.
+    pub reload: watch::Receiver<u64>,
+}
+
+impl Signals {
+    /// Listens for SIGTERM, SIGINT and SIGHUP from now on. Must run inside a tokio runtime.
+    ///
+    /// # Errors
+    /// The operating system refuses a handler.
+    pub fn listen() -> std::io::Result<Self> {
+        let (stop_sender, stop) = watch::channel(false);
+        let (reload_sender, reload) = watch::channel(0);
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    _ = terminate.recv() => { stop_sender.send_replace(true); }
+                    _ = interrupt.recv() => { stop_sender.send_replace(true); }
+                    _ = hangup.recv() => { reload_sender.send_modify(|count| *count += 1); }
+                }
+            }
+        });
+        Ok(Self { stop, reload })
+    }
+}
+
+/// Waits until `stop` is true, or its sender is gone.
+pub async fn stopped(stop: &mut watch::Receiver<bool>) {
+    let _sender_gone = stop.wait_for(|stopped| *stopped).await;
+}
+
+/// Makes the process' memory unreadable to others and keeps it out of core dumps: RLIMIT_CORE 0, PR_SET_DUMPABLE 0.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn harden() -> std::io::Result<()> {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    setrlimit(
+        Resource::Core,
+        Rlimit {
+            current: Some(0),
+            maximum: Some(0),
+        },
+    )?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    Ok(())
+}

@@ -1,0 +1,235 @@
+//! Binding TCP and Unix sockets: a live socket is never stolen, a dead one is removed.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use tokio::net::{TcpListener, UnixListener};
+
+/// How many connections may wait to be accepted.
+const BACKLOG: i32 = 4096;
+
+/// A bound socket that accepts connections.
+#[derive(Debug)]
+pub enum Listener {
+    /// A TCP port.
+    Tcp(TcpListener),
+    /// A Unix socket; its file is removed when the listener is dropped.
+    Unix(UnixListener, SocketFile),
+}
+
+/// The file of a Unix socket that this process made; dropping it removes the file if it is still ours.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    inode: u64,
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Another process may have put its own socket here since: only ours is removed.
+        if inode(&self.path).is_ok_and(|inode| inode == self.inode) {
+            let _gone_already = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn inode(path: &Path) -> io::Result<u64> {
+    use std::os::unix::fs::MetadataExt;
+    Ok(std::fs::symlink_metadata(path)?.ino())
+}
+
+impl Listener {
+    /// Binds a TCP address; port 0 takes a free one.
+    ///
+    /// # Errors
+    /// As the operating system says, with the address named.
+    pub fn tcp(address: SocketAddr) -> io::Result<Self> {
+        let bind = || {
+            let socket = socket2::Socket::new(
+                socket2::Domain::for_address(address),
+                socket2::Type::STREAM,
+                None,
+            )?;
+            socket.set_reuse_address(true)?;
+            socket.set_nonblocking(true)?;
+            socket.bind(&address.into())?;
+            socket.listen(BACKLOG)?;
+            TcpListener::from_std(socket.into())
+        };
+        bind()
+            .map(Self::Tcp)
+            .map_err(|error| named(&address.to_string(), &error))
+    }
+
+    /// Binds a Unix socket with `mode`, and `group` (name or number) if one is given. A dead socket at `path` is
+    /// replaced; a live one, or a file that is no socket, is left alone.
+    ///
+    /// # Errors
+    /// `AddrInUse` if somebody answers at `path`; otherwise as the operating system says, with the path named.
+    pub fn unix(path: &Path, mode: u32, group: Option<u32>) -> io::Result<Self> {
+        bind_unix(path, mode, group).map_err(|error| named(&path.display().to_string(), &error))
+    }
+
+    /// The address as a person would write it.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Tcp(listener) => listener
+                .local_addr()
+                .map_or_else(|_| "tcp".to_owned(), |address| address.to_string()),
+            Self::Unix(_, file) => format!("unix:{}", file.path.display()),
+        }
+    }
+
+    /// The TCP address, if it has one.
+    pub fn tcp_address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().ok(),
+            Self::Unix(..) => None,
+        }
+    }
+}
+
+fn named(what: &str, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot listen on {what}: {error}"))
+}
+
+fn bind_unix(path: &Path, mode: u32, group: Option<u32>) -> io::Result<Listener> {
+    if let Some(folder) = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+    {
+        std::fs::create_dir_all(folder)?;
+    }
+    // Two programs that start at once must not both find the path free: whoever holds the lock decides.
+    let lock = std::fs::File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(lock_path(path))?;
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)?;
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "the path is taken by a file that is no socket",
+            ));
+        }
+        Ok(_) => match std::os::unix::net::UnixStream::connect(path) {
+            Ok(_) => {
+                return Err(io::Error::new(
+                    io::ErrorKind::AddrInUse,
+                    "another process answers there",
+                ));
+            }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                std::fs::remove_file(path)?
+            }
+            Err(error) => return Err(error),
+        },
+    }
+    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&socket2::SockAddr::unix(path)?)?;
+    // Permissions before listen: nobody can connect in between.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    if let Some(gid) = group {
+        std::os::unix::fs::chown(path, None, Some(gid))?;
+    }
+    socket.listen(BACKLOG)?;
+    let file = SocketFile {
+        path: path.to_owned(),
+        inode: inode(path)?,
+    };
+    Ok(Listener::Unix(UnixListener::from_std(socket.into())?, file))
+}
+
+fn lock_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    PathBuf::from(name)
+}
+
+/// Reads a mode such as `0660`.
+pub fn parse_mode(text: &str) -> Option<u32> {
+    u32::from_str_radix(text, 8)
+        .ok()
+        .filter(|mode| *mode <= 0o777)
+}
+
+/// Reads a group: a number, or a name in /etc/group.
+pub fn parse_group(text: &str) -> Option<u32> {
+    text.parse().ok().or_else(|| {
+        let groups = std::fs::read_to_string("/etc/group").ok()?;
+        let line = groups
+            .lines()
+            .find(|line| line.split(':').next() == Some(text))?;
+        line.split(':').nth(2)?.parse().ok()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(name: &str) -> PathBuf {
+        let path =
+            std::env::temp_dir().join(format!("sidegate-socket-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    #[tokio::test]
+    async fn a_live_socket_is_never_stolen_and_a_dead_one_is_replaced() {
+        let folder = folder("live");
+        let path = folder.join("a.sock");
+        let first = Listener::unix(&path, 0o660, None).unwrap();
+        let error = Listener::unix(&path, 0o660, None).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "{error}");
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o660
+        );
+        drop(first);
+        assert!(!path.exists(), "a clean stop leaves nothing");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert!(path.exists(), "a killed process leaves its socket");
+        drop(Listener::unix(&path, 0o600, None).unwrap());
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_no_socket_is_left_alone() {
+        let folder = folder("file");
+        let path = folder.join("precious");
+        std::fs::write(&path, "data").unwrap();
+        assert!(Listener::unix(&path, 0o660, None).is_err());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "data");
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[tokio::test]
+    async fn somebody_elses_socket_is_not_removed_at_the_end() {
+        let folder = folder("theirs");
+        let path = folder.join("a.sock");
+        let ours = Listener::unix(&path, 0o660, None).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let theirs = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        drop(ours);
+        assert!(path.exists());
+        drop(theirs);
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn modes_and_groups() {
+        assert_eq!(parse_mode("0660"), Some(0o660));
+        assert_eq!(parse_mode("999"), None);
+        assert_eq!(parse_group("root"), Some(0));
+        assert_eq!(parse_group("12"), Some(12));
+        assert_eq!(parse_group("no-such-group"), None);
+    }
+}
