@@ -44,16 +44,8 @@ impl Claims {
 
     /// The name of the first claim whose value may not be minted, since it could not stand in a header line.
     pub fn unfit_claim(&self) -> Option<&'static str> {
-        let identifiers = [
-            ("sub", &self.sub),
-            ("sid", &self.sid),
-            ("jti", &self.jti),
-            ("client_id", &self.client_id),
-        ];
-        if let Some((name, _)) = identifiers
-            .into_iter()
-            .find(|(_, value)| !is_identifier(value))
-        {
+        let identifiers = [("sub", &self.sub), ("sid", &self.sid), ("jti", &self.jti), ("client_id", &self.client_id)];
+        if let Some((name, _)) = identifiers.into_iter().find(|(_, value)| !is_identifier(value)) {
             return Some(name);
         }
         match &self.scope {

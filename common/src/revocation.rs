@@ -188,23 +188,16 @@ impl Revocation {
         let text = first & TEXT != 0;
         let target = match first & !TEXT & 0x0f {
             TOKEN => take_id(rest, text).map(|(jti, subject)| Target::Token { jti, subject })?,
-            SESSION => {
-                take_id(rest, text).map(|(sid, subject)| Target::Session { sid, subject })?
-            }
+            SESSION => take_id(rest, text).map(|(sid, subject)| Target::Session { sid, subject })?,
             SUBJECT if !text => {
                 let (threshold, sub) = take_seconds(rest)?;
-                Target::Subject {
-                    sub: identifier(sub)?,
-                    threshold,
-                }
+                Target::Subject { sub: identifier(sub)?, threshold }
             }
             ALL if !text => match take_seconds(rest)? {
                 (threshold, []) => Target::All { threshold },
                 _ => return Err(EntryError::Malformed),
             },
-            KEY if !text => Target::Key {
-                kid: identifier(rest)?,
-            },
+            KEY if !text => Target::Key { kid: identifier(rest)? },
             _ => return Err(EntryError::Kind(first & 0x0f)),
         };
         Ok(Self { target, expires_at })
@@ -216,9 +209,7 @@ fn seconds(moment: UnixTime) -> [u8; 4] {
 }
 
 fn take_seconds(bytes: &[u8]) -> Result<(UnixTime, &[u8]), EntryError> {
-    let (head, rest) = bytes
-        .split_first_chunk::<4>()
-        .ok_or(EntryError::Malformed)?;
+    let (head, rest) = bytes.split_first_chunk::<4>().ok_or(EntryError::Malformed)?;
     Ok((UnixTime(u64::from(u32::from_be_bytes(*head))), rest))
 }
 
@@ -238,9 +229,7 @@ fn put_id(out: &mut Vec<u8>, kind: u8, id: &Id, subject: Option<SubjectTag>) -> 
 }
 
 fn take_id(bytes: &[u8], text: bool) -> Result<(Id, Option<SubjectTag>), EntryError> {
-    let (tag, rest) = bytes
-        .split_first_chunk::<6>()
-        .ok_or(EntryError::Malformed)?;
+    let (tag, rest) = bytes.split_first_chunk::<6>().ok_or(EntryError::Malformed)?;
     let mut wide = [0; 8];
     wide[2..].copy_from_slice(tag);
     let subject = SubjectTag::from_value(u64::from_be_bytes(wide));
@@ -257,11 +246,7 @@ fn take_id(bytes: &[u8], text: bool) -> Result<(Id, Option<SubjectTag>), EntryEr
 
 fn identifier(bytes: &[u8]) -> Result<Box<str>, EntryError> {
     let text = std::str::from_utf8(bytes).map_err(|_| EntryError::Malformed)?;
-    if is_identifier(text) {
-        Ok(text.into())
-    } else {
-        Err(EntryError::Malformed)
-    }
+    if is_identifier(text) { Ok(text.into()) } else { Err(EntryError::Malformed) }
 }
 
 #[cfg(test)]
@@ -274,54 +259,27 @@ mod tests {
         let packed = || Id::parse("AAECAwQFBgcICQoLDA0ODw").unwrap();
         let text = || Id::parse("order-17").unwrap();
         let targets = [
-            Target::Token {
-                jti: packed(),
-                subject,
-            },
-            Target::Token {
-                jti: text(),
-                subject: None,
-            },
-            Target::Session {
-                sid: packed(),
-                subject,
-            },
-            Target::Session {
-                sid: text(),
-                subject: None,
-            },
-            Target::Subject {
-                sub: "alice@example.org".into(),
-                threshold: UnixTime(1_700_000_000),
-            },
-            Target::All {
-                threshold: UnixTime(1_700_000_000),
-            },
+            Target::Token { jti: packed(), subject },
+            Target::Token { jti: text(), subject: None },
+            Target::Session { sid: packed(), subject },
+            Target::Session { sid: text(), subject: None },
+            Target::Subject { sub: "alice@example.org".into(), threshold: UnixTime(1_700_000_000) },
+            Target::All { threshold: UnixTime(1_700_000_000) },
             Target::Key { kid: "k1".into() },
         ];
-        targets
-            .into_iter()
-            .map(|target| Revocation { target, expires_at })
-            .collect()
+        targets.into_iter().map(|target| Revocation { target, expires_at }).collect()
     }
 
     #[test]
     fn every_kind_survives_the_wire() {
         for revocation in all_kinds() {
-            assert_eq!(
-                Revocation::from_bytes(&revocation.to_bytes()),
-                Ok(revocation)
-            );
+            assert_eq!(Revocation::from_bytes(&revocation.to_bytes()), Ok(revocation));
         }
     }
 
     #[test]
     fn a_session_entry_is_small() {
-        assert_eq!(
-            all_kinds()[2].to_bytes().len(),
-            27,
-            "27 bytes keep Redis' stream below 40 bytes an entry"
-        );
+        assert_eq!(all_kinds()[2].to_bytes().len(), 27, "27 bytes keep Redis' stream below 40 bytes an entry");
     }
 
     #[test]
@@ -329,28 +287,17 @@ mod tests {
         for revocation in all_kinds() {
             let bytes = revocation.to_bytes();
             let fixed = match &revocation.target {
-                Target::Token {
-                    jti: Id::Packed(_), ..
-                }
-                | Target::Session {
-                    sid: Id::Packed(_), ..
-                } => bytes.len(),
+                Target::Token { jti: Id::Packed(_), .. } | Target::Session { sid: Id::Packed(_), .. } => bytes.len(),
                 Target::All { .. } => bytes.len(),
                 Target::Token { .. } | Target::Session { .. } => 12,
                 Target::Subject { .. } => 10,
                 Target::Key { .. } => 6,
             };
             for cut in 0..fixed {
-                assert!(
-                    Revocation::from_bytes(&bytes[..cut]).is_err(),
-                    "{revocation:?} cut at {cut}"
-                );
+                assert!(Revocation::from_bytes(&bytes[..cut]).is_err(), "{revocation:?} cut at {cut}");
             }
             let padded = [bytes.as_slice(), b" "].concat();
-            assert!(
-                Revocation::from_bytes(&padded).is_err(),
-                "{revocation:?} padded"
-            );
+            assert!(Revocation::from_bytes(&padded).is_err(), "{revocation:?} padded");
         }
     }
 
@@ -362,45 +309,25 @@ mod tests {
         bytes[0] = 0x17;
         assert_eq!(Revocation::from_bytes(&bytes), Err(EntryError::Kind(7)));
         bytes[0] = 0x1c;
-        assert_eq!(
-            Revocation::from_bytes(&bytes),
-            Err(EntryError::Kind(12)),
-            "no text form of this kind"
-        );
+        assert_eq!(Revocation::from_bytes(&bytes), Err(EntryError::Kind(12)), "no text form of this kind");
         assert_eq!(Revocation::from_bytes(&[]), Err(EntryError::Malformed));
-        assert_eq!(
-            Revocation::from_bytes(&[0x13; 400]),
-            Err(EntryError::Malformed)
-        );
+        assert_eq!(Revocation::from_bytes(&[0x13; 400]), Err(EntryError::Malformed));
     }
 
     #[test]
     fn ids_are_packed_only_when_canonical() {
-        assert!(matches!(
-            Id::parse("AAECAwQFBgcICQoLDA0ODw"),
-            Some(Id::Packed(_))
-        ));
+        assert!(matches!(Id::parse("AAECAwQFBgcICQoLDA0ODw"), Some(Id::Packed(_))));
         let trailing_bits = "AAECAwQFBgcICQoLDA0ODx";
-        assert!(
-            matches!(Id::parse(trailing_bits), Some(Id::Text(_))),
-            "not the same token identifier"
-        );
+        assert!(matches!(Id::parse(trailing_bits), Some(Id::Text(_))), "not the same token identifier");
         assert_eq!(Id::parse(""), None);
         assert_eq!(Id::parse("-"), None);
-        assert_eq!(
-            Id::parse("AAECAwQFBgcICQoLDA0ODw").unwrap().to_string(),
-            "AAECAwQFBgcICQoLDA0ODw"
-        );
+        assert_eq!(Id::parse("AAECAwQFBgcICQoLDA0ODw").unwrap().to_string(), "AAECAwQFBgcICQoLDA0ODw");
     }
 
     #[test]
     fn partitions_are_stable() {
         let tag = SubjectTag::of("42");
-        assert_eq!(
-            tag.value(),
-            0x73_47_5c_b4_0a_56,
-            "first six bytes of SHA-256(\"42\")"
-        );
+        assert_eq!(tag.value(), 0x73_47_5c_b4_0a_56, "first six bytes of SHA-256(\"42\")");
         assert_eq!(tag.partition(1), 0);
         assert_eq!(tag.partition(0), 0, "none is taken as one");
         assert_eq!(tag.partition(7), (0x73_47_5c_b4_0a_56u64 % 7) as u16);

@@ -21,10 +21,7 @@ pub fn is_scope(value: &str) -> bool {
 
 /// True for one scope word (RFC 6749 §3.3, scope-token).
 pub fn is_scope_token(word: &str) -> bool {
-    !word.is_empty()
-        && word
-            .bytes()
-            .all(|byte| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e))
+    !word.is_empty() && word.bytes().all(|byte| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e))
 }
 
 /// True if `granted` (space separated) holds every word of `required` (space separated; empty asks for nothing).
@@ -44,17 +41,7 @@ mod tests {
         for good in ["1", "a-b", "--", "!~", &"x".repeat(255)] {
             assert!(is_identifier(good), "{good}");
         }
-        for bad in [
-            "",
-            "-",
-            " ",
-            "a b",
-            "a\u{7f}",
-            "é",
-            "a\0",
-            "a\n",
-            &"x".repeat(256),
-        ] {
+        for bad in ["", "-", " ", "a b", "a\u{7f}", "é", "a\0", "a\n", &"x".repeat(256)] {
             assert!(!is_identifier(bad), "{bad:?}");
         }
     }
@@ -64,19 +51,7 @@ mod tests {
         for good in ["a", "read write", "a:b/c", "!", "--"] {
             assert!(is_scope(good), "{good}");
         }
-        for bad in [
-            "",
-            " ",
-            "a ",
-            " a",
-            "a  b",
-            "a\"b",
-            "a\\b",
-            "a\tb",
-            "é",
-            "-",
-            &"x".repeat(1025),
-        ] {
+        for bad in ["", " ", "a ", " a", "a  b", "a\"b", "a\\b", "a\tb", "é", "-", &"x".repeat(1025)] {
             assert!(!is_scope(bad), "{bad:?}");
         }
     }

@@ -54,11 +54,7 @@ pub struct TimeFloor {
 impl TimeFloor {
     /// A floor that starts at what the wall clock says now.
     pub const fn new(now: Instants) -> Self {
-        Self {
-            floor_ms: now.wall_ms,
-            last: now,
-            ahead_since_ms: None,
-        }
+        Self { floor_ms: now.wall_ms, last: now, ahead_since_ms: None }
     }
 
     /// Takes a reading of both clocks and returns the floor after it.
@@ -111,10 +107,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, NotADuration> {
         "d" => number.checked_mul(24 * 60 * 60),
         _ => None,
     };
-    seconds
-        .filter(|s| *s <= u64::from(u32::MAX))
-        .map(Duration::from_secs)
-        .ok_or(NotADuration)
+    seconds.filter(|s| *s <= u64::from(u32::MAX)).map(Duration::from_secs).ok_or(NotADuration)
 }
 
 #[cfg(test)]
@@ -122,10 +115,7 @@ mod tests {
     use super::*;
 
     const fn at(wall_ms: u64, monotonic_ms: u64) -> Instants {
-        Instants {
-            wall_ms,
-            monotonic_ms,
-        }
+        Instants { wall_ms, monotonic_ms }
     }
 
     #[test]
@@ -136,18 +126,7 @@ mod tests {
         assert_eq!(parse_duration("30d"), Ok(Duration::from_secs(2_592_000)));
         assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(parse_duration("7"), Ok(Duration::from_secs(7)));
-        for bad in [
-            "",
-            "s",
-            "-1",
-            "1.5s",
-            "1 s",
-            "1w",
-            "+3s",
-            "99999999999d",
-            "30S",
-            "18446744073709551616",
-        ] {
+        for bad in ["", "s", "-1", "1.5s", "1 s", "1w", "+3s", "99999999999d", "30S", "18446744073709551616"] {
             assert_eq!(parse_duration(bad), Err(NotADuration), "{bad}");
         }
     }
@@ -161,11 +140,7 @@ mod tests {
     #[test]
     fn a_clock_stepped_back_revives_nothing() {
         let mut floor = TimeFloor::new(at(10_000_000, 0));
-        assert_eq!(
-            floor.advance(at(6_400_000, 1_000)),
-            UnixTime(10_000),
-            "held while the wall clock is behind"
-        );
+        assert_eq!(floor.advance(at(6_400_000, 1_000)), UnixTime(10_000), "held while the wall clock is behind");
         assert_eq!(
             floor.advance(at(10_002_000, 3_602_000)),
             UnixTime(10_002),
@@ -178,11 +153,7 @@ mod tests {
         let mut floor = TimeFloor::new(at(10_000_000, 0));
         assert_eq!(floor.advance(at(13_601_000, 1_000)), UnixTime(10_001));
         assert_eq!(floor.advance(at(13_900_000, 300_000)), UnixTime(10_300));
-        assert_eq!(
-            floor.advance(at(10_310_000, 310_000)),
-            UnixTime(10_310),
-            "stepped back again: nothing was lost"
-        );
+        assert_eq!(floor.advance(at(10_310_000, 310_000)), UnixTime(10_310), "stepped back again: nothing was lost");
     }
 
     #[test]

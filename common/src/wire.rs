@@ -25,10 +25,7 @@ impl Position {
     /// Reads `ms-sequence`, strictly: decimal digits, no sign, no leading zero.
     pub fn parse(text: &str) -> Option<Self> {
         let (ms, sequence) = text.split_once('-')?;
-        Some(Self {
-            ms: decimal(ms)?,
-            sequence: decimal(sequence)?,
-        })
+        Some(Self { ms: decimal(ms)?, sequence: decimal(sequence)? })
     }
 }
 
@@ -39,8 +36,7 @@ impl std::fmt::Display for Position {
 }
 
 fn decimal(text: &str) -> Option<u64> {
-    let plain =
-        text.bytes().all(|byte| byte.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
+    let plain = text.bytes().all(|byte| byte.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
     if plain { text.parse().ok() } else { None }
 }
 
@@ -53,9 +49,7 @@ pub struct Keys {
 impl Keys {
     /// The keys of partition `partition` under `REDIS_PREFIX`.
     pub fn new(prefix: &str, partition: u16) -> Self {
-        Self {
-            tag: format!("{{{prefix}:{partition}}}"),
-        }
+        Self { tag: format!("{{{prefix}:{partition}}}") }
     }
 
     /// Hash: `v`, `epoch`, `last`, `since`, `partitions`, `all`.
@@ -117,12 +111,7 @@ impl Message {
             return Err(ForeignMessage);
         }
         let mut parts = bytes.splitn(5, |byte| *byte == b' ');
-        let mut word = || {
-            parts
-                .next()
-                .and_then(|part| std::str::from_utf8(part).ok())
-                .ok_or(ForeignMessage)
-        };
+        let mut word = || parts.next().and_then(|part| std::str::from_utf8(part).ok()).ok_or(ForeignMessage);
         if word()? != MESSAGE_VERSION {
             return Err(ForeignMessage);
         }
@@ -133,21 +122,13 @@ impl Message {
             return Err(ForeignMessage);
         }
         let revocation = Revocation::from_bytes(parts.next().ok_or(ForeignMessage)?);
-        Ok(Self {
-            epoch: epoch.into(),
-            previous,
-            position,
-            revocation,
-        })
+        Ok(Self { epoch: epoch.into(), previous, position, revocation })
     }
 }
 
 /// True for a data set's identifier: 1 to 64 characters of base64url.
 pub fn is_epoch(text: &str) -> bool {
-    (1..=64).contains(&text.len())
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
 }
 
 #[cfg(test)]
@@ -162,19 +143,7 @@ mod tests {
         assert_eq!(position.to_string(), "1700000000000-3");
         assert!(position > Position::parse("1700000000000-2").unwrap());
         assert!(position < Position::parse("1700000000001-0").unwrap());
-        for bad in [
-            "",
-            "-",
-            "1",
-            "1-",
-            "-1",
-            "01-0",
-            "1-00",
-            "+1-0",
-            "1-0-0",
-            "1-18446744073709551616",
-            " 1-0",
-        ] {
+        for bad in ["", "-", "1", "1-", "-1", "01-0", "1-00", "+1-0", "1-0-0", "1-18446744073709551616", " 1-0"] {
             assert_eq!(Position::parse(bad), None, "{bad}");
         }
     }
@@ -182,14 +151,7 @@ mod tests {
     #[test]
     fn keys_of_a_partition_share_a_hash_tag() {
         let keys = Keys::new("sidegate", 3);
-        for key in [
-            keys.meta(),
-            keys.log(),
-            keys.channel(),
-            keys.session("x"),
-            keys.user("u"),
-            keys.watermark("u"),
-        ] {
+        for key in [keys.meta(), keys.log(), keys.channel(), keys.session("x"), keys.user("u"), keys.watermark("u")] {
             assert!(key.starts_with("{sidegate:3}:"), "{key}");
         }
     }
@@ -221,13 +183,8 @@ mod tests {
     fn entry_bytes_may_hold_spaces() {
         let mut bytes = b"1 e 0-0 5-1 ".to_vec();
         bytes.extend(
-            Revocation {
-                target: Target::All {
-                    threshold: UnixTime(0x2020_2020),
-                },
-                expires_at: UnixTime(0x2020_2020),
-            }
-            .to_bytes(),
+            Revocation { target: Target::All { threshold: UnixTime(0x2020_2020) }, expires_at: UnixTime(0x2020_2020) }
+                .to_bytes(),
         );
         assert!(Message::parse(&bytes).unwrap().revocation.is_ok());
     }
@@ -251,9 +208,6 @@ mod tests {
         for cut in 0..16 {
             assert!(Message::parse(&bytes[..cut]).is_err());
         }
-        assert!(
-            Message::parse(&bytes[..20]).unwrap().revocation.is_err(),
-            "a cut entry is not obeyed"
-        );
+        assert!(Message::parse(&bytes[..20]).unwrap().revocation.is_err(), "a cut entry is not obeyed");
     }
 }

@@ -8,10 +8,7 @@ use sidegate_common::time::{Instants, UnixTime};
 /// What both clocks read now. Monotonic milliseconds count from CLOCK_MONOTONIC's own origin, so that processes of one
 /// host can compare them.
 pub fn instants() -> Instants {
-    Instants {
-        wall_ms: wall_ms(),
-        monotonic_ms: monotonic_ms(),
-    }
+    Instants { wall_ms: wall_ms(), monotonic_ms: monotonic_ms() }
 }
 
 /// The wall clock in whole seconds.
@@ -22,9 +19,7 @@ pub fn unix_now() -> UnixTime {
 /// The wall clock in milliseconds since 1970; 0 before.
 #[allow(clippy::disallowed_methods)] // this is the one place
 pub fn wall_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_millis() as u64)
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
 /// CLOCK_MONOTONIC in milliseconds.

@@ -21,21 +21,12 @@ pub const SETTINGS: [Setting; 2] = [
 /// An unknown format or filter.
 pub fn start(settings: &Settings) -> Result<(), ConfigError> {
     let format = settings.one_of("LOG_FORMAT", &["json", "text"])?;
-    let filter = EnvFilter::try_new(settings.required("RUST_LOG")?).map_err(|_| {
-        settings.unfit(
-            "RUST_LOG",
-            "a tracing filter such as info or sidegate_issuer=debug",
-        )
-    })?;
+    let filter = EnvFilter::try_new(settings.required("RUST_LOG")?)
+        .map_err(|_| settings.unfit("RUST_LOG", "a tracing filter such as info or sidegate_issuer=debug"))?;
     let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second start in one process (tests) keeps the first one's output.
     let _already_started = if format == "json" {
-        builder
-            .json()
-            .flatten_event(true)
-            .with_current_span(true)
-            .with_span_list(false)
-            .try_init()
+        builder.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init()
     } else {
         builder.try_init()
     };

@@ -57,12 +57,8 @@ const H2_HEAD_BYTES_MAX: u32 = 16 * 1024;
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
 /// Serves `listener` until `stop`, then drains. `service_for` makes the service of one connection.
-pub async fn serve<M, S, B>(
-    listener: Listener,
-    limits: Limits,
-    mut stop: watch::Receiver<bool>,
-    service_for: M,
-) where
+pub async fn serve<M, S, B>(listener: Listener, limits: Limits, mut stop: watch::Receiver<bool>, service_for: M)
+where
     M: Fn(Peer) -> S,
     S: hyper::service::Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
     S::Future: Send + 'static,
@@ -93,14 +89,8 @@ pub async fn serve<M, S, B>(
     }
     let address = listener.describe();
     drop(listener);
-    if tokio::time::timeout(limits.grace, graceful.shutdown())
-        .await
-        .is_err()
-    {
-        tracing::warn!(
-            address,
-            "requests were still in flight when the grace period ended"
-        );
+    if tokio::time::timeout(limits.grace, graceful.shutdown()).await.is_err() {
+        tracing::warn!(address, "requests were still in flight when the grace period ended");
     }
 }
 
@@ -120,13 +110,8 @@ async fn accept(listener: &Listener) -> std::io::Result<(Io, Peer)> {
     }
 }
 
-fn spawn<I, S, B>(
-    stream: I,
-    service: S,
-    limits: Limits,
-    graceful: &GracefulShutdown,
-    permit: OwnedSemaphorePermit,
-) where
+fn spawn<I, S, B>(stream: I, service: S, limits: Limits, graceful: &GracefulShutdown, permit: OwnedSemaphorePermit)
+where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: hyper::service::Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
     S::Future: Send + 'static,
@@ -153,9 +138,7 @@ fn spawn<I, S, B>(
         .keep_alive_timeout(Duration::from_secs(20));
     let watcher = graceful.watcher();
     tokio::spawn(async move {
-        let connection = builder
-            .serve_connection(TokioIo::new(stream), service)
-            .into_owned();
+        let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
         if let Err(error) = watcher.watch(connection).await {
             tracing::debug!(%error, "connection ended");
         }
@@ -178,11 +161,7 @@ pub enum BodyError {
 ///
 /// # Errors
 /// It is larger, or does not arrive.
-pub async fn read_body<B>(
-    body: B,
-    bytes_max: usize,
-    timeout: Duration,
-) -> Result<bytes::Bytes, BodyError>
+pub async fn read_body<B>(body: B, bytes_max: usize, timeout: Duration) -> Result<bytes::Bytes, BodyError>
 where
     B: Body,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -193,9 +172,7 @@ where
     let limited = http_body_util::Limited::new(body, bytes_max);
     match tokio::time::timeout(timeout, limited.collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-            Err(BodyError::TooLarge)
-        }
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(BodyError::TooLarge),
         Ok(Err(_)) | Err(_) => Err(BodyError::NotReceived),
     }
 }

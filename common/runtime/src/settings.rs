@@ -26,22 +26,12 @@ pub struct Setting {
 
 /// A setting that is not secret.
 pub const fn setting(name: &'static str, default: &'static str, help: &'static str) -> Setting {
-    Setting {
-        name,
-        default,
-        secret: false,
-        help,
-    }
+    Setting { name, default, secret: false, help }
 }
 
 /// A secret setting.
 pub const fn secret(name: &'static str, help: &'static str) -> Setting {
-    Setting {
-        name,
-        default: "",
-        secret: true,
-        help,
-    }
+    Setting { name, default: "", secret: true, help }
 }
 
 /// What is wrong with the configuration: the setting, and what would be right. Never shows a secret's value.
@@ -57,10 +47,7 @@ pub struct ConfigError {
 impl ConfigError {
     /// An error about `setting`.
     pub fn new(setting: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self {
-            setting: setting.into(),
-            problem: problem.into(),
-        }
+        Self { setting: setting.into(), problem: problem.into() }
     }
 }
 
@@ -109,27 +96,18 @@ impl Settings {
         environment: &impl Environment,
         file: Option<&Path>,
     ) -> Result<Self, ConfigError> {
-        let mut from_file =
-            file.map_or_else(|| Ok(BTreeMap::new()), |path| read_file(table, path))?;
+        let mut from_file = file.map_or_else(|| Ok(BTreeMap::new()), |path| read_file(table, path))?;
         let mut values = BTreeMap::new();
         for setting in table {
             let mut look_up = |name: &str| {
                 let set = environment.variable(name).filter(|value| !value.is_empty());
-                set.map(|value| (value, "environment"))
-                    .or_else(|| from_file.remove(name).map(|value| (value, "file")))
+                set.map(|value| (value, "environment")).or_else(|| from_file.remove(name).map(|value| (value, "file")))
             };
             let direct = look_up(setting.name);
-            let by_file = if setting.secret {
-                look_up(&format!("{}_FILE", setting.name))
-            } else {
-                None
-            };
+            let by_file = if setting.secret { look_up(&format!("{}_FILE", setting.name)) } else { None };
             let found = match (direct, by_file) {
                 (Some(_), Some(_)) => {
-                    let problem = format!(
-                        "set both here and as {}_FILE; set one of them",
-                        setting.name
-                    );
+                    let problem = format!("set both here and as {}_FILE; set one of them", setting.name);
                     return Err(ConfigError::new(setting.name, problem));
                 }
                 (Some(found), None) => Some(found),
@@ -138,13 +116,7 @@ impl Settings {
                 (None, None) => Some((setting.default.to_owned(), "default")),
             };
             if let Some((text, source)) = found {
-                values.insert(
-                    setting.name,
-                    Value {
-                        text: Secret::new(text),
-                        source,
-                    },
-                );
+                values.insert(setting.name, Value { text: Secret::new(text), source });
             }
         }
         Ok(Self { table, values })
@@ -152,13 +124,8 @@ impl Settings {
 
     /// The value as text, if it is set or has a default.
     pub fn text(&self, name: &'static str) -> Option<&str> {
-        debug_assert!(
-            self.table.iter().any(|setting| setting.name == name),
-            "{name} is in no table"
-        );
-        self.values
-            .get(name)
-            .and_then(|value| value.text.expose_str())
+        debug_assert!(self.table.iter().any(|setting| setting.name == name), "{name} is in no table");
+        self.values.get(name).and_then(|value| value.text.expose_str())
     }
 
     /// The value as secret bytes.
@@ -172,11 +139,7 @@ impl Settings {
     /// It is not set.
     pub fn required(&self, name: &'static str) -> Result<&str, ConfigError> {
         self.text(name).ok_or_else(|| {
-            let help = self
-                .table
-                .iter()
-                .find(|setting| setting.name == name)
-                .map_or("", |setting| setting.help);
+            let help = self.table.iter().find(|setting| setting.name == name).map_or("", |setting| setting.help);
             ConfigError::new(name, format!("is not set; {help}"))
         })
     }
@@ -194,34 +157,18 @@ impl Settings {
     ///
     /// # Errors
     /// It is set and is not `expected`.
-    pub fn parse_optional<T: FromStr>(
-        &self,
-        name: &'static str,
-        expected: &str,
-    ) -> Result<Option<T>, ConfigError> {
-        if self.text(name).is_none() {
-            Ok(None)
-        } else {
-            self.parse(name, expected).map(Some)
-        }
+    pub fn parse_optional<T: FromStr>(&self, name: &'static str, expected: &str) -> Result<Option<T>, ConfigError> {
+        if self.text(name).is_none() { Ok(None) } else { self.parse(name, expected).map(Some) }
     }
 
     /// A number within `range`.
     ///
     /// # Errors
     /// It is not a whole number, or out of range.
-    pub fn number(
-        &self,
-        name: &'static str,
-        range: std::ops::RangeInclusive<u64>,
-    ) -> Result<u64, ConfigError> {
+    pub fn number(&self, name: &'static str, range: std::ops::RangeInclusive<u64>) -> Result<u64, ConfigError> {
         let expected = format!("a whole number from {} to {}", range.start(), range.end());
         let number: u64 = self.parse(name, &expected)?;
-        if range.contains(&number) {
-            Ok(number)
-        } else {
-            Err(self.unfit(name, &expected))
-        }
+        if range.contains(&number) { Ok(number) } else { Err(self.unfit(name, &expected)) }
     }
 
     /// A duration such as `30s`, `15m`, `24h`, `30d`.
@@ -249,43 +196,23 @@ impl Settings {
     ///
     /// # Errors
     /// None of them.
-    pub fn one_of(
-        &self,
-        name: &'static str,
-        words: &'static [&'static str],
-    ) -> Result<&'static str, ConfigError> {
+    pub fn one_of(&self, name: &'static str, words: &'static [&'static str]) -> Result<&'static str, ConfigError> {
         let text = self.required(name)?;
         let known = words.iter().find(|word| **word == text);
-        known
-            .copied()
-            .ok_or_else(|| self.unfit(name, &words.join(" or ")))
+        known.copied().ok_or_else(|| self.unfit(name, &words.join(" or ")))
     }
 
     /// A comma separated list, without empty items.
     pub fn list(&self, name: &'static str) -> Vec<&str> {
         let text = self.text(name).unwrap_or_default();
-        text.split(',')
-            .map(str::trim)
-            .filter(|item| !item.is_empty())
-            .collect()
+        text.split(',').map(str::trim).filter(|item| !item.is_empty()).collect()
     }
 
     /// An error that shows the value (masked if secret) and says what would be right.
     pub fn unfit(&self, name: &'static str, expected: &str) -> ConfigError {
-        let secret = self
-            .table
-            .iter()
-            .any(|setting| setting.name == name && setting.secret);
-        let shown = if secret {
-            "the value given"
-        } else {
-            self.text(name).unwrap_or_default()
-        };
-        let quoted = if secret {
-            shown.to_owned()
-        } else {
-            format!("{shown:?}")
-        };
+        let secret = self.table.iter().any(|setting| setting.name == name && setting.secret);
+        let shown = if secret { "the value given" } else { self.text(name).unwrap_or_default() };
+        let quoted = if secret { shown.to_owned() } else { format!("{shown:?}") };
         ConfigError::new(name, format!("{quoted} is not {expected}"))
     }
 
@@ -312,24 +239,12 @@ impl Settings {
 
 /// The part of `--help` that lists every setting.
 pub fn help(table: &[Setting]) -> String {
-    let mut out = String::from(
-        "Settings (environment variables; in the --config file under the same names):\n",
-    );
+    let mut out = String::from("Settings (environment variables; in the --config file under the same names):\n");
     for setting in table {
-        let default = if setting.default.is_empty() {
-            String::new()
-        } else {
-            format!(" [default: {}]", setting.default)
-        };
-        let file = if setting.secret {
-            format!(" (or {}_FILE)", setting.name)
-        } else {
-            String::new()
-        };
-        out.push_str(&format!(
-            "  {}{file}\n      {}{default}\n",
-            setting.name, setting.help
-        ));
+        let default =
+            if setting.default.is_empty() { String::new() } else { format!(" [default: {}]", setting.default) };
+        let file = if setting.secret { format!(" (or {}_FILE)", setting.name) } else { String::new() };
+        out.push_str(&format!("  {}{file}\n      {}{default}\n", setting.name, setting.help));
     }
     out
 }
@@ -349,35 +264,25 @@ pub fn mask_credentials(text: &str) -> String {
 
 fn read_file(table: &[Setting], path: &Path) -> Result<BTreeMap<String, String>, ConfigError> {
     let name = path.display().to_string();
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| ConfigError::new(&name, format!("cannot be read: {error}")))?;
-    let parsed: toml::Table = text.parse().map_err(|error: toml::de::Error| {
-        ConfigError::new(&name, format!("is not TOML: {}", error.message()))
-    })?;
+    let text =
+        std::fs::read_to_string(path).map_err(|error| ConfigError::new(&name, format!("cannot be read: {error}")))?;
+    let parsed: toml::Table = text
+        .parse()
+        .map_err(|error: toml::de::Error| ConfigError::new(&name, format!("is not TOML: {}", error.message())))?;
     let mut out = BTreeMap::new();
     for (key, value) in parsed {
         let upper = key.to_ascii_uppercase();
-        let known = table
-            .iter()
-            .any(|s| s.name == upper || (s.secret && upper == format!("{}_FILE", s.name)));
+        let known = table.iter().any(|s| s.name == upper || (s.secret && upper == format!("{}_FILE", s.name)));
         if !known {
-            return Err(ConfigError::new(
-                key,
-                format!("is no setting of this program (in {name}); see --help"),
-            ));
+            return Err(ConfigError::new(key, format!("is no setting of this program (in {name}); see --help")));
         }
         let text = match value {
             toml::Value::String(text) => text,
             toml::Value::Integer(number) => number.to_string(),
             toml::Value::Boolean(flag) => flag.to_string(),
             toml::Value::Array(items) => {
-                let words = items
-                    .iter()
-                    .map(|item| item.as_str().map(str::to_owned))
-                    .collect::<Option<Vec<_>>>();
-                words
-                    .ok_or_else(|| ConfigError::new(&key, "is not an array of strings"))?
-                    .join(",")
+                let words = items.iter().map(|item| item.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>();
+                words.ok_or_else(|| ConfigError::new(&key, "is not an array of strings"))?.join(",")
             }
             _ => {
                 return Err(ConfigError::new(
@@ -394,19 +299,12 @@ fn read_file(table: &[Setting], path: &Path) -> Result<BTreeMap<String, String>,
 }
 
 fn read_secret(name: &str, path: &str) -> Result<String, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        ConfigError::new(
-            format!("{name}_FILE"),
-            format!("{path} cannot be read: {error}"),
-        )
-    })?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| ConfigError::new(format!("{name}_FILE"), format!("{path} cannot be read: {error}")))?;
     let line = text.strip_suffix('\n').unwrap_or(&text);
     let line = line.strip_suffix('\r').unwrap_or(line);
     if line.is_empty() {
-        return Err(ConfigError::new(
-            format!("{name}_FILE"),
-            format!("{path} is empty"),
-        ));
+        return Err(ConfigError::new(format!("{name}_FILE"), format!("{path} is empty")));
     }
     Ok(line.to_owned())
 }
@@ -423,10 +321,7 @@ mod tests {
     ];
 
     fn environment(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-        pairs
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-            .collect()
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     }
 
     fn load(pairs: &[(&str, &str)]) -> Result<Settings, ConfigError> {
@@ -434,8 +329,7 @@ mod tests {
     }
 
     fn scratch(name: &str, text: &str) -> std::path::PathBuf {
-        let path =
-            std::env::temp_dir().join(format!("sidegate-settings-{}-{name}", std::process::id()));
+        let path = std::env::temp_dir().join(format!("sidegate-settings-{}-{name}", std::process::id()));
         std::fs::write(&path, text).unwrap();
         path
     }
@@ -443,12 +337,8 @@ mod tests {
     #[test]
     fn environment_beats_file_beats_default() {
         let path = scratch("a.toml", "listen = \"127.0.0.1:2\"\nttl = \"1h\"\n");
-        let settings = Settings::load(
-            TABLE,
-            &environment(&[("LISTEN", "127.0.0.1:3"), ("STORE", "")]),
-            Some(&path),
-        )
-        .unwrap();
+        let settings =
+            Settings::load(TABLE, &environment(&[("LISTEN", "127.0.0.1:3"), ("STORE", "")]), Some(&path)).unwrap();
         assert_eq!(settings.text("LISTEN"), Some("127.0.0.1:3"));
         assert_eq!(settings.duration("TTL"), Ok(Duration::from_secs(3600)));
         assert_eq!(settings.text("STORE"), None, "empty counts as unset");
@@ -457,17 +347,9 @@ mod tests {
 
     #[test]
     fn errors_name_the_setting_and_what_would_be_right() {
-        let error = load(&[("TTL", "soon")])
-            .unwrap()
-            .duration("TTL")
-            .unwrap_err();
+        let error = load(&[("TTL", "soon")]).unwrap().duration("TTL").unwrap_err();
         assert_eq!(error.setting, "TTL");
-        assert!(
-            error
-                .problem
-                .contains("\"soon\" is not a duration such as 30s"),
-            "{error}"
-        );
+        assert!(error.problem.contains("\"soon\" is not a duration such as 30s"), "{error}");
         let error = load(&[]).unwrap().required("STORE").unwrap_err();
         assert_eq!(error.to_string(), "STORE: is not set; where to store");
     }
@@ -478,42 +360,24 @@ mod tests {
         let settings = load(&[("KEY_FILE", path.to_str().unwrap())]).unwrap();
         assert_eq!(settings.text("KEY"), Some("canary-value"));
         assert!(!settings.describe().contains("canary"));
-        assert!(
-            !settings
-                .unfit("KEY", "better")
-                .to_string()
-                .contains("canary")
-        );
-        let both = load(&[("KEY_FILE", path.to_str().unwrap()), ("KEY", "x")])
-            .err()
-            .unwrap();
+        assert!(!settings.unfit("KEY", "better").to_string().contains("canary"));
+        let both = load(&[("KEY_FILE", path.to_str().unwrap()), ("KEY", "x")]).err().unwrap();
         assert_eq!(both.setting, "KEY");
         std::fs::remove_file(path).unwrap();
-        assert_eq!(
-            load(&[("KEY_FILE", "/nonexistent/key")])
-                .err()
-                .unwrap()
-                .setting,
-            "KEY_FILE"
-        );
+        assert_eq!(load(&[("KEY_FILE", "/nonexistent/key")]).err().unwrap().setting, "KEY_FILE");
     }
 
     #[test]
     fn a_key_that_is_no_setting_is_refused() {
         let path = scratch("b.toml", "lisen = \"x\"\n");
-        let error = Settings::load(TABLE, &environment(&[]), Some(&path))
-            .err()
-            .unwrap();
+        let error = Settings::load(TABLE, &environment(&[]), Some(&path)).err().unwrap();
         assert_eq!(error.setting, "lisen");
         std::fs::remove_file(path).unwrap();
     }
 
     #[test]
     fn passwords_in_urls_are_masked() {
-        assert_eq!(
-            mask_credentials("redis://u:p@ss@h:1/0"),
-            "redis://u:***@h:1/0"
-        );
+        assert_eq!(mask_credentials("redis://u:p@ss@h:1/0"), "redis://u:***@h:1/0");
         assert_eq!(mask_credentials("sqlite://a/b@c"), "sqlite://a/b@c");
         assert_eq!(mask_credentials("plain"), "plain");
     }

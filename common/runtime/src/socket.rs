@@ -47,20 +47,14 @@ impl Listener {
     /// As the operating system says, with the address named.
     pub fn tcp(address: SocketAddr) -> io::Result<Self> {
         let bind = || {
-            let socket = socket2::Socket::new(
-                socket2::Domain::for_address(address),
-                socket2::Type::STREAM,
-                None,
-            )?;
+            let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
             socket.set_reuse_address(true)?;
             socket.set_nonblocking(true)?;
             socket.bind(&address.into())?;
             socket.listen(BACKLOG)?;
             TcpListener::from_std(socket.into())
         };
-        bind()
-            .map(Self::Tcp)
-            .map_err(|error| named(&address.to_string(), &error))
+        bind().map(Self::Tcp).map_err(|error| named(&address.to_string(), &error))
     }
 
     /// Binds a Unix socket with `mode`, and `group` (name or number) if one is given. A dead socket at `path` is
@@ -75,9 +69,9 @@ impl Listener {
     /// The address as a person would write it.
     pub fn describe(&self) -> String {
         match self {
-            Self::Tcp(listener) => listener
-                .local_addr()
-                .map_or_else(|_| "tcp".to_owned(), |address| address.to_string()),
+            Self::Tcp(listener) => {
+                listener.local_addr().map_or_else(|_| "tcp".to_owned(), |address| address.to_string())
+            }
             Self::Unix(_, file) => format!("unix:{}", file.path.display()),
         }
     }
@@ -96,38 +90,23 @@ fn named(what: &str, error: &io::Error) -> io::Error {
 }
 
 fn bind_unix(path: &Path, mode: u32, group: Option<u32>) -> io::Result<Listener> {
-    if let Some(folder) = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-    {
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         std::fs::create_dir_all(folder)?;
     }
     // Two programs that start at once must not both find the path free: whoever holds the lock decides.
-    let lock = std::fs::File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(lock_path(path))?;
+    let lock = std::fs::File::options().create(true).truncate(false).write(true).open(lock_path(path))?;
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)?;
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
         Ok(found) if !found.file_type().is_socket() => {
-            return Err(io::Error::new(
-                io::ErrorKind::AlreadyExists,
-                "the path is taken by a file that is no socket",
-            ));
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the path is taken by a file that is no socket"));
         }
         Ok(_) => match std::os::unix::net::UnixStream::connect(path) {
             Ok(_) => {
-                return Err(io::Error::new(
-                    io::ErrorKind::AddrInUse,
-                    "another process answers there",
-                ));
+                return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process answers there"));
             }
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                std::fs::remove_file(path)?
-            }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
             Err(error) => return Err(error),
         },
     }
@@ -140,10 +119,7 @@ fn bind_unix(path: &Path, mode: u32, group: Option<u32>) -> io::Result<Listener>
         std::os::unix::fs::chown(path, None, Some(gid))?;
     }
     socket.listen(BACKLOG)?;
-    let file = SocketFile {
-        path: path.to_owned(),
-        inode: inode(path)?,
-    };
+    let file = SocketFile { path: path.to_owned(), inode: inode(path)? };
     Ok(Listener::Unix(UnixListener::from_std(socket.into())?, file))
 }
 
@@ -155,18 +131,14 @@ fn lock_path(path: &Path) -> PathBuf {
 
 /// Reads a mode such as `0660`.
 pub fn parse_mode(text: &str) -> Option<u32> {
-    u32::from_str_radix(text, 8)
-        .ok()
-        .filter(|mode| *mode <= 0o777)
+    u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777)
 }
 
 /// Reads a group: a number, or a name in /etc/group.
 pub fn parse_group(text: &str) -> Option<u32> {
     text.parse().ok().or_else(|| {
         let groups = std::fs::read_to_string("/etc/group").ok()?;
-        let line = groups
-            .lines()
-            .find(|line| line.split(':').next() == Some(text))?;
+        let line = groups.lines().find(|line| line.split(':').next() == Some(text))?;
         line.split(':').nth(2)?.parse().ok()
     })
 }
@@ -176,8 +148,7 @@ mod tests {
     use super::*;
 
     fn folder(name: &str) -> PathBuf {
-        let path =
-            std::env::temp_dir().join(format!("sidegate-socket-{}-{name}", std::process::id()));
+        let path = std::env::temp_dir().join(format!("sidegate-socket-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&path).unwrap();
         path
     }
@@ -189,10 +160,7 @@ mod tests {
         let first = Listener::unix(&path, 0o660, None).unwrap();
         let error = Listener::unix(&path, 0o660, None).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "{error}");
-        assert_eq!(
-            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o660
-        );
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
         drop(first);
         assert!(!path.exists(), "a clean stop leaves nothing");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
