@@ -11,14 +11,22 @@
 //! - [`revocation`]: what a revocation is, and its bytes in the log.
 //! - [`wire`]: key names and messages, the contract between issuer and verifier.
 //! - [`index`]: the revocations a verifier holds.
-//! - [`sync`]: the pure state machine that proves the index complete.
+//! - `sync`: the pure state machine that proves the index complete.
 //! - [`verdict`]: signature, revocation and freshness put together; the only maker of [`verdict::GoodToken`].
 //! - [`problem`]: the error body of RFC 9457 and the table of stable codes.
 #![forbid(unsafe_code)]
 
 pub mod claims;
+pub mod index;
+pub mod jwks;
+pub mod key;
+pub mod problem;
 pub mod revocation;
 pub mod secret;
 pub mod text;
 pub mod time;
+pub mod token;
+pub mod verdict;
+mod weak_secrets;
+mod weak_secrets;
 pub mod wire;

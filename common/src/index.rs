@@ -1,0 +1,447 @@
+//! The revocations a verifier holds: it only grows until entries expire.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dashmap::DashMap;
+
+use crate::claims::Claims;
+use crate::revocation::{Id, Revocation, SubjectTag, Target};
+use crate::time::UnixTime;
+
+/// Many small shards, so that sweeping one out never holds a check up for long.
+const SHARDS: usize = 1024;
+const SMALL_SHARDS: usize = 64;
+
+/// How many entries of each kind are held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Tokens.
+    pub tokens: u64,
+    /// Sessions.
+    pub sessions: u64,
+    /// Users with a watermark.
+    pub subjects: u64,
+    /// Keys.
+    pub keys: u64,
+}
+
+impl Counts {
+    /// All of them.
+    pub const fn total(self) -> u64 {
+        self.tokens + self.sessions + self.subjects + self.keys
+    }
+}
+
+/// An identifier that is revoked: which, whose, and until when; what the shared-memory table is built from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldId {
+    /// The token or session.
+    pub id: Id,
+    /// Whose, where known.
+    pub subject: Option<SubjectTag>,
+    /// When it may be forgotten.
+    pub expires_at: UnixTime,
+}
+
+/// Expiry in seconds (u32) and subject tag (u48), packed without padding: at ten million entries every byte counts.
+type Packed = [u8; 10];
+
+fn pack(expires_at: UnixTime, subject: Option<SubjectTag>) -> Packed {
+    let mut out = [0xff; 10];
+    out[..4].copy_from_slice(&u32::try_from(expires_at.0).unwrap_or(u32::MAX).to_be_bytes());
+    if let Some(tag) = subject {
+        out[4..].copy_from_slice(&tag.value().to_be_bytes()[2..]);
+    }
+    out
+}
+
+fn expiry(packed: &Packed) -> UnixTime {
+    UnixTime(u64::from(u32::from_be_bytes([packed[0], packed[1], packed[2], packed[3]])))
+}
+
+fn subject(packed: &Packed) -> Option<SubjectTag> {
+    let mut wide = [0; 8];
+    wide[2..].copy_from_slice(&packed[4..]);
+    SubjectTag::from_value(u64::from_be_bytes(wide))
+}
+
+/// Revoked identifiers of one kind.
+#[derive(Debug)]
+struct Ids {
+    packed: DashMap<[u8; 16], Packed>,
+    text: DashMap<Box<str>, Packed>,
+}
+
+impl Ids {
+    fn new() -> Self {
+        Self { packed: DashMap::with_shard_amount(SHARDS), text: DashMap::with_shard_amount(SMALL_SHARDS) }
+    }
+
+    /// Adds an identifier; true if it was not held.
+    fn hold(&self, id: &Id, whose: Option<SubjectTag>, expires_at: UnixTime) -> bool {
+        let value = pack(expires_at, whose);
+        // The later expiry wins: replaying an old entry must not shorten a newer one.
+        let later = |held: &mut Packed| {
+            if expiry(held) < expires_at {
+                held[..4].copy_from_slice(&value[..4]);
+            }
+        };
+        let mut new = false;
+        match id {
+            Id::Packed(bytes) => self.packed.entry(*bytes).and_modify(later).or_insert_with(|| {
+                new = true;
+                value
+            }),
+            Id::Text(text) => {
+                let entry = self.text.entry(text.clone()).and_modify(later).or_insert_with(|| {
+                    new = true;
+                    value
+                });
+                drop(entry);
+                return new;
+            }
+        };
+        new
+    }
+
+    fn holds(&self, id: &Id) -> bool {
+        match id {
+            Id::Packed(bytes) => self.packed.contains_key(bytes),
+            Id::Text(text) => self.text.contains_key(text),
+        }
+    }
+
+    fn expire(&self, now: UnixTime, mut gone: impl FnMut(HeldId)) {
+        let held = |id: Id, value: &Packed| HeldId { id, subject: subject(value), expires_at: expiry(value) };
+        self.packed.retain(|id, value| {
+            let keep = expiry(value) >= now;
+            if !keep {
+                gone(held(Id::Packed(*id), value));
+            }
+            keep
+        });
+        self.text.retain(|id, value| {
+            let keep = expiry(value) >= now;
+            if !keep {
+                gone(held(Id::Text(id.clone()), value));
+            }
+            keep
+        });
+    }
+
+    fn each(&self, mut visit: impl FnMut(HeldId)) {
+        for item in &self.packed {
+            visit(HeldId {
+                id: Id::Packed(*item.key()),
+                subject: subject(item.value()),
+                expires_at: expiry(item.value()),
+            });
+        }
+        for item in &self.text {
+            let id = Id::Text(item.key().clone());
+            visit(HeldId { id, subject: subject(item.value()), expires_at: expiry(item.value()) });
+        }
+    }
+
+    fn count(&self) -> u64 {
+        (self.packed.len() + self.text.len()) as u64
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Watermark {
+    threshold: UnixTime,
+    expires_at: UnixTime,
+}
+
+/// Whole-partition watermarks: zero means none, since no token is that old.
+#[derive(Debug, Default)]
+struct PartitionMarks {
+    all: AtomicU64,
+    since: AtomicU64,
+}
+
+/// The revocations a verifier holds, for many threads at once.
+#[derive(Debug)]
+pub struct Index {
+    tokens: Ids,
+    sessions: Ids,
+    subjects: DashMap<Box<str>, Watermark>,
+    keys: DashMap<Box<str>, UnixTime>,
+    partitions: Vec<PartitionMarks>,
+}
+
+/// What an entry changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// Something is dead that was not.
+    New,
+    /// It was known.
+    Known,
+}
+
+/// Identifiers that were dropped because no token that bears them can be alive.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Expired {
+    /// Tokens.
+    pub tokens: Vec<HeldId>,
+    /// Sessions.
+    pub sessions: Vec<HeldId>,
+    /// Users whose watermark went.
+    pub subjects: Vec<Box<str>>,
+}
+
+impl Index {
+    /// An empty index over `partitions` (at least one).
+    pub fn new(partitions: u16) -> Self {
+        Self {
+            tokens: Ids::new(),
+            sessions: Ids::new(),
+            subjects: DashMap::with_shard_amount(SHARDS),
+            keys: DashMap::with_shard_amount(SMALL_SHARDS),
+            partitions: (0..partitions.max(1)).map(|_| PartitionMarks::default()).collect(),
+        }
+    }
+
+    /// How many partitions it covers.
+    pub fn partitions(&self) -> u16 {
+        self.partitions.len() as u16
+    }
+
+    /// Takes an entry of `partition`'s log in. Idempotent, in any order.
+    pub fn apply(&self, partition: u16, revocation: &Revocation) -> Applied {
+        let expires_at = revocation.expires_at;
+        let new = match &revocation.target {
+            Target::Token { jti, subject } => self.tokens.hold(jti, *subject, expires_at),
+            Target::Session { sid, subject } => self.sessions.hold(sid, *subject, expires_at),
+            Target::Subject { sub, threshold } => {
+                let mut raised = true;
+                self.subjects
+                    .entry(sub.clone())
+                    .and_modify(|held| {
+                        raised = held.threshold < *threshold;
+                        held.threshold = held.threshold.max(*threshold);
+                        held.expires_at = held.expires_at.max(expires_at);
+                    })
+                    .or_insert(Watermark { threshold: *threshold, expires_at });
+                raised
+            }
+            Target::All { threshold } => self.raise(partition, |marks| &marks.all, *threshold),
+            Target::Key { kid } => {
+                let mut new = true;
+                self.keys
+                    .entry(kid.clone())
+                    .and_modify(|held| {
+                        new = false;
+                        *held = (*held).max(expires_at);
+                    })
+                    .or_insert(expires_at);
+                new
+            }
+        };
+        if new { Applied::New } else { Applied::Known }
+    }
+
+    /// From now on, tokens of `partition` with `iat` at or before `since` count as revoked: it cannot be known whether
+    /// they are.
+    pub fn raise_since(&self, partition: u16, since: UnixTime) -> Applied {
+        if self.raise(partition, |marks| &marks.since, since) { Applied::New } else { Applied::Known }
+    }
+
+    fn raise(&self, partition: u16, which: impl Fn(&PartitionMarks) -> &AtomicU64, to: UnixTime) -> bool {
+        let marks = self.partitions.get(usize::from(partition));
+        marks.is_some_and(|marks| which(marks).fetch_max(to.0, Ordering::AcqRel) < to.0)
+    }
+
+    /// True if the token with these claims, signed under `kid`, has been taken back.
+    pub fn revokes(&self, claims: &Claims, kid: &str) -> bool {
+        let iat = claims.issued_at();
+        let partition = match self.partitions.len() {
+            1 => 0,
+            _ => SubjectTag::of(&claims.sub).partition(self.partitions()),
+        };
+        let marks = &self.partitions[usize::from(partition)];
+        iat.0 <= marks.all.load(Ordering::Acquire)
+            || iat.0 <= marks.since.load(Ordering::Acquire)
+            || self.subjects.get(claims.sub.as_str()).is_some_and(|held| iat <= held.threshold)
+            || self.keys.contains_key(kid)
+            || Id::parse(&claims.sid).is_none_or(|sid| self.sessions.holds(&sid))
+            || Id::parse(&claims.jti).is_none_or(|jti| self.tokens.holds(&jti))
+    }
+
+    /// Drops what no living token can bear, and says what that was. `now` is the floor, never the bare wall clock.
+    pub fn expire(&self, now: UnixTime) -> Expired {
+        let mut expired = Expired::default();
+        self.tokens.expire(now, |held| expired.tokens.push(held));
+        self.sessions.expire(now, |held| expired.sessions.push(held));
+        self.subjects.retain(|sub, held| {
+            let keep = held.expires_at >= now;
+            if !keep {
+                expired.subjects.push(sub.clone());
+            }
+            keep
+        });
+        self.keys.retain(|_, expires_at| *expires_at >= now);
+        expired
+    }
+
+    /// How many entries are held.
+    pub fn counts(&self) -> Counts {
+        Counts {
+            tokens: self.tokens.count(),
+            sessions: self.sessions.count(),
+            subjects: self.subjects.len() as u64,
+            keys: self.keys.len() as u64,
+        }
+    }
+
+    /// Visits every entry held, in no order, with its partition-wide marks last. Entries added meanwhile may be missed.
+    pub fn each(&self, mut visit: impl FnMut(Revocation)) {
+        self.tokens.each(|HeldId { id, subject, expires_at }| {
+            visit(Revocation { target: Target::Token { jti: id, subject }, expires_at });
+        });
+        self.sessions.each(|HeldId { id, subject, expires_at }| {
+            visit(Revocation { target: Target::Session { sid: id, subject }, expires_at });
+        });
+        for item in &self.subjects {
+            let target = Target::Subject { sub: item.key().clone(), threshold: item.threshold };
+            visit(Revocation { target, expires_at: item.expires_at });
+        }
+        for item in &self.keys {
+            visit(Revocation { target: Target::Key { kid: item.key().clone() }, expires_at: *item.value() });
+        }
+    }
+
+    /// The watermark over a whole partition: the last `iat` that is dead by `all`, and by `since`.
+    pub fn marks(&self, partition: u16) -> (UnixTime, UnixTime) {
+        self.partitions.get(usize::from(partition)).map_or_else(Default::default, |marks| {
+            (UnixTime(marks.all.load(Ordering::Acquire)), UnixTime(marks.since.load(Ordering::Acquire)))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::claims::Audience;
+
+    const JTI: &str = "AAECAwQFBgcICQoLDA0ODw";
+    const SID: &str = "EBESExQVFhcYGRobHB0eHw";
+
+    fn claims(iat: u64) -> Claims {
+        Claims {
+            iss: "i".into(),
+            aud: Audience::One("a".into()),
+            sub: "42".into(),
+            client_id: "c".into(),
+            iat,
+            exp: iat + 3600,
+            nbf: None,
+            jti: JTI.into(),
+            sid: SID.into(),
+            scope: None,
+        }
+    }
+
+    fn entry(target: Target, expires_at: u64) -> Revocation {
+        Revocation { target, expires_at: UnixTime(expires_at) }
+    }
+
+    fn token(jti: &str) -> Target {
+        Target::Token { jti: Id::parse(jti).unwrap(), subject: Some(SubjectTag::of("42")) }
+    }
+
+    fn session(sid: &str) -> Target {
+        Target::Session { sid: Id::parse(sid).unwrap(), subject: None }
+    }
+
+    #[test]
+    fn each_kind_kills_its_tokens_and_no_other() {
+        let kills = |target: Target, iat: u64| {
+            let index = Index::new(1);
+            assert_eq!(index.apply(0, &entry(target, 9_999)), Applied::New);
+            index.revokes(&claims(iat), "k1")
+        };
+        assert!(kills(token(JTI), 1000));
+        assert!(!kills(token(SID), 1000), "kinds have separate name spaces");
+        assert!(kills(session(SID), 1000));
+        assert!(!kills(session(JTI), 1000));
+        assert!(!kills(token("order-17"), 1000));
+        assert!(kills(Target::Subject { sub: "42".into(), threshold: UnixTime(1000) }, 1000));
+        assert!(!kills(Target::Subject { sub: "42".into(), threshold: UnixTime(999) }, 1000));
+        assert!(!kills(Target::Subject { sub: "43".into(), threshold: UnixTime(1000) }, 1000));
+        assert!(kills(Target::All { threshold: UnixTime(1000) }, 1000));
+        assert!(!kills(Target::All { threshold: UnixTime(999) }, 1000));
+        assert!(kills(Target::Key { kid: "k1".into() }, 1000));
+        assert!(!kills(Target::Key { kid: "k2".into() }, 1000));
+    }
+
+    #[test]
+    fn text_ids_are_held_too() {
+        let index = Index::new(1);
+        index.apply(0, &entry(session("order-17"), 5));
+        let bearer = Claims { sid: "order-17".into(), ..claims(1) };
+        assert!(index.revokes(&bearer, "k"));
+        assert_eq!(index.expire(UnixTime(6)).sessions.len(), 1);
+        assert!(!index.revokes(&bearer, "k"));
+    }
+
+    #[test]
+    fn applying_again_changes_nothing_and_the_later_expiry_wins() {
+        let index = Index::new(1);
+        assert_eq!(index.apply(0, &entry(token(JTI), 100)), Applied::New);
+        assert_eq!(index.apply(0, &entry(token(JTI), 200)), Applied::Known);
+        assert_eq!(index.apply(0, &entry(token(JTI), 50)), Applied::Known);
+        assert_eq!(index.expire(UnixTime(200)), Expired::default(), "held at its expiry");
+        assert!(index.revokes(&claims(1), "k"));
+        let expired = index.expire(UnixTime(201));
+        assert_eq!(expired.tokens[0].subject, Some(SubjectTag::of("42")));
+        assert!(!index.revokes(&claims(1), "k"));
+        assert_eq!(index.counts().total(), 0);
+    }
+
+    #[test]
+    fn watermarks_only_rise() {
+        let index = Index::new(1);
+        let at = |threshold| Target::Subject { sub: "42".into(), threshold: UnixTime(threshold) };
+        assert_eq!(index.apply(0, &entry(at(1000), 5000)), Applied::New);
+        assert_eq!(index.apply(0, &entry(at(900), 5000)), Applied::Known);
+        assert!(index.revokes(&claims(1000), "k"));
+        assert_eq!(index.apply(0, &entry(at(1001), 5000)), Applied::New);
+        assert!(index.revokes(&claims(1001), "k"));
+        assert_eq!(&*index.expire(UnixTime(5001)).subjects[0], "42");
+    }
+
+    #[test]
+    fn partitions_have_their_own_marks() {
+        let index = Index::new(7);
+        let mine = SubjectTag::of("42").partition(7);
+        index.apply((mine + 1) % 7, &entry(Target::All { threshold: UnixTime(1000) }, 9999));
+        assert!(!index.revokes(&claims(1000), "k"));
+        assert_eq!(index.raise_since(mine, UnixTime(500)), Applied::New);
+        assert!(index.revokes(&claims(500), "k"));
+        assert!(!index.revokes(&claims(501), "k"));
+        assert_eq!(index.marks(mine), (UnixTime(0), UnixTime(500)));
+        assert_eq!(index.raise_since(99, UnixTime(500)), Applied::Known, "no such partition");
+    }
+
+    #[test]
+    fn every_entry_is_visited() {
+        let index = Index::new(1);
+        let entries = [
+            entry(token(JTI), 1),
+            entry(session(SID), 2),
+            entry(session("order-17"), 3),
+            entry(Target::Subject { sub: "42".into(), threshold: UnixTime(9) }, 4),
+            entry(Target::Key { kid: "k".into() }, 5),
+        ];
+        for entry in &entries {
+            index.apply(0, entry);
+        }
+        let mut seen = Vec::new();
+        index.each(|revocation| seen.push(revocation));
+        seen.sort_by_key(|revocation| revocation.expires_at);
+        assert_eq!(seen, entries);
+        assert_eq!(index.counts(), Counts { tokens: 1, sessions: 2, subjects: 1, keys: 1 });
+    }
+}

@@ -1,0 +1,385 @@
+//! Keys: the algorithm belongs to the key, never to a token's header (RFC 8725 §3.1, RFC 7517).
+
+use std::sync::Arc;
+
+use aws_lc_rs::rsa::PublicKeyComponents;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256};
+use aws_lc_rs::{hkdf, hmac};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse, ThumbprintHash};
+use jsonwebtoken::{EncodingKey, Header};
+
+use crate::secret::Secret;
+
+/// The shortest HMAC secret, in bytes (RFC 7518 §3.2).
+pub const SECRET_BYTES_MIN: usize = 32;
+
+/// The signature algorithms that Sidegate takes (RFC 7518 §3.1, RFC 8037 §3.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Algorithm {
+    /// HMAC with SHA-256.
+    Hs256,
+    /// Ed25519.
+    EdDsa,
+    /// ECDSA on P-256 with SHA-256.
+    Es256,
+    /// RSASSA-PKCS1-v1_5 with SHA-256, 2048 bits or more.
+    Rs256,
+}
+
+impl Algorithm {
+    /// The name in a token's header and a JWK.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Hs256 => "HS256",
+            Self::EdDsa => "EdDSA",
+            Self::Es256 => "ES256",
+            Self::Rs256 => "RS256",
+        }
+    }
+
+    /// True if a header's `alg` names this algorithm. RFC 9864 renames EdDSA with this curve to `Ed25519`; both are taken.
+    pub fn is_named(self, alg: &str) -> bool {
+        alg == self.name() || (self == Self::EdDsa && alg == "Ed25519")
+    }
+
+    const fn for_jsonwebtoken(self) -> jsonwebtoken::Algorithm {
+        match self {
+            Self::Hs256 => jsonwebtoken::Algorithm::HS256,
+            Self::EdDsa => jsonwebtoken::Algorithm::EdDSA,
+            Self::Es256 => jsonwebtoken::Algorithm::ES256,
+            Self::Rs256 => jsonwebtoken::Algorithm::RS256,
+        }
+    }
+}
+
+/// Why a key cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// An HMAC secret shorter than [`SECRET_BYTES_MIN`].
+    #[error("the secret has {0} bytes; at least 32 random ones are needed")]
+    SecretTooShort(usize),
+    /// A secret that is in lists of leaked or default secrets.
+    #[error("the secret is well known; use 32 or more random bytes")]
+    SecretWellKnown,
+    /// Not a PEM private key of a kind we sign with.
+    #[error("not a PEM private key for Ed25519, P-256 (PKCS#8) or RSA of at least 2048 bits")]
+    NotAPrivateKey,
+    /// A public key that is malformed, too weak, or of a kind we do not take.
+    #[error("not a usable public key for Ed25519, P-256 or RSA of at least 2048 bits")]
+    NotAPublicKey,
+}
+
+enum Material {
+    Hmac(Box<hmac::Key>),
+    Public(ParsedPublicKey),
+}
+
+/// A key that verifies tokens, pinned to its algorithm and its identifier.
+#[derive(Clone)]
+pub struct VerifyingKey {
+    kid: Arc<str>,
+    algorithm: Algorithm,
+    material: Arc<Material>,
+    /// The first part of every token that Sidegate signs with this key: comparing it saves parsing it.
+    usual_header: Arc<str>,
+}
+
+impl std::fmt::Debug for VerifyingKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("VerifyingKey")
+            .field("kid", &self.kid)
+            .field("algorithm", &self.algorithm)
+            .finish_non_exhaustive()
+    }
+}
+
+impl VerifyingKey {
+    fn new(kid: String, algorithm: Algorithm, material: Material) -> Self {
+        let header = serde_json::to_vec(&token_header(algorithm, &kid)).unwrap_or_default();
+        Self {
+            usual_header: URL_SAFE_NO_PAD.encode(header).into(),
+            kid: kid.into(),
+            algorithm,
+            material: Arc::new(material),
+        }
+    }
+
+    /// The HMAC key of `JWT_SECRET_KEY`; its UTF-8 bytes are the key.
+    ///
+    /// # Errors
+    /// A short or well-known secret.
+    pub fn hs256(secret: &Secret) -> Result<Self, KeyError> {
+        check_secret(secret)?;
+        let material = Material::Hmac(Box::new(hmac::Key::new(hmac::HMAC_SHA256, secret.expose())));
+        Ok(Self::new(hs256_kid(secret), Algorithm::Hs256, material))
+    }
+
+    /// A public key from a JWK (RFC 7517); without `kid` it gets its RFC 7638 thumbprint.
+    ///
+    /// # Errors
+    /// Another kind of key, another use than signatures, an `alg` that is not the key's, malformed or weak numbers.
+    pub fn from_jwk(jwk: &Jwk) -> Result<Self, KeyError> {
+        let (algorithm, parsed) = public_key(jwk)?;
+        let common = &jwk.common;
+        let signs = common.public_key_use.as_ref().is_none_or(|usage| *usage == PublicKeyUse::Signature);
+        let named = common.key_algorithm.as_ref().is_none_or(|alg| algorithm.is_named(&alg.to_string()));
+        if !signs || !named {
+            return Err(KeyError::NotAPublicKey);
+        }
+        let kid = match &common.key_id {
+            Some(kid) => kid.clone(),
+            None => jwk.thumbprint(ThumbprintHash::SHA256).map_err(|_| KeyError::NotAPublicKey)?,
+        };
+        if !crate::text::is_identifier(&kid) {
+            return Err(KeyError::NotAPublicKey);
+        }
+        Ok(Self::new(kid, algorithm, Material::Public(parsed)))
+    }
+
+    /// The key's identifier.
+    pub fn kid(&self) -> &str {
+        &self.kid
+    }
+
+    /// The key's only algorithm.
+    pub const fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    /// True if `signature` is this key's over `message`. HMACs are compared in constant time.
+    pub(crate) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
+        match &*self.material {
+            Material::Hmac(key) => hmac::verify(key, message, signature).is_ok(),
+            Material::Public(key) => key.verify_sig(message, signature).is_ok(),
+        }
+    }
+}
+
+fn public_key(jwk: &Jwk) -> Result<(Algorithm, ParsedPublicKey), KeyError> {
+    let bytes = |text: &str| URL_SAFE_NO_PAD.decode(text).map_err(|_| KeyError::NotAPublicKey);
+    match &jwk.algorithm {
+        AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => {
+            let parsed = ParsedPublicKey::new(&ED25519, bytes(&key.x)?).map_err(|_| KeyError::NotAPublicKey)?;
+            Ok((Algorithm::EdDsa, parsed))
+        }
+        AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P256 => {
+            let (x, y) = (bytes(&key.x)?, bytes(&key.y)?);
+            if x.len() != 32 || y.len() != 32 {
+                return Err(KeyError::NotAPublicKey);
+            }
+            let point = [&[4][..], &x, &y].concat();
+            let parsed = ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point).map_err(|_| KeyError::NotAPublicKey)?;
+            Ok((Algorithm::Es256, parsed))
+        }
+        AlgorithmParameters::RSA(key) => {
+            let (n, e) = (bytes(&key.n)?, bytes(&key.e)?);
+            let bits = n.len() * 8;
+            if !(2048..=8192).contains(&bits) || n.first() == Some(&0) {
+                return Err(KeyError::NotAPublicKey);
+            }
+            let parsed = PublicKeyComponents { n, e }
+                .to_parsed_public_key(&RSA_PKCS1_2048_8192_SHA256)
+                .map_err(|_| KeyError::NotAPublicKey)?;
+            Ok((Algorithm::Rs256, parsed))
+        }
+        _ => Err(KeyError::NotAPublicKey),
+    }
+}
+
+fn token_header(algorithm: Algorithm, kid: &str) -> Header {
+    let mut header = Header::new(algorithm.for_jsonwebtoken());
+    header.typ = Some("at+jwt".to_owned());
+    header.kid = Some(kid.to_owned());
+    header
+}
+
+fn check_secret(secret: &Secret) -> Result<(), KeyError> {
+    let bytes = secret.expose();
+    if bytes.len() < SECRET_BYTES_MIN {
+        return Err(KeyError::SecretTooShort(bytes.len()));
+    }
+    if crate::weak_secrets::is_weak(bytes) { Err(KeyError::SecretWellKnown) } else { Ok(()) }
+}
+
+/// The `kid` of an HMAC secret: base64url of the first 16 bytes of HKDF-SHA256(secret, info = `sidegate kid`).
+pub fn hs256_kid(secret: &Secret) -> String {
+    URL_SAFE_NO_PAD.encode(derive::<16>(secret, b"sidegate kid"))
+}
+
+/// `N` bytes of HKDF-SHA256 (RFC 5869) with an empty salt.
+pub fn derive<const N: usize>(secret: &Secret, info: &[u8]) -> [u8; N] {
+    struct Length(usize);
+    impl hkdf::KeyType for Length {
+        fn len(&self) -> usize {
+            self.0
+        }
+    }
+    let mut out = [0; N];
+    let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(secret.expose());
+    let filled = prk.expand(&[info], Length(N)).and_then(|okm| okm.fill(&mut out));
+    debug_assert!(filled.is_ok(), "HKDF-SHA256 gives up to 8,160 bytes");
+    out
+}
+
+/// A key that signs tokens.
+pub struct SigningKey {
+    verifying: VerifyingKey,
+    header: Header,
+    encoding: EncodingKey,
+    jwk: Option<Jwk>,
+}
+
+impl std::fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SigningKey").field("kid", &self.kid()).finish_non_exhaustive()
+    }
+}
+
+impl SigningKey {
+    /// The key of `JWT_SECRET_KEY`.
+    ///
+    /// # Errors
+    /// A short or well-known secret.
+    pub fn hs256(secret: &Secret) -> Result<Self, KeyError> {
+        let verifying = VerifyingKey::hs256(secret)?;
+        let header = token_header(Algorithm::Hs256, &verifying.kid);
+        Ok(Self { verifying, header, encoding: EncodingKey::from_secret(secret.expose()), jwk: None })
+    }
+
+    /// A private key from PEM: Ed25519, P-256 (PKCS#8) or RSA. `kid` is the RFC 7638 thumbprint of its public half.
+    ///
+    /// # Errors
+    /// Anything else.
+    pub fn from_pem(pem: &[u8]) -> Result<Self, KeyError> {
+        let candidates = [
+            (Algorithm::EdDsa, EncodingKey::from_ed_pem(pem)),
+            (Algorithm::Es256, EncodingKey::from_ec_pem(pem)),
+            (Algorithm::Rs256, EncodingKey::from_rsa_pem(pem)),
+        ];
+        for (algorithm, encoding) in candidates {
+            let Ok(encoding) = encoding else { continue };
+            let Ok(mut jwk) = Jwk::from_encoding_key(&encoding, algorithm.for_jsonwebtoken()) else { continue };
+            let thumbprint = jwk.thumbprint(ThumbprintHash::SHA256).map_err(|_| KeyError::NotAPrivateKey)?;
+            jwk.common.key_id = Some(thumbprint.clone());
+            jwk.common.public_key_use = Some(PublicKeyUse::Signature);
+            let verifying = VerifyingKey::from_jwk(&jwk).map_err(|_| KeyError::NotAPrivateKey)?;
+            let header = token_header(algorithm, &thumbprint);
+            return Ok(Self { verifying, header, encoding, jwk: Some(jwk) });
+        }
+        Err(KeyError::NotAPrivateKey)
+    }
+
+    /// The key's identifier.
+    pub fn kid(&self) -> &str {
+        self.verifying.kid()
+    }
+
+    /// The key's algorithm.
+    pub const fn algorithm(&self) -> Algorithm {
+        self.verifying.algorithm()
+    }
+
+    /// The half that verifies.
+    pub const fn verifying(&self) -> &VerifyingKey {
+        &self.verifying
+    }
+
+    /// The public key as a JWK (RFC 7517); none for an HMAC key, which is never published.
+    pub const fn jwk(&self) -> Option<&Jwk> {
+        self.jwk.as_ref()
+    }
+
+    /// Signs `claims` as a compact JWS.
+    pub(crate) fn sign(&self, claims: &impl serde::Serialize) -> Result<String, jsonwebtoken::errors::Error> {
+        jsonwebtoken::encode(&self.header, claims, &self.encoding)
+    }
+}
+
+/// The keys a verifier knows. A `kid` names at most one of them.
+#[derive(Debug, Default)]
+pub struct KeyRing {
+    keys: Vec<VerifyingKey>,
+}
+
+/// Two keys with one `kid`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("two keys have the kid {0:?}")]
+pub struct DuplicateKid(pub String);
+
+impl KeyRing {
+    /// A ring of these keys.
+    ///
+    /// # Errors
+    /// Two keys share a `kid`.
+    pub fn new(keys: Vec<VerifyingKey>) -> Result<Self, DuplicateKid> {
+        for (at, key) in keys.iter().enumerate() {
+            if keys[..at].iter().any(|earlier| earlier.kid == key.kid) {
+                return Err(DuplicateKid(key.kid.to_string()));
+            }
+        }
+        Ok(Self { keys })
+    }
+
+    /// The keys.
+    pub fn keys(&self) -> &[VerifyingKey] {
+        &self.keys
+    }
+
+    /// The key whose tokens usually begin with this header.
+    pub(crate) fn with_usual_header(&self, header: &str) -> Option<&VerifyingKey> {
+        self.keys.iter().find(|key| *key.usual_header == *header)
+    }
+
+    /// The key a header names: by `kid`, or without one the only key of that algorithm. The algorithm must be the key's.
+    pub(crate) fn named(&self, kid: Option<&str>, alg: &str) -> Option<&VerifyingKey> {
+        let mut fitting = self.keys.iter().filter(|key| key.algorithm.is_named(alg));
+        match kid {
+            Some(kid) => fitting.find(|key| &*key.kid == kid),
+            None => fitting.next().filter(|_| fitting.next().is_none()),
+        }
+    }
+
+    /// True if some key has this `kid`.
+    pub fn knows(&self, kid: &str) -> bool {
+        self.keys.iter().any(|key| &*key.kid == kid)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_and_well_known_secrets_are_refused() {
+        assert_eq!(VerifyingKey::hs256(&Secret::new("short")).unwrap_err(), KeyError::SecretTooShort(5));
+        assert_eq!(VerifyingKey::hs256(&Secret::new([b'a'; 31])).unwrap_err(), KeyError::SecretTooShort(31));
+        let well_known = Secret::new("abcdefghijklmnopqrstuvwxyz123456");
+        let refused = VerifyingKey::hs256(&well_known);
+        assert!(refused.is_err() || !crate::weak_secrets::is_weak(well_known.expose()));
+    }
+
+    #[test]
+    fn the_kid_of_a_secret_is_stable_and_reveals_nothing() {
+        let kid = hs256_kid(&Secret::new("0123456789abcdef0123456789ABCDEF-test"));
+        assert_eq!(kid.len(), 22);
+        assert_eq!(kid, hs256_kid(&Secret::new("0123456789abcdef0123456789ABCDEF-test")));
+        assert_ne!(kid, hs256_kid(&Secret::new("0123456789abcdef0123456789ABCDEF-tesu")));
+    }
+
+    #[test]
+    fn a_kid_names_one_key_and_the_algorithm_must_be_its_own() {
+        let secret = Secret::new("one-secret-of-more-than-thirty-two-bytes");
+        let key = VerifyingKey::hs256(&secret).unwrap();
+        let kid = key.kid().to_owned();
+        let ring = KeyRing::new(vec![key]).unwrap();
+        assert!(ring.named(Some(&kid), "HS256").is_some());
+        assert!(ring.named(Some(&kid), "RS256").is_none());
+        assert!(ring.named(Some(&kid), "hs256").is_none());
+        assert!(ring.named(Some("other"), "HS256").is_none());
+        assert!(ring.named(None, "HS256").is_some());
+        let twice = vec![VerifyingKey::hs256(&secret).unwrap(), VerifyingKey::hs256(&secret).unwrap()];
+        assert_eq!(KeyRing::new(twice).unwrap_err(), DuplicateKid(kid));
+    }
+}

@@ -1,0 +1,194 @@
+//! The access token: signed by jsonwebtoken, verified here, strictly (RFC 7515, 7519, 8725, 9068; security.md ).
+//!
+//! Every path of both programs verifies through [`verify`]; [`VerifiedToken`] cannot be made otherwise.
+
+mod compact;
+mod payload;
+
+pub use compact::TOKEN_BYTES_MAX;
+
+use crate::claims::Claims;
+use crate::key::{KeyRing, SigningKey};
+use crate::problem::Code;
+use crate::time::UnixTime;
+
+/// What a verifier demands of claims.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// The only `iss` that is taken.
+    pub issuer: String,
+    /// A token must name at least one of these in `aud`.
+    pub audiences: Vec<String>,
+    /// How far clocks may differ, in seconds; at most [`crate::time::LEEWAY_MAX_SECONDS`].
+    pub leeway_seconds: u64,
+    /// The longest `exp - iat` that is taken, in seconds.
+    pub lifetime_max_seconds: u64,
+}
+
+/// Why a token is refused. The client sees [`Rejection::code`]; the rest is for logs and `check`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Rejection {
+    /// Nothing was presented.
+    #[error("no token")]
+    Missing,
+    /// Longer than [`TOKEN_BYTES_MAX`].
+    #[error("the token is too long")]
+    TooLong,
+    /// Not three canonical base64url parts (RFC 7515 §3.1, §2).
+    #[error("not a compact JWS")]
+    NotCompact,
+    /// The header is not exactly `alg`, `typ` and perhaps `kid`, each a string, once.
+    #[error("the header is malformed or has members that are not allowed")]
+    Header,
+    /// `typ` is not `at+jwt` (RFC 9068 §4).
+    #[error("not typed as an access token")]
+    Type,
+    /// No key has this `kid` and this algorithm.
+    #[error("no such key for this algorithm")]
+    UnknownKey,
+    /// The signature is not the key's.
+    #[error("the signature is wrong")]
+    Signature,
+    /// The payload is not a JSON object without duplicate members, or a claim is missing, mistyped or unfit.
+    #[error("claim {0} is missing, malformed or repeated")]
+    Claim(&'static str),
+    /// Issued by somebody else.
+    #[error("another issuer")]
+    Issuer,
+    /// Meant for somebody else.
+    #[error("another audience")]
+    Audience,
+    /// `iat` or `nbf` lies in the future.
+    #[error("not valid yet")]
+    NotYetValid,
+    /// Lives longer than is allowed.
+    #[error("the lifetime is too long")]
+    Lifetime,
+    /// Authentic, and past its `exp`.
+    #[error("expired")]
+    Expired,
+    /// Authentic, and taken back.
+    #[error("revoked")]
+    Revoked,
+}
+
+impl Rejection {
+    /// The stable code that a client sees.
+    pub const fn code(self) -> Code {
+        match self {
+            Self::Missing => Code::TokenMissing,
+            Self::Expired => Code::TokenExpired,
+            Self::Revoked => Code::TokenRevoked,
+            _ => Code::TokenInvalid,
+        }
+    }
+}
+
+/// A token whose signature and claims have been verified. It may still be revoked: see [`crate::verdict`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifiedToken {
+    claims: Claims,
+    kid: String,
+}
+
+impl VerifiedToken {
+    /// The claims.
+    pub const fn claims(&self) -> &Claims {
+        &self.claims
+    }
+
+    /// The key that signed it.
+    pub fn kid(&self) -> &str {
+        &self.kid
+    }
+}
+
+/// Why claims were not signed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SignError {
+    /// A claim that could not stand in a header line; named.
+    #[error("claim {0} cannot be put in a token")]
+    Unfit(&'static str),
+    /// The key failed.
+    #[error("the signing key failed")]
+    Key,
+    /// The token would be longer than a verifier takes.
+    #[error("the token would be too long")]
+    TooLong,
+}
+
+/// Signs an access token.
+///
+/// # Errors
+/// See [`SignError`].
+pub fn sign(key: &SigningKey, claims: &Claims) -> Result<String, SignError> {
+    if let Some(name) = claims.unfit_claim() {
+        return Err(SignError::Unfit(name));
+    }
+    let token = key.sign(claims).map_err(|_| SignError::Key)?;
+    if token.len() > TOKEN_BYTES_MAX { Err(SignError::TooLong) } else { Ok(token) }
+}
+
+/// Verifies a compact access token at `now`.
+///
+/// # Errors
+/// See [`Rejection`]; [`Rejection::Expired`] only if everything else is right.
+pub fn verify(keys: &KeyRing, policy: &Policy, now: UnixTime, token: &str) -> Result<VerifiedToken, Rejection> {
+    let verified = verify_expired_too(keys, policy, now, token)?;
+    still_valid(&verified, policy, now)?;
+    Ok(verified)
+}
+
+/// As [`verify`], but an expired token is taken too: a logout with one still ends its session.
+///
+/// # Errors
+/// See [`Rejection`]; never [`Rejection::Expired`].
+pub fn verify_expired_too(
+    keys: &KeyRing,
+    policy: &Policy,
+    now: UnixTime,
+    token: &str,
+) -> Result<VerifiedToken, Rejection> {
+    let parts = compact::split(token)?;
+    let key = match keys.with_usual_header(parts.header) {
+        Some(key) => key,
+        None => compact::key_for(parts.header, keys)?,
+    };
+    let mut signature = [0; compact::SIGNATURE_BYTES_MAX];
+    let signature = compact::decode_signature(parts.signature, &mut signature)?;
+    if !key.verifies(parts.signed.as_bytes(), signature) {
+        return Err(Rejection::Signature);
+    }
+    let claims = payload::parse(&compact::decode(parts.payload)?)?;
+    if claims.iss != policy.issuer {
+        return Err(Rejection::Issuer);
+    }
+    if !policy.audiences.iter().any(|audience| claims.aud.names(audience)) {
+        return Err(Rejection::Audience);
+    }
+    match claims.exp.checked_sub(claims.iat) {
+        Some(lifetime) if lifetime <= policy.lifetime_max_seconds => {}
+        _ => return Err(Rejection::Lifetime),
+    }
+    let latest = now.plus(policy.leeway_seconds);
+    if claims.issued_at() > latest || claims.nbf.is_some_and(|nbf| UnixTime(nbf) > latest) {
+        return Err(Rejection::NotYetValid);
+    }
+    Ok(VerifiedToken { claims, kid: key.kid().to_owned() })
+}
+
+/// The part of [`verify`] that depends on the time alone: looked at again whenever a verified token is used again.
+///
+/// # Errors
+/// [`Rejection::Expired`].
+pub fn still_valid(token: &VerifiedToken, policy: &Policy, now: UnixTime) -> Result<(), Rejection> {
+    if now >= token.claims.expires_at().plus(policy.leeway_seconds) { Err(Rejection::Expired) } else { Ok(()) }
+}
+
+/// The `kid` of a token's header, unverified: only to decide whether new keys should be fetched.
+pub fn unverified_kid(token: &str) -> Option<String> {
+    compact::header_kid(compact::split(token).ok()?.header)
+}
+
+#[cfg(test)]
+mod tests;
