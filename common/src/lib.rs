@@ -28,5 +28,4 @@ pub mod time;
 pub mod token;
 pub mod verdict;
 mod weak_secrets;
-mod weak_secrets;
 pub mod wire;
