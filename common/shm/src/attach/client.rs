@@ -1,0 +1,153 @@
+//! The reader's side of the attach socket.
+
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketAddrUnix, SocketFlags};
+use rustix::time::{ClockId, clock_gettime};
+
+use super::message::{MESSAGE_BYTES, Message, MessageError};
+use crate::clock::NANOS;
+use crate::reader::Reader;
+use crate::segment::SegmentError;
+
+/// How far the daemon's clock may lie outside the time that the handshake took.
+const CLOCK_SLACK_NS: u64 = 20_000_000;
+
+/// A connection over which segments came and may still come.
+#[derive(Debug)]
+pub struct Attachment {
+    stream: UnixStream,
+}
+
+/// Why there is no segment to look at.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// No daemon there, or it did not answer in time.
+    #[error("attach socket: {0}")]
+    Io(#[from] std::io::Error),
+    /// The daemon closed the connection.
+    #[error("the daemon closed the connection")]
+    Closed,
+    /// Not the protocol spoken here.
+    #[error(transparent)]
+    Message(#[from] MessageError),
+    /// The daemon does not hand the segment to this process.
+    #[error("this process may not attach")]
+    Refused,
+    /// The daemon has no segment yet.
+    #[error("the daemon has no segment yet")]
+    NotYet,
+    /// The message spoke of a descriptor that did not come.
+    #[error("no file descriptor came")]
+    NoDescriptor,
+    /// The daemon's clocks are not this process's, as in another time namespace, so that no promise could be judged.
+    #[error("the daemon's clocks differ from ours")]
+    Clocks,
+    /// What came is no segment to be trusted.
+    #[error(transparent)]
+    Segment(#[from] SegmentError),
+    /// The descriptor is of another segment than the message said.
+    #[error("the segment is not the one that was announced")]
+    OtherSegment,
+}
+
+/// Connects to a Unix socket without ever waiting: a full backlog is an error, as is nobody listening.
+///
+/// # Errors
+/// Whatever the kernel says.
+pub fn dial(path: &Path) -> std::io::Result<UnixStream> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, rustix::net::SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    let stream = UnixStream::from(socket);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
+}
+
+impl Attachment {
+    /// Connects, and takes the segment in use.
+    ///
+    /// # Errors
+    /// Whatever stands against looking at the segment; the socket for checks may work all the same.
+    pub fn connect(path: &Path, timeout: Duration) -> Result<(Self, Reader), AttachError> {
+        let before = precise();
+        let stream = dial(path)?;
+        stream.set_read_timeout(Some(timeout))?;
+        let attachment = Self { stream };
+        let (message, fd) = attachment.receive()?;
+        let after = precise();
+        if let Message::Segment { monotonic_ns, realtime_ns, .. } = message {
+            let between = |low: u64, value: u64, high: u64| {
+                low.saturating_sub(CLOCK_SLACK_NS) <= value && value <= high.saturating_add(CLOCK_SLACK_NS)
+            };
+            if !between(before.0, monotonic_ns, after.0) || !between(before.1, realtime_ns, after.1) {
+                return Err(AttachError::Clocks);
+            }
+        }
+        Ok((attachment, open(message, fd)?))
+    }
+
+    /// Waits up to `timeout` for the daemon to announce another segment; none if it did not.
+    ///
+    /// # Errors
+    /// [`AttachError::Closed`] when the daemon is gone, and whatever is wrong with what it announced.
+    pub fn next(&self, timeout: Duration) -> Result<Option<Reader>, AttachError> {
+        self.stream.set_read_timeout(Some(timeout))?;
+        match self.receive() {
+            Err(AttachError::Io(e)) if e.kind() == std::io::ErrorKind::WouldBlock => Ok(None),
+            Err(e) => Err(e),
+            Ok((message, fd)) => open(message, fd).map(Some),
+        }
+    }
+
+    fn receive(&self) -> Result<(Message, Option<OwnedFd>), AttachError> {
+        let mut bytes = [0; MESSAGE_BYTES];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        // The message is far smaller than a socket's buffer and sent by one call, so it comes whole or is refused.
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        let got = loop {
+            match rustix::net::recvmsg(&self.stream, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags) {
+                Err(rustix::io::Errno::INTR) => {}
+                got => break got.map_err(std::io::Error::from)?,
+            }
+        };
+        let fd = control.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+            _ => None,
+        });
+        match got.bytes {
+            0 => Err(AttachError::Closed),
+            MESSAGE_BYTES => Ok((Message::decode(&bytes)?, fd)),
+            _ => Err(MessageError::Magic.into()),
+        }
+    }
+}
+
+fn open(message: Message, fd: Option<OwnedFd>) -> Result<Reader, AttachError> {
+    match message {
+        Message::Refused => Err(AttachError::Refused),
+        Message::NotYet => Err(AttachError::NotYet),
+        Message::Segment { id, bytes, .. } => {
+            let reader = Reader::open(fd.ok_or(AttachError::NoDescriptor)?)?;
+            if (reader.id(), reader.bytes()) != (id, bytes) {
+                return Err(AttachError::OtherSegment);
+            }
+            Ok(reader)
+        }
+    }
+}
+
+/// Both clocks, not the coarse ones: monotonic and real, in nanoseconds.
+pub(super) fn precise() -> (u64, u64) {
+    let read = |clock| {
+        let time = clock_gettime(clock);
+        (time.tv_sec.max(0) as u64).saturating_mul(NANOS).saturating_add(time.tv_nsec.max(0) as u64)
+    };
+    (read(ClockId::Monotonic), read(ClockId::Realtime))
+}

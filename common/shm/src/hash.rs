@@ -1,0 +1,168 @@
+//! Keyed hashes: which line of a table, and which tag in it, stand for a token, a session or a subject.
+//!
+//! SipHash-2-4 with 128 bits of output under the segment's random key: one half chooses the line, the other is the tag.
+
+use std::hash::Hasher as _;
+
+use siphasher::sip128::{Hasher128 as _, SipHasher24};
+
+use crate::layout::{Header, Region};
+
+/// Set in slot 0 of a line: a tag that was due here lies in a later line. In slot 1: not everything due here is stored.
+pub(crate) const FLAG: u64 = 1 << 63;
+/// A subject's watermark that is dead whatever the token's `iat`.
+pub(crate) const ALWAYS: u32 = u32::MAX;
+/// Equal to no word of a line once [`FLAG`] is masked off: stands for "not looked for".
+const NOTHING: u64 = u64::MAX;
+
+const KIND_SHIFT: u32 = 61;
+const TOKEN: u64 = 1;
+const SESSION: u64 = 2;
+const SUBJECT: u64 = 3;
+
+/// 48 bits that name a subject: the first six bytes of SHA-256 of `sub`, big endian; all ones is folded to zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Subject(pub u64);
+
+/// What a token says of itself, as far as revocation goes.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenFacts<'a> {
+    /// The token's `jti`, as text.
+    pub jti: &'a str,
+    /// The token's `sid`, as text.
+    pub sid: &'a str,
+    /// The tag of its `sub`.
+    pub subject: Subject,
+    /// `iat`, seconds since 1970.
+    pub iat_s: u64,
+    /// `exp`, seconds since 1970.
+    pub exp_s: u64,
+}
+
+/// A token's place in one segment, worked out once, so that each check is a few loads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probe {
+    pub(crate) segment: u64,
+    pub(crate) home: u64,
+    pub(crate) token: u64,
+    pub(crate) session: u64,
+    /// The upper half of a watermark's word: kind and tag.
+    pub(crate) subject: u64,
+    pub(crate) unbound_token: u64,
+    pub(crate) unbound_session: u64,
+    pub(crate) iat_s: u64,
+    pub(crate) exp_s: u64,
+}
+
+/// What to look for in a chain of lines.
+#[derive(Clone, Copy)]
+pub(crate) struct Want {
+    pub(crate) token: u64,
+    pub(crate) session: u64,
+    pub(crate) subject: u64,
+    pub(crate) iat_s: u64,
+}
+
+impl Want {
+    /// One word and nothing else.
+    pub(crate) fn word(word: u64) -> Self {
+        Self { token: word, session: NOTHING, subject: NOTHING, iat_s: 0 }
+    }
+
+    /// Whether a word of a line, its flag masked off, is one of those looked for.
+    #[inline]
+    pub(crate) fn is(&self, word: u64) -> bool {
+        let watermark = word as u32;
+        (word == self.token)
+            | (word == self.session)
+            | ((word >> 32 == self.subject) & ((watermark == ALWAYS) | (self.iat_s <= u64::from(watermark))))
+    }
+}
+
+/// Where an identifier or subject lives in a table, and as which word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) home: usize,
+    pub(crate) word: u64,
+}
+
+impl Header {
+    fn hash(&self, kind: u64, bytes: &[u8]) -> (u64, u64) {
+        let mut hasher = SipHasher24::new_with_keys(self.key.0, self.key.1);
+        hasher.write(&[kind as u8]);
+        hasher.write(bytes);
+        let hash = hasher.finish128();
+        (hash.h1, hash.h2)
+    }
+
+    fn id(&self, region: Region, kind: u64, id: &[u8]) -> Place {
+        let (line, tag) = self.hash(kind, id);
+        Place { home: region.home(line), word: kind << KIND_SHIFT | tag >> 3 }
+    }
+
+    /// A token id's place in the table of unbound ones; its word is the same in either table.
+    pub(crate) fn token(&self, jti: &[u8]) -> Place {
+        self.id(self.unbound, TOKEN, jti)
+    }
+
+    /// A session id's place in the table of unbound ones; its word is the same in either table.
+    pub(crate) fn session(&self, sid: &[u8]) -> Place {
+        self.id(self.unbound, SESSION, sid)
+    }
+
+    /// A subject's home line, and its watermark's word with a threshold of zero.
+    pub(crate) fn subject(&self, subject: Subject) -> Place {
+        let (line, tag) = self.hash(SUBJECT, &subject.0.to_be_bytes()[2..]);
+        Place { home: self.table.home(line), word: SUBJECT << KIND_SHIFT | tag >> 35 << 32 }
+    }
+
+    /// Everything that must be looked for before this token is believed.
+    pub(crate) fn probe(&self, facts: &TokenFacts<'_>) -> Probe {
+        let token = self.token(facts.jti.as_bytes());
+        let session = self.session(facts.sid.as_bytes());
+        let subject = self.subject(facts.subject);
+        Probe {
+            segment: self.id,
+            home: subject.home as u64,
+            token: token.word,
+            session: session.word,
+            subject: subject.word >> 32,
+            unbound_token: token.home as u64,
+            unbound_session: session.home as u64,
+            iat_s: facts.iat_s,
+            exp_s: facts.exp_s,
+        }
+    }
+}
+
+impl Probe {
+    /// How many words a probe is.
+    pub const WORDS: usize = 9;
+
+    /// The segment that the probe is for.
+    pub fn segment(&self) -> u64 {
+        self.segment
+    }
+
+    /// The probe as plain words, to be kept beside a token.
+    pub fn to_words(self) -> [u64; Self::WORDS] {
+        [
+            self.segment,
+            self.home,
+            self.token,
+            self.session,
+            self.subject,
+            self.unbound_token,
+            self.unbound_session,
+            self.iat_s,
+            self.exp_s,
+        ]
+    }
+
+    /// A probe from the words of [`Probe::to_words`]; any other words are a bug, upon which a check may panic.
+    #[inline]
+    pub fn from_words(words: [u64; Self::WORDS]) -> Self {
+        let [segment, home, token, session, subject, unbound_token, unbound_session, iat_s, exp_s] = words;
+        Self { segment, home, token, session, subject, unbound_token, unbound_session, iat_s, exp_s }
+    }
+}

@@ -1,0 +1,138 @@
+//! The daemon's end of it all: the segment in use, its successor while that is being filled, and those being retired.
+
+use std::sync::Arc;
+
+use crate::attach::Board;
+use crate::clock::Now;
+use crate::layout::Geometry;
+use crate::live::{Live, State};
+use crate::segment::SegmentError;
+use crate::words::WordsMut;
+use crate::writer::{Entry, Stats, Writer};
+
+/// Publishes revocations to every reader on the host, whichever segment it looks at.
+///
+/// The caller keeps the exact set, gives each live entry once, and calls [`Publisher::tick`] several times a second.
+#[derive(Debug)]
+pub struct Publisher {
+    current: Writer<WordsMut>,
+    filling: Option<(Writer<WordsMut>, std::os::fd::OwnedFd)>,
+    retired: Vec<Writer<WordsMut>>,
+    board: Arc<Board>,
+    iat_floor_s: u64,
+    live: Live,
+}
+
+impl Publisher {
+    /// Makes the first segment, and offers it on the board.
+    ///
+    /// # Errors
+    /// As [`Writer::create`].
+    pub fn new(geometry: Geometry, board: Arc<Board>) -> Result<Self, SegmentError> {
+        let (current, fd) = Writer::create(geometry)?;
+        board.offer(current.id(), geometry.bytes(), fd);
+        let live = current.live();
+        Ok(Self { current, filling: None, retired: Vec::new(), board, iat_floor_s: 0, live })
+    }
+
+    /// The segment that answers given from now on should name; read it *before* judging.
+    pub fn segment(&self) -> u64 {
+        self.current.id()
+    }
+
+    /// Publishes an entry in every segment that somebody may be looking at.
+    pub fn insert(&mut self, entry: &Entry<'_>) {
+        self.current.insert(entry);
+        for writer in &mut self.retired {
+            writer.insert(entry);
+        }
+        if let Some((writer, _)) = &mut self.filling {
+            writer.insert_if_absent(entry);
+        }
+    }
+
+    /// Takes an entry out; see [`Writer::remove`] for when that is allowed.
+    pub fn remove(&mut self, entry: &Entry<'_>) {
+        for writer in self.everywhere() {
+            writer.remove(entry);
+        }
+    }
+
+    /// Makes readers ask about every token with `iat` at or before this moment.
+    pub fn raise_iat_floor(&mut self, iat_s: u64) {
+        self.iat_floor_s = self.iat_floor_s.max(iat_s);
+        for writer in self.everywhere() {
+            writer.raise_iat_floor(iat_s);
+        }
+    }
+
+    /// Publishes the live line. Retired segments get everything but a longer life, and go when theirs has passed.
+    pub fn tick(&mut self, live: &Live, now: Now) {
+        self.live = *live;
+        self.current.set_live(live);
+        self.retired.retain_mut(|writer| {
+            let mut last = *live;
+            let before = writer.live();
+            last.valid_until_monotonic_ns = before.valid_until_monotonic_ns.min(live.valid_until_monotonic_ns);
+            last.valid_until_realtime_ns = before.valid_until_realtime_ns.min(live.valid_until_realtime_ns);
+            writer.set_live(&last);
+            now.monotonic_ns < last.valid_until_monotonic_ns && now.realtime_ns < last.valid_until_realtime_ns
+        });
+    }
+
+    /// Says at once that nothing may be believed any more: the daemon is leaving, or has lost its feed for good.
+    pub fn close(&mut self) {
+        let closed = Live { state: State::Closed, ..self.live };
+        for writer in self.everywhere() {
+            writer.set_live(&closed);
+        }
+    }
+
+    /// The geometry that a successor should have, if it is time for one and none is being filled.
+    pub fn wants_resize(&self) -> Option<Geometry> {
+        if self.filling.is_some() { None } else { self.current.wants_resize() }
+    }
+
+    /// Begins to fill a successor. From now on give every live entry to [`Publisher::feed`], a few thousand at a time with
+    /// ticks in between, and then call [`Publisher::switch`].
+    ///
+    /// # Errors
+    /// As [`Writer::create`]; the old segment then stays in use, and asks more.
+    pub fn begin_resize(&mut self, geometry: Geometry) -> Result<(), SegmentError> {
+        self.filling = Some(Writer::create(geometry)?);
+        Ok(())
+    }
+
+    /// Gives the successor an entry of the index; nothing if there is none being filled.
+    pub fn feed(&mut self, entry: &Entry<'_>) {
+        if let Some((writer, _)) = &mut self.filling {
+            writer.insert_if_absent(entry);
+        }
+    }
+
+    /// Puts the filled successor into use, and retires the segment that was.
+    pub fn switch(&mut self) {
+        let Some((mut next, fd)) = self.filling.take() else { return };
+        next.raise_iat_floor(self.iat_floor_s);
+        next.set_live(&self.live);
+        self.board.offer(next.id(), next.geometry().bytes(), fd);
+        let mut old = std::mem::replace(&mut self.current, next);
+        old.set_successor(self.current.id());
+        self.retired.push(old);
+    }
+
+    /// What is in the segment in use.
+    pub fn stats(&self) -> Stats {
+        self.current.stats()
+    }
+
+    /// How many readers hold a connection to the attach socket.
+    pub fn readers(&self) -> usize {
+        self.board.readers()
+    }
+
+    fn everywhere(&mut self) -> impl Iterator<Item = &mut Writer<WordsMut>> {
+        let filling = self.filling.as_mut().map(|(writer, _)| writer);
+        std::iter::once(&mut self.current).chain(filling).chain(&mut self.retired)
+    }
+}

@@ -1,0 +1,162 @@
+//! The reader's end: from a token's prepared probe to "good" or "ask the daemon", with loads only.
+
+use crate::clock::{Clock, NANOS, Now};
+use crate::hash::{Probe, TokenFacts, Want};
+use crate::layout::{Header, LIVE, LayoutError};
+use crate::live::{self, IAT_FLOOR, KEY_EPOCH, Live, STATE, SUCCESSOR, State, TIME_FLOOR, UNBOUND};
+use crate::live::{VALID_MONOTONIC, VALID_REALTIME};
+use crate::table::{self, Found};
+use crate::words::{Load, Words};
+
+/// A segment that may be looked at: `W` is the mapping, or words on the heap in tests.
+#[derive(Debug)]
+pub struct Reader<W = Words> {
+    words: W,
+    header: Header,
+}
+
+/// What the segment says of a token that the daemon once called good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Not revoked, not expired, and the list is as fresh as the policy demands.
+    Clear,
+    /// Only the daemon can tell.
+    Ask(AskReason),
+}
+
+/// Why only the daemon can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AskReason {
+    /// The token was prepared for another segment.
+    OtherSegment,
+    /// The segment is being filled, or was closed.
+    NotLive,
+    /// The daemon's promise has run out by one of the clocks.
+    Lapsed,
+    /// A key was retired or a policy changed since the daemon judged the token.
+    OtherEpoch,
+    /// The token's `exp` has come.
+    Expired,
+    /// The token is older than a watermark that concerns everybody.
+    Watermark,
+    /// A tag of the token, its session or its subject is in the table.
+    Revoked,
+    /// The token's line is full, so that not everything due there is stored.
+    Saturated,
+}
+
+impl<W: Load> Reader<W> {
+    /// Validates the header and keeps a private copy of it.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the header.
+    pub fn new(words: W) -> Result<Self, LayoutError> {
+        let header = Header::read(&words)?;
+        Ok(Self { words, header })
+    }
+
+    /// Which segment this is; never zero.
+    pub fn id(&self) -> u64 {
+        self.header.id
+    }
+
+    /// The size of the segment in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.words.len() as u64 * 8
+    }
+
+    /// Works out where a token would be found. The result holds for this segment only.
+    pub fn probe(&self, facts: &TokenFacts<'_>) -> Probe {
+        self.header.probe(facts)
+    }
+
+    /// Whether a token that the daemon judged good under `key_epoch` still is.
+    ///
+    /// The order of the loads is the protocol (docs/shm.md): the promise first, then the tables, then the line again,
+    /// with a fence between each, and the clocks last. So the promise held when the tables were read (nothing older than
+    /// it was missing from them), and nothing was dropped from them that the second reading of the line does not tell.
+    #[inline]
+    pub fn check(&self, probe: &Probe, key_epoch: u64, clock: &impl Clock) -> Verdict {
+        if probe.segment != self.header.id {
+            return Verdict::Ask(AskReason::OtherSegment);
+        }
+        let promise = self.words.line(LIVE);
+        // SYNC POINT: pairs with the publishing of `valid_until` and of the unbound count: every entry that the promise
+        // rests on, or that was counted, is visible to the loads below.
+        self.words.acquire();
+        if let Some(reason) = self.look_up(probe, promise[UNBOUND - LIVE]) {
+            return Verdict::Ask(reason);
+        }
+        // SYNC POINT: pairs with the zero that expires a tag: the time floor that allowed it is visible below.
+        self.words.acquire();
+        let line = self.words.line(LIVE);
+        judge(&promise, &line, probe, key_epoch, clock.now())
+    }
+
+    #[inline]
+    fn look_up(&self, probe: &Probe, unbound: u64) -> Option<AskReason> {
+        let want = Want { token: probe.token, session: probe.session, subject: probe.subject, iat_s: probe.iat_s };
+        let found = table::look_up(&self.words, self.header.table, probe.home as usize, &want);
+        if unbound == 0 || found != Found::Nothing {
+            return found.reason();
+        }
+        let find = |home: u64, word| {
+            table::look_up(&self.words, self.header.unbound, home as usize, &Want::word(word)).reason()
+        };
+        find(probe.unbound_token, probe.token).or_else(|| find(probe.unbound_session, probe.session))
+    }
+
+    /// True if the daemon has made a larger segment, or this one can be believed no more.
+    pub fn wants_replacing(&self, clock: &impl Clock) -> bool {
+        let now = clock.now();
+        let live = self.live();
+        self.words.load(SUCCESSOR) != 0
+            || live.state != State::Live
+            || now.monotonic_ns >= live.valid_until_monotonic_ns
+            || now.realtime_ns >= live.valid_until_realtime_ns
+    }
+
+    /// The live line as it stands, for people.
+    pub fn live(&self) -> Live {
+        live::read(&self.words)
+    }
+
+    /// The segment that follows this one, if there is one.
+    pub fn successor(&self) -> Option<u64> {
+        Some(self.words.load(SUCCESSOR)).filter(|id| *id != 0)
+    }
+}
+
+impl Found {
+    #[inline]
+    fn reason(self) -> Option<AskReason> {
+        match self {
+            Self::Nothing => None,
+            Self::Tag => Some(AskReason::Revoked),
+            Self::Saturated => Some(AskReason::Saturated),
+        }
+    }
+}
+
+/// Judges by both readings of the live line: the promise must have held before the tables were read *and* hold now.
+#[inline]
+fn judge(promise: &[u64; 8], line: &[u64; 8], probe: &Probe, key_epoch: u64, now: Now) -> Verdict {
+    let earlier = |word: usize| promise[word - LIVE];
+    let later = |word: usize| line[word - LIVE];
+    let reason = if earlier(STATE) != State::LIVE || later(STATE) != State::LIVE {
+        AskReason::NotLive
+    } else if now.monotonic_ns >= earlier(VALID_MONOTONIC).min(later(VALID_MONOTONIC))
+        || now.realtime_ns >= earlier(VALID_REALTIME).min(later(VALID_REALTIME))
+    {
+        AskReason::Lapsed
+    } else if later(KEY_EPOCH) != key_epoch {
+        AskReason::OtherEpoch
+    } else if probe.exp_s <= later(TIME_FLOOR) || probe.exp_s <= now.realtime_ns / NANOS {
+        AskReason::Expired
+    } else if later(IAT_FLOOR) != 0 && probe.iat_s <= later(IAT_FLOOR) {
+        AskReason::Watermark
+    } else {
+        return Verdict::Clear;
+    };
+    Verdict::Ask(reason)
+}

@@ -1,0 +1,144 @@
+//! Lines of tags: look one up, place one, take one out.
+//!
+//! A tag lies in the first line of its chain that had room, and never moves. A line that was passed over has its
+//! overflow flag set before the tag is stored, so that a reader who follows the flags finds whatever was stored.
+
+use crate::hash::{FLAG, Want};
+use crate::layout::{LINE_WORDS, Region};
+use crate::words::{Load, Store};
+
+/// What a look-up found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    Nothing,
+    Tag,
+    Saturated,
+}
+
+/// Which line of its chain a tag went to or came from: 0 is its home.
+pub(crate) type Step = usize;
+
+const OVERFLOW_SLOT: usize = 0;
+const SATURATED_SLOT: usize = 1;
+
+/// Looks for the wanted words in the chain that begins at line `home`.
+#[inline]
+pub(crate) fn look_up(words: &impl Load, region: Region, home: usize, want: &Want) -> Found {
+    let line = words.line(region.word(home));
+    if line.iter().fold(false, |hit, word| hit | want.is(word & !FLAG)) {
+        return Found::Tag;
+    }
+    if line[SATURATED_SLOT] & FLAG != 0 {
+        return Found::Saturated;
+    }
+    if line[OVERFLOW_SLOT] & FLAG == 0 {
+        return Found::Nothing;
+    }
+    look_further(words, region, home, want)
+}
+
+fn look_further(words: &impl Load, region: Region, home: usize, want: &Want) -> Found {
+    for step in 1..region.chain() {
+        let line = words.line(region.word(region.step(home, step)));
+        if line.iter().any(|word| want.is(word & !FLAG)) {
+            return Found::Tag;
+        }
+        if line[OVERFLOW_SLOT] & FLAG == 0 {
+            return Found::Nothing;
+        }
+    }
+    Found::Nothing
+}
+
+/// The writer's view of one table: the region, and what only the writer needs to know about its lines.
+#[derive(Debug)]
+pub(crate) struct Table {
+    region: Region,
+    /// Per line: how many stored tags passed over it. At the maximum it is no longer counted, and the flag stays.
+    passed: Vec<u16>,
+    /// Stored tags.
+    used: u64,
+}
+
+impl Table {
+    pub(crate) fn new(region: Region) -> Self {
+        Self { region, passed: vec![0; region.lines], used: 0 }
+    }
+
+    pub(crate) fn used(&self) -> u64 {
+        self.used
+    }
+
+    pub(crate) fn slots(&self) -> u64 {
+        self.region.words() as u64
+    }
+
+    /// Where in its chain a word would go; none if the chain is full.
+    pub(crate) fn room(&self, words: &impl Load, home: usize) -> Option<Step> {
+        (0..self.region.chain()).find(|&step| {
+            let line = words.line(self.region.word(self.region.step(home, step)));
+            line.iter().any(|word| word & !FLAG == 0)
+        })
+    }
+
+    /// Stores a word in the first free slot of its chain.
+    pub(crate) fn place(&mut self, words: &impl Store, home: usize, word: u64) -> Option<Step> {
+        let step = self.room(words, home)?;
+        for before in 0..step {
+            let line = self.region.step(home, before);
+            self.passed[line] = self.passed[line].saturating_add(1);
+            self.set_flag(words, line, OVERFLOW_SLOT, true);
+        }
+        let first = self.region.word(self.region.step(home, step));
+        let slot = (0..LINE_WORDS).find(|&slot| words.load(first + slot) & !FLAG == 0)?;
+        // SYNC POINT: publishes the tag after the flags of the lines it passed over.
+        words.publish(first + slot, words.load(first + slot) & FLAG | word);
+        self.used += 1;
+        Some(step)
+    }
+
+    /// Whether the word is stored in its chain.
+    pub(crate) fn holds(&self, words: &impl Load, home: usize, word: u64) -> bool {
+        self.find(words, home, word).is_some()
+    }
+
+    /// Takes one copy of a word out; none if there is none.
+    pub(crate) fn remove(&mut self, words: &impl Store, home: usize, word: u64) -> Option<Step> {
+        let (step, index) = self.find(words, home, word)?;
+        // SYNC POINT: publishes the zero after the time floor that made the tag superfluous.
+        words.publish(index, words.load(index) & FLAG);
+        for before in 0..step {
+            let line = self.region.step(home, before);
+            if self.passed[line] != u16::MAX {
+                self.passed[line] = self.passed[line].saturating_sub(1);
+                if self.passed[line] == 0 {
+                    self.set_flag(words, line, OVERFLOW_SLOT, false);
+                }
+            }
+        }
+        self.used = self.used.saturating_sub(1);
+        Some(step)
+    }
+
+    /// Sets or clears "not everything due here is stored" for the tags whose home is this line.
+    pub(crate) fn set_saturated(&self, words: &impl Store, home: usize, saturated: bool) {
+        self.set_flag(words, home, SATURATED_SLOT, saturated);
+    }
+
+    fn find(&self, words: &impl Load, home: usize, word: u64) -> Option<(Step, usize)> {
+        (0..self.region.chain()).find_map(|step| {
+            let first = self.region.word(self.region.step(home, step));
+            let slot = words.line(first).iter().position(|stored| stored & !FLAG == word)?;
+            Some((step, first + slot))
+        })
+    }
+
+    fn set_flag(&self, words: &impl Store, line: usize, slot: usize, on: bool) {
+        let index = self.region.word(line) + slot;
+        let old = words.load(index);
+        let new = if on { old | FLAG } else { old & !FLAG };
+        if new != old {
+            words.publish(index, new);
+        }
+    }
+}

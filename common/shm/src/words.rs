@@ -1,0 +1,169 @@
+//! Memory seen as 64-bit atomic words: the only file of the tree with `unsafe` in it.
+//!
+//! No reference to mapped bytes is ever formed but `&AtomicU64`, since another process may write them at any time.
+#![allow(unsafe_code)]
+
+use std::os::fd::AsFd;
+use std::os::fd::AsRawFd as _;
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+use memmap2::{MmapOptions, MmapRaw};
+
+/// Bytes in a word.
+pub const WORD_BYTES: usize = 8;
+
+/// Words that can be read while another thread or process writes them.
+pub trait Load {
+    /// How many words there are.
+    fn len(&self) -> usize;
+
+    /// True if there is no word at all.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Reads the eight words that begin at `first`, each by a relaxed atomic load.
+    ///
+    /// # Panics
+    /// If they do not lie inside; the geometry is validated when a segment is opened, so they do.
+    fn line(&self, first: usize) -> [u64; 8];
+
+    /// Reads one word by a relaxed atomic load. Panics as [`Load::line`].
+    fn load(&self, index: usize) -> u64;
+
+    /// Orders the loads before it ahead of everything after it, against the [`Store::publish`] that they read from.
+    fn acquire(&self);
+}
+
+/// Words that this process, and no other, writes.
+pub trait Store: Load {
+    /// Stores one word so that whoever sees it (and then [`Load::acquire`]s) sees every earlier store as well.
+    /// Panics as [`Load::line`].
+    fn publish(&self, index: usize, value: u64);
+}
+
+/// A file mapped read-only and shared.
+#[derive(Debug)]
+pub struct Words(MmapRaw);
+
+/// A file mapped shared and writable.
+#[derive(Debug)]
+pub struct WordsMut(MmapRaw);
+
+impl Words {
+    /// Maps the first `bytes` of `file`, which the caller has found to be that long and sealed against shrinking.
+    /// Page tables are filled at once, so that no later load faults.
+    ///
+    /// # Errors
+    /// Whatever `mmap` refuses.
+    pub fn map(file: impl AsFd, bytes: usize) -> std::io::Result<Self> {
+        MmapOptions::new().len(bytes).populate().map_raw_read_only(file.as_fd().as_raw_fd()).map(Self)
+    }
+}
+
+impl WordsMut {
+    /// Maps the first `bytes` of `file`, which the caller has made that long and allocated.
+    ///
+    /// # Errors
+    /// Whatever `mmap` refuses.
+    pub fn map(file: impl AsFd, bytes: usize) -> std::io::Result<Self> {
+        MmapOptions::new().len(bytes).map_raw(file.as_fd().as_raw_fd()).map(Self)
+    }
+}
+
+fn word(map: &MmapRaw, index: usize) -> &AtomicU64 {
+    assert!(index < map.len() / WORD_BYTES, "word {index} lies outside the segment");
+    // SAFETY:
+    // * `index` was just checked against the length of the mapping, so the result points into it;
+    // * `index * 8` cannot overflow, being below the mapping's length.
+    let pointer = unsafe { map.as_mut_ptr().cast::<u64>().add(index) };
+    // SAFETY:
+    // * aligned: a mapping begins at a page, and the pointer is a whole number of words after that;
+    // * alive: the mapping is unmapped only when `map` is dropped, and the reference borrows `map`;
+    // * mapped: the file is sealed against shrinking (readers check it before they map; the writer made it so), so
+    //   every page stays backed;
+    // * no data race: all access in every process that takes part is by atomic operations of the same size; a process
+    //   that breaks this cannot exist besides the writer, since the file is sealed against further writable mappings;
+    // * over a read-only mapping nothing but relaxed loads is done through it (`Words` has no store), which is what
+    //   `std::sync::atomic` ("Atomic accesses to read-only memory") permits for words of this size.
+    unsafe { AtomicU64::from_ptr(pointer) }
+}
+
+fn line(map: &MmapRaw, first: usize) -> [u64; 8] {
+    assert!(first < (map.len() / WORD_BYTES).saturating_sub(7), "line at word {first} lies outside the segment");
+    std::array::from_fn(|i| {
+        // SAFETY: `first + 7` was just checked against the length of the mapping, and `i` is at most 7.
+        let pointer = unsafe { map.as_mut_ptr().cast::<u64>().add(first + i) };
+        // SAFETY: as in `word`, condition by condition.
+        let word = unsafe { AtomicU64::from_ptr(pointer) };
+        word.load(Ordering::Relaxed)
+    })
+}
+
+impl Load for Words {
+    fn len(&self) -> usize {
+        self.0.len() / WORD_BYTES
+    }
+
+    #[inline]
+    fn line(&self, first: usize) -> [u64; 8] {
+        line(&self.0, first)
+    }
+
+    #[inline]
+    fn load(&self, index: usize) -> u64 {
+        word(&self.0, index).load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    fn acquire(&self) {
+        fence(Ordering::Acquire);
+    }
+}
+
+impl Load for WordsMut {
+    fn len(&self) -> usize {
+        self.0.len() / WORD_BYTES
+    }
+
+    #[inline]
+    fn line(&self, first: usize) -> [u64; 8] {
+        line(&self.0, first)
+    }
+
+    #[inline]
+    fn load(&self, index: usize) -> u64 {
+        word(&self.0, index).load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    fn acquire(&self) {
+        fence(Ordering::Acquire);
+    }
+}
+
+impl Store for WordsMut {
+    #[inline]
+    fn publish(&self, index: usize, value: u64) {
+        word(&self.0, index).store(value, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::mm::{MprotectFlags, mprotect};
+
+    use crate::{Geometry, Writer};
+
+    #[test]
+    fn a_readers_mapping_cannot_be_made_writable() {
+        let (_writer, fd) = Writer::create(Geometry::for_entries(0)).unwrap();
+        let words = super::Words::map(&fd, 4096).unwrap();
+        // SAFETY: asks the kernel to change the protection of a mapping that lives on; should it agree, the test fails
+        // and nothing is written.
+        let changed = unsafe {
+            mprotect(words.0.as_mut_ptr().cast(), 4096, MprotectFlags::READ | MprotectFlags::WRITE)
+        };
+        assert_eq!(changed, Err(rustix::io::Errno::ACCESS));
+    }
+}
