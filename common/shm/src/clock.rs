@@ -27,10 +27,7 @@ pub struct CoarseClock;
 impl Clock for CoarseClock {
     #[inline]
     fn now(&self) -> Now {
-        Now {
-            monotonic_ns: nanoseconds(ClockId::MonotonicCoarse),
-            realtime_ns: nanoseconds(ClockId::RealtimeCoarse),
-        }
+        Now { monotonic_ns: nanoseconds(ClockId::MonotonicCoarse), realtime_ns: nanoseconds(ClockId::RealtimeCoarse) }
     }
 }
 

@@ -161,9 +161,8 @@ mod tests {
         let words = super::Words::map(&fd, 4096).unwrap();
         // SAFETY: asks the kernel to change the protection of a mapping that lives on; should it agree, the test fails
         // and nothing is written.
-        let changed = unsafe {
-            mprotect(words.0.as_mut_ptr().cast(), 4096, MprotectFlags::READ | MprotectFlags::WRITE)
-        };
+        let changed =
+            unsafe { mprotect(words.0.as_mut_ptr().cast(), 4096, MprotectFlags::READ | MprotectFlags::WRITE) };
         assert_eq!(changed, Err(rustix::io::Errno::ACCESS));
     }
 }

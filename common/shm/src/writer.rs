@@ -324,14 +324,8 @@ impl<W: Store> Writer<W> {
 
     fn publish_stats(&self) {
         let stats = self.stats();
-        let counters = [
-            stats.entries,
-            stats.used,
-            stats.slots,
-            stats.unbound,
-            stats.crowded_subjects,
-            stats.saturated_lines,
-        ];
+        let counters =
+            [stats.entries, stats.used, stats.slots, stats.unbound, stats.crowded_subjects, stats.saturated_lines];
         for (offset, value) in counters.into_iter().enumerate() {
             if self.words.load(STATS + offset) != value {
                 self.words.publish(STATS + offset, value);

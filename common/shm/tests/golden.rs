@@ -13,7 +13,8 @@ const GOLDEN: &str = include_str!("golden/segment-v1.txt");
 fn segment() -> HeapWords {
     let geometry = Geometry { table_lines: 5, unbound_lines: 3 };
     let words = HeapWords::new(geometry.words());
-    let mut writer = Writer::new(words.clone(), geometry, 0x1122_3344_5566_7788, (0x0706_0504_0302_0100, 8), 1_800_000_000);
+    let mut writer =
+        Writer::new(words.clone(), geometry, 0x1122_3344_5566_7788, (0x0706_0504_0302_0100, 8), 1_800_000_000);
     let subject = Some(Subject(0xa1b2_c3d4_e5f6));
     writer.insert(&Entry::Token { jti: b"AAECAwQFBgcICQoLDA0ODw", subject });
     writer.insert(&Entry::Session { sid: b"EBESExQVFhcYGRobHB0eHw", subject });

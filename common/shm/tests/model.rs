@@ -60,7 +60,7 @@ fn models() -> impl Strategy<Value = Model> {
     let id = 0..IDS.len() as u8;
     let known = prop::bool::weighted(0.8);
     prop_oneof![
-        (id.clone(), known.clone()).prop_map(|(id, known)| Model::Token(id, known.then_some(owner(id)))),
+        (id.clone(), known).prop_map(|(id, known)| Model::Token(id, known.then_some(owner(id)))),
         (id, known).prop_map(|(id, known)| Model::Session(id, known.then_some(owner(id)))),
         (0..5u8, 1..9u8).prop_map(|(of, at)| Model::Subject(of, at)),
     ]

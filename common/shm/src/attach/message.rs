@@ -47,9 +47,7 @@ impl Message {
     /// The message's bytes: magic, version, kind, then four 64-bit numbers and two that are zero; host byte order.
     pub fn encode(&self) -> [u8; MESSAGE_BYTES] {
         let (kind, numbers) = match *self {
-            Self::Segment { id, bytes, monotonic_ns, realtime_ns } => {
-                (SEGMENT, [id, bytes, monotonic_ns, realtime_ns])
-            }
+            Self::Segment { id, bytes, monotonic_ns, realtime_ns } => (SEGMENT, [id, bytes, monotonic_ns, realtime_ns]),
             Self::NotYet => (NOT_YET, [0; 4]),
             Self::Refused => (REFUSED, [0; 4]),
         };
