@@ -23,6 +23,7 @@ pub mod key;
 pub mod problem;
 pub mod revocation;
 pub mod secret;
+pub mod sync;
 pub mod text;
 pub mod time;
 pub mod token;

@@ -20,7 +20,7 @@ impl UnixTime {
 
 /// What both clocks of a machine read at one instant, in milliseconds. The wire and the runtime make these; the domain
 /// only compares them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Instants {
     /// Milliseconds since 1970 by the wall clock.
     pub wall_ms: u64,
