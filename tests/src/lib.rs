@@ -1,1 +1,22 @@
-//! sidegate-tests
+//! The test harness: real programs, a real Redis, a real Postgres, each started here on a free port and stopped by its
+//! process id.
+//!
+//! # Map
+//! - [`program`]: a child process with captured output, killed when dropped.
+//! - [`scratch`]: a folder of its own for each test.
+//! - [`wait`]: waiting for a condition, with a generous limit.
+//! - [`http`]: requests over TCP and Unix sockets, cooked and raw.
+//! - [`redis`], [`postgres`]: real servers.
+//! - [`users`]: the application's own table.
+//! - [`stack`]: issuer and verifiers put together.
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)] // a harness fails by panicking
+
+pub mod http;
+pub mod postgres;
+pub mod program;
+pub mod redis;
+pub mod scratch;
+pub mod stack;
+pub mod users;
+pub mod wait;

@@ -1,0 +1,177 @@
+//! Requests over TCP and Unix sockets: cooked ones through hyper, raw bytes where a test wants to misbehave.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UnixStream};
+
+/// Where a server listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum At {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+/// A server's answer.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+impl Reply {
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|_| panic!("not JSON: {}", String::from_utf8_lossy(&self.body)))
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// The `code` of a problem body.
+    pub fn code(&self) -> String {
+        self.json()["code"].as_str().unwrap_or_default().to_owned()
+    }
+}
+
+/// Why there was no answer.
+#[derive(Debug)]
+pub struct NoAnswer(pub String);
+
+/// A request in the making.
+#[derive(Clone, Debug)]
+pub struct Call {
+    at: At,
+    method: Method,
+    path: String,
+    headers: HeaderMap,
+    body: Bytes,
+    h2: bool,
+}
+
+impl At {
+    pub fn get(&self, path: &str) -> Call {
+        self.call(Method::GET, path)
+    }
+
+    pub fn post(&self, path: &str) -> Call {
+        self.call(Method::POST, path)
+    }
+
+    pub fn call(&self, method: Method, path: &str) -> Call {
+        let headers = HeaderMap::new();
+        Call { at: self.clone(), method, path: path.to_owned(), headers, body: Bytes::new(), h2: false }
+    }
+}
+
+impl Call {
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        let name = http::HeaderName::from_bytes(name.as_bytes()).expect("a header's name");
+        self.headers.append(name, http::HeaderValue::from_bytes(value.as_bytes()).expect("a header's value"));
+        self
+    }
+
+    pub fn bearer(self, token: &str) -> Self {
+        self.header("authorization", &format!("Bearer {token}"))
+    }
+
+    pub fn json(self, body: &serde_json::Value) -> Self {
+        self.header("content-type", "application/json").body(body.to_string())
+    }
+
+    pub fn form(self, body: &str) -> Self {
+        self.header("content-type", "application/x-www-form-urlencoded").body(body.to_owned())
+    }
+
+    pub fn body(mut self, body: impl Into<Bytes>) -> Self {
+        self.body = body.into();
+        self
+    }
+
+    /// Over h2c with prior knowledge.
+    pub const fn h2(mut self) -> Self {
+        self.h2 = true;
+        self
+    }
+
+    /// Sends it on a connection of its own.
+    ///
+    /// # Panics
+    /// There is no answer.
+    pub async fn send(self) -> Reply {
+        let what = format!("{} {}", self.method, self.path);
+        self.try_send().await.unwrap_or_else(|NoAnswer(why)| panic!("{what}: {why}"))
+    }
+
+    /// Sends it on a connection of its own.
+    ///
+    /// # Errors
+    /// No connection, or no whole answer within 20 s.
+    pub async fn try_send(self) -> Result<Reply, NoAnswer> {
+        let exchange = async move {
+            match self.at.clone() {
+                At::Tcp(address) => exchange(TcpStream::connect(address).await?, self).await,
+                At::Unix(path) => exchange(UnixStream::connect(path).await?, self).await,
+            }
+        };
+        match tokio::time::timeout(Duration::from_secs(20), exchange).await {
+            Ok(Ok(reply)) => Ok(reply),
+            Ok(Err(error)) => Err(NoAnswer(error.to_string())),
+            Err(_) => Err(NoAnswer("timed out".into())),
+        }
+    }
+}
+
+type AnyError = Box<dyn std::error::Error + Send + Sync>;
+
+async fn exchange<I>(stream: I, call: Call) -> Result<Reply, AnyError>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let uri = if call.h2 { format!("http://localhost{}", call.path) } else { call.path.clone() };
+    let mut request = Request::builder().method(call.method).uri(uri).body(Full::new(call.body))?;
+    *request.headers_mut() = call.headers;
+    let response = if call.h2 {
+        let (mut sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        sender.send_request(request).await?
+    } else {
+        request.headers_mut().entry("host").or_insert(http::HeaderValue::from_static("localhost"));
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        sender.send_request(request).await?
+    };
+    let (parts, body) = response.into_parts();
+    Ok(Reply { status: parts.status, headers: parts.headers, body: body.collect().await?.to_bytes() })
+}
+
+/// Sends raw bytes and reads until the server closes or falls silent for `silence`.
+pub async fn raw(at: &At, bytes: &[u8], silence: Duration) -> Vec<u8> {
+    async fn talk<I: AsyncRead + AsyncWrite + Unpin>(mut stream: I, bytes: &[u8], silence: Duration) -> Vec<u8> {
+        let mut out = Vec::new();
+        if stream.write_all(bytes).await.is_err() {
+            return out;
+        }
+        let mut chunk = [0; 4096];
+        while let Ok(Ok(length)) = tokio::time::timeout(silence, stream.read(&mut chunk)).await {
+            if length == 0 {
+                break;
+            }
+            out.extend_from_slice(&chunk[..length]);
+        }
+        out
+    }
+    match at {
+        At::Tcp(address) => talk(TcpStream::connect(address).await.expect("connects"), bytes, silence).await,
+        At::Unix(path) => talk(UnixStream::connect(path).await.expect("connects"), bytes, silence).await,
+    }
+}

@@ -1,0 +1,89 @@
+//! A real redis-server as a child process.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use rustix::process::Signal;
+
+use crate::program::{Program, free_port};
+use crate::scratch::Scratch;
+use crate::wait::eventually;
+
+/// A private Redis on a free port, with append-only persistence and noeviction.
+#[derive(Debug)]
+pub struct Redis {
+    program: Option<Program>,
+    port: u16,
+    folder: Scratch,
+    options: Vec<String>,
+}
+
+impl Redis {
+    pub async fn start() -> Self {
+        Self::with(&["--appendonly", "yes"]).await
+    }
+
+    /// With further options of redis-server's command line.
+    pub async fn with(options: &[&str]) -> Self {
+        let options = options.iter().map(|option| (*option).to_owned()).collect();
+        let mut redis = Self { program: None, port: free_port(), folder: Scratch::new(), options };
+        redis.restart().await;
+        redis
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/", self.port)
+    }
+
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.file("redis.log")
+    }
+
+    /// Starts it again, on the same port with the same data.
+    pub async fn restart(&mut self) {
+        let mut command = Command::new("redis-server");
+        command
+            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", "", "--daemonize", "no"])
+            .args(["--dir", self.folder.path().to_str().expect("UTF-8"), "--protected-mode", "no"])
+            .args(&self.options);
+        self.program = Some(Program::start("redis-server", command, &self.log()));
+        let client = self.client();
+        eventually("Redis to answer", || async {
+            let mut connection = client.get_multiplexed_async_connection().await.ok()?;
+            redis::cmd("PING").query_async::<String>(&mut connection).await.ok()
+        })
+        .await;
+    }
+
+    pub fn client(&self) -> redis::Client {
+        redis::Client::open(self.url()).expect("a Redis URL")
+    }
+
+    /// A connection for the test's own use.
+    pub async fn connection(&self) -> redis::aio::MultiplexedConnection {
+        self.client().get_multiplexed_async_connection().await.expect("Redis answers")
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self) {
+        self.program = None;
+    }
+
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(program) = &self.program {
+            program.signal(signal);
+        }
+    }
+}

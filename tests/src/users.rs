@@ -1,0 +1,39 @@
+//! The application's own table of users, as an application would have made it.
+
+use std::path::Path;
+
+use sqlx::sqlite::SqliteConnectOptions;
+
+/// The password of every user made here.
+pub const PASSWORD: &str = "correct horse battery staple";
+
+/// Makes a SQLite database with a `users` table holding these emails.
+pub async fn sqlite(path: &Path, emails: &[&str]) {
+    let options = SqliteConnectOptions::new().filename(path).create_if_missing(true);
+    let pool = sqlx::SqlitePool::connect_with(options).await.expect("a SQLite database");
+    let table = "CREATE TABLE users (id INTEGER PRIMARY KEY, email TEXT NOT NULL UNIQUE, password_hash TEXT,
+                 active BOOLEAN NOT NULL DEFAULT 1, scope TEXT)";
+    sqlx::query(table).execute(&pool).await.expect("a table");
+    for email in emails {
+        let insert = "INSERT INTO users (email, password_hash, scope) VALUES ($1, $2, 'read write')";
+        sqlx::query(insert).bind(email).bind(hash()).execute(&pool).await.expect("a user");
+    }
+    pool.close().await;
+}
+
+/// Makes the same table in Postgres.
+pub async fn postgres(pool: &sqlx::PgPool, emails: &[&str]) {
+    let table = "CREATE TABLE users (id BIGSERIAL PRIMARY KEY, email TEXT NOT NULL UNIQUE, password_hash TEXT,
+                 active BOOLEAN NOT NULL DEFAULT TRUE, scope TEXT)";
+    sqlx::query(table).execute(pool).await.expect("a table");
+    for email in emails {
+        let insert = "INSERT INTO users (email, password_hash, scope) VALUES ($1, $2, 'read write')";
+        sqlx::query(insert).bind(email).bind(hash()).execute(pool).await.expect("a user");
+    }
+}
+
+/// A hash of [`PASSWORD`] at the lowest cost, made once.
+pub fn hash() -> String {
+    static HASH: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+    HASH.get_or_init(|| bcrypt::hash(PASSWORD, 4).expect("bcrypt")).clone()
+}
