@@ -10,7 +10,6 @@
 //! - [`users`]: the application's own table.
 //! - [`stack`]: issuer and verifiers put together.
 #![forbid(unsafe_code)]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)] // a harness fails by panicking
 
 pub mod http;
 pub mod postgres;

@@ -1,0 +1,220 @@
+//! The main job, end to end: login → protected check → refresh → logout → the access token is dead at every verifier.
+
+use serde_json::json;
+use sidegate_tests::http::Reply;
+use sidegate_tests::postgres::Postgres;
+use sidegate_tests::stack::{EMAIL, Issuer, SECRET, Stack, Store, Verifier, tokens};
+use sidegate_tests::users;
+use sidegate_tests::wait::eventually;
+
+async fn life_of_a_session(stack: &Stack) {
+    let first = stack.issuer.login(EMAIL).await;
+    for verifier in &stack.verifiers {
+        let reply = verifier.check(&first.access).await;
+        assert_eq!(reply.status, 200, "{reply:?}");
+        assert_eq!(reply.header("x-auth-subject"), Some("1"));
+        assert_eq!(reply.header("x-auth-scope"), Some("read write"));
+        assert_eq!(reply.header("x-auth-client"), Some("sidegate"));
+        for name in ["x-auth-session", "x-auth-token-id", "x-auth-expires"] {
+            assert!(reply.header(name).is_some_and(|value| !value.is_empty() && value != "-"), "{name}");
+        }
+    }
+    let refreshed = stack.issuer.refresh(&first.refresh).await;
+    assert_eq!(refreshed.status, 200);
+    let second = tokens(&refreshed);
+    assert_ne!(first.access, second.access);
+    let me = stack.issuer.at.get("/auth/me").bearer(&second.access).send().await;
+    assert_eq!((me.status.as_u16(), me.json()["sub"].as_str()), (200, Some("1")));
+
+    let other = stack.issuer.login("bob@example.org").await;
+    assert_eq!(stack.issuer.logout(&second.access).await.status, 204);
+    for verifier in &stack.verifiers {
+        for dead in [&first.access, &second.access] {
+            let reply = verifier.until_denied(dead).await;
+            assert_eq!(reply.code(), "token_revoked");
+            assert!(reply.header("www-authenticate").is_some_and(|value| value.contains("invalid_token")));
+        }
+        assert_eq!(verifier.check(&other.access).await.status, 200, "another session is untouched");
+    }
+    eventually("the issuer's own routes to deny it", || async {
+        let reply = stack.issuer.at.get("/auth/me").bearer(&second.access).send().await;
+        (reply.status == 401).then_some(())
+    })
+    .await;
+    assert_eq!(stack.issuer.refresh(&second.refresh).await.code(), "invalid_grant");
+    assert_eq!(stack.issuer.logout(&second.access).await.status, 204, "already ended: 204 again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_embedded_defaults() {
+    life_of_a_session(&Stack::start(Store::Embedded, 2).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_redis() {
+    life_of_a_session(&Stack::start(Store::Redis, 2).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_users_in_postgres() {
+    let postgres = Postgres::start().await;
+    users::postgres(&postgres.pool().await, &[EMAIL, "bob@example.org"]).await;
+    let url = postgres.url();
+    life_of_a_session(&Stack::with(Store::Redis, 1, &[("DATABASE_URL", &url)], &[]).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_kind_of_revocation_reaches_every_verifier() {
+    let stack = Stack::start(Store::Redis, 2).await;
+    let claim = |reply: &Reply, name: &str| reply.json()[name].as_str().expect("a claim").to_owned();
+    for kind in ["token", "jti", "session", "user", "all", "key"] {
+        let tokens = stack.issuer.login(EMAIL).await;
+        let me = stack.issuer.at.get("/auth/me").bearer(&tokens.access).send().await;
+        for verifier in &stack.verifiers {
+            assert_eq!(verifier.check(&tokens.access).await.status, 200, "{kind}: good before");
+        }
+        let key = sidegate_common::key::hs256_kid(&sidegate_common::secret::Secret::new(SECRET));
+        let what = match kind {
+            "token" => json!({"token": tokens.access}),
+            "jti" => json!({"token": claim(&me, "jti")}),
+            "session" => json!({"session": claim(&me, "sid")}),
+            "user" => json!({"user": claim(&me, "sub")}),
+            "all" => json!({"all": true}),
+            _ => json!({"key": key}),
+        };
+        let reply = stack.issuer.revoke(&what).await;
+        assert_eq!(reply.status, 204, "{kind}: {}", String::from_utf8_lossy(&reply.body));
+        for verifier in &stack.verifiers {
+            assert_eq!(verifier.until_denied(&tokens.access).await.code(), "token_revoked", "{kind}");
+        }
+    }
+}
+
+/// What was acknowledged stays dead through the loss of each process, and a verifier that is fresh never says otherwise.
+async fn killed_in_the_middle(store: Store) {
+    let mut stack = Stack::start(store, 2).await;
+    let mut dead = Vec::new();
+    let mut alive = Vec::new();
+    for round in 0..3 {
+        for _ in 0..3 {
+            let tokens = stack.issuer.login(EMAIL).await;
+            assert_eq!(stack.issuer.logout(&tokens.access).await.status, 204);
+            dead.push(tokens.access);
+            alive.push(stack.issuer.login(EMAIL).await.access);
+        }
+        match round {
+            0 => {
+                stack.verifiers[0].program.kill();
+                stack.verifiers[0].restart().await;
+            }
+            1 => {
+                stack.issuer.program.kill();
+                stack.issuer.restart().await;
+            }
+            _ => {
+                if let Some(redis) = &mut stack.redis {
+                    redis.kill();
+                    let reply = stack.issuer.logout(&alive[0]).await;
+                    assert_eq!(reply.status, 503, "nothing is done that was not stored");
+                    assert!(reply.header("retry-after").is_some());
+                    redis.restart().await;
+                }
+            }
+        }
+        for verifier in &mut stack.verifiers {
+            // Fresh again: from here on not one acknowledged revocation may be missed.
+            verifier.until_ready().await;
+            for token in &dead {
+                let reply = verifier.until_denied(token).await;
+                assert_eq!(reply.code(), "token_revoked");
+            }
+            for token in &alive {
+                eventually("a good token to be good", || async {
+                    (verifier.check(token).await.status == 200).then_some(())
+                })
+                .await;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_in_the_middle_on_redis() {
+    killed_in_the_middle(Store::Redis).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_in_the_middle_on_embedded_defaults() {
+    killed_in_the_middle(Store::Embedded).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verifier_that_has_never_been_fresh_answers_503() {
+    let stack = Stack::start(Store::Embedded, 0).await;
+    let access = stack.issuer.login(EMAIL).await.access;
+    let nowhere = format!("http://127.0.0.1:{}", sidegate_tests::program::free_port());
+    let verifier = Verifier::start_unready(&stack.folder, "lonely", &[("ISSUER_FEED_URL", &nowhere)]);
+    let reply = eventually("the verifier to answer", || async {
+        verifier.at.get("/check").bearer(&access).try_send().await.ok()
+    })
+    .await;
+    assert_eq!(reply.status, 503);
+    assert!(reply.header("retry-after").is_some());
+    assert_eq!(verifier.admin.get("/readyz").send().await.status, 503);
+    assert_eq!(verifier.admin.get("/livez").send().await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn staleness_policies() {
+    let settings = [("MAX_STALENESS", "1s")];
+    let mut stack = Stack::with(Store::Redis, 1, &[], &settings).await;
+    stack.add_verifier(&[("MAX_STALENESS", "1s"), ("ON_STALE", "allow")]).await;
+    let access = stack.issuer.login(EMAIL).await.access;
+    stack.redis.as_mut().expect("on Redis").kill();
+    let (deny, allow) = (&stack.verifiers[0], &stack.verifiers[1]);
+    eventually("the strict verifier to call itself stale", || async {
+        (deny.check(&access).await.status == 503).then_some(())
+    })
+    .await;
+    assert_eq!(deny.check(&access).await.code(), "stale");
+    assert_eq!(deny.admin.get("/readyz").send().await.status, 503);
+    eventually("the lenient one to say so", || async {
+        let reply = allow.check(&access).await;
+        assert_eq!(reply.status, 200);
+        reply.header("x-auth-stale").map(|_| ())
+    })
+    .await;
+    stack.redis.as_mut().expect("on Redis").restart().await;
+    eventually("both to be fresh again", || async {
+        let fresh = deny.check(&access).await.status == 200;
+        (fresh && allow.check(&access).await.header("x-auth-stale").is_none()).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_only_embedded_issuer_says_why_a_second_one_may_not_start() {
+    let stack = Stack::start(Store::Embedded, 0).await;
+    let mut second = stack.issuer.settings.clone();
+    for name in ["ISSUER_LISTEN", "ISSUER_ADMIN_LISTEN", "ISSUER_FEED_LISTEN"] {
+        second.insert(name.to_owned(), format!("127.0.0.1:{}", sidegate_tests::program::free_port()));
+    }
+    let pairs: Vec<_> = second.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let output = sidegate_tests::program::run("sidegate-issuer", &[], &pairs, "");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("store.db"), "{output:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_issuers_share_one_redis() {
+    let stack = Stack::start(Store::Redis, 1).await;
+    let url = stack.redis.as_ref().expect("on Redis").url();
+    let database = stack.issuer.settings["DATABASE_URL"].clone();
+    let settings = [("REDIS_URL", url.as_str()), ("DATABASE_URL", &database)];
+    let second = Issuer::start(&stack.folder, "issuer2", &settings).await;
+    let tokens = stack.issuer.login(EMAIL).await;
+    assert_eq!(second.at.get("/auth/me").bearer(&tokens.access).send().await.status, 200);
+    assert_eq!(second.logout(&tokens.access).await.status, 204);
+    assert_eq!(stack.verifiers[0].until_denied(&tokens.access).await.code(), "token_revoked");
+    assert_eq!(stack.issuer.refresh(&tokens.refresh).await.code(), "invalid_grant");
+}
