@@ -9,8 +9,10 @@
 //! - [`redis`], [`postgres`]: real servers.
 //! - [`users`]: the application's own table.
 //! - [`stack`]: issuer and verifiers put together.
+//! - [`bench`]: the benchmark rows.
 #![forbid(unsafe_code)]
 
+pub mod bench;
 pub mod http;
 pub mod postgres;
 pub mod program;

@@ -35,6 +35,10 @@ impl Redis {
         format!("redis://127.0.0.1:{}/", self.port)
     }
 
+    pub fn pid(&self) -> u32 {
+        self.program.as_ref().map_or(0, Program::pid)
+    }
+
     pub const fn port(&self) -> u16 {
         self.port
     }

@@ -1,0 +1,14 @@
+//! Benchmarks: each row prints ours, the limit or peer measured in the same interleaved run, the ratio, its spread, the goal.
+//!
+//! # Map
+//! - [`row`]: what is printed, and how pairs of measurements become one ratio.
+//! - [`load`]: a lean HTTP/1.1 load generator over a Unix socket.
+//! - [`bare`]: the peer: a hyper server that answers 200 and does nothing else.
+//! - [`check`], [`revocation`], [`memory`]: the rows.
+
+pub mod bare;
+pub mod check;
+pub mod load;
+pub mod memory;
+pub mod revocation;
+pub mod row;

@@ -1,0 +1,91 @@
+//! What a benchmark prints, and how interleaved pairs of measurements become one ratio.
+
+/// A finished row.
+#[derive(Clone, Debug)]
+pub struct Row {
+    pub name: String,
+    pub unit: &'static str,
+    pub peer: &'static str,
+    pub ours: Vec<f64>,
+    pub theirs: Vec<f64>,
+    pub goal: Goal,
+}
+
+/// What the ratio ours / theirs should be.
+#[derive(Clone, Copy, Debug)]
+pub enum Goal {
+    AtLeast(f64),
+    AtMost(f64),
+    /// Printed for people; there is nothing to reach.
+    None,
+}
+
+impl Row {
+    /// One ratio per interleaved pair.
+    fn ratios(&self) -> Vec<f64> {
+        let mut ratios: Vec<_> = self.ours.iter().zip(&self.theirs).map(|(ours, theirs)| ours / theirs).collect();
+        ratios.sort_by(f64::total_cmp);
+        ratios
+    }
+
+    /// The middle ratio.
+    pub fn ratio(&self) -> f64 {
+        median(&self.ratios())
+    }
+
+    pub fn met(&self) -> Option<bool> {
+        match self.goal {
+            Goal::AtLeast(goal) => Some(self.ratio() >= goal),
+            Goal::AtMost(goal) => Some(self.ratio() <= goal),
+            Goal::None => None,
+        }
+    }
+
+    pub fn print(&self) {
+        let ratios = self.ratios();
+        let spread = format!("{:.2}..{:.2}", ratios.first().unwrap_or(&f64::NAN), ratios.last().unwrap_or(&f64::NAN));
+        let goal = match self.goal {
+            Goal::AtLeast(goal) => format!(">= {goal}"),
+            Goal::AtMost(goal) => format!("<= {goal}"),
+            Goal::None => "-".to_owned(),
+        };
+        let met = match self.met() {
+            Some(true) => "met",
+            Some(false) => "MISSED",
+            None => "",
+        };
+        println!(
+            "{:<34} ours {:>11} {:<6} {:>24} {:>11}   ratio {:>6.2} ({spread}, {} pairs)  goal {goal} {met}",
+            self.name,
+            figure(median_of(&self.ours)),
+            self.unit,
+            self.peer,
+            figure(median_of(&self.theirs)),
+            self.ratio(),
+            ratios.len(),
+        );
+    }
+}
+
+fn figure(value: f64) -> String {
+    if value >= 1000.0 { format!("{value:.0}") } else { format!("{value:.2}") }
+}
+
+/// The middle of sorted values.
+pub fn median(sorted: &[f64]) -> f64 {
+    if sorted.is_empty() { f64::NAN } else { sorted[sorted.len() / 2] }
+}
+
+/// The middle of values in any order.
+pub fn median_of(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    median(&sorted)
+}
+
+/// The value below which `share` of the values lie.
+pub fn quantile(values: &mut [f64], share: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let at = ((values.len() as f64 * share) as usize).min(values.len().saturating_sub(1));
+    values.get(at).copied().unwrap_or(f64::NAN)
+}

@@ -1,0 +1,36 @@
+//! The one command for all benchmarks: `./tests/bench [row…]` runs this with the names of the rows wanted.
+#![forbid(unsafe_code)]
+
+use std::pin::Pin;
+
+use sidegate_tests::bench::row::Row;
+use sidegate_tests::bench::{bare, check, memory, revocation};
+
+type Rows = fn() -> Pin<Box<dyn Future<Output = Vec<Row>>>>;
+
+/// Every group of rows, by the name that selects it.
+const GROUPS: &[(&str, Rows)] = &[
+    ("check", || Box::pin(check::rows())),
+    ("revocation", || Box::pin(revocation::rows())),
+    ("memory", || Box::pin(memory::rows())),
+];
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [flag, socket, workers] = arguments.as_slice()
+        && flag == "--bare-server"
+    {
+        bare::serve(std::path::Path::new(socket), workers.parse().expect("a number"));
+        return;
+    }
+    if arguments == ["--list"] {
+        GROUPS.iter().for_each(|(name, _)| println!("{name}"));
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    for (name, rows) in GROUPS {
+        if arguments.is_empty() || arguments.iter().any(|wanted| wanted == name) {
+            runtime.block_on(rows()).iter().for_each(Row::print);
+        }
+    }
+}
