@@ -198,6 +198,15 @@ mod tests {
     }
 
     #[test]
+    fn the_page_lists_every_code_with_its_status_and_error() {
+        let page = include_str!("../../docs/errors.md");
+        for code in Code::ALL {
+            let row = format!("| {} | {} | {} |", code.status(), code.name(), code.error());
+            assert!(page.contains(&row), "docs/errors.md lacks {row}");
+        }
+    }
+
+    #[test]
     fn challenges_follow_rfc_6750() {
         assert_eq!(Code::TokenMissing.challenge(None).as_deref(), Some("Bearer"));
         assert!(Code::TokenExpired.challenge(None).unwrap().starts_with("Bearer error=\"invalid_token\""));
