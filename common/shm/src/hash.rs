@@ -138,6 +138,10 @@ impl Header {
 impl Probe {
     /// How many words a probe is.
     pub const WORDS: usize = 9;
+    /// Which of them is the token's `iat`.
+    pub const IAT: usize = 7;
+    /// Which of them is the token's `exp`.
+    pub const EXP: usize = 8;
 
     /// The segment that the probe is for.
     pub fn segment(&self) -> u64 {

@@ -1,0 +1,35 @@
+//! A web application with one open and two protected routes.
+//!
+//! `VERIFIER_SOCKET=... ATTACH_SOCKET=... LISTEN=127.0.0.1:3000 cargo run -p sidegate-client --example axum_app`
+
+use axum::Router;
+use axum::routing::get;
+use sidegate_client::tower::RequireToken;
+use sidegate_client::{Sidegate, Verified};
+
+/// The argument is what protects the route.
+async fn hello(token: Verified) -> String {
+    format!("hello {}\n", token.subject())
+}
+
+/// Behind the layer, which demands the scope; the token is handed on from there.
+async fn reports(token: Verified) -> String {
+    format!("reports for {}, who may: {}\n", token.subject(), token.scope())
+}
+
+fn app(sidegate: Sidegate) -> Router {
+    let managers = RequireToken::new(sidegate.clone()).scopes(["reports:read"]);
+    Router::new()
+        .route("/reports", get(reports).route_layer(managers))
+        .route("/hello", get(hello))
+        .route("/", get(|| async { "open to everyone\n" }))
+        .with_state(sidegate)
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> std::io::Result<()> {
+    let address = std::env::var("LISTEN").unwrap_or_else(|_| "127.0.0.1:3000".into());
+    let listener = tokio::net::TcpListener::bind(address).await?;
+    println!("listening on {}", listener.local_addr()?);
+    axum::serve(listener, app(Sidegate::connect())).await
+}

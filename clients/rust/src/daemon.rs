@@ -1,0 +1,207 @@
+//! Asking the daemon: `POST /verify` over its Unix socket, on connections that are kept.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+
+use crate::denied::Denied;
+
+/// How many idle connections are kept.
+const IDLE_MAX: usize = 64;
+/// The longest answer that is read, in bytes.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+const HEADERS_MAX: usize = 32;
+/// How long to wait before a full backlog is tried again.
+const BACKLOG_RETRY: Duration = Duration::from_millis(1);
+
+/// Why the daemon could not be asked, or not understood.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Trouble {
+    /// Nobody listens at the socket.
+    #[error("no connection to the daemon ({0})")]
+    Connect(ErrorKind),
+    /// The connection broke.
+    #[error("the connection to the daemon broke ({0})")]
+    Broken(ErrorKind),
+    /// No answer in time.
+    #[error("the daemon did not answer in time")]
+    Timeout,
+    /// An answer that is none.
+    #[error("the daemon's answer was not understood")]
+    Answer,
+    /// The daemon itself cannot tell, or failed, with this HTTP status.
+    #[error("the daemon answered {0}")]
+    Daemon(u16),
+}
+
+#[derive(Debug)]
+pub(crate) struct Daemon {
+    path: PathBuf,
+    timeout: Duration,
+    idle: Mutex<Vec<Connection>>,
+}
+
+/// A connection belongs to the process that made it: after a fork, two would read each other's answers.
+#[derive(Debug)]
+struct Connection {
+    stream: UnixStream,
+    pid: u32,
+    used: bool,
+    buffer: Vec<u8>,
+}
+
+/// One answer, still in the connection's buffer.
+struct Head {
+    status: u16,
+    body: std::ops::Range<usize>,
+    keep: bool,
+}
+
+#[derive(Deserialize)]
+struct Problem<'a> {
+    #[serde(borrow, default)]
+    code: std::borrow::Cow<'a, str>,
+}
+
+impl Daemon {
+    pub(crate) fn new(path: PathBuf, timeout: Duration) -> Self {
+        Self { path, timeout, idle: Mutex::new(Vec::new()) }
+    }
+
+    /// Asks about a token; `accept` reads the body of a yes.
+    pub(crate) fn verify<T>(&self, token: &str, accept: impl FnOnce(&[u8]) -> Result<T, Trouble>) -> Result<T, Denied> {
+        let pid = std::process::id();
+        let mut connection = match self.take(pid) {
+            Some(idle) => idle,
+            None => self.connect(pid)?,
+        };
+        let head = match connection.ask(token) {
+            // The daemon may close an idle connection at any time; asking twice changes nothing.
+            Err(Trouble::Broken(_)) if connection.used => {
+                connection = self.connect(pid)?;
+                connection.ask(token)?
+            }
+            asked => asked?,
+        };
+        let body = &connection.buffer[head.body];
+        let answer = match head.status {
+            200 => accept(body).map_err(Denied::from),
+            status => {
+                let code = serde_json::from_slice(body).map(|problem: Problem<'_>| problem.code).unwrap_or_default();
+                Err(Denied::from_answer(status, &code))
+            }
+        };
+        if head.keep {
+            self.give_back(connection);
+        }
+        answer
+    }
+
+    fn take(&self, pid: u32) -> Option<Connection> {
+        // A lock that is held may be held for ever by a thread that did not survive a fork.
+        let mut idle = self.idle.try_lock().ok()?;
+        loop {
+            let connection = idle.pop()?;
+            if connection.pid == pid {
+                return Some(connection);
+            }
+        }
+    }
+
+    fn give_back(&self, mut connection: Connection) {
+        connection.used = true;
+        if let Ok(mut idle) = self.idle.try_lock()
+            && idle.len() < IDLE_MAX
+        {
+            idle.push(connection);
+        }
+    }
+
+    fn connect(&self, pid: u32) -> Result<Connection, Trouble> {
+        let deadline = Instant::now() + self.timeout;
+        let stream = loop {
+            match dial(&self.path) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock && Instant::now() < deadline => {
+                    std::thread::sleep(BACKLOG_RETRY);
+                }
+                dialled => break dialled.map_err(|error| Trouble::Connect(error.kind()))?,
+            }
+        };
+        let timeout = Some(self.timeout);
+        stream
+            .set_read_timeout(timeout)
+            .and_then(|()| stream.set_write_timeout(timeout))
+            .map_err(|error| Trouble::Connect(error.kind()))?;
+        Ok(Connection { stream, pid, used: false, buffer: Vec::with_capacity(4096) })
+    }
+}
+
+fn dial(path: &Path) -> std::io::Result<UnixStream> {
+    sidegate_shm::attach::dial(path)
+}
+
+impl Connection {
+    fn ask(&mut self, token: &str) -> Result<Head, Trouble> {
+        self.buffer.clear();
+        let length = token.len();
+        write!(self.buffer, "POST /verify HTTP/1.1\r\nHost: sidegate\r\nContent-Length: {length}\r\n\r\n{token}")
+            .map_err(|error| trouble(&error))?;
+        self.stream.write_all(&self.buffer).map_err(|error| trouble(&error))?;
+        self.buffer.clear();
+        loop {
+            let had = self.buffer.len();
+            self.buffer.resize(had + 4096, 0);
+            let read = self.stream.read(&mut self.buffer[had..]);
+            self.buffer.truncate(had + *read.as_ref().unwrap_or(&0));
+            match read {
+                Ok(0) if had == 0 => return Err(Trouble::Broken(ErrorKind::UnexpectedEof)),
+                Ok(0) => return Err(Trouble::Answer),
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                // An answer of which something came is not to be asked for again on another connection.
+                Err(error) if had == 0 => return Err(trouble(&error)),
+                Err(error) if trouble(&error) == Trouble::Timeout => return Err(Trouble::Timeout),
+                Err(_) => return Err(Trouble::Answer),
+            }
+            if let Some(head) = parse(&self.buffer)? {
+                return Ok(head);
+            }
+        }
+    }
+}
+
+/// Reads an answer; none if it is not complete yet.
+fn parse(bytes: &[u8]) -> Result<Option<Head>, Trouble> {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut response = httparse::Response::new(&mut headers);
+    let parsed = response.parse(bytes).map_err(|_| Trouble::Answer)?;
+    let httparse::Status::Complete(start) = parsed else {
+        return if bytes.len() > ANSWER_BYTES_MAX { Err(Trouble::Answer) } else { Ok(None) };
+    };
+    let (mut length, mut keep) = (None, response.version == Some(1));
+    for header in response.headers.iter() {
+        if header.name.eq_ignore_ascii_case("content-length") {
+            length = std::str::from_utf8(header.value).ok().and_then(|value| value.parse::<usize>().ok());
+        } else if header.name.eq_ignore_ascii_case("connection") {
+            keep &= !header.value.eq_ignore_ascii_case(b"close");
+        }
+    }
+    let end = length.filter(|length| *length <= ANSWER_BYTES_MAX).ok_or(Trouble::Answer)? + start;
+    let status = response.code.ok_or(Trouble::Answer)?;
+    match bytes.len() {
+        read if read < end => Ok(None),
+        // More than was asked for: never use that connection again.
+        read => Ok(Some(Head { status, body: start..end, keep: keep && read == end })),
+    }
+}
+
+fn trouble(error: &std::io::Error) -> Trouble {
+    match error.kind() {
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => Trouble::Timeout,
+        kind => Trouble::Broken(kind),
+    }
+}

@@ -1,0 +1,115 @@
+//! Why a token is not accepted, as the daemon's stable codes say it.
+
+use serde::Serialize;
+
+use crate::daemon::Trouble;
+
+/// No: and which of the daemon's codes (docs/errors.md) that is.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// No token came.
+    #[error("no access token was sent")]
+    Missing,
+    /// Not a token of ours, damaged, forged, or not to be used yet.
+    #[error("the access token is not valid")]
+    Invalid,
+    /// Its time is over.
+    #[error("the access token has expired")]
+    Expired,
+    /// It, its session, its user or its key was revoked.
+    #[error("the access token has been revoked")]
+    Revoked,
+    /// Good, but not for this.
+    #[error("the access token lacks the scope {required}")]
+    InsufficientScope {
+        /// What would do, space separated.
+        required: String,
+    },
+    /// The daemon's list of revocations is older than its policy allows: nobody can tell.
+    #[error("the list of revoked tokens may be out of date")]
+    Stale,
+    /// Nobody can tell, since the daemon could not be asked.
+    #[error("the token could not be checked: {0}")]
+    Unavailable(#[from] Trouble),
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    r#type: String,
+    title: &'a str,
+    status: u16,
+    detail: String,
+    error: &'a str,
+    error_description: String,
+    code: &'a str,
+}
+
+impl Denied {
+    /// The stable code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Missing => "token_missing",
+            Self::Invalid => "token_invalid",
+            Self::Expired => "token_expired",
+            Self::Revoked => "token_revoked",
+            Self::InsufficientScope { .. } => "insufficient_scope",
+            Self::Stale => "stale",
+            Self::Unavailable(_) => "temporarily_unavailable",
+        }
+    }
+
+    /// The HTTP status that says the same: 401, 403 or 503.
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::InsufficientScope { .. } => 403,
+            Self::Stale | Self::Unavailable(_) => 503,
+            _ => 401,
+        }
+    }
+
+    /// The value of `WWW-Authenticate` (RFC 6750 §3) that belongs to a 401 or 403.
+    pub fn challenge(&self) -> Option<String> {
+        match self {
+            Self::Missing => Some("Bearer".to_owned()),
+            Self::InsufficientScope { required } => {
+                Some(format!("Bearer error=\"insufficient_scope\", error_description=\"{self}\", scope=\"{required}\""))
+            }
+            Self::Stale | Self::Unavailable(_) => None,
+            _ => Some(format!("Bearer error=\"invalid_token\", error_description=\"{self}\"")),
+        }
+    }
+
+    /// The body of the answer, `application/problem+json` (RFC 9457).
+    pub fn problem_json(&self) -> String {
+        let (error, title) = match self.status() {
+            401 => ("invalid_token", "The access token was refused"),
+            403 => ("insufficient_scope", "The access token does not allow this"),
+            _ => ("temporarily_unavailable", "The service cannot answer right now"),
+        };
+        // What went wrong between this process and its daemon is nothing that a client should read.
+        let detail = if self.status() == 503 { title.to_owned() } else { self.to_string() };
+        let body = Body {
+            r#type: format!("urn:sidegate:error:{}", self.code()),
+            title,
+            status: self.status(),
+            error_description: detail.clone(),
+            detail,
+            error,
+            code: self.code(),
+        };
+        serde_json::to_string(&body).unwrap_or_default()
+    }
+
+    /// What the daemon's refusal means.
+    pub(crate) fn from_answer(status: u16, code: &str) -> Self {
+        match (code, status) {
+            ("token_missing", _) => Self::Missing,
+            ("token_expired", _) => Self::Expired,
+            ("token_revoked", _) => Self::Revoked,
+            ("insufficient_scope", _) => Self::InsufficientScope { required: String::new() },
+            ("stale", _) => Self::Stale,
+            ("token_invalid", _) | (_, 401 | 413) => Self::Invalid,
+            _ => Self::Unavailable(Trouble::Daemon(status)),
+        }
+    }
+}

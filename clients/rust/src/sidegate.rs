@@ -1,0 +1,201 @@
+//! The front door: connect, check.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use sidegate_shm::{AttachError, Attachment, CoarseClock, Reader};
+
+use crate::cache::Cache;
+use crate::daemon::{Daemon, Trouble};
+use crate::denied::Denied;
+use crate::verified::{Answer, Verified};
+use crate::worker;
+
+const SOCKET: &str = "/run/sidegate/verifier.sock";
+const ATTACH_SOCKET: &str = "/run/sidegate/attach.sock";
+/// The longest token that may be one, in bytes.
+const TOKEN_BYTES_MAX: usize = 8 * 1024;
+
+/// A connection to the Sidegate daemon on this host. Cheap to clone; clones share everything.
+#[derive(Clone)]
+pub struct Sidegate(Arc<Inner>);
+
+pub(crate) struct Inner {
+    daemon: Daemon,
+    cache: Cache,
+    attach_path: Option<PathBuf>,
+    /// The segment in use, zero while there is none.
+    segment: AtomicU64,
+    pub(crate) worker_pid: AtomicU32,
+}
+
+/// Where the daemon is and how much to keep.
+#[derive(Clone, Debug)]
+pub struct Builder {
+    socket: PathBuf,
+    attach: Option<PathBuf>,
+    timeout: Duration,
+    tokens: usize,
+}
+
+impl Default for Builder {
+    /// From the environment: `VERIFIER_SOCKET` and `ATTACH_SOCKET`, else where the daemon puts them by default.
+    fn default() -> Self {
+        let path = |name, default: &str| {
+            std::env::var_os(name).filter(|value| !value.is_empty()).map_or_else(|| default.into(), PathBuf::from)
+        };
+        Self {
+            socket: path("VERIFIER_SOCKET", SOCKET),
+            attach: Some(path("ATTACH_SOCKET", ATTACH_SOCKET)),
+            timeout: Duration::from_secs(2),
+            tokens: 32_768,
+        }
+    }
+}
+
+impl Builder {
+    /// The daemon's socket for checks.
+    #[must_use]
+    pub fn socket(self, path: impl Into<PathBuf>) -> Self {
+        Self { socket: path.into(), ..self }
+    }
+
+    /// The daemon's socket for shared memory.
+    #[must_use]
+    pub fn attach_socket(self, path: impl Into<PathBuf>) -> Self {
+        Self { attach: Some(path.into()), ..self }
+    }
+
+    /// No shared memory: every check asks the daemon.
+    #[must_use]
+    pub fn socket_only(self) -> Self {
+        Self { attach: None, ..self }
+    }
+
+    /// How long a check may wait for the daemon. Two seconds by default.
+    #[must_use]
+    pub fn timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
+    }
+
+    /// About how many tokens to keep; each takes its own length, that of its claims, and some 250 bytes. 32,768 by
+    /// default.
+    #[must_use]
+    pub fn tokens(self, tokens: usize) -> Self {
+        Self { tokens, ..self }
+    }
+
+    /// Connects. That the daemon is not there yet is no error: checks are [`Denied::Unavailable`] until it is.
+    pub fn connect(self) -> Sidegate {
+        let inner = Arc::new(Inner {
+            daemon: Daemon::new(self.socket, self.timeout),
+            cache: Cache::new(self.tokens),
+            attach_path: self.attach,
+            segment: AtomicU64::new(0),
+            worker_pid: AtomicU32::new(0),
+        });
+        let sidegate = Sidegate(inner);
+        sidegate.ensure_worker();
+        sidegate
+    }
+}
+
+impl Sidegate {
+    /// Connects to the daemon where the environment says it is, or at the default place.
+    pub fn connect() -> Self {
+        Builder::default().connect()
+    }
+
+    /// A connection with settings of its own.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Whether this access token is good now. Blocks while the daemon is asked, if it has to be.
+    ///
+    /// # Errors
+    /// Why not; or that nobody can tell, which is never to be taken for a yes.
+    pub fn check(&self, token: &str) -> Result<Verified, Denied> {
+        match self.cached(token) {
+            Some(verified) => Ok(verified),
+            None => self.ask(token),
+        }
+    }
+
+    /// The answer, if it can be given without asking the daemon; never blocks, makes no system call. None means: call
+    /// [`Sidegate::check`], on a thread that may block.
+    pub fn try_cached(&self, token: &str) -> Option<Result<Verified, Denied>> {
+        match self.cached(token) {
+            Some(verified) => Some(Ok(verified)),
+            None => (!could_be_token(token)).then_some(Err(Denied::Invalid)),
+        }
+    }
+
+    /// The shared-memory segment in use; none while every check has to ask the daemon.
+    pub fn segment(&self) -> Option<u64> {
+        Some(self.0.segment.load(Ordering::Relaxed)).filter(|id| *id != 0)
+    }
+
+    #[inline]
+    fn cached(&self, token: &str) -> Option<Verified> {
+        self.0.cache.check(token.as_bytes(), &CoarseClock)
+    }
+
+    fn ask(&self, token: &str) -> Result<Verified, Denied> {
+        if !could_be_token(token) {
+            return Err(Denied::Invalid);
+        }
+        self.ensure_worker();
+        let reader = self.0.cache.reader(token.as_bytes());
+        let mut keep = false;
+        let verified = self.0.daemon.verify(token, |body| {
+            let answer: Answer<'_> = serde_json::from_slice(body).map_err(|_| Trouble::Answer)?;
+            let reader = reader.filter(|reader| reader.id() == answer.segment());
+            keep = reader.is_some();
+            answer.keep(token, |facts| reader.map(|reader| reader.probe(facts))).map_err(|_| Trouble::Answer)
+        });
+        match &verified {
+            Ok(verified) if keep => self.0.cache.insert(token.as_bytes(), verified.clone()),
+            Ok(_) | Err(Denied::Stale | Denied::Unavailable(_)) => {}
+            Err(_) => self.0.cache.remove(token.as_bytes()),
+        }
+        verified
+    }
+
+    fn ensure_worker(&self) {
+        if self.0.attach_path.is_some() {
+            worker::ensure(&self.0);
+        }
+    }
+}
+
+impl std::fmt::Debug for Sidegate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sidegate").field("segment", &self.segment()).finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    /// Attaches to the daemon's segment and takes it over.
+    pub(crate) fn attach(&self, timeout: Duration) -> Result<Attachment, AttachError> {
+        let path = self.attach_path.as_deref().ok_or(AttachError::Closed)?;
+        let (attachment, reader) = Attachment::connect(path, timeout)?;
+        self.adopt(reader);
+        Ok(attachment)
+    }
+
+    /// Looks tokens up in this segment from now on.
+    pub(crate) fn adopt(&self, reader: Reader) {
+        let id = reader.id();
+        self.cache.set_reader(&Arc::new(reader));
+        self.segment.store(id, Ordering::Relaxed);
+    }
+}
+
+/// Refuses what the daemon would refuse unseen, before it costs a round trip: only the letters that a JWS compact has.
+fn could_be_token(token: &str) -> bool {
+    let letter = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    (16..=TOKEN_BYTES_MAX).contains(&token.len()) && token.as_bytes().iter().all(letter)
+}

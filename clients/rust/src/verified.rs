@@ -1,0 +1,227 @@
+//! A good token and its claims: one allocation, cheap to clone.
+
+use std::borrow::Cow;
+use std::ops::Range;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use sidegate_shm::{Probe, TokenFacts};
+
+use crate::denied::Denied;
+use crate::subject;
+
+/// A token that was good when it was checked, with its claims.
+///
+/// What the next check of the same token needs lies in front of the text, so that it is one piece of memory to fetch.
+#[derive(Clone)]
+pub struct Verified(Arc<[u8]>);
+
+/// Probe and key epoch, as words.
+const WORDS: usize = Probe::WORDS + 1;
+const EPOCH: usize = Probe::WORDS;
+/// Ends of the texts, as 32-bit numbers, after the words.
+const ENDS: usize = WORDS * 8;
+const TEXTS: usize = 8;
+const HEAD: usize = ENDS + TEXTS * 4;
+
+const TOKEN: usize = 0;
+const SUBJECT: usize = 1;
+const SESSION: usize = 2;
+const TOKEN_ID: usize = 3;
+const CLIENT: usize = 4;
+const ISSUER: usize = 5;
+const SCOPE: usize = 6;
+const JSON: usize = 7;
+
+#[derive(Deserialize)]
+struct Claims<'a> {
+    #[serde(borrow)]
+    iss: Cow<'a, str>,
+    #[serde(borrow)]
+    sub: Cow<'a, str>,
+    #[serde(borrow)]
+    client_id: Cow<'a, str>,
+    iat: u64,
+    exp: u64,
+    #[serde(borrow)]
+    jti: Cow<'a, str>,
+    #[serde(borrow)]
+    sid: Cow<'a, str>,
+    #[serde(borrow, default)]
+    scope: Cow<'a, str>,
+}
+
+/// The daemon's yes: claims, and the segment and key epoch it had read before it judged.
+#[derive(Deserialize)]
+pub(crate) struct Answer<'a> {
+    #[serde(borrow)]
+    claims: &'a RawValue,
+    segment: &'a str,
+    epoch: u64,
+}
+
+impl Answer<'_> {
+    /// The segment that the daemon named; zero for none.
+    pub(crate) fn segment(&self) -> u64 {
+        u64::from_str_radix(self.segment, 16).unwrap_or(0)
+    }
+
+    /// Keeps token and claims together; `probe` works out the token's place in the segment, if that is at hand.
+    ///
+    /// # Errors
+    /// The claims lack something that every token has.
+    pub(crate) fn keep(
+        &self,
+        token: &str,
+        probe: impl FnOnce(&TokenFacts<'_>) -> Option<Probe>,
+    ) -> Result<Verified, serde_json::Error> {
+        let json = self.claims.get();
+        let claims: Claims<'_> = serde_json::from_str(json)?;
+        let facts = TokenFacts {
+            jti: &claims.jti,
+            sid: &claims.sid,
+            subject: subject::tag(&claims.sub),
+            iat_s: claims.iat,
+            exp_s: claims.exp,
+        };
+        let mut words = [0; Probe::WORDS];
+        (words[Probe::IAT], words[Probe::EXP]) = (claims.iat, claims.exp);
+        if let Some(probe) = probe(&facts) {
+            words = probe.to_words();
+        }
+        let texts: [&str; TEXTS] =
+            [token, &claims.sub, &claims.sid, &claims.jti, &claims.client_id, &claims.iss, &claims.scope, json];
+        let mut blob = Vec::with_capacity(HEAD + texts.iter().map(|text| text.len()).sum::<usize>());
+        words.iter().chain([&self.epoch]).for_each(|word| blob.extend(word.to_ne_bytes()));
+        let mut end = HEAD;
+        for text in texts {
+            end += text.len();
+            blob.extend((end as u32).to_ne_bytes());
+        }
+        texts.iter().for_each(|text| blob.extend(text.as_bytes()));
+        Ok(Verified(blob.into()))
+    }
+}
+
+impl Verified {
+    /// `sub`: who.
+    pub fn subject(&self) -> &str {
+        self.text(SUBJECT)
+    }
+
+    /// `sid`: the session that the token belongs to.
+    pub fn session(&self) -> &str {
+        self.text(SESSION)
+    }
+
+    /// `jti`: which token.
+    pub fn token_id(&self) -> &str {
+        self.text(TOKEN_ID)
+    }
+
+    /// `client_id`: for which application it was issued.
+    pub fn client_id(&self) -> &str {
+        self.text(CLIENT)
+    }
+
+    /// `iss`: who issued it.
+    pub fn issuer(&self) -> &str {
+        self.text(ISSUER)
+    }
+
+    /// `scope`, space separated; empty if the token has none.
+    pub fn scope(&self) -> &str {
+        self.text(SCOPE)
+    }
+
+    /// `iat`, seconds since 1970.
+    pub fn issued_at(&self) -> u64 {
+        self.word(Probe::IAT)
+    }
+
+    /// `exp`, seconds since 1970.
+    pub fn expires_at(&self) -> u64 {
+        self.word(Probe::EXP)
+    }
+
+    /// All claims, as the JSON object that stands in the token.
+    pub fn claims_json(&self) -> &str {
+        self.text(JSON)
+    }
+
+    /// Whether the token has this scope.
+    pub fn has_scope(&self, scope: &str) -> bool {
+        self.scope().split(' ').any(|held| held == scope)
+    }
+
+    /// Demands every one of these scopes.
+    ///
+    /// # Errors
+    /// [`Denied::InsufficientScope`] if one is missing.
+    pub fn require_scopes(&self, required: &[impl AsRef<str>]) -> Result<(), Denied> {
+        if required.iter().all(|scope| self.has_scope(scope.as_ref())) {
+            return Ok(());
+        }
+        let required: Vec<&str> = required.iter().map(AsRef::as_ref).collect();
+        Err(Denied::InsufficientScope { required: required.join(" ") })
+    }
+
+    /// Whether this is that very token, byte by byte.
+    #[inline]
+    pub(crate) fn is_token(&self, token: &[u8]) -> bool {
+        self.0.get(self.range(TOKEN)) == Some(token)
+    }
+
+    #[inline]
+    pub(crate) fn probe(&self) -> Probe {
+        Probe::from_words(std::array::from_fn(|at| self.word(at)))
+    }
+
+    #[inline]
+    pub(crate) fn epoch(&self) -> u64 {
+        self.word(EPOCH)
+    }
+
+    #[inline]
+    fn word(&self, at: usize) -> u64 {
+        self.0[at * 8..].first_chunk().map_or(0, |bytes| u64::from_ne_bytes(*bytes))
+    }
+
+    #[inline]
+    fn end(&self, text: usize) -> usize {
+        self.0[ENDS + text * 4..].first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes) as usize)
+    }
+
+    #[inline]
+    fn range(&self, text: usize) -> Range<usize> {
+        if text == TOKEN { HEAD..self.end(TOKEN) } else { self.end(text - 1)..self.end(text) }
+    }
+
+    fn text(&self, text: usize) -> &str {
+        // It was a `str` when it was put there.
+        self.0.get(self.range(text)).and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default()
+    }
+}
+
+/// The same token with the same claims, whichever segment it was checked against.
+impl PartialEq for Verified {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.get(ENDS..) == other.0.get(ENDS..)
+    }
+}
+
+impl Eq for Verified {}
+
+/// Never the token: it would end up in a log.
+impl std::fmt::Debug for Verified {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Verified")
+            .field("subject", &self.subject())
+            .field("session", &self.session())
+            .field("token_id", &self.token_id())
+            .field("scope", &self.scope())
+            .field("expires_at", &self.expires_at())
+            .finish_non_exhaustive()
+    }
+}
