@@ -1,0 +1,140 @@
+//! What it takes to check a password: which hashes are taken, and how much work a refusal must cost.
+
+use sidegate_common::secret::Secret;
+
+/// The longest password, in bytes: bcrypt reads no more.
+pub const PASSWORD_BYTES_MAX: usize = 72;
+/// The lowest cost bcrypt has.
+pub const COST_MIN: u32 = 4;
+/// The highest stored cost that is honoured: cost 31 would take a core for days.
+pub const COST_MAX: u32 = 14;
+
+/// A password to be checked against what is stored.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// Exactly as received.
+    pub password: Secret,
+    /// The stored hash, where there is a user with one.
+    pub stored: Option<Secret>,
+    /// False if the answer must be no, whatever the password (a disabled user); the work is done all the same.
+    pub eligible: bool,
+}
+
+/// What became of an attempt.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// The password is right.
+    Right {
+        /// The cost of the stored hash.
+        cost: u32,
+        /// A new hash of the same password, where the stored one was too cheap and rehashing is on.
+        rehashed: Option<Secret>,
+    },
+    /// It is not, or could not be.
+    Wrong(Reason),
+}
+
+/// Why a password was refused. For the log and metrics; the client never learns it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// It does not match.
+    Mismatch,
+    /// There is nothing to match it with: no such user, or one without a password.
+    NothingStored,
+    /// What is stored is no bcrypt hash, or one of absurd cost.
+    MalformedHash,
+    /// Over 72 bytes, or with a NUL byte, which bcrypt would cut short.
+    UnfitPassword,
+    /// The user may not log in.
+    NotEligible,
+}
+
+/// The queue for passwords is full: try again later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the password queue is full")]
+pub struct Overloaded;
+
+/// The cost of a stored hash, if it is one that is taken: `$2a$`, `$2b$`, `$2x$` or `$2y$`, two digits of 4 to 14, and
+/// 53 characters of bcrypt's base64.
+pub fn stored_cost(hash: &str) -> Option<u32> {
+    let rest = ["$2a$", "$2b$", "$2x$", "$2y$"].iter().find_map(|prefix| hash.strip_prefix(prefix))?;
+    let (cost, digest) = rest.split_once('$')?;
+    if cost.len() != 2 || !cost.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let cost = cost.parse().ok()?;
+    let plain = digest.len() == 53 && digest.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.' || b == b'/');
+    (plain && (COST_MIN..=COST_MAX).contains(&cost)).then_some(cost)
+}
+
+/// True for a password that bcrypt would read whole.
+pub fn is_fit(password: &[u8]) -> bool {
+    password.len() <= PASSWORD_BYTES_MAX && !password.contains(&0)
+}
+
+/// The costs of the dummies that must be hashed after `spent` (the cost of the hash that was checked, or none), so that
+/// the rounds of a refusal add up to 2^`target`: 2^c + 2^c + 2^(c+1) + ... + 2^(C-1) = 2^C.
+pub fn top_up(spent: Option<u32>, target: u32) -> std::ops::Range<u32> {
+    match spent {
+        None => target..target + 1,
+        Some(cost) => cost..target,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DIGEST: &str = "N9qo8uLOickgx2ZMRZoMyeIjZAgcfl7p92ldGxad68LJZdL17lhWy";
+
+    #[test]
+    fn hashes_that_are_taken() {
+        for variant in ["2a", "2b", "2x", "2y"] {
+            assert_eq!(stored_cost(&format!("${variant}$10${DIGEST}")), Some(10));
+        }
+        assert_eq!(stored_cost(&format!("$2b$04${DIGEST}")), Some(4));
+        assert_eq!(stored_cost(&format!("$2b$14${DIGEST}")), Some(14));
+    }
+
+    #[test]
+    fn hashes_that_are_not() {
+        for bad in [
+            String::new(),
+            "x".into(),
+            format!("$2b$+4${DIGEST}"),
+            format!("$2b$4${DIGEST}"),
+            format!("$2b$03${DIGEST}"),
+            format!("$2b$15${DIGEST}"),
+            format!("$2b$31${DIGEST}"),
+            format!("$2c$10${DIGEST}"),
+            format!("$2$10${DIGEST}"),
+            format!("$2b$10${DIGEST}x"),
+            format!("$2b$10${}", &DIGEST[1..]),
+            format!("$2b$10$!{}", &DIGEST[1..]),
+            format!(" $2b$10${DIGEST}"),
+            "$argon2id$v=19$m=65536,t=3,p=4$c29tZXNhbHQ$hash".into(),
+        ] {
+            assert_eq!(stored_cost(&bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn every_refusal_costs_the_same_rounds() {
+        for target in COST_MIN..=COST_MAX {
+            let unknown: u64 = top_up(None, target).map(|cost| 1 << cost).sum();
+            assert_eq!(unknown, 1 << target);
+            for stored in COST_MIN..=target {
+                let rounds = (1_u64 << stored) + top_up(Some(stored), target).map(|cost| 1 << cost).sum::<u64>();
+                assert_eq!(rounds, 1 << target, "stored {stored}, target {target}");
+            }
+        }
+    }
+
+    #[test]
+    fn passwords_that_bcrypt_would_cut_are_unfit() {
+        assert!(is_fit(b""));
+        assert!(is_fit(&[b'x'; 72]));
+        assert!(!is_fit(&[b'x'; 73]));
+        assert!(!is_fit(b"a\0b"));
+    }
+}

@@ -1,0 +1,98 @@
+//! What the domain needs of the world: the application's users, the session store with its revocation log, and a place
+//! to check passwords.
+
+use std::future::Future;
+
+use sidegate_common::revocation::{Id, Revocation};
+use sidegate_common::time::UnixTime;
+
+use crate::domain::password::{Attempt, Outcome, Overloaded};
+use crate::domain::session::{Ended, Ending, NewSession, Rotated, Rotation, Session};
+
+/// A dependency that cannot answer. Always a 503, never a "yes" and never a "no".
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{dependency} cannot answer: {cause}")]
+pub struct Unavailable {
+    /// Which one, in words for the log.
+    pub dependency: &'static str,
+    /// What it said; for the log only.
+    pub cause: String,
+}
+
+impl Unavailable {
+    /// An error of `dependency`.
+    pub fn new(dependency: &'static str, cause: impl ToString) -> Self {
+        Self { dependency, cause: cause.to_string() }
+    }
+}
+
+/// A user as the application's own table has it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Account {
+    /// The id, as text: the token's `sub`.
+    pub id: String,
+    /// The stored bcrypt hash, where there is one.
+    pub password_hash: Option<String>,
+    /// False if the application has disabled the user.
+    pub active: bool,
+    /// The scope to grant, where the table has one.
+    pub scope: Option<String>,
+}
+
+/// What a search by email found.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Lookup {
+    /// Nobody.
+    Nobody,
+    /// One user.
+    One(Account),
+    /// Several rows match: nobody may log in by that email.
+    Several,
+}
+
+/// The application's own table of users. Only read, but for [`Users::rehash`].
+pub trait Users: Send + Sync + 'static {
+    /// Finds a user by email.
+    fn find_by_email(&self, email: &str) -> impl Future<Output = Result<Lookup, Unavailable>> + Send;
+    /// Reads a user by id; none if the row is gone.
+    fn read(&self, id: &str) -> impl Future<Output = Result<Option<Account>, Unavailable>> + Send;
+    /// Replaces a stored hash, if it is still `old`.
+    fn rehash(&self, id: &str, old: &str, new: &str) -> impl Future<Output = Result<(), Unavailable>> + Send;
+    /// Succeeds if the table can be read.
+    fn probe(&self) -> impl Future<Output = Result<(), Unavailable>> + Send;
+}
+
+/// Sessions and the revocation log. Each call is atomic: it happens whole, or not at all.
+pub trait Store: Send + Sync + 'static {
+    /// Creates a session and says when its first access token is issued.
+    fn create(&self, new: &NewSession) -> impl Future<Output = Result<UnixTime, Unavailable>> + Send;
+    /// Reads a session of the partition `partition`.
+    fn read(&self, partition: u16, sid: &Id) -> impl Future<Output = Result<Option<Session>, Unavailable>> + Send;
+    /// Trades a refresh token's generation for the next, or ends the session if it was used before.
+    fn rotate(&self, rotation: &Rotation) -> impl Future<Output = Result<Rotated, Unavailable>> + Send;
+    /// Ends a session and appends its revocation.
+    fn end(&self, ending: &Ending) -> impl Future<Output = Result<Ended, Unavailable>> + Send;
+    /// Kills every token of a user issued until now, and the user's sessions. Returns the threshold.
+    fn revoke_subject(&self, sub: &str) -> impl Future<Output = Result<UnixTime, Unavailable>> + Send;
+    /// Kills every token of a partition issued until now. Returns the threshold.
+    fn revoke_all(&self, partition: u16) -> impl Future<Output = Result<UnixTime, Unavailable>> + Send;
+    /// Appends an entry as it is; one that has already expired by the store's clock is dropped. An entry with
+    /// `expires_at` zero is kept for as long as any token can live.
+    fn append(
+        &self,
+        partition: u16,
+        revocation: &Revocation,
+    ) -> impl Future<Output = Result<(), Unavailable>> + Send;
+    /// A user's live sessions, newest first.
+    fn sessions(&self, sub: &str) -> impl Future<Output = Result<Vec<Session>, Unavailable>> + Send;
+    /// How many partitions there are.
+    fn partitions(&self) -> u16;
+    /// Succeeds if sessions could be created and ended now.
+    fn probe(&self) -> impl Future<Output = Result<(), Unavailable>> + Send;
+}
+
+/// Where passwords are checked: bounded, and at a cost that does not depend on why one is refused.
+pub trait Passwords: Send + Sync + 'static {
+    /// Checks a password.
+    fn check(&self, attempt: Attempt) -> impl Future<Output = Result<Outcome, Overloaded>> + Send;
+}

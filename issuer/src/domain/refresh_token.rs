@@ -1,0 +1,225 @@
+//! The refresh token: opaque to clients, authenticated before any store is asked, and never a bearer token.
+//!
+//! `base64url( 0x01 | key tag (4) | subject tag (6) | session id (16) | generation (u32 BE) | MAC (16) )`, where the MAC
+//! is HMAC-SHA256 cut to 128 bits under a key derived from `SESSION_SECRET_KEY`. A child is made under its parent's key,
+//! so that N refreshes of one token give one and the same child.
+
+use aws_lc_rs::{constant_time, hkdf, hmac};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sidegate_common::revocation::SubjectTag;
+use sidegate_common::secret::Secret;
+
+const VERSION: u8 = 1;
+const BODY_BYTES: usize = 1 + 4 + 6 + 16 + 4;
+const MAC_BYTES: usize = 16;
+const TOKEN_BYTES: usize = BODY_BYTES + MAC_BYTES;
+/// How many characters a refresh token has.
+pub const TOKEN_CHARS: usize = (TOKEN_BYTES * 4).div_ceil(3);
+
+/// What a refresh token says, once its MAC was found right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RefreshToken {
+    /// Whose session it is.
+    pub subject: SubjectTag,
+    /// The session, as its 16 bytes.
+    pub sid: [u8; 16],
+    /// Which generation of the session's refresh tokens it is.
+    pub generation: u32,
+    key_tag: [u8; 4],
+}
+
+impl RefreshToken {
+    /// The token that takes this one's place, of `generation`, under the same key.
+    pub const fn child(self, generation: u32) -> Self {
+        Self { generation, ..self }
+    }
+}
+
+/// Why a string is not a refresh token of ours. Never told to the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotAuthentic {
+    /// Not of the shape.
+    #[error("malformed refresh token")]
+    Malformed,
+    /// Made under a key that is neither current nor previous.
+    #[error("refresh token of an unknown key")]
+    UnknownKey,
+    /// Forged or damaged.
+    #[error("refresh token with a wrong MAC")]
+    Forged,
+}
+
+struct Key {
+    tag: [u8; 4],
+    mac: hmac::Key,
+}
+
+/// The keys that refresh tokens are made and recognised with.
+pub struct RefreshKeys {
+    current: Key,
+    previous: Vec<Key>,
+}
+
+impl std::fmt::Debug for RefreshKeys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RefreshKeys(***)")
+    }
+}
+
+/// A secret from which no key could be derived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no key can be derived from the session secret")]
+pub struct Underivable;
+
+struct Length(usize);
+
+impl hkdf::KeyType for Length {
+    fn len(&self) -> usize {
+        self.0
+    }
+}
+
+fn derive(secret: &Secret, info: &[u8], out: &mut [u8]) -> Result<(), Underivable> {
+    let pseudorandom = hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(secret.expose());
+    let info = [info];
+    let material = pseudorandom.expand(&info, Length(out.len())).map_err(|_| Underivable)?;
+    material.fill(out).map_err(|_| Underivable)
+}
+
+impl Key {
+    fn new(secret: &Secret) -> Result<Self, Underivable> {
+        let mut mac = zeroize::Zeroizing::new([0; 32]);
+        derive(secret, b"sidegate refresh", mac.as_mut_slice())?;
+        let mut tag = [0; 4];
+        derive(secret, b"sidegate refresh key tag", &mut tag)?;
+        Ok(Self { tag, mac: hmac::Key::new(hmac::HMAC_SHA256, mac.as_slice()) })
+    }
+}
+
+impl RefreshKeys {
+    /// Keys from the current session secret, and those it replaced.
+    ///
+    /// # Errors
+    /// The key derivation refuses a secret.
+    pub fn new(current: &Secret, previous: &[Secret]) -> Result<Self, Underivable> {
+        let previous = previous.iter().map(Key::new).collect::<Result<_, _>>()?;
+        Ok(Self { current: Key::new(current)?, previous })
+    }
+
+    /// The first refresh token of a session.
+    pub fn first(&self, subject: SubjectTag, sid: [u8; 16]) -> RefreshToken {
+        RefreshToken { subject, sid, generation: 0, key_tag: self.current.tag }
+    }
+
+    /// Writes a token; none if its key is gone, which cannot be for one that [`RefreshKeys::read`] just gave.
+    pub fn write(&self, token: &RefreshToken) -> Option<String> {
+        let key = self.key(token.key_tag)?;
+        let mut bytes = body(token).to_vec();
+        bytes.extend(&hmac::sign(&key.mac, &bytes).as_ref()[..MAC_BYTES]);
+        Some(URL_SAFE_NO_PAD.encode(bytes))
+    }
+
+    /// Reads a token, strictly: canonical base64url of the exact length, a known key, the right MAC.
+    ///
+    /// # Errors
+    /// Anything else.
+    pub fn read(&self, text: &str) -> Result<RefreshToken, NotAuthentic> {
+        if text.len() != TOKEN_CHARS {
+            return Err(NotAuthentic::Malformed);
+        }
+        let mut bytes = [0; TOKEN_BYTES];
+        match URL_SAFE_NO_PAD.decode_slice(text, &mut bytes) {
+            Ok(TOKEN_BYTES) if bytes[0] == VERSION => {}
+            _ => return Err(NotAuthentic::Malformed),
+        }
+        let (body, mac) = bytes.split_at(BODY_BYTES);
+        let mut rest = &body[1..];
+        let key_tag = take(&mut rest)?;
+        let key = self.key(key_tag).ok_or(NotAuthentic::UnknownKey)?;
+        let expected = hmac::sign(&key.mac, body);
+        constant_time::verify_slices_are_equal(&expected.as_ref()[..MAC_BYTES], mac)
+            .map_err(|_| NotAuthentic::Forged)?;
+        let mut wide = [0; 8];
+        wide[2..].copy_from_slice(&take::<6>(&mut rest)?);
+        let subject = SubjectTag::from_value(u64::from_be_bytes(wide)).ok_or(NotAuthentic::Malformed)?;
+        let sid = take(&mut rest)?;
+        let generation = u32::from_be_bytes(take(&mut rest)?);
+        Ok(RefreshToken { subject, sid, generation, key_tag })
+    }
+
+    fn key(&self, tag: [u8; 4]) -> Option<&Key> {
+        std::iter::once(&self.current).chain(&self.previous).find(|key| key.tag == tag)
+    }
+}
+
+fn body(token: &RefreshToken) -> [u8; BODY_BYTES] {
+    let mut out = [0; BODY_BYTES];
+    out[0] = VERSION;
+    out[1..5].copy_from_slice(&token.key_tag);
+    out[5..11].copy_from_slice(&token.subject.value().to_be_bytes()[2..]);
+    out[11..27].copy_from_slice(&token.sid);
+    out[27..].copy_from_slice(&token.generation.to_be_bytes());
+    out
+}
+
+fn take<const N: usize>(bytes: &mut &[u8]) -> Result<[u8; N], NotAuthentic> {
+    let (head, rest) = bytes.split_first_chunk::<N>().ok_or(NotAuthentic::Malformed)?;
+    *bytes = rest;
+    Ok(*head)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secret(text: &str) -> Secret {
+        Secret::new(text)
+    }
+
+    fn keys() -> RefreshKeys {
+        RefreshKeys::new(&secret("the session secret of this test!"), &[]).unwrap()
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let keys = keys();
+        let token = keys.first(SubjectTag::of("42"), [7; 16]).child(9);
+        let text = keys.write(&token).unwrap();
+        assert_eq!(text.len(), TOKEN_CHARS);
+        assert_eq!(keys.read(&text), Ok(token));
+    }
+
+    #[test]
+    fn any_changed_character_is_refused() {
+        let keys = keys();
+        let text = keys.write(&keys.first(SubjectTag::of("42"), [7; 16])).unwrap();
+        for at in 0..text.len() {
+            let mut changed = text.clone().into_bytes();
+            changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
+            assert!(keys.read(std::str::from_utf8(&changed).unwrap()).is_err(), "changed at {at}");
+        }
+        for shape in ["", "a", &text[1..], &format!("{text}A"), &format!("{text}="), &"=".repeat(TOKEN_CHARS), "é"] {
+            assert_eq!(keys.read(shape), Err(NotAuthentic::Malformed), "{shape}");
+        }
+    }
+
+    #[test]
+    fn a_replaced_secret_still_reads_and_makes_children() {
+        let old = keys();
+        let parent = old.first(SubjectTag::of("42"), [7; 16]);
+        let text = old.write(&parent).unwrap();
+        let new_secret = secret("another session secret, for later");
+        let both = RefreshKeys::new(&new_secret, &[secret("the session secret of this test!")]).unwrap();
+        let read = both.read(&text).unwrap();
+        assert_eq!(both.write(&read.child(1)), old.write(&parent.child(1)), "two issuers give the same child");
+        let only_new = RefreshKeys::new(&new_secret, &[]).unwrap();
+        assert_eq!(only_new.read(&text), Err(NotAuthentic::UnknownKey));
+        assert_eq!(only_new.write(&read), None);
+    }
+
+    #[test]
+    fn the_keys_never_show() {
+        assert_eq!(format!("{:?}", keys()), "RefreshKeys(***)");
+    }
+}

@@ -1,0 +1,274 @@
+//! A session: its record, and the rules by which its refresh token is traded. Values only.
+
+use sidegate_common::revocation::{Id, SubjectTag};
+use sidegate_common::time::{REVOCATION_MARGIN_SECONDS, UnixTime};
+
+/// How long things live, in seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// An access token (`ACCESS_TOKEN_TTL`).
+    pub access_ttl: u64,
+    /// A session that is not refreshed (`REFRESH_TOKEN_TTL`).
+    pub idle_ttl: u64,
+    /// A session at all (`SESSION_TTL_MAX`).
+    pub absolute_ttl: u64,
+    /// How long a refresh token may be sent again (`REFRESH_RETRY_WINDOW`).
+    pub retry_window: u64,
+    /// The longest life of any token, whatever today's `access_ttl` is (`MAX_TOKEN_LIFETIME`).
+    pub lifetime_max: u64,
+}
+
+impl Terms {
+    /// How long the log keeps an entry.
+    pub const fn retention(&self) -> u64 {
+        self.lifetime_max + REVOCATION_MARGIN_SECONDS
+    }
+
+    /// How long a user's watermark is kept: sessions older than it must be recognised as long as they could live.
+    pub const fn watermark_ttl(&self) -> u64 {
+        if self.absolute_ttl > self.retention() { self.absolute_ttl } else { self.retention() }
+    }
+}
+
+/// A session as the store keeps it. Moments are by the store's clock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// Its identifier.
+    pub sid: Id,
+    /// The user.
+    pub sub: String,
+    /// The generation of the refresh token that is current.
+    pub generation: u32,
+    /// When the user logged in.
+    pub created: UnixTime,
+    /// When it was last refreshed.
+    pub refreshed: UnixTime,
+    /// When the current refresh token was made.
+    pub rotated: UnixTime,
+    /// `iat` of its latest access token.
+    pub issued: UnixTime,
+    /// The latest `exp` of its access tokens.
+    pub exp_max: UnixTime,
+    /// When it ends for want of a refresh.
+    pub idle_ends: UnixTime,
+    /// When it ends whatever happens.
+    pub ends: UnixTime,
+    /// The client's address at login.
+    pub address: String,
+    /// The client's `User-Agent` at login.
+    pub agent: String,
+}
+
+impl Session {
+    /// A session just created.
+    pub fn new(new: &NewSession, now: UnixTime, issued: UnixTime, terms: &Terms) -> Self {
+        Self {
+            sid: new.sid.clone(),
+            sub: new.sub.clone(),
+            generation: 0,
+            created: now,
+            refreshed: now,
+            rotated: now,
+            issued,
+            exp_max: issued.plus(terms.access_ttl),
+            idle_ends: now.plus(terms.idle_ttl),
+            ends: now.plus(terms.absolute_ttl),
+            address: new.address.clone(),
+            agent: new.agent.clone(),
+        }
+    }
+
+    /// True if it can be refreshed at `now`.
+    pub fn is_live(&self, now: UnixTime) -> bool {
+        now < self.idle_ends.min(self.ends)
+    }
+
+    /// Until when the record is kept: as long as it lives, and as long as one of its access tokens could.
+    pub fn kept_until(&self) -> UnixTime {
+        self.idle_ends.min(self.ends).max(self.exp_max.plus(REVOCATION_MARGIN_SECONDS))
+    }
+}
+
+/// What a login asks the store to keep.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewSession {
+    /// Its identifier: 128 fresh random bits.
+    pub sid: Id,
+    /// The user.
+    pub sub: String,
+    /// The client's address; may be empty.
+    pub address: String,
+    /// The client's `User-Agent`; may be empty.
+    pub agent: String,
+}
+
+/// A refresh token presented to the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rotation {
+    /// The session.
+    pub sid: Id,
+    /// The user, as the session's record named them.
+    pub sub: String,
+    /// The generation of the token presented.
+    pub presented: u32,
+}
+
+/// What the store made of a refresh token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rotated {
+    /// The client holds the next generation now.
+    Traded {
+        /// Generation of the child.
+        generation: u32,
+        /// When the access token that goes with it is issued.
+        issued: UnixTime,
+        /// True if the token had been traded before, and the same child is handed out again.
+        retried: bool,
+    },
+    /// No such session, or it has ended.
+    Refused(Refusal),
+    /// The token had been traded before: the session is dead now, and so are its access tokens.
+    Reused {
+        /// How many generations old it was.
+        generations_old: u32,
+        /// Seconds since the current generation was made.
+        rotated_ago: u64,
+    },
+}
+
+/// Why a session cannot be refreshed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// There is no such session (any more).
+    Gone,
+    /// It lived its idle or absolute time.
+    Expired,
+    /// Its user, or everybody, was logged out after its last token was issued.
+    Revoked,
+}
+
+/// A session to be ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// The session.
+    pub sid: Id,
+    /// The partition that would hold it.
+    pub partition: u16,
+    /// The user, where known.
+    pub sub: Option<String>,
+    /// The user's tag, where known.
+    pub subject: Option<SubjectTag>,
+    /// `exp` of a token of the session, where one was presented: a failover may have lost the store's own record of it.
+    pub exp_seen: UnixTime,
+    /// True if the caller knows that the log has the session's revocation already: nothing is appended if the record is
+    /// gone as well.
+    pub known: bool,
+}
+
+/// What ending a session came to. In both cases its revocation is in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was there and has ended now.
+    Now,
+    /// It had ended before.
+    Before,
+}
+
+/// What to do with a refresh token of generation `presented`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Make this generation current.
+    Trade(u32),
+    /// Hand out the current generation again.
+    Retry,
+    /// Refuse.
+    Refuse(Refusal),
+    /// End the session and revoke its tokens.
+    Reuse,
+}
+
+/// The rules of rotation. `watermark` is the last dead `iat` for this user, of the user's own and everybody's.
+///
+/// Redis' `rotate.lua` says the same in Lua; the conformance suite holds both to one table.
+pub fn decide(
+    session: &Session,
+    presented: u32,
+    now: UnixTime,
+    watermark: Option<UnixTime>,
+    retry_window: u64,
+) -> Decision {
+    let age = session.generation.checked_sub(presented);
+    let retry = age == Some(1) && retry_window > 0 && now.0 <= session.rotated.0.saturating_add(retry_window);
+    if age.is_some_and(|age| age > 0) && !retry {
+        return Decision::Reuse;
+    }
+    if watermark.is_some_and(|dead| session.issued <= dead) {
+        return Decision::Refuse(Refusal::Revoked);
+    }
+    if !session.is_live(now) {
+        return Decision::Refuse(Refusal::Expired);
+    }
+    // An authentic token of a later generation than the store's: a failover lost the rotation that made it.
+    if retry { Decision::Retry } else { Decision::Trade(presented.saturating_add(1)) }
+}
+
+/// When a token is issued: never at or before a watermark, so that it is not born dead.
+pub fn issue_at(now: UnixTime, watermark: Option<UnixTime>) -> UnixTime {
+    watermark.map_or(now, |dead| now.max(dead.plus(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: UnixTime = UnixTime(1000);
+
+    fn session(generation: u32) -> Session {
+        let terms = Terms { access_ttl: 60, idle_ttl: 600, absolute_ttl: 3600, retry_window: 30, lifetime_max: 86_400 };
+        let sid = Id::parse("AAECAwQFBgcICQoLDA0ODw").unwrap();
+        let new = NewSession { sid, sub: "1".into(), address: String::new(), agent: String::new() };
+        Session { generation, ..Session::new(&new, NOW, NOW, &terms) }
+    }
+
+    #[test]
+    fn the_table_of_generations() {
+        let late = UnixTime(1031);
+        for (presented, now, window, expected) in [
+            (5, NOW, 30, Decision::Trade(6)),
+            (5, late, 0, Decision::Trade(6)),
+            (4, UnixTime(1030), 30, Decision::Retry),
+            (4, late, 30, Decision::Reuse),
+            (4, NOW, 0, Decision::Reuse),
+            (3, NOW, 30, Decision::Reuse),
+            (0, NOW, 30, Decision::Reuse),
+            (7, NOW, 30, Decision::Trade(8)),
+        ] {
+            assert_eq!(decide(&session(5), presented, now, None, window), expected, "{presented} at {now:?} in {window}");
+        }
+    }
+
+    #[test]
+    fn ended_sessions_are_refused_and_reuse_is_still_noticed() {
+        let idle = UnixTime(1600);
+        assert_eq!(decide(&session(5), 5, idle, None, 30), Decision::Refuse(Refusal::Expired));
+        assert_eq!(decide(&session(5), 2, idle, None, 30), Decision::Reuse, "its access tokens may still live");
+        assert_eq!(decide(&session(5), 5, NOW, Some(NOW), 30), Decision::Refuse(Refusal::Revoked));
+        assert_eq!(decide(&session(5), 5, NOW, Some(UnixTime(999)), 30), Decision::Trade(6));
+    }
+
+    #[test]
+    fn no_token_is_born_dead() {
+        assert_eq!(issue_at(NOW, None), NOW);
+        assert_eq!(issue_at(NOW, Some(UnixTime(990))), NOW);
+        assert_eq!(issue_at(NOW, Some(NOW)), UnixTime(1001));
+        assert_eq!(issue_at(NOW, Some(UnixTime(1005))), UnixTime(1006));
+    }
+
+    #[test]
+    fn a_record_outlives_its_access_tokens() {
+        let mut short = session(0);
+        short.idle_ends = UnixTime(1001);
+        assert_eq!(short.kept_until(), UnixTime(1060 + REVOCATION_MARGIN_SECONDS));
+        assert_eq!(session(0).kept_until(), UnixTime(1600));
+    }
+}

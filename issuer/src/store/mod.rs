@@ -1,0 +1,24 @@
+//! Where things are kept: users in the application's database, sessions and the revocation log in Redis or in SQLite.
+//!
+//! - [`users`]: the application's own table, in Postgres or SQLite.
+//! - [`redis`]: sessions and log in Redis, one Lua script per change.
+//! - [`sqlite`]: the same in a file of this one machine.
+//! - [`any`]: the one of the two that the configuration chose.
+
+pub mod any;
+pub mod redis;
+pub mod sqlite;
+pub mod users;
+
+use aws_lc_rs::rand;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use crate::domain::ports::Unavailable;
+
+/// A fresh identifier for a data set: 128 random bits, base64url.
+fn new_epoch() -> Result<String, Unavailable> {
+    let mut bytes = [0; 16];
+    rand::fill(&mut bytes).map_err(|_| Unavailable::new("the random number generator", "no randomness"))?;
+    Ok(URL_SAFE_NO_PAD.encode(bytes))
+}

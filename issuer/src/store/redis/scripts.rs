@@ -1,0 +1,157 @@
+//! The Lua scripts, and how they are called: by digest, and with their text where the server does not know them yet.
+
+use std::sync::LazyLock;
+
+use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, ServerErrorKind, ToRedisArgs, Value};
+use sidegate_common::revocation::Id;
+use sidegate_common::time::UnixTime;
+
+use super::link::Link;
+use crate::domain::session::Session;
+
+/// A script of the folder `scripts/`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Script {
+    Init,
+    Create,
+    Rotate,
+    End,
+    RevokeSubject,
+    RevokeAll,
+    Append,
+    Sessions,
+    Probe,
+}
+
+const PRELUDE: &str = include_str!("scripts/prelude.lua");
+const BODIES: [&str; 9] = [
+    include_str!("scripts/init.lua"),
+    include_str!("scripts/create.lua"),
+    include_str!("scripts/rotate.lua"),
+    include_str!("scripts/end.lua"),
+    include_str!("scripts/revoke_subject.lua"),
+    include_str!("scripts/revoke_all.lua"),
+    include_str!("scripts/append.lua"),
+    include_str!("scripts/sessions.lua"),
+    include_str!("scripts/probe.lua"),
+];
+
+struct Text {
+    code: String,
+    digest: String,
+}
+
+static TEXTS: LazyLock<Vec<Text>> = LazyLock::new(|| {
+    let text = |body: &&str| {
+        let code = format!("{PRELUDE}{body}");
+        let digest = redis::Script::new(&code).get_hash().to_owned();
+        Text { code, digest }
+    };
+    BODIES.iter().map(text).collect()
+});
+
+/// A script with its keys and arguments.
+pub(super) struct Call {
+    script: Script,
+    keys: Vec<String>,
+    arguments: Vec<Vec<u8>>,
+}
+
+impl Call {
+    pub(super) const fn new(script: Script) -> Self {
+        Self { script, keys: Vec::new(), arguments: Vec::new() }
+    }
+
+    pub(super) fn key(mut self, key: String) -> Self {
+        self.keys.push(key);
+        self
+    }
+
+    pub(super) fn arg(mut self, argument: impl ToRedisArgs) -> Self {
+        self.arguments.extend(argument.to_redis_args());
+        self
+    }
+
+    /// Runs it and reads the answer.
+    ///
+    /// # Errors
+    /// Redis does not answer, the script refuses, or the answer is not of type `T`.
+    pub(super) async fn run<T: FromRedisValue>(&self, link: &Link) -> Result<T, RedisError> {
+        let text = &TEXTS[self.script as usize];
+        let answer = match link.call(&self.command("EVALSHA", &text.digest)).await {
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                link.call(&self.command("EVAL", &text.code)).await
+            }
+            answer => answer,
+        };
+        T::from_redis_value(answer?).map_err(RedisError::from)
+    }
+
+    fn command(&self, verb: &str, script: &str) -> Cmd {
+        let mut command = redis::cmd(verb);
+        command.arg(script).arg(self.keys.len()).arg(&self.keys).arg(&self.arguments);
+        command
+    }
+}
+
+/// The fields of a session's record, in the order that [`session`] takes them.
+const FIELDS: [&str; 12] =
+    ["v", "sub", "gen", "created", "refreshed", "rotated", "issued", "exp_max", "idle", "ends", "addr", "agent"];
+
+/// The command that reads a session's record.
+pub(super) fn read_session(key: &str) -> Cmd {
+    let mut command = redis::cmd("HMGET");
+    command.arg(key).arg(&FIELDS);
+    command
+}
+
+/// A session from the answer to [`read_session`]; none if there is no record.
+pub(super) fn session(sid: Id, row: Value) -> Result<Option<Session>, RedisError> {
+    let row: Vec<Value> = Vec::from_redis_value(row)?;
+    if matches!(row.first(), None | Some(Value::Nil)) {
+        return Ok(None);
+    }
+    let text = |at: usize| text(row.get(at));
+    let moment = |at: usize| number(row.get(at)).map(UnixTime);
+    if text(0)? != "1" {
+        return Err(RedisError::from((ErrorKind::Parse, "a session of another version")));
+    }
+    Ok(Some(Session {
+        sid,
+        sub: text(1)?,
+        generation: u32::try_from(number(row.get(2))?).unwrap_or(u32::MAX),
+        created: moment(3)?,
+        refreshed: moment(4)?,
+        rotated: moment(5)?,
+        issued: moment(6)?,
+        exp_max: moment(7)?,
+        idle_ends: moment(8)?,
+        ends: moment(9)?,
+        address: text(10)?,
+        agent: text(11)?,
+    }))
+}
+
+/// Sessions from the answer of `sessions.lua`.
+pub(super) fn sessions(flat: Vec<Value>) -> Result<Vec<Session>, RedisError> {
+    let mut sessions = Vec::with_capacity(flat.len() / 2);
+    let mut rest = flat.into_iter();
+    while let (Some(sid), Some(row)) = (rest.next(), rest.next()) {
+        let sid = text(Some(&sid))?;
+        let sid = Id::parse(&sid).ok_or((ErrorKind::Parse, "not a session id"))?;
+        sessions.extend(session(sid, row)?);
+    }
+    Ok(sessions)
+}
+
+/// An answer's element as text.
+pub(super) fn text(value: Option<&Value>) -> Result<String, RedisError> {
+    let value = value.ok_or((ErrorKind::Parse, "the answer is too short"))?;
+    String::from_redis_value_ref(value).map_err(RedisError::from)
+}
+
+/// An answer's element as a number.
+pub(super) fn number(value: Option<&Value>) -> Result<u64, RedisError> {
+    let value = value.ok_or((ErrorKind::Parse, "the answer is too short"))?;
+    u64::from_redis_value_ref(value).map_err(RedisError::from)
+}

@@ -1,0 +1,62 @@
+-- What every script begins with. KEYS[1] meta, KEYS[2] log; ARGV[1] channel, ARGV[2] retention in seconds,
+-- ARGV[3] margin in seconds. A script looks at everything, types included, before its first write: Redis does not
+-- roll back.
+local META, LOG = KEYS[1], KEYS[2]
+local CHANNEL, RETENTION, MARGIN = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+
+local time = redis.call('TIME')
+local NOW = tonumber(time[1])
+local NOW_MS = NOW * 1000 + math.floor(tonumber(time[2]) / 1000)
+
+local function expect(key, kind)
+  local found = redis.call('TYPE', key).ok
+  if found ~= 'none' and found ~= kind then
+    error({err = 'WRONGTYPE ' .. kind .. ' expected, ' .. found .. ' found'})
+  end
+  return found ~= 'none'
+end
+
+-- The state of the partition's log. NOEPOCH if the data set was lost: an issuer has to make a new one first.
+local function load_meta()
+  expect(META, 'hash')
+  local has_log = expect(LOG, 'stream')
+  local row = redis.call('HMGET', META, 'v', 'epoch', 'last', 'all', 'peak')
+  if not row[2] or not row[3] then error({err = 'NOEPOCH the revocation log is not there'}) end
+  if row[1] ~= '1' then error({err = 'BADVERSION the revocation log is of another version'}) end
+  if row[3] ~= '0-0' and not has_log then error({err = 'NOEPOCH the revocation log was deleted'}) end
+  return {epoch = row[2], last = row[3], all = tonumber(row[4]) or 0, peak = tonumber(row[5]) or 0}
+end
+
+-- Whole seconds as four bytes, big endian, as entries have them.
+local function seconds(moment)
+  return struct.pack('>I4', math.min(moment, 4294967295))
+end
+
+-- Appends an entry and tells it: position, predecessor and bytes on the shard channel.
+local function append(meta, entry)
+  local oldest = string.format('%.0f-0', NOW_MS - RETENTION * 1000)
+  local id = redis.call('XADD', LOG, 'MINID', '~', oldest, '*', 'r', entry)
+  redis.call('HSET', META, 'last', id)
+  redis.call('SPUBLISH', CHANNEL, '1 ' .. meta.epoch .. ' ' .. meta.last .. ' ' .. id .. ' ' .. entry)
+  meta.last = id
+end
+
+-- The last dead `iat` for a user: the user's own, or everybody's; 0 if nothing was ever killed.
+local function watermark_of(meta, key)
+  expect(key, 'string')
+  return math.max(tonumber(redis.call('GET', key) or '0') or 0, meta.all)
+end
+
+-- Never at or before a watermark, so that no token is born dead.
+local function issue_at(watermark)
+  if watermark == 0 then return NOW end
+  return math.max(NOW, watermark + 1)
+end
+
+-- Files a session among its user's, under the moment its record goes.
+local function file_session(user, sid, kept_until)
+  redis.call('ZREMRANGEBYSCORE', user, '-inf', NOW)
+  redis.call('ZADD', user, kept_until, sid)
+  local newest = redis.call('ZREVRANGE', user, 0, 0, 'WITHSCORES')
+  redis.call('EXPIREAT', user, newest[2])
+end

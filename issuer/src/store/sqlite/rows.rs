@@ -1,0 +1,241 @@
+//! The statements of the embedded store, one function each.
+
+use sidegate_common::revocation::Id;
+use sidegate_common::time::UnixTime;
+use sidegate_common::wire::Position;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row as _, SqliteConnection, query};
+
+use super::feed::{Head, LogEntry};
+use crate::domain::session::Session;
+use crate::store::new_epoch;
+
+/// The schema's version, and the mark that tells our files from others (`PRAGMA application_id`: "Sdgt").
+const VERSION: i64 = 1;
+const APPLICATION_ID: i64 = 0x5364_6774;
+/// How many outdated rows one change may clear away.
+const SWEEP_MAX: i64 = 8;
+
+/// The row that says where the log stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Meta {
+    pub(super) epoch: String,
+    pub(super) last: Position,
+    pub(super) since: UnixTime,
+    pub(super) all_dead: UnixTime,
+    pub(super) peak: UnixTime,
+}
+
+impl Meta {
+    pub(super) fn head(&self, first: Option<Position>) -> Head {
+        Head {
+            epoch: self.epoch.clone(),
+            last: self.last,
+            since: self.since,
+            first,
+            all_dead: self.all_dead,
+        }
+    }
+}
+
+fn number(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn unsigned(row: &SqliteRow, column: &str) -> Result<u64, sqlx::Error> {
+    let value: i64 = row.try_get(column)?;
+    u64::try_from(value).map_err(|error| sqlx::Error::Decode(error.into()))
+}
+
+fn moment(row: &SqliteRow, column: &str) -> Result<UnixTime, sqlx::Error> {
+    unsigned(row, column).map(UnixTime)
+}
+
+/// Makes what is missing and reads where the log stands. None if the file is not a store of ours of this version.
+pub(super) async fn prepare(connection: &mut SqliteConnection, since: u64) -> Result<Option<Meta>, super::OpenError> {
+    let id: i64 = query("PRAGMA application_id").fetch_one(&mut *connection).await?.try_get(0)?;
+    let tables: i64 = query("SELECT count(*) FROM sqlite_schema").fetch_one(&mut *connection).await?.try_get(0)?;
+    if id != APPLICATION_ID && (id != 0 || tables != 0) {
+        return Ok(None);
+    }
+    sqlx::raw_sql("PRAGMA application_id = 1399089012").execute(&mut *connection).await?;
+    sqlx::raw_sql(include_str!("schema.sql")).execute(&mut *connection).await?;
+    query("INSERT OR IGNORE INTO meta VALUES (1, ?, ?, 0, 0, ?, 0, 0)")
+        .bind(VERSION)
+        .bind(new_epoch()?)
+        .bind(number(since))
+        .execute(&mut *connection)
+        .await?;
+    let row = query("SELECT * FROM meta").fetch_one(&mut *connection).await?;
+    if row.try_get::<i64, _>("version")? != VERSION {
+        return Ok(None);
+    }
+    Ok(Some(Meta {
+        epoch: row.try_get("epoch")?,
+        last: Position { ms: unsigned(&row, "last_ms")?, sequence: unsigned(&row, "last_sequence")? },
+        since: moment(&row, "since")?,
+        all_dead: moment(&row, "all_dead")?,
+        peak: moment(&row, "peak")?,
+    }))
+}
+
+pub(super) async fn save_meta(connection: &mut SqliteConnection, meta: &Meta) -> Result<(), sqlx::Error> {
+    query("UPDATE meta SET last_ms = ?, last_sequence = ?, all_dead = ?, peak = ?")
+        .bind(number(meta.last.ms))
+        .bind(number(meta.last.sequence))
+        .bind(number(meta.all_dead.0))
+        .bind(number(meta.peak.0))
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+pub(super) async fn append(
+    connection: &mut SqliteConnection,
+    position: Position,
+    entry: &[u8],
+) -> Result<(), sqlx::Error> {
+    query("INSERT INTO log VALUES (?, ?, ?)")
+        .bind(number(position.ms))
+        .bind(number(position.sequence))
+        .bind(entry)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Drops entries older than `before_ms`; true if there were any.
+pub(super) async fn trim(connection: &mut SqliteConnection, before_ms: u64) -> Result<bool, sqlx::Error> {
+    let done = query("DELETE FROM log WHERE ms < ?").bind(number(before_ms)).execute(connection).await?;
+    Ok(done.rows_affected() > 0)
+}
+
+pub(super) async fn first_position(connection: &mut SqliteConnection) -> Result<Option<Position>, sqlx::Error> {
+    let row = query("SELECT ms, sequence FROM log ORDER BY ms, sequence LIMIT 1").fetch_optional(connection).await?;
+    row.map(|row| position(&row)).transpose()
+}
+
+fn position(row: &SqliteRow) -> Result<Position, sqlx::Error> {
+    Ok(Position { ms: unsigned(row, "ms")?, sequence: unsigned(row, "sequence")? })
+}
+
+/// At most `limit` entries after `after`, in order.
+pub(super) async fn entries(
+    connection: &mut SqliteConnection,
+    after: Position,
+    limit: u32,
+) -> Result<Vec<LogEntry>, sqlx::Error> {
+    let rows = query("SELECT * FROM log WHERE (ms, sequence) > (?, ?) ORDER BY ms, sequence LIMIT ?")
+        .bind(number(after.ms))
+        .bind(number(after.sequence))
+        .bind(limit)
+        .fetch_all(connection)
+        .await?;
+    rows.iter().map(|row| Ok(LogEntry { position: position(row)?, entry: row.try_get("entry")? })).collect()
+}
+
+/// Writes a session's record, new or changed.
+pub(super) async fn save_session(connection: &mut SqliteConnection, session: &Session) -> Result<(), sqlx::Error> {
+    query("INSERT OR REPLACE INTO session VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
+        .bind(session.sid.to_string())
+        .bind(&session.sub)
+        .bind(session.generation)
+        .bind(number(session.created.0))
+        .bind(number(session.refreshed.0))
+        .bind(number(session.rotated.0))
+        .bind(number(session.issued.0))
+        .bind(number(session.exp_max.0))
+        .bind(number(session.idle_ends.0))
+        .bind(number(session.ends.0))
+        .bind(&session.address)
+        .bind(&session.agent)
+        .bind(number(session.kept_until().0))
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+pub(super) async fn session(connection: &mut SqliteConnection, sid: &Id) -> Result<Option<Session>, sqlx::Error> {
+    let row = query("SELECT * FROM session WHERE sid = ?").bind(sid.to_string()).fetch_optional(connection).await?;
+    row.map(|row| read_session(&row)).transpose()
+}
+
+/// A user's sessions that could be refreshed at `now`.
+pub(super) async fn sessions_of(
+    connection: &mut SqliteConnection,
+    sub: &str,
+    all_dead: UnixTime,
+    now: UnixTime,
+) -> Result<Vec<Session>, sqlx::Error> {
+    let rows = query("SELECT * FROM session WHERE sub = ?").bind(sub).fetch_all(&mut *connection).await?;
+    let sessions = rows.iter().map(read_session).collect::<Result<Vec<_>, _>>()?;
+    Ok(sessions.into_iter().filter(|session| session.is_live(now) && session.issued > all_dead).collect())
+}
+
+fn read_session(row: &SqliteRow) -> Result<Session, sqlx::Error> {
+    let sid: String = row.try_get("sid")?;
+    Ok(Session {
+        sid: Id::parse(&sid).ok_or_else(|| sqlx::Error::Decode("not a session id".into()))?,
+        sub: row.try_get("sub")?,
+        generation: row.try_get("generation")?,
+        created: moment(row, "created")?,
+        refreshed: moment(row, "refreshed")?,
+        rotated: moment(row, "rotated")?,
+        issued: moment(row, "issued")?,
+        exp_max: moment(row, "exp_max")?,
+        idle_ends: moment(row, "idle_ends")?,
+        ends: moment(row, "ends")?,
+        address: row.try_get("address")?,
+        agent: row.try_get("agent")?,
+    })
+}
+
+/// Deletes a session's record; true if there was one.
+pub(super) async fn delete_session(connection: &mut SqliteConnection, sid: &Id) -> Result<(), sqlx::Error> {
+    query("DELETE FROM session WHERE sid = ?").bind(sid.to_string()).execute(connection).await?;
+    Ok(())
+}
+
+pub(super) async fn delete_sessions_of(connection: &mut SqliteConnection, sub: &str) -> Result<(), sqlx::Error> {
+    query("DELETE FROM session WHERE sub = ?").bind(sub).execute(connection).await?;
+    Ok(())
+}
+
+/// Clears away a few rows whose time is over: no job has to.
+pub(super) async fn sweep(connection: &mut SqliteConnection, now: UnixTime) -> Result<(), sqlx::Error> {
+    for statement in [
+        "DELETE FROM session WHERE sid IN (SELECT sid FROM session WHERE kept_until <= ? LIMIT ?)",
+        "DELETE FROM watermark WHERE sub IN (SELECT sub FROM watermark WHERE kept_until <= ? LIMIT ?)",
+    ] {
+        query(statement).bind(number(now.0)).bind(SWEEP_MAX).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn watermark(
+    connection: &mut SqliteConnection,
+    sub: &str,
+    now: UnixTime,
+) -> Result<Option<UnixTime>, sqlx::Error> {
+    let row = query("SELECT dead FROM watermark WHERE sub = ? AND kept_until > ?")
+        .bind(sub)
+        .bind(number(now.0))
+        .fetch_optional(connection)
+        .await?;
+    row.map(|row| moment(&row, "dead")).transpose()
+}
+
+pub(super) async fn save_watermark(
+    connection: &mut SqliteConnection,
+    sub: &str,
+    dead: UnixTime,
+    kept_until: UnixTime,
+) -> Result<(), sqlx::Error> {
+    query("INSERT OR REPLACE INTO watermark VALUES (?, ?, ?)")
+        .bind(sub)
+        .bind(number(dead.0))
+        .bind(number(kept_until.0))
+        .execute(connection)
+        .await?;
+    Ok(())
+}
