@@ -78,11 +78,7 @@ pub trait Store: Send + Sync + 'static {
     fn revoke_all(&self, partition: u16) -> impl Future<Output = Result<UnixTime, Unavailable>> + Send;
     /// Appends an entry as it is; one that has already expired by the store's clock is dropped. An entry with
     /// `expires_at` zero is kept for as long as any token can live.
-    fn append(
-        &self,
-        partition: u16,
-        revocation: &Revocation,
-    ) -> impl Future<Output = Result<(), Unavailable>> + Send;
+    fn append(&self, partition: u16, revocation: &Revocation) -> impl Future<Output = Result<(), Unavailable>> + Send;
     /// A user's live sessions, newest first.
     fn sessions(&self, sub: &str) -> impl Future<Output = Result<Vec<Session>, Unavailable>> + Send;
     /// How many partitions there are.

@@ -243,7 +243,11 @@ mod tests {
             (0, NOW, 30, Decision::Reuse),
             (7, NOW, 30, Decision::Trade(8)),
         ] {
-            assert_eq!(decide(&session(5), presented, now, None, window), expected, "{presented} at {now:?} in {window}");
+            assert_eq!(
+                decide(&session(5), presented, now, None, window),
+                expected,
+                "{presented} at {now:?} in {window}"
+            );
         }
     }
 

@@ -49,7 +49,9 @@ pub enum OpenError {
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
     /// The store was made with another number of partitions, which is fixed.
-    #[error("the store has {found} partitions and REVOCATION_PARTITIONS is {wanted}: the number is fixed at first start")]
+    #[error(
+        "the store has {found} partitions and REVOCATION_PARTITIONS is {wanted}: the number is fixed at first start"
+    )]
     Partitions {
         /// As recorded in the store.
         found: String,

@@ -53,7 +53,8 @@ impl Ring {
     pub(super) fn lately(&self, partition: u16) -> Vec<Vec<u8>> {
         let now = Instant::now();
         let state = self.locked();
-        let recent = state.entries.iter().filter(|(at, of, _)| *of == partition && now.duration_since(*at) <= REMEMBERED);
+        let recent =
+            state.entries.iter().filter(|(at, of, _)| *of == partition && now.duration_since(*at) <= REMEMBERED);
         recent.map(|(_, _, entry)| entry.clone()).collect()
     }
 

@@ -182,8 +182,7 @@ impl Store for EmbeddedStore {
     async fn sessions(&self, sub: &str) -> Result<Vec<Session>, Unavailable> {
         let mut connection = self.readers.acquire().await.map_err(unavailable)?;
         let all_dead = self.feed.all_dead();
-        let mut sessions =
-            rows::sessions_of(&mut connection, sub, all_dead, self.now()).await.map_err(unavailable)?;
+        let mut sessions = rows::sessions_of(&mut connection, sub, all_dead, self.now()).await.map_err(unavailable)?;
         sessions.sort_by_key(|session| std::cmp::Reverse(session.created));
         Ok(sessions)
     }

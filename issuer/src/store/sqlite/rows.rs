@@ -28,13 +28,7 @@ pub(super) struct Meta {
 
 impl Meta {
     pub(super) fn head(&self, first: Option<Position>) -> Head {
-        Head {
-            epoch: self.epoch.clone(),
-            last: self.last,
-            since: self.since,
-            first,
-            all_dead: self.all_dead,
-        }
+        Head { epoch: self.epoch.clone(), last: self.last, since: self.since, first, all_dead: self.all_dead }
     }
 }
 

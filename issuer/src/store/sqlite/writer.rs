@@ -55,13 +55,7 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(
-        connection: SqliteConnection,
-        meta: Meta,
-        terms: Terms,
-        clock: ClockMs,
-        feed: Arc<Feed>,
-    ) -> Self {
+    pub(super) fn new(connection: SqliteConnection, meta: Meta, terms: Terms, clock: ClockMs, feed: Arc<Feed>) -> Self {
         let first = feed.head().first;
         Self { connection, meta, first, terms, clock, feed }
     }
@@ -106,11 +100,8 @@ impl Writer {
         }
         let trimmed = batch.finish().await?;
         let (meta, pushed) = (batch.meta, batch.pushed);
-        let first = if trimmed || self.first.is_none() {
-            rows::first_position(&mut transaction).await?
-        } else {
-            self.first
-        };
+        let first =
+            if trimmed || self.first.is_none() { rows::first_position(&mut transaction).await? } else { self.first };
         transaction.commit().await?;
         self.meta = meta;
         self.first = first;
