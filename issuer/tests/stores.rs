@@ -62,6 +62,9 @@ struct RedisBench {
 
 const PREFIX: &str = "test";
 
+/// An entry of a stream: its id, its fields and their values.
+type StreamEntry = (String, Vec<(String, Vec<u8>)>);
+
 impl RedisBench {
     async fn start(partitions: u16) -> Self {
         let server = RedisServer::start(&[]).await;
@@ -112,8 +115,8 @@ impl Bench for RedisBench {
 
     async fn log(&self, partition: u16) -> Vec<(Position, Revocation)> {
         let key = Keys::new(PREFIX, partition).log();
-        let entries: Vec<(String, Vec<(String, Vec<u8>)>)> = self.command(&["XRANGE", &key, "-", "+"]).await;
-        let read = |(id, fields): (String, Vec<(String, Vec<u8>)>)| {
+        let entries: Vec<StreamEntry> = self.command(&["XRANGE", &key, "-", "+"]).await;
+        let read = |(id, fields): StreamEntry| {
             assert_eq!(fields.len(), 1);
             assert_eq!(fields[0].0, "r");
             (Position::parse(&id).unwrap(), Revocation::from_bytes(&fields[0].1).unwrap())
