@@ -4,7 +4,7 @@
 use std::pin::Pin;
 
 use sidegate_tests::bench::row::Row;
-use sidegate_tests::bench::{bare, check, memory, revocation};
+use sidegate_tests::bench::{bare, check, feed, memory, revocation};
 
 type Rows = fn() -> Pin<Box<dyn Future<Output = Vec<Row>>>>;
 
@@ -12,6 +12,7 @@ type Rows = fn() -> Pin<Box<dyn Future<Output = Vec<Row>>>>;
 const GROUPS: &[(&str, Rows)] = &[
     ("check", || Box::pin(check::rows())),
     ("revocation", || Box::pin(revocation::rows())),
+    ("feed", || Box::pin(feed::rows())),
     ("memory", || Box::pin(memory::rows())),
 ];
 
