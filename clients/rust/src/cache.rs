@@ -1,6 +1,6 @@
 //! The tokens that this process has seen: bounded, private, compared whole.
 //!
-//! Buckets of six, indexed by bytes of the signature, which nobody can choose for a token that the daemon calls good.
+//! Buckets of five, indexed by bytes of the signature, which nobody can choose for a token that the daemon calls good.
 //! Nothing here ever waits: a bucket that is being changed is as good as one that knows nothing.
 
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -10,26 +10,28 @@ use sidegate_shm::{Clock, Reader, Verdict};
 
 use crate::verified::Verified;
 
-const WAYS: usize = 6;
-/// How much room is left for the buckets to be unevenly full.
-const SLACK: usize = 2;
+const WAYS: usize = 5;
+/// Places for each token expected, since buckets fill unevenly: with three, fewer than 1 in 200 is crowded out.
+const SLACK: usize = 3;
 
 pub(crate) struct Cache {
     buckets: Box<[Bucket]>,
     shift: u32,
 }
 
-/// The lock, the segment and the marks share the bucket's first cache line.
+/// A pair of cache lines, which processors fetch together: a cold check waits for memory once here, once for the entry,
+/// and once for the table.
 #[derive(Default)]
-#[repr(align(64))]
+#[repr(align(128))]
 struct Bucket(RwLock<Ways>);
 
+const _: () = assert!(size_of::<Bucket>() == 128, "a bucket must not outgrow its pair of lines");
+
 #[derive(Default)]
-#[repr(C)]
 struct Ways {
     reader: Option<Arc<Reader>>,
-    marks: [u64; WAYS],
     entries: [Option<Verified>; WAYS],
+    marks: [u32; WAYS],
     /// Which entries were asked for since the hand last passed.
     recent: AtomicU8,
     hand: u8,
@@ -93,20 +95,21 @@ impl Cache {
         }
     }
 
-    /// Sixteen bytes of the signature make the mark; the mark, mixed, the bucket.
+    /// Sixteen bytes of the signature, mixed: the low bits are the mark, the high ones the bucket.
     #[inline]
-    fn locate(&self, token: &[u8]) -> Option<(u64, usize)> {
+    fn locate(&self, token: &[u8]) -> Option<(u32, usize)> {
         let (rest, last) = token.split_last_chunk::<8>()?;
         let before = rest.last_chunk::<8>()?;
-        let mark = u64::from_ne_bytes(*last) ^ u64::from_ne_bytes(*before).rotate_left(29);
-        let mixed = u128::from(mark) * 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
-        Some((mark, (((mixed >> 64) as u64 ^ mixed as u64) >> self.shift) as usize))
+        let bytes = u64::from_ne_bytes(*last) ^ u64::from_ne_bytes(*before).rotate_left(29);
+        let product = u128::from(bytes) * 0x9e37_79b9_7f4a_7c15;
+        let mixed = (product >> 64) as u64 ^ product as u64;
+        Some((mixed as u32, (mixed >> self.shift) as usize))
     }
 }
 
 impl Ways {
     #[inline]
-    fn way(&self, mark: u64, token: &[u8]) -> Option<usize> {
+    fn way(&self, mark: u32, token: &[u8]) -> Option<usize> {
         (0..WAYS).find(|&way| {
             self.marks[way] == mark && self.entries[way].as_ref().is_some_and(|entry| entry.is_token(token))
         })

@@ -175,7 +175,9 @@ impl Verified {
 
     #[inline]
     pub(crate) fn probe(&self) -> Probe {
-        Probe::from_words(std::array::from_fn(|at| self.word(at)))
+        // Written out: `array::from_fn` is left as so many calls, and this is the hot path.
+        let word = |at| self.word(at);
+        Probe::from_words([word(0), word(1), word(2), word(3), word(4), word(5), word(6), word(7), word(8)])
     }
 
     #[inline]
@@ -183,14 +185,21 @@ impl Verified {
         self.word(EPOCH)
     }
 
+    /// The fixed part, its length known, so that nothing in it is checked for bounds again.
+    #[inline]
+    fn head(&self) -> &[u8; HEAD] {
+        self.0.first_chunk().unwrap_or(&[0; HEAD])
+    }
+
     #[inline]
     fn word(&self, at: usize) -> u64 {
-        self.0[at * 8..].first_chunk().map_or(0, |bytes| u64::from_ne_bytes(*bytes))
+        let head = self.head();
+        head[at * 8..].first_chunk().map_or(0, |bytes| u64::from_ne_bytes(*bytes))
     }
 
     #[inline]
     fn end(&self, text: usize) -> usize {
-        self.0[ENDS + text * 4..].first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes) as usize)
+        self.head()[ENDS + text * 4..].first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes) as usize)
     }
 
     #[inline]

@@ -12,8 +12,8 @@ use crate::layout::{Header, Region};
 pub(crate) const FLAG: u64 = 1 << 63;
 /// A subject's watermark that is dead whatever the token's `iat`.
 pub(crate) const ALWAYS: u32 = u32::MAX;
-/// Equal to no word of a line once [`FLAG`] is masked off: stands for "not looked for".
-const NOTHING: u64 = u64::MAX;
+/// Equal to no word of a line: stands for "not looked for", since kind 0 is an empty word's, and an empty word is zero.
+const NOTHING: u64 = 1;
 
 const KIND_SHIFT: u32 = 61;
 const TOKEN: u64 = 1;
@@ -69,13 +69,22 @@ impl Want {
         Self { token: word, session: NOTHING, subject: NOTHING, iat_s: 0 }
     }
 
-    /// Whether a word of a line, its flag masked off, is one of those looked for.
+    /// Whether one of the words of a line, their flags left out, is one of those looked for.
     #[inline]
-    pub(crate) fn is(&self, word: u64) -> bool {
-        let watermark = word as u32;
-        (word == self.token)
-            | (word == self.session)
-            | ((word >> 32 == self.subject) & ((watermark == ALWAYS) | (self.iat_s <= u64::from(watermark))))
+    pub(crate) fn is_in(&self, line: &[u64; 8]) -> bool {
+        // Without branches, and first without thresholds: nearly every line has nothing of what is looked for.
+        let maybe = line.iter().fold(false, |maybe, word| {
+            let word = word << 1;
+            maybe | (word == self.token << 1) | (word == self.session << 1) | (word >> 33 == self.subject)
+        });
+        maybe && line.iter().any(|word| self.is(word & !FLAG))
+    }
+
+    fn is(&self, word: u64) -> bool {
+        let threshold = word as u32;
+        word == self.token
+            || word == self.session
+            || (word >> 32 == self.subject && (threshold == ALWAYS || self.iat_s <= u64::from(threshold)))
     }
 }
 

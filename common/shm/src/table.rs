@@ -25,7 +25,7 @@ const SATURATED_SLOT: usize = 1;
 #[inline]
 pub(crate) fn look_up(words: &impl Load, region: Region, home: usize, want: &Want) -> Found {
     let line = words.line(region.word(home));
-    if line.iter().fold(false, |hit, word| hit | want.is(word & !FLAG)) {
+    if want.is_in(&line) {
         return Found::Tag;
     }
     if line[SATURATED_SLOT] & FLAG != 0 {
@@ -37,10 +37,12 @@ pub(crate) fn look_up(words: &impl Load, region: Region, home: usize, want: &Wan
     look_further(words, region, home, want)
 }
 
+#[cold]
+#[inline(never)]
 fn look_further(words: &impl Load, region: Region, home: usize, want: &Want) -> Found {
     for step in 1..region.chain() {
         let line = words.line(region.word(region.step(home, step)));
-        if line.iter().any(|word| want.is(word & !FLAG)) {
+        if want.is_in(&line) {
             return Found::Tag;
         }
         if line[OVERFLOW_SLOT] & FLAG == 0 {

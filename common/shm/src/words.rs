@@ -71,6 +71,7 @@ impl WordsMut {
     }
 }
 
+#[inline]
 fn word(map: &MmapRaw, index: usize) -> &AtomicU64 {
     assert!(index < map.len() / WORD_BYTES, "word {index} lies outside the segment");
     // SAFETY:
@@ -89,15 +90,17 @@ fn word(map: &MmapRaw, index: usize) -> &AtomicU64 {
     unsafe { AtomicU64::from_ptr(pointer) }
 }
 
+#[inline]
 fn line(map: &MmapRaw, first: usize) -> [u64; 8] {
     assert!(first < (map.len() / WORD_BYTES).saturating_sub(7), "line at word {first} lies outside the segment");
-    std::array::from_fn(|i| {
-        // SAFETY: `first + 7` was just checked against the length of the mapping, and `i` is at most 7.
-        let pointer = unsafe { map.as_mut_ptr().cast::<u64>().add(first + i) };
-        // SAFETY: as in `word`, condition by condition.
-        let word = unsafe { AtomicU64::from_ptr(pointer) };
-        word.load(Ordering::Relaxed)
-    })
+    // SAFETY: `first + 7` was just checked against the length of the mapping, so eight words begin at the result.
+    let pointer = unsafe { map.as_mut_ptr().cast::<u64>().add(first) };
+    // SAFETY: for each of the eight words as in `word`, condition by condition; an array has its elements' alignment.
+    let words: &[AtomicU64; 8] = unsafe { &*pointer.cast() };
+    // Written out: loops over arrays of this size are not always unrolled, and this is the hot path.
+    let [a, b, c, d, e, f, g, h] = words;
+    let load = |word: &AtomicU64| word.load(Ordering::Relaxed);
+    [load(a), load(b), load(c), load(d), load(e), load(f), load(g), load(h)]
 }
 
 impl Load for Words {

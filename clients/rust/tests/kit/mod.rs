@@ -1,5 +1,5 @@
 //! A stand-in for the verifier: the real segment, publisher and attach server, and `/verify` over a real Unix socket; only
-//! the tokens are toys, whose claims stand in them as hex and whose signature is a checksum.
+//! the tokens are toys, whose signature is a checksum.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests may fail loudly")]
 #![allow(dead_code, reason = "each test binary uses its part of the kit")]
 
@@ -73,13 +73,42 @@ impl Claims {
         let json = format!(
             r#"{{"iss":"sidegate","aud":"sidegate","sub":"{sub}","client_id":"toy","iat":{iat},"exp":{exp},"jti":"{jti}","sid":"{sid}","scope":"{scope}"}}"#
         );
-        let body: String = json.bytes().map(|byte| format!("{byte:02x}")).collect();
+        let body = encode(json.as_bytes());
         format!("toy.{body}.{}", signature(&body))
     }
 }
 
+const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+
+/// Base64url, as in a real token.
+fn encode(bytes: &[u8]) -> String {
+    let mut out = String::new();
+    for chunk in bytes.chunks(3) {
+        let wide = chunk.iter().chain(&[0, 0]).take(3).fold(0u32, |wide, byte| wide << 8 | u32::from(*byte));
+        let letter = |at: usize| char::from(LETTERS[(wide >> (18 - 6 * at) & 63) as usize]);
+        out.extend((0..=chunk.len()).map(letter));
+    }
+    out
+}
+
+fn decode(text: &str) -> Option<Vec<u8>> {
+    let mut out = Vec::new();
+    for chunk in text.as_bytes().chunks(4) {
+        let mut wide = 0;
+        for at in 0..4 {
+            let value = match chunk.get(at) {
+                Some(letter) => LETTERS.iter().position(|known| known == letter)?,
+                None => 0,
+            };
+            wide = wide << 6 | value as u32;
+        }
+        out.extend(&wide.to_be_bytes()[1..chunk.len()]);
+    }
+    Some(out)
+}
+
 fn signature(body: &str) -> String {
-    Sha256::digest(body.as_bytes())[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+    encode(&Sha256::digest(body.as_bytes()))
 }
 
 pub fn subject(sub: &str) -> Subject {
@@ -245,9 +274,7 @@ impl State_ {
         if self.stale.load(Ordering::Relaxed) {
             return no(503, "stale");
         }
-        let bytes: Vec<u8> =
-            (0..body.len() / 2).map(|at| u8::from_str_radix(&body[at * 2..at * 2 + 2], 16).unwrap()).collect();
-        let json = String::from_utf8(bytes).unwrap();
+        let json = String::from_utf8(decode(body).unwrap()).unwrap();
         let claims: serde_json::Value = serde_json::from_str(&json).unwrap();
         if claims["exp"].as_u64().unwrap() <= CoarseClock.now().realtime_ns / NANOS {
             return no(401, "token_expired");
