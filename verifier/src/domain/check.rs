@@ -1,0 +1,95 @@
+//! Checking one token: from the tokens seen before if it is there, by full verification if not; and in both cases by
+//! time, revocation and freshness, which nothing here remembers.
+
+use std::sync::Arc;
+
+use sidegate_common::token::{Rejection, VerifiedToken};
+use sidegate_common::verdict::{GoodToken, Judge, Moment, Unknown, Verdict};
+
+use super::seen::{Seen, SeenTokens};
+
+/// A judge with a memory for verified tokens. `R` is what the wire renders of a token, once.
+#[derive(Debug)]
+pub struct Checker<R> {
+    judge: Arc<Judge>,
+    seen: SeenTokens<R>,
+    render: fn(&VerifiedToken) -> R,
+}
+
+/// The verdict on a token, with what was rendered of it.
+#[derive(Debug)]
+pub enum Checked<R> {
+    /// Good right now.
+    Good(GoodToken, Arc<Seen<R>>),
+    /// Not good.
+    Denied(Rejection),
+    /// That cannot be said.
+    CannotJudge(Unknown),
+}
+
+impl<R> Checker<R> {
+    /// A checker that remembers about `entries` tokens.
+    pub fn new(judge: Arc<Judge>, entries: usize, render: fn(&VerifiedToken) -> R) -> Self {
+        Self { judge, seen: SeenTokens::new(entries), render }
+    }
+
+    /// The judge.
+    pub const fn judge(&self) -> &Arc<Judge> {
+        &self.judge
+    }
+
+    /// Checks a token.
+    pub fn check(&self, token: &str, at: Moment) -> Checked<R> {
+        // Read before the keys are: a token verified while they change is kept under the old epoch, and so not used.
+        let key_epoch = self.judge.key_epoch();
+        if let Some(seen) = self.seen.find(token, key_epoch) {
+            return match self.judge.check_again(seen.verified(), at) {
+                Verdict::Good(good) => Checked::Good(good, seen),
+                Verdict::Denied(rejection) => Checked::Denied(rejection),
+                Verdict::CannotJudge(unknown) => Checked::CannotJudge(unknown),
+            };
+        }
+        match self.judge.check(token, at) {
+            Verdict::Good(good) => {
+                let verified = Arc::clone(good.token());
+                let rendered = (self.render)(&verified);
+                let seen = self.seen.keep(token, key_epoch, verified, rendered);
+                Checked::Good(good, seen)
+            }
+            Verdict::Denied(rejection) => Checked::Denied(rejection),
+            Verdict::CannotJudge(unknown) => Checked::CannotJudge(unknown),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{self, AT};
+    use sidegate_common::verdict::OnStale;
+
+    #[test]
+    fn a_remembered_token_is_still_judged_each_time() {
+        let judge = testing::judge(OnStale::Deny);
+        let checker = Checker::new(Arc::clone(&judge), 64, |_| ());
+        let (token, verified) = testing::verified("one");
+        assert!(matches!(checker.check(&token, AT), Checked::Good(..)));
+        assert!(checker.seen.find(&token, judge.key_epoch()).is_some());
+        let late = Moment { monotonic_ms: AT.monotonic_ms + 1_000_000, ..AT };
+        assert!(matches!(checker.check(&token, late), Checked::CannotJudge(Unknown::Stale(_))));
+        let expired = Moment { now: verified.claims().expires_at().plus(60), ..AT };
+        assert!(matches!(checker.check(&token, expired), Checked::Denied(Rejection::Expired)));
+        testing::revoke_session(&judge, &verified.claims().sid);
+        assert!(matches!(checker.check(&token, AT), Checked::Denied(Rejection::Revoked)));
+    }
+
+    #[test]
+    fn other_keys_forget_what_was_verified() {
+        let judge = testing::judge(OnStale::Deny);
+        let checker = Checker::new(Arc::clone(&judge), 64, |_| ());
+        let (token, _) = testing::verified("one");
+        assert!(matches!(checker.check(&token, AT), Checked::Good(..)));
+        judge.set_keys(testing::other_keys());
+        assert!(matches!(checker.check(&token, AT), Checked::Denied(Rejection::UnknownKey)));
+    }
+}

@@ -1,0 +1,432 @@
+//! Protected routes: ordered rules of methods and path pattern, and what a request must bring to each.
+//!
+//! The first rule that matches decides; where none does, a good token is needed. Every doubt is decided towards
+//! *protected*: a rule that protects matches whatever the case of letters and whatever follows as a trailing slash,
+//! while a rule that opens matches only what it says. A path that two programs could read differently is never public,
+//! and needs everything that any rule asks for.
+
+use sidegate_common::claims::Claims;
+use sidegate_common::text::{is_scope_token, scope_covers};
+
+use super::path::{Ambiguity, canonical};
+
+/// The most rules of one file.
+pub const RULES_MAX: usize = 4096;
+
+/// What a token must be good for, beyond being good. The default asks for nothing more.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Requirement {
+    /// Scope words, space separated; all are needed.
+    pub scope: String,
+    /// Audiences; the token must name all.
+    pub audiences: Vec<String>,
+}
+
+/// What a requirement found missing in a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shortfall {
+    /// A scope word.
+    Scope,
+    /// An audience.
+    Audience,
+}
+
+impl Requirement {
+    /// Looks whether a good token's claims are enough.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn met_by(&self, claims: &Claims) -> Result<(), Shortfall> {
+        if !self.audiences.iter().all(|audience| claims.aud.names(audience)) {
+            return Err(Shortfall::Audience);
+        }
+        if !scope_covers(claims.scope.as_deref(), &self.scope) {
+            return Err(Shortfall::Scope);
+        }
+        Ok(())
+    }
+
+    /// Adds what `other` asks for.
+    pub fn add(&mut self, other: &Self) {
+        for word in other.scope.split(' ').filter(|word| !word.is_empty()) {
+            if !scope_covers(Some(&self.scope), word) {
+                if !self.scope.is_empty() {
+                    self.scope.push(' ');
+                }
+                self.scope.push_str(word);
+            }
+        }
+        for audience in &other.audiences {
+            if !self.audiences.contains(audience) {
+                self.audiences.push(audience.clone());
+            }
+        }
+    }
+}
+
+/// Who may pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Everybody.
+    Public,
+    /// Whoever has a good token that meets the requirement.
+    Token(Requirement),
+}
+
+/// Why a request got its [`Access`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// The rule with this number, counted from 1 in the order of the file.
+    Rule(usize),
+    /// No rule matches.
+    NoRule,
+    /// The path can be read in several ways.
+    Ambiguous(Ambiguity),
+}
+
+/// Why a routes file was refused: the rule, counted from 1, and what is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RoutesError {
+    /// Not TOML, or a key that is none of ours.
+    #[error("{0}")]
+    Malformed(String),
+    /// More than [`RULES_MAX`] rules.
+    #[error("there are more than {RULES_MAX} rules")]
+    TooMany,
+    /// One rule is wrong.
+    #[error("rule {0}: {1}")]
+    Rule(usize, String),
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    route: Vec<FileRule>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileRule {
+    methods: Option<Vec<String>>,
+    path: String,
+    access: Option<String>,
+    #[serde(default)]
+    scopes: Vec<String>,
+    audience: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+struct Rule {
+    methods: Option<Vec<String>>,
+    path: String,
+    segments: Vec<Segment>,
+    access: Access,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Segment {
+    Literal(String),
+    /// `*`: exactly one segment.
+    One,
+    /// `**`, last: any number of segments.
+    Rest,
+}
+
+/// All rules of a file, in order.
+#[derive(Clone, Debug)]
+pub struct Routes {
+    rules: Vec<Rule>,
+    no_rule: Access,
+    strictest: Access,
+}
+
+impl Routes {
+    /// Reads a routes file (TOML). `audiences` are those that this verifier accepts: a rule that asks for another could
+    /// never be met.
+    ///
+    /// # Errors
+    /// The first rule that is wrong.
+    pub fn parse(text: &str, audiences: &[String]) -> Result<Self, RoutesError> {
+        let file: File = toml::from_str(text).map_err(|error| RoutesError::Malformed(error.to_string()))?;
+        if file.route.len() > RULES_MAX {
+            return Err(RoutesError::TooMany);
+        }
+        let mut strictest = Requirement::default();
+        let mut rules = Vec::with_capacity(file.route.len());
+        for (index, rule) in file.route.into_iter().enumerate() {
+            let rule = Rule::new(rule, audiences).map_err(|problem| RoutesError::Rule(index + 1, problem))?;
+            if let Access::Token(requirement) = &rule.access {
+                strictest.add(requirement);
+            }
+            rules.push(rule);
+        }
+        Ok(Self { rules, no_rule: Access::Token(Requirement::default()), strictest: Access::Token(strictest) })
+    }
+
+    /// How many rules there are.
+    pub fn len(&self) -> usize {
+        self.rules.len()
+    }
+
+    /// True if the file has no rule.
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// Who may send `method` to `target`, a raw request target.
+    pub fn access(&self, method: &str, target: &[u8]) -> (&Access, Why) {
+        let path = match canonical(target) {
+            Ok(path) => path,
+            Err(ambiguity) => return (&self.strictest, Why::Ambiguous(ambiguity)),
+        };
+        match self.rules.iter().position(|rule| rule.matches(method, &path)) {
+            Some(index) => (&self.rules[index].access, Why::Rule(index + 1)),
+            None => (&self.no_rule, Why::NoRule),
+        }
+    }
+
+    /// In words: which rule `method` and `target` meet, and what that asks for.
+    pub fn explain(&self, method: &str, target: &str) -> String {
+        let (access, why) = self.access(method, target.as_bytes());
+        let reason = match why {
+            Why::Rule(number) => format!("rule {number} ({})", self.rules[number - 1].describe()),
+            Why::NoRule => "no rule matches".to_owned(),
+            Why::Ambiguous(ambiguity) => format!("the path is ambiguous: {ambiguity}"),
+        };
+        format!("{method} {target}: {}; {reason}", describe_access(access))
+    }
+}
+
+fn describe_access(access: &Access) -> String {
+    let Access::Token(requirement) = access else {
+        return "public".to_owned();
+    };
+    let mut out = "needs a good token".to_owned();
+    if !requirement.scope.is_empty() {
+        out.push_str(&format!(" with scope \"{}\"", requirement.scope));
+    }
+    if !requirement.audiences.is_empty() {
+        out.push_str(&format!(" for audience \"{}\"", requirement.audiences.join("\" and \"")));
+    }
+    out
+}
+
+impl Rule {
+    fn new(rule: FileRule, audiences: &[String]) -> Result<Self, String> {
+        let segments = pattern(&rule.path)?;
+        let requirement = requirement(&rule, audiences)?;
+        let access = match rule.access.as_deref() {
+            None | Some("authenticated") => Access::Token(requirement),
+            Some("public") if requirement == Requirement::default() => Access::Public,
+            Some("public") => return Err("a public route can require no scopes and no audience".to_owned()),
+            Some(other) => return Err(format!("access {other:?} is not public or authenticated")),
+        };
+        if let Some(methods) = &rule.methods {
+            let fit = |method: &String| !method.is_empty() && method.bytes().all(|b| b.is_ascii_uppercase() || b == b'-');
+            if methods.is_empty() || !methods.iter().all(fit) {
+                return Err("methods is not a list of methods in capitals, such as [\"GET\", \"POST\"]".to_owned());
+            }
+        }
+        Ok(Self { methods: rule.methods, path: rule.path, segments, access })
+    }
+
+    fn describe(&self) -> String {
+        self.methods.as_ref().map_or_else(|| self.path.clone(), |methods| format!("{} {}", methods.join(","), self.path))
+    }
+
+    fn matches(&self, method: &str, path: &str) -> bool {
+        let opens = self.access == Access::Public;
+        self.matches_method(method, opens) && matches_path(&self.segments, path, opens)
+    }
+
+    /// A rule about GET is one about HEAD as well.
+    fn matches_method(&self, method: &str, opens: bool) -> bool {
+        let Some(methods) = &self.methods else { return true };
+        let same = |known: &str| if opens { known == method } else { known.eq_ignore_ascii_case(method) };
+        let as_get = |known: &str| known == "GET" && if opens { method == "HEAD" } else { method.eq_ignore_ascii_case("HEAD") };
+        methods.iter().any(|known| same(known) || as_get(known))
+    }
+}
+
+fn requirement(rule: &FileRule, audiences: &[String]) -> Result<Requirement, String> {
+    if let Some(word) = rule.scopes.iter().find(|word| !is_scope_token(word)) {
+        return Err(format!("{word:?} is not one scope word (RFC 6749, section 3.3)"));
+    }
+    if let Some(audience) = rule.audience.as_ref().filter(|audience| !audiences.contains(audience)) {
+        return Err(format!("audience {audience:?} is not in JWT_AUDIENCE, so no token could ever meet it"));
+    }
+    Ok(Requirement { scope: rule.scopes.join(" "), audiences: rule.audience.iter().cloned().collect() })
+}
+
+fn pattern(path: &str) -> Result<Vec<Segment>, String> {
+    match canonical(path.as_bytes()) {
+        Ok(canonical) if canonical == path => {}
+        Ok(canonical) => return Err(format!("path {path:?} is matched decoded: write {canonical:?}")),
+        Err(ambiguity) => return Err(format!("path {path:?} could never match: {ambiguity}")),
+    }
+    let words: Vec<&str> = path[1..].split('/').collect();
+    let last = words.len() - 1;
+    let segment = |(index, word): (usize, &&str)| match *word {
+        "**" if index == last => Ok(Segment::Rest),
+        "**" => Err(format!("path {path:?}: ** may only stand at the end")),
+        "*" => Ok(Segment::One),
+        word if word.contains('*') => Err(format!("path {path:?}: * stands for a whole segment")),
+        word => Ok(Segment::Literal(word.to_owned())),
+    };
+    words.iter().enumerate().map(segment).collect()
+}
+
+/// `path` is canonical. `opens`: the rule makes it public, so only an exact match counts.
+fn matches_path(pattern: &[Segment], path: &str, opens: bool) -> bool {
+    let mut words = path[1..].split('/');
+    for segment in pattern {
+        match (segment, words.next()) {
+            (Segment::Rest, _) => return true,
+            (Segment::One, Some(word)) if !word.is_empty() => {}
+            (Segment::Literal(literal), Some(word)) if same_word(literal, word, opens) => {}
+            // A rule that protects `/a/` protects `/a` as well.
+            (Segment::Literal(literal), None) => return literal.is_empty() && !opens,
+            _ => return false,
+        }
+    }
+    match words.next() {
+        None => true,
+        // A rule that protects `/a` protects `/a/` as well.
+        Some("") => !opens && words.next().is_none(),
+        Some(_) => false,
+    }
+}
+
+/// An application may fold case, or letters from outside ASCII into others: a rule that protects takes any such word
+/// for its own.
+fn same_word(literal: &str, word: &str, opens: bool) -> bool {
+    if opens { literal == word } else { literal.eq_ignore_ascii_case(word) || !word.is_ascii() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sidegate_common::claims::Audience;
+
+    const FILE: &str = r#"
+[[route]]
+path = "/admin/**"
+scopes = ["admin"]
+
+[[route]]
+methods = ["GET"]
+path = "/health"
+access = "public"
+
+[[route]]
+path = "/billing/*/invoice"
+audience = "billing"
+
+[[route]]
+methods = ["DELETE"]
+path = "/public/**"
+
+[[route]]
+path = "/public/**"
+access = "public"
+
+[[route]]
+path = "/"
+access = "public"
+"#;
+
+    fn routes() -> Routes {
+        Routes::parse(FILE, &["sidegate".into(), "billing".into()]).unwrap()
+    }
+
+    fn rule(method: &str, target: &str) -> Why {
+        routes().access(method, target.as_bytes()).1
+    }
+
+    #[test]
+    fn the_first_rule_that_matches_decides() {
+        assert_eq!(rule("GET", "/public/a/b?x=1"), Why::Rule(5));
+        assert_eq!(rule("DELETE", "/public/a"), Why::Rule(4));
+        assert_eq!(rule("GET", "/health"), Why::Rule(2));
+        assert_eq!(rule("HEAD", "/health"), Why::Rule(2));
+        assert_eq!(rule("POST", "/health"), Why::NoRule);
+        assert_eq!(rule("GET", "/billing/7/invoice"), Why::Rule(3));
+        assert_eq!(rule("GET", "/billing//invoice"), Why::Ambiguous(Ambiguity::EmptySegment));
+        assert_eq!(rule("GET", "/billing/7/8/invoice"), Why::NoRule);
+        assert_eq!(rule("GET", "/"), Why::Rule(6));
+        assert_eq!(rule("GET", "/other"), Why::NoRule);
+    }
+
+    #[test]
+    fn a_rule_that_protects_is_generous_and_one_that_opens_is_exact() {
+        for target in ["/admin", "/admin/", "/ADMIN/x", "/%41dmin/x", "/\u{ff41}dmin"] {
+            assert_eq!(rule("GET", target), Why::Rule(1), "{target}");
+        }
+        for (method, target) in [("GET", "/HEALTH"), ("GET", "/health/"), ("get", "/health"), ("GET", "/Public/x")] {
+            assert_eq!(rule(method, target), Why::NoRule, "{method} {target}");
+        }
+        assert_eq!(rule("delete", "/public/x"), Why::Rule(4));
+        assert_eq!(rule("GET", "/public"), Why::Rule(5));
+    }
+
+    #[test]
+    fn an_ambiguous_path_needs_everything_any_rule_asks_for() {
+        let routes = routes();
+        let (access, _) = routes.access("GET", b"/public/..;/admin");
+        let strictest = Requirement { scope: "admin".into(), audiences: vec!["billing".into()] };
+        assert_eq!(access, &Access::Token(strictest));
+    }
+
+    #[test]
+    fn requirements_look_at_scope_and_audience() {
+        let claims = Claims {
+            iss: "i".into(),
+            aud: Audience::Many(vec!["a".into(), "b".into()]),
+            sub: "s".into(),
+            client_id: "c".into(),
+            iat: 1,
+            exp: 2,
+            nbf: None,
+            jti: "j".into(),
+            sid: "x".into(),
+            scope: Some("read write".into()),
+        };
+        let ask = |scope: &str, audiences: &[&str]| {
+            let audiences = audiences.iter().map(|audience| (*audience).to_owned()).collect();
+            Requirement { scope: scope.into(), audiences }.met_by(&claims)
+        };
+        assert_eq!(ask("", &[]), Ok(()));
+        assert_eq!(ask("write read", &["a", "b"]), Ok(()));
+        assert_eq!(ask("admin", &[]), Err(Shortfall::Scope));
+        assert_eq!(ask("admin", &["c"]), Err(Shortfall::Audience));
+    }
+
+    #[test]
+    fn wrong_files_name_the_rule() {
+        let refused = |text: &str| Routes::parse(text, &["sidegate".into()]).unwrap_err().to_string();
+        let one = |line: &str| refused(&format!("[[route]]\n{line}\n"));
+        assert!(one("path = \"a\"").starts_with("rule 1: "));
+        assert!(one("path = \"/a/../b\"").contains("dot segment"));
+        assert!(one("path = \"/%61\"").contains("write \"/a\""));
+        assert!(one("path = \"/**/a\"").contains("at the end"));
+        assert!(one("path = \"/a*\"").contains("whole segment"));
+        assert!(one("path = \"/\"\naccess = \"open\"").contains("public or authenticated"));
+        assert!(one("path = \"/\"\naccess = \"public\"\nscopes = [\"a\"]").contains("no scopes"));
+        assert!(one("path = \"/\"\nscopes = [\"a b\"]").contains("scope word"));
+        assert!(one("path = \"/\"\naudience = \"x\"").contains("JWT_AUDIENCE"));
+        assert!(one("path = \"/\"\nmethods = [\"get\"]").contains("capitals"));
+        assert!(one("path = \"/\"\nmethods = []").contains("capitals"));
+        assert!(one("path = \"/\"\nscope = \"a\"").contains("scope"), "a mistyped key is an error");
+        assert!(refused("[[routes]]\npath = \"/\"").contains("routes"));
+    }
+
+    #[test]
+    fn explanations_are_for_people() {
+        let routes = routes();
+        assert_eq!(routes.explain("GET", "/public/x"), "GET /public/x: public; rule 5 (/public/**)");
+        assert!(routes.explain("GET", "/admin/x").contains("with scope \"admin\""));
+        assert!(routes.explain("GET", "/a//b").contains("ambiguous"));
+        assert!(routes.explain("GET", "/x").ends_with("needs a good token; no rule matches"));
+    }
+}

@@ -1,0 +1,122 @@
+//! Tokens that this daemon has verified, so that seeing one again costs no cryptography.
+//!
+//! A private, bounded cache. It says only "the signature and claims of exactly these bytes were right under that key
+//! epoch"; time, revocation and freshness are looked at on every check (see [`super::check`]). A token is found by
+//! bytes of its signature, which only the holder of the key can choose, and compared whole. Losing an entry costs one
+//! verification.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use sidegate_common::token::VerifiedToken;
+
+/// Tokens that share a place; a lookup compares at most this many.
+const WAYS: usize = 4;
+/// Longer tokens are verified every time, so that the cache's memory has a bound.
+const KEPT_BYTES_MAX: usize = 2048;
+
+/// A verified token, with what its answers look like on the wire.
+#[derive(Debug)]
+pub struct Seen<R> {
+    token: Box<str>,
+    key_epoch: u64,
+    verified: Arc<VerifiedToken>,
+    rendered: R,
+}
+
+impl<R> Seen<R> {
+    /// The proof that it was verified.
+    pub const fn verified(&self) -> &Arc<VerifiedToken> {
+        &self.verified
+    }
+
+    /// What was rendered from its claims.
+    pub const fn rendered(&self) -> &R {
+        &self.rendered
+    }
+}
+
+type Bucket<R> = [Option<Arc<Seen<R>>>; WAYS];
+
+/// A fixed number of places for verified tokens.
+#[derive(Debug)]
+pub struct SeenTokens<R> {
+    buckets: Box<[Mutex<Bucket<R>>]>,
+}
+
+impl<R> SeenTokens<R> {
+    /// Room for about `entries` tokens (rounded up to a power of two); 0 keeps none.
+    pub fn new(entries: usize) -> Self {
+        let buckets = if entries == 0 { 0 } else { entries.div_ceil(WAYS).next_power_of_two() };
+        Self { buckets: (0..buckets).map(|_| Mutex::new(Bucket::default())).collect() }
+    }
+
+    /// The token, if these very bytes were verified under `key_epoch`.
+    pub fn find(&self, token: &str, key_epoch: u64) -> Option<Arc<Seen<R>>> {
+        let mut bucket = self.bucket(token)?.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_it = |slot: &Option<Arc<Seen<R>>>| slot.as_ref().is_some_and(|seen| *seen.token == *token);
+        let at = bucket.iter().position(is_it)?;
+        if bucket[at].as_ref().is_none_or(|seen| seen.key_epoch != key_epoch) {
+            bucket[at] = None;
+            return None;
+        }
+        // What is asked for moves towards the front; the last place is given up first.
+        let front = at.saturating_sub(1);
+        bucket.swap(at, front);
+        bucket[front].clone()
+    }
+
+    /// Keeps a token that was verified under `key_epoch`, which must have been read before verifying.
+    pub fn keep(&self, token: &str, key_epoch: u64, verified: Arc<VerifiedToken>, rendered: R) -> Arc<Seen<R>> {
+        let seen = Arc::new(Seen { token: token.into(), key_epoch, verified, rendered });
+        if let Some(bucket) = self.bucket(token).filter(|_| token.len() <= KEPT_BYTES_MAX) {
+            let mut bucket = bucket.lock().unwrap_or_else(PoisonError::into_inner);
+            let same = bucket.iter().position(|slot| slot.as_ref().is_some_and(|held| *held.token == *token));
+            let free = same.or_else(|| bucket.iter().position(Option::is_none));
+            bucket[free.unwrap_or(WAYS - 1)] = Some(Arc::clone(&seen));
+        }
+        seen
+    }
+
+    fn bucket(&self, token: &str) -> Option<&Mutex<Bucket<R>>> {
+        // Not the very end: the last characters of a signature hold few bits.
+        let tail = token.as_bytes().len().checked_sub(12)?;
+        let bytes = token.as_bytes()[tail..].first_chunk::<8>()?;
+        let spread = u64::from_le_bytes(*bytes).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        let mask = self.buckets.len().checked_sub(1)?;
+        self.buckets.get(spread as usize & mask)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn only_the_very_same_bytes_under_the_same_epoch_are_found() {
+        let (token, verified) = testing::verified("a");
+        let seen = SeenTokens::new(64);
+        assert!(seen.find(&token, 1).is_none());
+        seen.keep(&token, 1, Arc::clone(&verified), "rendered");
+        assert_eq!(seen.find(&token, 1).map(|seen| *seen.rendered()), Some("rendered"));
+        let signature_at = token.rfind('.').unwrap();
+        let edited = format!("{}x{}", &token[..signature_at - 1], &token[signature_at..]);
+        assert!(seen.find(&edited, 1).is_none(), "the same signature under another payload is another token");
+        assert!(seen.find(&token, 2).is_none(), "other keys: verify again");
+        assert!(seen.find(&token, 1).is_none(), "and the old entry is gone");
+    }
+
+    #[test]
+    fn the_cache_is_bounded() {
+        let seen = SeenTokens::new(8);
+        let tokens: Vec<String> = (0..100).map(|n| testing::verified(&format!("jti-{n}")).0).collect();
+        let (_, verified) = testing::verified("x");
+        for token in &tokens {
+            seen.keep(token, 0, Arc::clone(&verified), ());
+        }
+        let found = tokens.iter().filter(|token| seen.find(token, 0).is_some()).count();
+        assert!((1..=8).contains(&found), "{found}");
+        assert!(SeenTokens::<()>::new(0).find(&tokens[0], 0).is_none());
+        assert!(SeenTokens::<()>::new(8).find("short", 0).is_none());
+    }
+}
