@@ -14,6 +14,7 @@ pub enum Code {
     TokenExpired,
     TokenRevoked,
     InsufficientScope,
+    Forbidden,
     NotFound,
     MethodNotAllowed,
     PayloadTooLarge,
@@ -25,7 +26,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, in the order of docs/errors.md.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::InvalidRequest,
         Self::InvalidCredentials,
         Self::InvalidGrant,
@@ -34,6 +35,7 @@ impl Code {
         Self::TokenExpired,
         Self::TokenRevoked,
         Self::InsufficientScope,
+        Self::Forbidden,
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::PayloadTooLarge,
@@ -56,6 +58,7 @@ impl Code {
             Self::InsufficientScope => {
                 ("insufficient_scope", 403, "insufficient_scope", "The access token does not allow this")
             }
+            Self::Forbidden => ("forbidden", 403, "access_denied", "This request is not allowed"),
             Self::NotFound => ("not_found", 404, "invalid_request", "There is nothing here"),
             Self::MethodNotAllowed => ("method_not_allowed", 405, "invalid_request", "This method is not allowed here"),
             Self::PayloadTooLarge => ("payload_too_large", 413, "invalid_request", "The body is too large"),

@@ -1,1 +1,22 @@
-//! sidegate-verifier
+//! The verifier: one per host or pod; says of every access token whether it is good right now.
+//!
+//! # Map
+//! - [`config`]: every setting. [`app`]: the only place that knows all parts. [`commands`]: what the program can do.
+//! - [`gate`]: everything a request needs. [`keys`], [`jwks_http`]: where keys come from. [`metrics`]: what is counted.
+//! - [`domain`]: what is decided, without sockets or clocks: canonical paths, routes, tokens seen before, decisions.
+//! - [`wire`]: what is spoken: HTTP, the dialects of the proxies, gRPC, the admin listener.
+//! - [`ask`]: a client of this daemon, for its own commands.
+#![forbid(unsafe_code)]
+
+pub mod app;
+pub mod ask;
+pub mod commands;
+pub mod config;
+pub mod domain;
+pub mod gate;
+pub mod jwks_http;
+pub mod keys;
+pub mod metrics;
+#[cfg(test)]
+mod testing;
+pub mod wire;

@@ -1,2 +1,57 @@
-//! start
-fn main() {}
+//! The program `sidegate-verifier`.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use sidegate_runtime::program::refuse;
+use sidegate_runtime::settings::help;
+use sidegate_verifier::commands::{self, Source};
+use sidegate_verifier::config::SETTINGS;
+
+/// Says of every access token whether it is good right now.
+#[derive(Parser)]
+#[command(name = "sidegate-verifier", version)]
+struct Arguments {
+    /// TOML file with settings; environment variables come before it
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve until SIGTERM (what happens without a command)
+    Serve,
+    /// Check the configuration and print it, with secrets masked
+    CheckConfig {
+        /// Say which rule of ROUTES_FILE a request meets, such as "GET /a/b"
+        #[arg(long, value_name = "METHOD PATH")]
+        route: Vec<String>,
+    },
+    /// Ask the running daemon about a token; exit code 0 if it is good, 1 if not, 69 if that cannot be said
+    Check {
+        /// The token, or - to read it from standard input, where no process list shows it
+        token: String,
+    },
+    /// Show whether the running daemon can judge, and if not, why
+    Status,
+    /// Exit code 0 if the running daemon can judge, 1 if not
+    Health,
+}
+
+fn main() -> ExitCode {
+    let command = Arguments::command().after_help(help(SETTINGS));
+    let arguments = Arguments::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
+    let source = Source { file: arguments.config };
+    let done = match arguments.command.unwrap_or(Command::Serve) {
+        Command::Serve => commands::serve(&source),
+        Command::CheckConfig { route } => commands::check_config(&source, &route),
+        Command::Check { token } => commands::check(&source, &token),
+        Command::Status => commands::status(&source),
+        Command::Health => commands::health(&source),
+    };
+    done.unwrap_or_else(|error| refuse(&error))
+}

@@ -1,0 +1,187 @@
+//! The only place that knows all parts: binds, connects, serves, reloads, drains.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use sidegate_runtime::program::{Signals, stopped};
+use sidegate_runtime::serve::{Limits, serve};
+use sidegate_runtime::settings::ConfigError;
+use sidegate_runtime::socket::Listener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use crate::commands::Source;
+use crate::config::{Config, ListenConfig};
+use crate::domain::routes::Routes;
+use crate::gate::Gate;
+use crate::keys::Keys;
+use crate::metrics::Metrics;
+use crate::wire::admin::Admin;
+use crate::wire::grpc::{AUTHORIZATION, Grpc};
+use crate::wire::http::Front;
+
+/// How often files and readiness are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// A verifier with its sockets bound.
+#[derive(Debug)]
+pub struct App {
+    config: Config,
+    source: Source,
+    gate: Arc<Gate>,
+    fronts: Vec<Listener>,
+    admin: Option<Listener>,
+}
+
+/// Reads `ROUTES_FILE`, if there is one.
+///
+/// # Errors
+/// It cannot be read, or a rule is wrong.
+pub fn read_routes(config: &Config) -> Result<Option<Routes>, ConfigError> {
+    let Some(path) = &config.routes_file else { return Ok(None) };
+    let refused = |why: String| ConfigError::new("ROUTES_FILE", format!("{}: {why}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|error| refused(error.to_string()))?;
+    Routes::parse(&text, &config.policy.audiences).map(Some).map_err(|error| refused(error.to_string()))
+}
+
+impl App {
+    /// Binds every socket. `source` is where the configuration came from, to be read again on SIGHUP.
+    ///
+    /// # Errors
+    /// A socket cannot be bound.
+    pub fn start(config: Config, routes: Option<Routes>, source: Source) -> io::Result<Self> {
+        let ListenConfig { socket, socket_mode, socket_group, tcp, admin, .. } = &config.listen;
+        let mut fronts = Vec::new();
+        if let Some(path) = socket {
+            fronts.push(Listener::unix(path, *socket_mode, *socket_group)?);
+        }
+        if let Some(address) = tcp {
+            fronts.push(Listener::tcp(*address)?);
+        }
+        let admin = admin.map(Listener::tcp).transpose()?;
+        let metrics = Arc::new(Metrics::new());
+        let keys = Arc::new(Keys::new(config.keys.clone(), Arc::clone(&metrics)));
+        let gate = Arc::new(Gate::new(&config, routes, keys, metrics));
+        Ok(Self { config, source, gate, fronts, admin })
+    }
+
+    /// What the listeners share.
+    pub const fn gate(&self) -> &Arc<Gate> {
+        &self.gate
+    }
+
+    /// Where checks are answered, as a person would write it.
+    pub fn addresses(&self) -> Vec<String> {
+        self.fronts.iter().map(Listener::describe).collect()
+    }
+
+    /// Where the admin listener is.
+    pub fn admin_address(&self) -> Option<std::net::SocketAddr> {
+        self.admin.as_ref().and_then(Listener::tcp_address)
+    }
+
+    /// Serves until told to stop, then drains.
+    pub async fn run(self, signals: Signals) {
+        let Self { config, source, gate, fronts, admin } = self;
+        let listening: Vec<String> = fronts.iter().map(Listener::describe).collect();
+        let admin_at = admin.as_ref().map(Listener::describe).unwrap_or_default();
+        let version = env!("CARGO_PKG_VERSION");
+        tracing::info!(version, ?listening, admin = admin_at, workers = config.worker_threads, "verifier started");
+        let limits = Limits { grace: config.listen.grace, ..Limits::default() };
+        let health = HealthReporter::new();
+        let front = Front::new(Arc::clone(&gate), Grpc::new(Arc::clone(&gate), health.clone()));
+        let mut background = JoinSet::new();
+        background.spawn({
+            let (keys, again) = (Arc::clone(gate.keys()), signals.reload.clone());
+            async move { keys.keep_reading(again).await }
+        });
+        background.spawn(reload(config.clone(), source, Arc::clone(&gate), signals.reload.clone()));
+        background.spawn(report_health(Arc::clone(&gate), health.clone()));
+        let mut serving = JoinSet::new();
+        for listener in fronts {
+            let front = front.clone();
+            serving.spawn(serve(listener, limits, signals.stop.clone(), move |peer| front.connection(peer)));
+        }
+        if let Some(listener) = admin {
+            let admin = Admin::new(Arc::clone(&gate));
+            serving.spawn(serve(listener, limits, signals.stop.clone(), move |_| admin.clone()));
+        }
+        let mut stop = signals.stop.clone();
+        stopped(&mut stop).await;
+        tracing::info!("stopping: finishing what is in flight");
+        background.shutdown().await;
+        say_goodbye(health).await;
+        while serving.join_next().await.is_some() {}
+        tracing::info!("stopped");
+    }
+}
+
+/// Probes hear that nothing is served any more; clearing ends the streams of those who watch, which nothing else would.
+async fn say_goodbye(mut health: HealthReporter) {
+    for service in ["", AUTHORIZATION] {
+        health.set_service_status(service, ServingStatus::NotServing).await;
+        health.clear_service_status(service).await;
+    }
+}
+
+/// Tells the standard gRPC health service whether tokens can be judged. Never returns.
+async fn report_health(gate: Arc<Gate>, health: HealthReporter) {
+    let mut told = None;
+    loop {
+        let status = if gate.ready().is_ok() { ServingStatus::Serving } else { ServingStatus::NotServing };
+        if told != Some(status) {
+            for service in ["", AUTHORIZATION] {
+                health.set_service_status(service, status).await;
+            }
+            told = Some(status);
+        }
+        tokio::time::sleep(LOOK_EVERY / 10).await;
+    }
+}
+
+/// Reads routes again when their file changes, and routes and secrets on SIGHUP. Never returns.
+async fn reload(config: Config, source: Source, gate: Arc<Gate>, mut again: watch::Receiver<u64>) {
+    let mut seen = config.routes_file.as_deref().and_then(stamp);
+    loop {
+        let asked = tokio::select! {
+            changed = again.changed() => match changed {
+                Ok(()) => true,
+                Err(_) => std::future::pending().await,
+            },
+            () = tokio::time::sleep(LOOK_EVERY) => false,
+        };
+        let now = config.routes_file.as_deref().and_then(stamp);
+        if asked || now != seen {
+            seen = now;
+            reload_routes(&config, &gate);
+        }
+        if asked {
+            match source.config() {
+                Ok(fresh) => gate.keys().set_secrets(fresh.keys.secrets),
+                Err(error) => tracing::error!(%error, "the configuration is wrong now; the keys held stay in force"),
+            }
+        }
+    }
+}
+
+fn reload_routes(config: &Config, gate: &Gate) {
+    match read_routes(config) {
+        Ok(None) => {}
+        Ok(Some(routes)) => {
+            tracing::info!(rules = routes.len(), "routes read again");
+            gate.set_routes(routes);
+        }
+        Err(error) => tracing::error!(%error, "the routes file is wrong now; the rules held stay in force"),
+    }
+}
+
+/// Changes when a file is written or replaced.
+fn stamp(path: &Path) -> Option<(SystemTime, u64, u64)> {
+    use std::os::unix::fs::MetadataExt as _;
+    let found = std::fs::metadata(path).ok()?;
+    Some((found.modified().ok()?, found.ino(), found.len()))
+}

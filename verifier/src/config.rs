@@ -1,0 +1,400 @@
+//! Every setting of the verifier, its default and its reason, in one table.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use sidegate_common::key::VerifyingKey;
+use sidegate_common::secret::Secret;
+use sidegate_common::time::LEEWAY_MAX_SECONDS;
+use sidegate_common::token::Policy;
+use sidegate_common::verdict::{OnStale, Staleness};
+use sidegate_runtime::settings::{ConfigError, Setting, Settings, secret, setting};
+use sidegate_runtime::{logging, socket};
+
+/// What to write for a socket or listener that is not wanted.
+const OFF: &str = "off";
+
+/// The table.
+pub static SETTINGS: &[Setting] = &[
+    setting("VERIFIER_SOCKET", "/run/sidegate/verifier.sock", "Unix socket for checks, HTTP and gRPC; off for none"),
+    setting("VERIFIER_SOCKET_MODE", "0660", "mode of the Unix sockets: who may ask, and who may attach"),
+    setting("VERIFIER_SOCKET_GROUP", "", "group of the Unix sockets, a name or a number; the process' own if not set"),
+    setting("VERIFIER_LISTEN", "", "TCP address for checks, HTTP and gRPC, such as 127.0.0.1:8081; none if not set"),
+    setting("VERIFIER_ADMIN_LISTEN", "127.0.0.1:9081", "TCP address of /livez, /readyz and /metrics; off for none"),
+    secret("REDIS_URL", "Redis that holds the revocation log: redis://, rediss://, with Sentinel or Cluster as documented"),
+    setting("REDIS_PREFIX", "sidegate", "prefix of all keys in Redis, the same at every issuer and verifier"),
+    setting("ISSUER_FEED_URL", "http://127.0.0.1:8082", "the issuer's revocation feed, followed where REDIS_URL is not set"),
+    secret("FEED_TOKEN", "what the issuer's feed asks for, where it asks"),
+    setting("PROBE_INTERVAL", "250ms", "how often the log's head is compared: bounds how long a lost message matters"),
+    setting("MAX_STALENESS", "30s", "how old the proof may be that the list of revoked tokens is complete"),
+    setting("ON_STALE", "deny", "beyond that: deny (503) or allow (go on with the list held, and say so)"),
+    setting("SNAPSHOT_FILE", "", "file that keeps the list over a restart; none if not set"),
+    secret("JWT_SECRET_KEY", "HS256 secret that issuer and verifier share, at least 32 bytes"),
+    secret("JWT_SECRET_KEY_PREVIOUS", "the HS256 secret before it, which still verifies"),
+    setting("JWKS_URL", "", "where to fetch the issuer's public keys, such as http://issuer:8080/.well-known/jwks.json"),
+    setting("JWKS_FILE", "", "a file with the issuer's public keys, instead of JWKS_URL"),
+    setting("JWKS_REFRESH", "5m", "how often the public keys are read again"),
+    setting("JWT_ISSUER", "sidegate", "the only issuer (iss) whose tokens are good"),
+    setting("JWT_AUDIENCE", "sidegate", "audiences (aud), comma separated: a token must name one of them"),
+    setting("LEEWAY", "5s", "how far the issuer's clock may differ, at most 60s"),
+    setting("MAX_TOKEN_LIFETIME", "24h", "the longest lifetime (exp - iat) of a token that is taken"),
+    secret("INTROSPECT_TOKEN", "what /introspect asks for over TCP; without it /introspect is served on the Unix socket only"),
+    setting("TOKEN_COOKIE", "", "name of a cookie that may carry the token instead of Authorization; none if not set"),
+    setting("ROUTES_FILE", "", "TOML file with the rules for public and scoped routes; without it every request needs a token"),
+    setting("TOKEN_CACHE_ENTRIES", "16384", "how many verified tokens are remembered; 0 verifies every time"),
+    setting("ATTACH_SOCKET", "/run/sidegate/attach.sock", "Unix socket that hands out the shared-memory segment; off for none"),
+    setting("ATTACH_ALLOW_UIDS", "", "user ids that may attach, comma separated; whoever the socket's mode lets in if not set"),
+    setting("ATTACH_ALLOW_GIDS", "", "group ids that may attach, comma separated"),
+    setting("SHUTDOWN_GRACE", "10s", "how long requests in flight may take after SIGTERM"),
+    setting("WORKER_THREADS", "", "threads that serve; half the cores (at least one) if not set: the application needs the rest"),
+    logging::SETTINGS[0],
+    logging::SETTINGS[1],
+];
+
+/// Where public keys come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JwksSource {
+    /// Fetched over HTTP or HTTPS.
+    Url(http::Uri),
+    /// Read from a file.
+    File(PathBuf),
+}
+
+/// Keys: secrets given outright, and where to find public ones.
+#[derive(Clone, Debug)]
+pub struct KeyConfig {
+    /// From `JWT_SECRET_KEY` and `JWT_SECRET_KEY_PREVIOUS`.
+    pub secrets: Vec<VerifyingKey>,
+    /// From `JWKS_URL` or `JWKS_FILE`.
+    pub jwks: Option<JwksSource>,
+    /// `JWKS_REFRESH`.
+    pub refresh: Duration,
+}
+
+/// Sockets and listeners.
+#[derive(Clone, Debug)]
+pub struct ListenConfig {
+    /// `VERIFIER_SOCKET`.
+    pub socket: Option<PathBuf>,
+    /// `VERIFIER_SOCKET_MODE`.
+    pub socket_mode: u32,
+    /// `VERIFIER_SOCKET_GROUP`.
+    pub socket_group: Option<u32>,
+    /// `VERIFIER_LISTEN`.
+    pub tcp: Option<SocketAddr>,
+    /// `VERIFIER_ADMIN_LISTEN`.
+    pub admin: Option<SocketAddr>,
+    /// `SHUTDOWN_GRACE`.
+    pub grace: Duration,
+}
+
+/// Where revocations come from.
+#[derive(Clone, Debug)]
+pub struct FeedConfig {
+    /// `REDIS_URL`, `ISSUER_FEED_URL` and what belongs to them.
+    pub source: FeedSource,
+    /// `PROBE_INTERVAL`.
+    pub probe_interval: Duration,
+    /// `SNAPSHOT_FILE`.
+    pub snapshot_file: Option<PathBuf>,
+}
+
+/// Redis, or the issuer's own feed.
+#[derive(Clone, Debug)]
+pub enum FeedSource {
+    /// `REDIS_URL` and `REDIS_PREFIX`.
+    Redis {
+        /// The URL, which may hold a password.
+        url: Secret,
+        /// The keys' prefix.
+        prefix: String,
+    },
+    /// `ISSUER_FEED_URL` and `FEED_TOKEN`.
+    Issuer {
+        /// Where the feed is served.
+        url: String,
+        /// What it asks for.
+        token: Option<Secret>,
+    },
+}
+
+/// The shared-memory segment's door.
+#[derive(Clone, Debug)]
+pub struct AttachConfig {
+    /// `ATTACH_SOCKET`.
+    pub socket: Option<PathBuf>,
+    /// `ATTACH_ALLOW_UIDS`.
+    pub uids: Vec<u32>,
+    /// `ATTACH_ALLOW_GIDS`.
+    pub gids: Vec<u32>,
+}
+
+/// The effective configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Sockets and listeners.
+    pub listen: ListenConfig,
+    /// Where revocations come from.
+    pub feed: FeedConfig,
+    /// Keys.
+    pub keys: KeyConfig,
+    /// What is demanded of claims.
+    pub policy: Policy,
+    /// How old the proof of completeness may be, and what then.
+    pub staleness: Staleness,
+    /// The shared-memory segment's door.
+    pub attach: AttachConfig,
+    /// `INTROSPECT_TOKEN`.
+    pub introspect_token: Option<Secret>,
+    /// `TOKEN_COOKIE`.
+    pub token_cookie: Option<String>,
+    /// `ROUTES_FILE`.
+    pub routes_file: Option<PathBuf>,
+    /// `TOKEN_CACHE_ENTRIES`.
+    pub token_cache_entries: usize,
+    /// `WORKER_THREADS`.
+    pub worker_threads: usize,
+}
+
+impl Config {
+    /// Reads every setting.
+    ///
+    /// # Errors
+    /// The first one that is wrong.
+    pub fn read(settings: &Settings) -> Result<Self, ConfigError> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = match settings.text("WORKER_THREADS") {
+            Some(_) => settings.number("WORKER_THREADS", 1..=1024)? as usize,
+            None => (cores / 2).max(1),
+        };
+        let config = Self {
+            listen: listen(settings)?,
+            feed: feed(settings)?,
+            keys: keys(settings)?,
+            policy: policy(settings)?,
+            staleness: staleness(settings)?,
+            attach: AttachConfig {
+                socket: path_or_off(settings, "ATTACH_SOCKET")?,
+                uids: ids(settings, "ATTACH_ALLOW_UIDS")?,
+                gids: ids(settings, "ATTACH_ALLOW_GIDS")?,
+            },
+            introspect_token: introspect_token(settings)?,
+            token_cookie: token_cookie(settings)?,
+            routes_file: settings.text("ROUTES_FILE").map(PathBuf::from),
+            token_cache_entries: settings.number("TOKEN_CACHE_ENTRIES", 0..=16_777_216)? as usize,
+            worker_threads: threads,
+        };
+        if config.listen.socket.is_none() && config.listen.tcp.is_none() {
+            return Err(ConfigError::new("VERIFIER_SOCKET", "is off and VERIFIER_LISTEN is not set: nobody could ask"));
+        }
+        Ok(config)
+    }
+}
+
+fn listen(settings: &Settings) -> Result<ListenConfig, ConfigError> {
+    let address = "an address and port such as 127.0.0.1:8081";
+    let admin = match settings.text("VERIFIER_ADMIN_LISTEN") {
+        Some(OFF) => None,
+        _ => Some(settings.parse("VERIFIER_ADMIN_LISTEN", address)?),
+    };
+    let mode = settings.required("VERIFIER_SOCKET_MODE")?;
+    let socket_mode =
+        socket::parse_mode(mode).ok_or_else(|| settings.unfit("VERIFIER_SOCKET_MODE", "a mode such as 0660"))?;
+    let group = |text| {
+        socket::parse_group(text).ok_or_else(|| settings.unfit("VERIFIER_SOCKET_GROUP", "a group of this machine or a number"))
+    };
+    Ok(ListenConfig {
+        socket: path_or_off(settings, "VERIFIER_SOCKET")?,
+        socket_mode,
+        socket_group: settings.text("VERIFIER_SOCKET_GROUP").map(group).transpose()?,
+        tcp: settings.parse_optional("VERIFIER_LISTEN", address)?,
+        admin,
+        grace: settings.duration("SHUTDOWN_GRACE")?,
+    })
+}
+
+fn path_or_off(settings: &Settings, name: &'static str) -> Result<Option<PathBuf>, ConfigError> {
+    match settings.required(name)? {
+        OFF => Ok(None),
+        // The kernel's limit for a Unix socket's path, with its final zero.
+        path if path.len() > 107 => Err(ConfigError::new(name, "is longer than the 107 bytes a socket's path may have")),
+        path => Ok(Some(PathBuf::from(path))),
+    }
+}
+
+fn ids(settings: &Settings, name: &'static str) -> Result<Vec<u32>, ConfigError> {
+    let ids = settings.list(name).into_iter().map(str::parse);
+    ids.collect::<Result<_, _>>().map_err(|_| settings.unfit(name, "a list of numbers such as 1000,1001"))
+}
+
+fn feed(settings: &Settings) -> Result<FeedConfig, ConfigError> {
+    let source = match settings.secret("REDIS_URL") {
+        Some(url) => FeedSource::Redis { url, prefix: settings.required("REDIS_PREFIX")?.to_owned() },
+        None => {
+            let url = settings.required("ISSUER_FEED_URL")?;
+            let uri: Option<http::Uri> = url.parse().ok();
+            if uri.is_none_or(|uri| !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none()) {
+                return Err(settings.unfit("ISSUER_FEED_URL", "a URL such as http://127.0.0.1:8082"));
+            }
+            FeedSource::Issuer { url: url.to_owned(), token: settings.secret("FEED_TOKEN") }
+        }
+    };
+    let probe_interval = settings.duration("PROBE_INTERVAL")?;
+    if !(Duration::from_millis(10)..=Duration::from_secs(60)).contains(&probe_interval) {
+        return Err(settings.unfit("PROBE_INTERVAL", "from 10ms to 60s"));
+    }
+    Ok(FeedConfig { source, probe_interval, snapshot_file: settings.text("SNAPSHOT_FILE").map(PathBuf::from) })
+}
+
+fn keys(settings: &Settings) -> Result<KeyConfig, ConfigError> {
+    let mut secrets: Vec<VerifyingKey> = Vec::new();
+    for name in ["JWT_SECRET_KEY", "JWT_SECRET_KEY_PREVIOUS"] {
+        if let Some(secret) = settings.secret(name) {
+            let key = VerifyingKey::hs256(&secret).map_err(|error| ConfigError::new(name, error.to_string()))?;
+            if secrets.iter().any(|known| known.kid() == key.kid()) {
+                return Err(ConfigError::new(name, "is the same as JWT_SECRET_KEY"));
+            }
+            secrets.push(key);
+        }
+    }
+    let jwks = match (settings.text("JWKS_URL"), settings.text("JWKS_FILE")) {
+        (Some(_), Some(_)) => return Err(ConfigError::new("JWKS_FILE", "is set beside JWKS_URL; set one of them")),
+        (Some(_), None) => Some(JwksSource::Url(jwks_url(settings)?)),
+        (None, Some(path)) => Some(JwksSource::File(PathBuf::from(path))),
+        (None, None) => None,
+    };
+    if secrets.is_empty() && jwks.is_none() {
+        let problem = "is not set, and neither is JWKS_URL or JWKS_FILE: there is no key to verify tokens with";
+        return Err(ConfigError::new("JWT_SECRET_KEY", problem));
+    }
+    let refresh = settings.duration("JWKS_REFRESH")?;
+    if refresh < Duration::from_secs(1) {
+        return Err(settings.unfit("JWKS_REFRESH", "1s or more"));
+    }
+    Ok(KeyConfig { secrets, jwks, refresh })
+}
+
+fn jwks_url(settings: &Settings) -> Result<http::Uri, ConfigError> {
+    let url: http::Uri = settings.parse("JWKS_URL", "a URL")?;
+    let fits = matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some_and(|host| !host.is_empty());
+    if fits { Ok(url) } else { Err(settings.unfit("JWKS_URL", "an http:// or https:// URL")) }
+}
+
+fn policy(settings: &Settings) -> Result<Policy, ConfigError> {
+    let audiences: Vec<String> = settings.list("JWT_AUDIENCE").into_iter().map(str::to_owned).collect();
+    if audiences.is_empty() {
+        return Err(settings.unfit("JWT_AUDIENCE", "a comma separated list of audiences"));
+    }
+    let leeway_seconds = settings.duration("LEEWAY")?.as_secs();
+    if leeway_seconds > LEEWAY_MAX_SECONDS {
+        return Err(settings.unfit("LEEWAY", "at most 60s"));
+    }
+    let lifetime_max_seconds = settings.duration("MAX_TOKEN_LIFETIME")?.as_secs();
+    if lifetime_max_seconds == 0 {
+        return Err(settings.unfit("MAX_TOKEN_LIFETIME", "at least 1s"));
+    }
+    let issuer = settings.required("JWT_ISSUER")?.to_owned();
+    Ok(Policy { issuer, audiences, leeway_seconds, lifetime_max_seconds })
+}
+
+fn staleness(settings: &Settings) -> Result<Staleness, ConfigError> {
+    let max = settings.duration("MAX_STALENESS")?;
+    if !(Duration::from_secs(1)..=Duration::from_secs(24 * 60 * 60)).contains(&max) {
+        return Err(settings.unfit("MAX_STALENESS", "from 1s to 24h"));
+    }
+    let policy = match settings.one_of("ON_STALE", &["deny", "allow"])? {
+        "allow" => OnStale::Allow,
+        _ => OnStale::Deny,
+    };
+    Ok(Staleness { max_ms: u64::try_from(max.as_millis()).unwrap_or(u64::MAX), policy })
+}
+
+/// Short enough to guess is as good as none, since nothing limits the rate of guesses.
+fn introspect_token(settings: &Settings) -> Result<Option<Secret>, ConfigError> {
+    match settings.secret("INTROSPECT_TOKEN") {
+        Some(token) if token.expose().len() < 16 => {
+            Err(ConfigError::new("INTROSPECT_TOKEN", "is shorter than 16 bytes; use 32 random ones"))
+        }
+        token => Ok(token),
+    }
+}
+
+/// RFC 6265 §4.1.1: a cookie's name is a token (RFC 9110 §5.6.2).
+fn token_cookie(settings: &Settings) -> Result<Option<String>, ConfigError> {
+    let Some(name) = settings.text("TOKEN_COOKIE") else { return Ok(None) };
+    let fits = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte));
+    if fits { Ok(Some(name.to_owned())) } else { Err(settings.unfit("TOKEN_COOKIE", "a cookie's name")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    const KEY: (&str, &str) = ("JWT_SECRET_KEY", "a-test-secret-of-thirty-two-bytes-or-more");
+
+    fn read(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let environment: BTreeMap<String, String> =
+            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Config::read(&Settings::load(SETTINGS, &environment, None)?)
+    }
+
+    fn refused(name: &str, value: &str) -> ConfigError {
+        let pairs: Vec<_> = if name == KEY.0 { vec![(name, value)] } else { vec![KEY, (name, value)] };
+        read(&pairs).err().unwrap_or_else(|| panic!("{name}={value} is taken"))
+    }
+
+    #[test]
+    fn one_secret_is_enough() {
+        let config = read(&[KEY]).unwrap();
+        assert_eq!(config.listen.socket_mode, 0o660);
+        assert_eq!(config.listen.tcp, None);
+        assert_eq!(config.staleness, Staleness { max_ms: 30_000, policy: OnStale::Deny });
+        assert_eq!(config.policy.leeway_seconds, 5);
+        assert!(matches!(config.feed.source, FeedSource::Issuer { .. }));
+        assert!(config.worker_threads >= 1);
+    }
+
+    #[test]
+    fn every_bad_value_names_its_setting() {
+        for (name, value) in [
+            ("VERIFIER_SOCKET_MODE", "rw"),
+            ("VERIFIER_SOCKET_GROUP", "no-such-group"),
+            ("VERIFIER_SOCKET", "off"),
+            ("VERIFIER_LISTEN", "8081"),
+            ("VERIFIER_ADMIN_LISTEN", "here"),
+            ("ISSUER_FEED_URL", "127.0.0.1:8082"),
+            ("PROBE_INTERVAL", "1ms"),
+            ("MAX_STALENESS", "0"),
+            ("MAX_STALENESS", "soon"),
+            ("ON_STALE", "maybe"),
+            ("JWT_SECRET_KEY", "short"),
+            ("JWT_SECRET_KEY_PREVIOUS", KEY.1),
+            ("JWKS_URL", "ftp://host/keys"),
+            ("JWKS_REFRESH", "0"),
+            ("JWT_AUDIENCE", " , "),
+            ("LEEWAY", "61s"),
+            ("MAX_TOKEN_LIFETIME", "0"),
+            ("INTROSPECT_TOKEN", "short"),
+            ("TOKEN_COOKIE", "a b"),
+            ("TOKEN_CACHE_ENTRIES", "-1"),
+            ("ATTACH_ALLOW_UIDS", "root"),
+            ("WORKER_THREADS", "0"),
+            ("SHUTDOWN_GRACE", "x"),
+        ] {
+            let error = refused(name, value);
+            assert_eq!(error.setting, name, "{value}: {error}");
+        }
+        assert_eq!(read(&[]).unwrap_err().setting, "JWT_SECRET_KEY");
+        let both = [KEY, ("JWKS_URL", "http://h/"), ("JWKS_FILE", "/f")];
+        assert_eq!(read(&both).unwrap_err().setting, "JWKS_FILE");
+    }
+
+    #[test]
+    fn redis_comes_before_the_issuers_feed() {
+        let config = read(&[KEY, ("REDIS_URL", "redis://127.0.0.1/")]).unwrap();
+        assert!(matches!(config.feed.source, FeedSource::Redis { .. }));
+    }
+}

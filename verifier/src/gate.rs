@@ -1,0 +1,163 @@
+//! Everything a request needs, in one place: the checker, the routes, the time, the keys, the counters.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+
+use sidegate_common::index::Index;
+use sidegate_common::secret::Secret;
+use sidegate_common::token::Rejection;
+use sidegate_common::verdict::{Freshness, Judge, Moment, Unknown};
+use sidegate_runtime::clock::instants;
+
+use crate::config::Config;
+use crate::domain::check::{Checked, Checker};
+use crate::domain::decide::{Decision, Presented, decide};
+use crate::domain::routes::{Access, Requirement, Routes};
+use crate::domain::timekeeper::Timekeeper;
+use crate::keys::Keys;
+use crate::metrics::Metrics;
+use crate::wire::answer::Identity;
+
+/// What all listeners share.
+#[derive(Debug)]
+pub struct Gate {
+    /// In force once the feed has said how many partitions there are; until then `nobody` answers.
+    checker: OnceLock<Checker<Identity>>,
+    nobody: Checker<Identity>,
+    any_token: Access,
+    routes: Option<RwLock<Arc<Routes>>>,
+    time: Timekeeper,
+    keys: Arc<Keys>,
+    metrics: Arc<Metrics>,
+    token_cookie: Option<String>,
+    introspect_token: Option<Secret>,
+    cache_entries: usize,
+    segment: AtomicU64,
+}
+
+impl Gate {
+    /// A gate that cannot judge yet.
+    pub fn new(config: &Config, routes: Option<Routes>, keys: Arc<Keys>, metrics: Arc<Metrics>) -> Self {
+        let (index, freshness) = (Arc::new(Index::new(1)), Arc::new(Freshness::new(1)));
+        let nobody = Judge::new(config.policy.clone(), config.staleness, index, freshness);
+        Self {
+            checker: OnceLock::new(),
+            nobody: Checker::new(Arc::new(nobody), 0, Identity::of),
+            any_token: Access::Token(Requirement::default()),
+            routes: routes.map(|routes| RwLock::new(Arc::new(routes))),
+            time: Timekeeper::new(instants()),
+            keys,
+            metrics,
+            token_cookie: config.token_cookie.clone(),
+            introspect_token: config.introspect_token.clone(),
+            cache_entries: config.token_cache_entries,
+            segment: AtomicU64::new(0),
+        }
+    }
+
+    /// Puts a judge in force, with the keys known now and all that come. Only the first one counts.
+    pub fn install(&self, judge: Arc<Judge>) {
+        self.keys.serve(Arc::clone(&judge));
+        let _only_the_first = self.checker.set(Checker::new(judge, self.cache_entries, Identity::of));
+    }
+
+    fn checker(&self) -> &Checker<Identity> {
+        self.checker.get().unwrap_or(&self.nobody)
+    }
+
+    /// The judge in force.
+    pub fn judge(&self) -> &Arc<Judge> {
+        self.checker().judge()
+    }
+
+    /// The moment it is now.
+    pub fn moment(&self) -> Moment {
+        self.time.moment(instants())
+    }
+
+    /// Whether any token could be judged good.
+    ///
+    /// # Errors
+    /// Says what is missing.
+    pub fn ready(&self) -> Result<Option<u64>, Unknown> {
+        self.judge().ready(self.moment())
+    }
+
+    /// Decides on a request whose route is not known.
+    pub fn decide(&self, presented: Presented<'_>, also: Option<&Requirement>) -> Decision<Identity> {
+        decide(self.checker(), presented, &self.any_token, also, self.moment())
+    }
+
+    /// Decides on a request to a route. Without a routes file every route needs a good token.
+    pub fn decide_route(
+        &self,
+        presented: Presented<'_>,
+        method: &str,
+        target: &[u8],
+        also: Option<&Requirement>,
+    ) -> Decision<Identity> {
+        let Some(routes) = &self.routes else { return self.decide(presented, also) };
+        let routes = Arc::clone(&routes.read().unwrap_or_else(PoisonError::into_inner));
+        let (access, _) = routes.access(method, target);
+        decide(self.checker(), presented, access, also, self.moment())
+    }
+
+    /// Checks a token; if its key is unknown and might be new, after looking for new keys.
+    pub async fn check_waiting(&self, token: &str) -> Checked<Identity> {
+        let checked = self.checker().check(token, self.moment());
+        if matches!(checked, Checked::Denied(Rejection::UnknownKey))
+            && let Some(kid) = self.keys.worth_fetching(token)
+        {
+            self.keys.fetch_for(kid).await;
+            return self.checker().check(token, self.moment());
+        }
+        checked
+    }
+
+    /// True if there is a routes file.
+    pub const fn has_routes(&self) -> bool {
+        self.routes.is_some()
+    }
+
+    /// Puts other routes in force.
+    pub fn set_routes(&self, routes: Routes) {
+        if let Some(held) = &self.routes {
+            *held.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(routes);
+        }
+    }
+
+    /// The keys.
+    pub const fn keys(&self) -> &Arc<Keys> {
+        &self.keys
+    }
+
+    /// The counters.
+    pub const fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// `TOKEN_COOKIE`.
+    pub fn token_cookie(&self) -> Option<&str> {
+        self.token_cookie.as_deref()
+    }
+
+    /// `INTROSPECT_TOKEN`.
+    pub const fn introspect_token(&self) -> Option<&Secret> {
+        self.introspect_token.as_ref()
+    }
+
+    /// The shared-memory segment that readers should use, 0 if there is none.
+    pub fn segment(&self) -> u64 {
+        self.segment.load(Ordering::Acquire)
+    }
+
+    /// Names the segment that readers should use.
+    pub fn set_segment(&self, segment: u64) {
+        self.segment.store(segment, Ordering::Release);
+    }
+
+    /// Changes whenever clients must ask again about tokens they hold to be good.
+    pub fn key_epoch(&self) -> u64 {
+        self.judge().key_epoch()
+    }
+}

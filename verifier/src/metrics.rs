@@ -1,0 +1,114 @@
+//! Every metric of the verifier, by name.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+use sidegate_common::problem::Code;
+
+/// The interfaces that are counted.
+pub const INTERFACES: [&str; 8] = ["check", "envoy", "nginx", "forward", "haproxy", "grpc", "introspect", "verify"];
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct CheckLabels {
+    interface: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ReadLabels {
+    result: &'static str,
+}
+
+/// The counters, and how they are shown.
+#[derive(Debug)]
+pub struct Metrics {
+    /// All counters exist from the start, so that counting takes no lock.
+    checks: HashMap<(&'static str, &'static str), Counter>,
+    jwks_reads: [Counter; 2],
+    registry: Mutex<Registry>,
+}
+
+impl Metrics {
+    /// All counters at zero.
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("sidegate_verifier");
+        let version = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "Which build this is", version);
+        let family = Family::<CheckLabels, Counter>::default();
+        registry.register("checks", "Checks answered, by interface and outcome", family.clone());
+        let outcomes = ["allowed", "public"].into_iter().chain(Code::ALL.map(Code::name));
+        let pairs = outcomes.flat_map(|outcome| INTERFACES.map(|interface| (interface, outcome)));
+        let counter = |(interface, outcome)| {
+            let counter = family.get_or_create(&CheckLabels { interface, outcome }).clone();
+            ((interface, outcome), counter)
+        };
+        let checks = pairs.map(counter).collect();
+        let reads = Family::<ReadLabels, Counter>::default();
+        registry.register("jwks_reads", "Readings of the JWK set", reads.clone());
+        let jwks_reads = ["failed", "ok"].map(|result| reads.get_or_create(&ReadLabels { result }).clone());
+        Self { checks, jwks_reads, registry: Mutex::new(registry) }
+    }
+
+    /// Counts an answered check.
+    pub fn count(&self, interface: &'static str, outcome: &'static str) {
+        if let Some(counter) = self.checks.get(&(interface, outcome)) {
+            counter.inc();
+        }
+    }
+
+    /// Counts a reading of the JWK set.
+    pub fn jwks_read(&self, ok: bool) {
+        self.jwks_reads[usize::from(ok)].inc();
+    }
+
+    /// Lets another part of the program add what it counts.
+    pub fn register(&self, add: impl FnOnce(&mut Registry)) {
+        add(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// A gauge that is set when metrics are read.
+    pub fn gauge(&self, name: &'static str, help: &'static str) -> Gauge<f64, std::sync::atomic::AtomicU64> {
+        let gauge = Gauge::default();
+        self.register(|registry| registry.register(name, help, gauge.clone()));
+        gauge
+    }
+
+    /// All metrics in the OpenMetrics text format.
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        let _writing_to_a_string_cannot_fail = prometheus_client::encoding::text::encode(&mut out, &registry);
+        out
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_outcome_of_every_interface_is_there_from_the_start() {
+        let metrics = Metrics::new();
+        metrics.count("check", "token_revoked");
+        metrics.count("check", "no such outcome");
+        metrics.jwks_read(false);
+        let text = metrics.text();
+        let has = |line: &str| assert!(text.lines().any(|have| have == line), "{line}\n{text}");
+        has("sidegate_verifier_checks_total{interface=\"check\",outcome=\"token_revoked\"} 1");
+        has("sidegate_verifier_checks_total{interface=\"grpc\",outcome=\"stale\"} 0");
+        has("sidegate_verifier_jwks_reads_total{result=\"failed\"} 1");
+        assert!(text.contains("sidegate_verifier_build_info{version=\""));
+    }
+}

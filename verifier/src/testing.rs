@@ -1,0 +1,73 @@
+//! Tokens, keys and judges for the tests of this crate.
+#![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot be set up must fail
+
+use std::sync::Arc;
+
+use sidegate_common::claims::{Audience, Claims};
+use sidegate_common::index::Index;
+use sidegate_common::key::{KeyRing, SigningKey};
+use sidegate_common::revocation::{Id, Revocation, Target};
+use sidegate_common::secret::Secret;
+use sidegate_common::time::UnixTime;
+use sidegate_common::token::{self, Policy, VerifiedToken};
+use sidegate_common::verdict::{Freshness, Judge, Moment, OnStale, Staleness};
+
+/// When the tests of the domain take place.
+pub const AT: Moment = Moment { now: UnixTime(1_700_000_000), monotonic_ms: 50_000 };
+
+pub fn key() -> SigningKey {
+    SigningKey::hs256(&Secret::new("a-test-secret-of-thirty-two-bytes-or-more")).unwrap()
+}
+
+pub fn policy() -> Policy {
+    Policy {
+        issuer: "sidegate".into(),
+        audiences: vec!["sidegate".into()],
+        leeway_seconds: 5,
+        lifetime_max_seconds: 86_400,
+    }
+}
+
+/// Good claims at [`AT`].
+pub fn claims(jti: &str) -> Claims {
+    Claims {
+        iss: "sidegate".into(),
+        aud: Audience::One("sidegate".into()),
+        sub: "42".into(),
+        client_id: "sidegate".into(),
+        iat: AT.now.0 - 10,
+        exp: AT.now.0 + 100,
+        nbf: None,
+        jti: jti.into(),
+        sid: "EBESExQVFhcYGRobHB0eHw".into(),
+        scope: Some("read write".into()),
+    }
+}
+
+/// A good token at [`AT`], and the same verified.
+pub fn verified(jti: &str) -> (String, Arc<VerifiedToken>) {
+    let token = token::sign(&key(), &claims(jti)).unwrap();
+    let ring = KeyRing::new(vec![key().into_verifying()]).unwrap();
+    let verified = token::verify(&ring, &policy(), AT.now, &token).unwrap();
+    (token, Arc::new(verified))
+}
+
+/// A judge with the key, and a list proven complete at [`AT`].
+pub fn judge(on_stale: OnStale) -> Arc<Judge> {
+    let staleness = Staleness { max_ms: 30_000, policy: on_stale };
+    let freshness = Arc::new(Freshness::new(1));
+    freshness.proven(0, AT.monotonic_ms);
+    let judge = Judge::new(policy(), staleness, Arc::new(Index::new(1)), freshness);
+    judge.set_keys(KeyRing::new(vec![key().into_verifying()]).unwrap());
+    Arc::new(judge)
+}
+
+pub fn other_keys() -> KeyRing {
+    let other = SigningKey::hs256(&Secret::new("another-secret-of-thirty-two-bytes-or-more")).unwrap();
+    KeyRing::new(vec![other.into_verifying()]).unwrap()
+}
+
+pub fn revoke_session(judge: &Judge, sid: &str) {
+    let target = Target::Session { sid: Id::parse(sid).unwrap(), subject: None };
+    judge.index().apply(0, &Revocation { target, expires_at: UnixTime(u64::from(u32::MAX)) });
+}

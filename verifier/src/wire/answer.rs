@@ -1,0 +1,227 @@
+//! From a decision to status, headers and body: the only such table, for every interface.
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{Response, StatusCode};
+
+use sidegate_common::claims::Claims;
+use sidegate_common::problem::{Code, MEDIA_TYPE, Problem};
+use sidegate_common::token::VerifiedToken;
+use sidegate_common::verdict::Unknown;
+
+use super::http::Body;
+use crate::domain::decide::{Decision, Denial};
+
+/// The identity headers. Always the whole set and never empty, so that one that a client made up cannot survive in any
+/// proxy.
+pub const IDENTITY: [HeaderName; 6] = [
+    HeaderName::from_static("x-auth-subject"),
+    HeaderName::from_static("x-auth-session"),
+    HeaderName::from_static("x-auth-token-id"),
+    HeaderName::from_static("x-auth-client"),
+    HeaderName::from_static("x-auth-scope"),
+    HeaderName::from_static("x-auth-expires"),
+];
+/// How many seconds the list is older than allowed, where `ON_STALE=allow` let the request pass.
+pub const STALE: HeaderName = HeaderName::from_static("x-auth-stale");
+
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+const NOBODY: HeaderValue = HeaderValue::from_static("-");
+const PROBLEM: HeaderValue = HeaderValue::from_static(MEDIA_TYPE);
+const SOON: HeaderValue = HeaderValue::from_static("1");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// The headers of an allowing answer, rendered once for each verified token.
+#[derive(Clone, Debug)]
+pub struct Identity(HeaderMap);
+
+impl Identity {
+    /// The headers that say who sent the token.
+    pub fn of(token: &VerifiedToken) -> Self {
+        let Claims { sub, sid, jti, client_id, scope, exp, .. } = token.claims();
+        let scope = scope.as_deref().unwrap_or("-");
+        let values = [sub.as_str(), sid, jti, client_id, scope, &exp.to_string()].map(|text| {
+            // Claims are visible ASCII (common::text); were one not, the request would pass without a name.
+            HeaderValue::from_str(text).unwrap_or(NOBODY)
+        });
+        Self::with(values)
+    }
+
+    fn nobody() -> Self {
+        Self::with([NOBODY; 6])
+    }
+
+    fn with(values: [HeaderValue; 6]) -> Self {
+        let mut headers = HeaderMap::with_capacity(10);
+        headers.insert(CACHE_CONTROL, NO_STORE);
+        IDENTITY.into_iter().zip(values).for_each(|(name, value)| drop(headers.insert(name, value)));
+        Self(headers)
+    }
+}
+
+/// An answer, before it is put in the form of an interface.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// 200, 401, 403 or 503; other interfaces than checks also use the rest of the error table.
+    pub status: StatusCode,
+    /// All headers that mean something.
+    pub headers: HeaderMap,
+    /// Empty, or a problem.
+    pub body: Bytes,
+    /// For logs and metrics: `allowed`, `public`, or the stable code.
+    pub outcome: &'static str,
+}
+
+/// The table.
+pub fn answer(decision: Decision<Identity>) -> Answer {
+    match decision {
+        Decision::Public => {
+            Answer { status: StatusCode::OK, headers: Identity::nobody().0, body: Bytes::new(), outcome: "public" }
+        }
+        Decision::Allow(good, seen) => {
+            let mut headers = seen.rendered().0.clone();
+            if let Some(seconds) = good.stale_seconds() {
+                headers.insert(STALE, HeaderValue::from(seconds));
+            }
+            Answer { status: StatusCode::OK, headers, body: Bytes::new(), outcome: "allowed" }
+        }
+        Decision::Deny(denial) => denied(&denial),
+        Decision::CannotJudge(unknown) => cannot_judge(unknown),
+    }
+}
+
+fn denied(denial: &Denial) -> Answer {
+    match denial {
+        Denial::Token(rejection) => problem(rejection.code(), &rejection.to_string(), None),
+        Denial::NotOneToken(what) => problem(denial.code(), what, None),
+        Denial::Scope(scope) => problem(denial.code(), Code::InsufficientScope.title(), Some(scope)),
+        Denial::Audience => problem(denial.code(), "another audience", None),
+        Denial::NoTarget(missing) => problem(denial.code(), missing, None),
+    }
+}
+
+fn cannot_judge(unknown: Unknown) -> Answer {
+    problem(unknown.code(), &unknown.to_string(), None)
+}
+
+/// An error as every interface shows it.
+pub fn problem(code: Code, detail: &str, scope: Option<&str>) -> Answer {
+    let mut headers = HeaderMap::with_capacity(4);
+    headers.insert(CACHE_CONTROL, NO_STORE);
+    headers.insert(CONTENT_TYPE, PROBLEM);
+    if let Some(challenge) = code.challenge(scope).and_then(|text| HeaderValue::try_from(text).ok()) {
+        headers.insert(WWW_AUTHENTICATE, challenge);
+    }
+    let status = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        headers.insert(RETRY_AFTER, SOON);
+    }
+    let body = Bytes::from(Problem::with_detail(code, detail).to_json());
+    Answer { status, headers, body, outcome: code.name() }
+}
+
+/// A JSON document.
+pub fn json(value: &impl serde::Serialize) -> Answer {
+    match serde_json::to_vec(value) {
+        Err(_) => problem(Code::Internal, Code::Internal.title(), None),
+        Ok(body) => {
+            let mut headers = HeaderMap::with_capacity(4);
+            headers.insert(CACHE_CONTROL, NO_STORE);
+            headers.insert(CONTENT_TYPE, JSON);
+            Answer { status: StatusCode::OK, headers, body: body.into(), outcome: "allowed" }
+        }
+    }
+}
+
+impl From<Answer> for Response<Body> {
+    fn from(answer: Answer) -> Self {
+        let mut response = Self::new(Body::whole(answer.body));
+        *response.status_mut() = answer.status;
+        *response.headers_mut() = answer.headers;
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::domain::check::Checker;
+    use crate::domain::decide::{Presented, decide};
+    use crate::domain::routes::{Access, Requirement};
+    use crate::testing::{self, AT};
+    use sidegate_common::token::Rejection;
+    use sidegate_common::verdict::{Moment, OnStale};
+
+    fn shown(answer: &Answer, name: &HeaderName) -> String {
+        answer.headers.get(name).map_or_else(String::new, |value| value.to_str().unwrap().to_owned())
+    }
+
+    fn identity(answer: &Answer) -> Vec<String> {
+        IDENTITY.iter().map(|name| shown(answer, name)).collect()
+    }
+
+    #[test]
+    fn allow_is_200_with_the_whole_identity() {
+        let judge = testing::judge(OnStale::Allow);
+        let checker = Checker::new(Arc::clone(&judge), 64, Identity::of);
+        let (token, verified) = testing::verified("the-jti");
+        let access = Access::Token(Requirement::default());
+        let good = answer(decide(&checker, Presented::Token(&token), &access, None, AT));
+        assert_eq!(good.status, 200);
+        assert!(good.body.is_empty());
+        let claims = verified.claims();
+        let expected = ["42", &claims.sid, "the-jti", "sidegate", "read write", &claims.exp.to_string()];
+        assert_eq!(identity(&good), expected);
+        assert_eq!(shown(&good, &CACHE_CONTROL), "no-store");
+        assert!(!good.headers.contains_key(&STALE));
+        let late = Moment { monotonic_ms: AT.monotonic_ms + 100_000, ..AT };
+        let stale = answer(decide(&checker, Presented::Token(&token), &access, None, late));
+        assert_eq!(stale.status, 200);
+        assert_eq!(shown(&stale, &STALE), "100");
+    }
+
+    #[test]
+    fn public_is_200_with_the_whole_set_saying_nobody() {
+        let public = answer(Decision::Public);
+        assert_eq!(public.status, 200);
+        assert_eq!(identity(&public), ["-"; 6]);
+    }
+
+    #[test]
+    fn no_is_401_or_403_with_a_challenge() {
+        let rows = [
+            (Denial::Token(Rejection::Missing), 401, "token_missing", "Bearer"),
+            (Denial::Token(Rejection::Expired), 401, "token_expired", "invalid_token"),
+            (Denial::Token(Rejection::Revoked), 401, "token_revoked", "invalid_token"),
+            (Denial::Token(Rejection::Signature), 401, "token_invalid", "invalid_token"),
+            (Denial::NotOneToken("x"), 401, "token_invalid", "invalid_token"),
+            (Denial::Audience, 401, "token_invalid", "invalid_token"),
+            (Denial::Scope("admin".into()), 403, "insufficient_scope", "scope=\"admin\""),
+            (Denial::NoTarget("x"), 403, "forbidden", ""),
+        ];
+        for (denial, status, code, challenge) in rows {
+            let answer = answer(Decision::Deny(denial));
+            assert_eq!(answer.status, status, "{code}");
+            assert_eq!(answer.outcome, code);
+            assert!(shown(&answer, &WWW_AUTHENTICATE).contains(challenge), "{answer:?}");
+            let body: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+            assert_eq!(body["code"], code);
+        }
+    }
+
+    #[test]
+    fn cannot_judge_is_503_and_says_when_to_ask_again() {
+        for (unknown, code) in [
+            (Unknown::NotLoaded, "temporarily_unavailable"),
+            (Unknown::NoKeys, "temporarily_unavailable"),
+            (Unknown::Stale(31), "stale"),
+        ] {
+            let answer = answer(Decision::CannotJudge(unknown));
+            assert_eq!((answer.status.as_u16(), answer.outcome), (503, code));
+            assert_eq!(shown(&answer, &RETRY_AFTER), "1");
+            assert_eq!(shown(&answer, &WWW_AUTHENTICATE), "");
+        }
+    }
+}

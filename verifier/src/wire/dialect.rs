@@ -1,0 +1,154 @@
+//! How each proxy tells which request it asks about: one source of truth for each, all other hints are ignored.
+
+use http::request::Parts;
+
+use super::bearer::{host, single};
+
+/// The ways to ask over HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// An application asks about a token; routes play no part.
+    Check,
+    /// Envoy's HTTP ext_authz with `path_prefix: /envoy`: the request line.
+    Envoy,
+    /// nginx `auth_request`: `X-Original-URI` and `X-Original-Method`.
+    Nginx,
+    /// Traefik and Caddy: `X-Forwarded-Uri` and `X-Forwarded-Method`.
+    Forward,
+    /// HAProxy with Sidegate's Lua: `X-Original-URI` and `X-Original-Method`.
+    Haproxy,
+}
+
+/// Under which path the [`Dialect::Envoy`] requests come in.
+const ENVOY_PREFIX: &str = "/envoy";
+
+/// Which request is asked about. What is missing or repeated is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target<'a> {
+    /// Its method.
+    pub method: Option<&'a str>,
+    /// Its path and query, raw.
+    pub path: Option<&'a [u8]>,
+    /// Its host, as the client sent it.
+    pub host: Option<&'a [u8]>,
+}
+
+impl Dialect {
+    /// The dialect spoken at a path of this server.
+    pub fn at(path: &str) -> Option<Self> {
+        match path {
+            "/check" => Some(Self::Check),
+            "/nginx" => Some(Self::Nginx),
+            "/forward" => Some(Self::Forward),
+            "/haproxy" => Some(Self::Haproxy),
+            ENVOY_PREFIX => Some(Self::Envoy),
+            path if path.strip_prefix(ENVOY_PREFIX).is_some_and(|rest| rest.starts_with('/')) => Some(Self::Envoy),
+            _ => None,
+        }
+    }
+
+    /// Its name in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Check => "check",
+            Self::Envoy => "envoy",
+            Self::Nginx => "nginx",
+            Self::Forward => "forward",
+            Self::Haproxy => "haproxy",
+        }
+    }
+
+    /// What a request that does not say what it asks about lacks.
+    pub const fn lacks(self) -> &'static str {
+        match self {
+            Self::Check | Self::Envoy => "the request line has no path",
+            Self::Nginx | Self::Haproxy => "X-Original-URI or X-Original-Method is missing or repeated",
+            Self::Forward => "X-Forwarded-Uri or X-Forwarded-Method is missing or repeated",
+        }
+    }
+
+    /// Which request `parts` asks about.
+    pub fn target(self, parts: &Parts) -> Target<'_> {
+        let method = |name| single(&parts.headers, name).and_then(|value| std::str::from_utf8(value).ok());
+        match self {
+            Self::Check => Target {
+                method: Some(parts.method.as_str()),
+                path: None,
+                host: host(&parts.headers, &parts.uri),
+            },
+            Self::Envoy => {
+                let line = parts.uri.path_and_query().map(http::uri::PathAndQuery::as_str);
+                Target {
+                    method: Some(parts.method.as_str()),
+                    path: line.and_then(|line| line.strip_prefix(ENVOY_PREFIX)).map(str::as_bytes),
+                    host: host(&parts.headers, &parts.uri),
+                }
+            }
+            Self::Nginx | Self::Haproxy => Target {
+                method: method("x-original-method"),
+                path: single(&parts.headers, "x-original-uri"),
+                host: host(&parts.headers, &parts.uri),
+            },
+            Self::Forward => Target {
+                method: method("x-forwarded-method"),
+                path: single(&parts.headers, "x-forwarded-uri"),
+                host: single(&parts.headers, "x-forwarded-host"),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(line: &str, headers: &[(&str, &str)]) -> Parts {
+        let mut builder = http::Request::builder().method("POST").uri(line);
+        for (name, value) in headers {
+            builder = builder.header(*name, *value);
+        }
+        builder.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn each_path_speaks_one_dialect() {
+        assert_eq!(Dialect::at("/envoy/a"), Some(Dialect::Envoy));
+        assert_eq!(Dialect::at("/envoy"), Some(Dialect::Envoy));
+        assert_eq!(Dialect::at("/envoyx"), None);
+        assert_eq!(Dialect::at("/nginx"), Some(Dialect::Nginx));
+        assert_eq!(Dialect::at("/nginx/x"), None);
+        assert_eq!(Dialect::at("/"), None);
+    }
+
+    #[test]
+    fn each_dialect_has_one_source_and_ignores_the_others() {
+        let all = [
+            ("host", "h"),
+            ("x-original-uri", "/nginx-says"),
+            ("x-original-method", "PUT"),
+            ("x-forwarded-uri", "/forward-says"),
+            ("x-forwarded-method", "DELETE"),
+            ("x-forwarded-host", "fh"),
+            ("x-envoy-original-path", "/no"),
+        ];
+        let target = |dialect: Dialect| {
+            let parts = parts("/envoy/line?q=1", &all);
+            let Target { method, path, host } = dialect.target(&parts);
+            let text = |bytes: Option<&[u8]>| bytes.map(|bytes| String::from_utf8(bytes.to_vec()).unwrap());
+            (method.map(str::to_owned), text(path), text(host))
+        };
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(target(Dialect::Envoy), (some("POST"), some("/line?q=1"), some("h")));
+        assert_eq!(target(Dialect::Nginx), (some("PUT"), some("/nginx-says"), some("h")));
+        assert_eq!(target(Dialect::Haproxy), (some("PUT"), some("/nginx-says"), some("h")));
+        assert_eq!(target(Dialect::Forward), (some("DELETE"), some("/forward-says"), some("fh")));
+        assert_eq!(target(Dialect::Check), (some("POST"), None, some("h")));
+    }
+
+    #[test]
+    fn a_repeated_or_missing_hint_is_none() {
+        let twice = parts("/nginx", &[("x-original-uri", "/a"), ("x-original-uri", "/a"), ("x-original-method", "GET")]);
+        assert_eq!(Dialect::Nginx.target(&twice).path, None);
+        assert_eq!(Dialect::Forward.target(&twice).method, None);
+    }
+}

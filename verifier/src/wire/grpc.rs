@@ -1,0 +1,204 @@
+//! gRPC on the same socket: Envoy's external authorization (v3) and the standard health service.
+//!
+//! Two rules keep Envoy from misreading an answer: the status is always set (an empty answer *allows*), and "no" is never
+//! a gRPC error (with `failure_mode_allow` that would let the request pass).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use http::header::HeaderMap;
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use prost_types::value::Kind;
+use prost_types::{ListValue, Struct, Value};
+use sidegate_common::claims::{Audience, Claims};
+use sidegate_common::token::Rejection;
+use sidegate_proto::envoy::config::core::v3::header_value_option::HeaderAppendAction;
+use sidegate_proto::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
+use sidegate_proto::envoy::r#type::v3::HttpStatus;
+use sidegate_proto::envoy::service::auth::v3::attribute_context::HttpRequest;
+use sidegate_proto::envoy::service::auth::v3::authorization_server::{Authorization, AuthorizationServer};
+use sidegate_proto::envoy::service::auth::v3::check_response::HttpResponse;
+use sidegate_proto::envoy::service::auth::v3::{CheckRequest, CheckResponse, DeniedHttpResponse, OkHttpResponse};
+use sidegate_proto::google::rpc::Status as RpcStatus;
+use tonic::server::NamedService;
+use tonic_health::pb::health_server::HealthServer;
+use tonic_health::server::{HealthReporter, HealthService};
+use tower::Service;
+
+use super::answer::{Answer, IDENTITY, Identity, STALE, answer};
+use super::bearer::{Headers, present};
+use super::http::Body;
+use crate::domain::decide::{Decision, Denial, Presented};
+use crate::domain::routes::Requirement;
+use crate::gate::Gate;
+
+const NAME: &str = "grpc";
+/// Envoy's name for our service, also in the health service.
+pub const AUTHORIZATION: &str = <AuthorizationServer<Authorizer> as NamedService>::NAME;
+
+/// Both services.
+#[derive(Clone, Debug)]
+pub struct Grpc {
+    authorization: AuthorizationServer<Authorizer>,
+    health: HealthServer<HealthService>,
+}
+
+impl Grpc {
+    /// The services of `gate`; `health` is told elsewhere whether they serve.
+    pub fn new(gate: Arc<Gate>, health: HealthReporter) -> Self {
+        Self {
+            authorization: AuthorizationServer::new(Authorizer { gate }),
+            health: HealthServer::new(HealthService::from_health_reporter(health)),
+        }
+    }
+
+    /// Answers one call.
+    pub async fn call(mut self, request: Request<Incoming>) -> Response<Body> {
+        let service = request.uri().path().trim_start_matches('/').split('/').next().unwrap_or_default();
+        let Ok(response) = if service == AUTHORIZATION {
+            self.authorization.call(request).await
+        } else if service == <HealthServer<HealthService> as NamedService>::NAME {
+            self.health.call(request).await
+        } else {
+            Ok(tonic::Status::unimplemented("no such service").into_http())
+        };
+        response.map(Body::Grpc)
+    }
+}
+
+/// `envoy.service.auth.v3.Authorization`.
+#[derive(Clone, Debug)]
+pub struct Authorizer {
+    gate: Arc<Gate>,
+}
+
+#[tonic::async_trait]
+impl Authorization for Authorizer {
+    async fn check(&self, request: tonic::Request<CheckRequest>) -> Result<tonic::Response<CheckResponse>, tonic::Status> {
+        let attributes = request.into_inner().attributes.unwrap_or_default();
+        let also = requirement(&attributes.context_extensions);
+        let http = attributes.request.and_then(|request| request.http);
+        let mut decision = decide(&self.gate, http.as_ref(), also.as_ref());
+        if matches!(decision, Decision::Deny(Denial::Token(Rejection::UnknownKey)))
+            && let Some(http) = &http
+            && let Presented::Token(token) = presented(&self.gate, http)
+            && let Some(kid) = self.gate.keys().worth_fetching(token)
+        {
+            self.gate.keys().fetch_for(kid).await;
+            decision = decide(&self.gate, Some(http), also.as_ref());
+        }
+        let metadata = metadata(&decision);
+        let answer = answer(decision);
+        self.gate.metrics().count(NAME, answer.outcome);
+        tracing::debug!(interface = NAME, outcome = answer.outcome, "checked");
+        Ok(tonic::Response::new(respond(answer, metadata)))
+    }
+}
+
+/// What the operator wrote beside the route in Envoy's configuration; no client can touch it.
+fn requirement(extensions: &HashMap<String, String>) -> Option<Requirement> {
+    let scope = extensions.get("scope").cloned().unwrap_or_default();
+    let audiences: Vec<String> = extensions.get("audience").cloned().into_iter().collect();
+    if scope.is_empty() && audiences.is_empty() { None } else { Some(Requirement { scope, audiences }) }
+}
+
+fn presented<'a>(gate: &'a Gate, http: &'a HttpRequest) -> Presented<'a> {
+    present(http, gate.token_cookie(), &http.method, Some(http.host.as_bytes()))
+}
+
+fn decide(gate: &Gate, http: Option<&HttpRequest>, also: Option<&Requirement>) -> Decision<Identity> {
+    match http {
+        None => Decision::Deny(Denial::NoTarget("the check request has no HTTP attributes")),
+        Some(http) => gate.decide_route(presented(gate, http), &http.method, http.path.as_bytes(), also),
+    }
+}
+
+/// Envoy gives headers as a map, in which it has joined repeated ones; with `encode_raw_headers` as a list of bytes.
+impl Headers for HttpRequest {
+    fn authorization(&self) -> impl Iterator<Item = &[u8]> {
+        values(self, "authorization")
+    }
+
+    fn cookie(&self) -> impl Iterator<Item = &[u8]> {
+        values(self, "cookie")
+    }
+
+    fn origin(&self) -> impl Iterator<Item = &[u8]> {
+        values(self, "origin")
+    }
+}
+
+fn values<'a>(http: &'a HttpRequest, name: &'static str) -> impl Iterator<Item = &'a [u8]> {
+    let joined = http.headers.get(name).map(String::as_bytes);
+    let raw = http.header_map.iter().flat_map(|map| &map.headers).filter(move |header| header.key.eq_ignore_ascii_case(name));
+    joined.into_iter().chain(raw.map(|header| {
+        if header.raw_value.is_empty() { header.value.as_bytes() } else { header.raw_value.as_slice() }
+    }))
+}
+
+fn respond(answer: Answer, dynamic_metadata: Option<Struct>) -> CheckResponse {
+    let (code, http_response) = match answer.status {
+        StatusCode::OK => (tonic::Code::Ok, HttpResponse::OkResponse(allowed(&answer.headers))),
+        StatusCode::UNAUTHORIZED => (tonic::Code::Unauthenticated, HttpResponse::DeniedResponse(refused(&answer))),
+        StatusCode::SERVICE_UNAVAILABLE => (tonic::Code::Unavailable, HttpResponse::ErrorResponse(refused(&answer))),
+        _ => (tonic::Code::PermissionDenied, HttpResponse::DeniedResponse(refused(&answer))),
+    };
+    let status = RpcStatus { code: code as i32, message: answer.outcome.to_owned(), details: Vec::new() };
+    CheckResponse { status: Some(status), http_response: Some(http_response), dynamic_metadata }
+}
+
+fn allowed(headers: &HeaderMap) -> OkHttpResponse {
+    // Only these: Envoy adds what it is given to the request for the application.
+    let given = IDENTITY.into_iter().chain([STALE]).filter_map(|name| Some(overwrite(name.as_str(), headers.get(&name)?)));
+    let headers_to_remove = if headers.contains_key(&STALE) { Vec::new() } else { vec![STALE.as_str().to_owned()] };
+    OkHttpResponse { headers: given.collect(), headers_to_remove }
+}
+
+fn refused(answer: &Answer) -> DeniedHttpResponse {
+    DeniedHttpResponse {
+        status: Some(HttpStatus { code: i32::from(answer.status.as_u16()) }),
+        headers: answer.headers.iter().map(|(name, value)| overwrite(name.as_str(), value)).collect(),
+        body: String::from_utf8_lossy(&answer.body).into_owned(),
+    }
+}
+
+/// Old Envoys read only `append`, new ones prefer `append_action`, whose zero value appends: so both are said.
+fn overwrite(name: &str, value: &http::HeaderValue) -> HeaderValueOption {
+    let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+    HeaderValueOption {
+        header: Some(HeaderValue { key: name.to_owned(), value, raw_value: Vec::new() }),
+        append: Some(false),
+        append_action: HeaderAppendAction::OverwriteIfExistsOrAdd as i32,
+    }
+}
+
+/// The claims, for Envoy's access log and later filters.
+fn metadata(decision: &Decision<Identity>) -> Option<Struct> {
+    let Decision::Allow(good, _) = decision else { return None };
+    let Claims { iss, aud, sub, client_id, iat, exp, jti, sid, scope, nbf: _ } = good.claims();
+    let aud = match aud {
+        Audience::One(one) => text(one),
+        Audience::Many(many) => value(Kind::ListValue(ListValue { values: many.iter().map(|one| text(one)).collect() })),
+    };
+    let mut fields = vec![
+        ("iss", text(iss)),
+        ("aud", aud),
+        ("sub", text(sub)),
+        ("client_id", text(client_id)),
+        ("iat", value(Kind::NumberValue(*iat as f64))),
+        ("exp", value(Kind::NumberValue(*exp as f64))),
+        ("jti", text(jti)),
+        ("sid", text(sid)),
+    ];
+    fields.extend(scope.as_ref().map(|scope| ("scope", text(scope))));
+    Some(Struct { fields: fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect() })
+}
+
+fn text(text: &str) -> Value {
+    value(Kind::StringValue(text.to_owned()))
+}
+
+const fn value(kind: Kind) -> Value {
+    Value { kind: Some(kind) }
+}

@@ -1,0 +1,197 @@
+//! One connection's service: which handler answers which method and path.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use http::request::Parts;
+use http::{Method, Request, Response};
+use hyper::body::{Frame, Incoming, SizeHint};
+use sidegate_common::problem::Code;
+use sidegate_common::token::Rejection;
+use sidegate_runtime::serve::Peer;
+
+use super::answer::{Answer, answer, problem};
+use super::bearer::present;
+use super::dialect::Dialect;
+use super::grpc::Grpc;
+use super::{introspect, verify};
+use crate::domain::decide::{Decision, Denial, Presented};
+use crate::gate::Gate;
+
+/// What the listeners for checks share.
+#[derive(Clone, Debug)]
+pub struct Front {
+    gate: Arc<Gate>,
+    grpc: Grpc,
+}
+
+impl Front {
+    /// The interfaces of `gate`.
+    pub fn new(gate: Arc<Gate>, grpc: Grpc) -> Self {
+        Self { gate, grpc }
+    }
+
+    /// The service of one connection.
+    pub fn connection(&self, peer: Peer) -> Connection {
+        Connection { front: self.clone(), peer }
+    }
+}
+
+/// The service of one connection.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    front: Front,
+    peer: Peer,
+}
+
+impl hyper::service::Service<Request<Incoming>> for Connection {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Reply;
+
+    fn call(&self, request: Request<Incoming>) -> Reply {
+        let Front { gate, grpc } = &self.front;
+        if request.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
+            return Reply::later(grpc.clone().call(request));
+        }
+        let path = request.uri().path();
+        if let Some(dialect) = Dialect::at(path) {
+            // The body, if there is one, is dropped unread: nobody waits for it.
+            return check(gate, dialect, request.into_parts().0);
+        }
+        let post = *request.method() == Method::POST;
+        match path {
+            "/introspect" if post => Reply::later(introspect::introspect(Arc::clone(gate), self.peer, request)),
+            "/verify" if post => Reply::later(verify::verify(Arc::clone(gate), request)),
+            "/introspect" | "/verify" => Reply::now(not_allowed("POST")),
+            _ => Reply::now(problem(Code::NotFound, Code::NotFound.title(), None)),
+        }
+    }
+}
+
+fn check(gate: &Arc<Gate>, dialect: Dialect, parts: Parts) -> Reply {
+    let decision = decide(gate, dialect, &parts);
+    if matches!(decision, Decision::Deny(Denial::Token(Rejection::UnknownKey)))
+        && let Presented::Token(token) = presented(gate, dialect, &parts)
+        && let Some(kid) = gate.keys().worth_fetching(token)
+    {
+        let gate = Arc::clone(gate);
+        return Reply::later(async move {
+            gate.keys().fetch_for(kid).await;
+            finish(&gate, dialect, answer(decide(&gate, dialect, &parts))).into()
+        });
+    }
+    Reply::now(finish(gate, dialect, answer(decision)))
+}
+
+fn finish(gate: &Gate, dialect: Dialect, mut answer: Answer) -> Answer {
+    gate.metrics().count(dialect.name(), answer.outcome);
+    tracing::debug!(interface = dialect.name(), outcome = answer.outcome, "checked");
+    if dialect == Dialect::Envoy && !answer.headers.contains_key(super::answer::STALE) {
+        // Envoy alone keeps a header of the client's that we do not send.
+        answer.headers.insert("x-envoy-auth-headers-to-remove", HeaderValue::from_static("x-auth-stale"));
+    }
+    answer
+}
+
+fn presented<'a>(gate: &'a Gate, dialect: Dialect, parts: &'a Parts) -> Presented<'a> {
+    let target = dialect.target(parts);
+    present(&parts.headers, gate.token_cookie(), target.method.unwrap_or_default(), target.host)
+}
+
+fn decide(gate: &Gate, dialect: Dialect, parts: &Parts) -> Decision<super::answer::Identity> {
+    let presented = presented(gate, dialect, parts);
+    if dialect == Dialect::Check || !gate.has_routes() {
+        return gate.decide(presented, None);
+    }
+    let target = dialect.target(parts);
+    match (target.method, target.path) {
+        (Some(method), Some(path)) => gate.decide_route(presented, method, path, None),
+        _ => Decision::Deny(Denial::NoTarget(dialect.lacks())),
+    }
+}
+
+/// 405 with the methods that are (RFC 9110 §15.5.6).
+pub fn not_allowed(allow: &'static str) -> Answer {
+    let mut answer = problem(Code::MethodNotAllowed, Code::MethodNotAllowed.title(), None);
+    answer.headers.insert(ALLOW, HeaderValue::from_static(allow));
+    answer
+}
+
+/// A response that is ready, as nearly every check is, or one that has to wait for something.
+pub enum Reply {
+    /// Taken out when polled.
+    Now(Option<Response<Body>>),
+    /// To be waited for.
+    Later(Pin<Box<dyn Future<Output = Response<Body>> + Send>>),
+}
+
+impl Reply {
+    fn now(answer: Answer) -> Self {
+        Self::Now(Some(answer.into()))
+    }
+
+    fn later(response: impl Future<Output = Response<Body>> + Send + 'static) -> Self {
+        Self::Later(Box::pin(response))
+    }
+}
+
+impl Future for Reply {
+    type Output = Result<Response<Body>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.get_mut() {
+            Self::Now(response) => response.take().map_or(Poll::Pending, |response| Poll::Ready(Ok(response))),
+            Self::Later(response) => response.as_mut().poll(context).map(Ok),
+        }
+    }
+}
+
+/// A response's body: whole, or the stream of a gRPC answer.
+#[derive(Debug)]
+pub enum Body {
+    /// All of it, until it is taken.
+    Whole(Option<Bytes>),
+    /// gRPC frames and trailers.
+    Grpc(tonic::body::Body),
+}
+
+impl Body {
+    /// A body that is there.
+    pub fn whole(bytes: Bytes) -> Self {
+        Self::Whole(Some(bytes).filter(|bytes| !bytes.is_empty()))
+    }
+}
+
+impl hyper::body::Body for Body {
+    type Data = Bytes;
+    type Error = tonic::Status;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
+        match self.get_mut() {
+            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Grpc(body) => Pin::new(body).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(bytes) => bytes.is_none(),
+            Self::Grpc(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Grpc(body) => body.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! POST /introspect: RFC 7662, for applications and libraries that know the standard.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use sidegate_common::claims::Claims;
+use sidegate_common::problem::Code;
+use sidegate_runtime::serve::{BodyError, Peer, read_body};
+
+use super::answer::{Answer, json, problem};
+use super::http::Body;
+use crate::domain::check::Checked;
+use crate::gate::Gate;
+
+/// The largest form taken, in bytes: a token of the largest size and room for hints.
+pub const BODY_BYTES_MAX: usize = 16 * 1024;
+/// How long a body may take to arrive.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(5);
+
+const NAME: &str = "introspect";
+
+/// The answer to an active token (RFC 7662 §2.2).
+#[derive(serde::Serialize)]
+struct Active<'a> {
+    active: bool,
+    token_type: &'static str,
+    #[serde(flatten)]
+    claims: &'a Claims,
+}
+
+#[derive(serde::Serialize)]
+struct Inactive {
+    active: bool,
+}
+
+/// Answers an introspection request.
+pub async fn introspect(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    let answer = match caller_allowed(&gate, peer, &parts.headers) {
+        Err(answer) => answer,
+        Ok(()) if !is_form(&parts.headers) => {
+            problem(Code::UnsupportedMediaType, "send application/x-www-form-urlencoded", None)
+        }
+        Ok(()) => match read_body(body, BODY_BYTES_MAX, BODY_TIMEOUT).await {
+            Ok(form) => inspect(&gate, &form).await,
+            Err(error) => body_problem(error),
+        },
+    };
+    gate.metrics().count(NAME, answer.outcome);
+    answer.into()
+}
+
+/// The error for a body that was not taken.
+pub fn body_problem(error: BodyError) -> Answer {
+    match error {
+        BodyError::TooLarge => problem(Code::PayloadTooLarge, "the body is limited to 16 KiB", None),
+        BodyError::NotReceived => problem(Code::InvalidRequest, "the body did not arrive", None),
+    }
+}
+
+/// Whoever can open the Unix socket may ask; over TCP one must know `INTROSPECT_TOKEN` (RFC 7662 §2.1).
+fn caller_allowed(gate: &Gate, peer: Peer, headers: &HeaderMap) -> Result<(), Answer> {
+    if peer == Peer::Unix {
+        return Ok(());
+    }
+    let Some(secret) = gate.introspect_token() else {
+        return Err(problem(Code::NotFound, "introspection is served on the Unix socket only", None));
+    };
+    let mut values = headers.get_all(AUTHORIZATION).into_iter();
+    let presented = match (values.next(), values.next()) {
+        (Some(value), None) => credential(value.as_bytes()),
+        _ => None,
+    };
+    match presented {
+        None => Err(problem(Code::TokenMissing, "introspection over TCP needs INTROSPECT_TOKEN", None)),
+        Some(presented) if secret.matches(&presented) => Ok(()),
+        Some(_) => Err(problem(Code::TokenInvalid, "not the INTROSPECT_TOKEN of this verifier", None)),
+    }
+}
+
+/// The secret as a bearer token, or as the password of HTTP Basic, which is what OAuth libraries send.
+fn credential(value: &[u8]) -> Option<Vec<u8>> {
+    let at = value.iter().position(|byte| *byte == b' ')?;
+    let (scheme, rest) = (&value[..at], value[at..].trim_ascii_start());
+    if scheme.eq_ignore_ascii_case(b"bearer") {
+        return Some(rest.to_vec());
+    }
+    if !scheme.eq_ignore_ascii_case(b"basic") {
+        return None;
+    }
+    let decoded = STANDARD.decode(rest).ok()?;
+    let colon = decoded.iter().position(|byte| *byte == b':')?;
+    Some(decoded[colon + 1..].to_vec())
+}
+
+fn is_form(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).map(|kind| kind.as_bytes()).unwrap_or_default();
+    let kind = kind.split(|byte| *byte == b';').next().unwrap_or_default();
+    kind.trim_ascii().eq_ignore_ascii_case(b"application/x-www-form-urlencoded")
+}
+
+async fn inspect(gate: &Gate, form: &[u8]) -> Answer {
+    let Ok(pairs) = serde_urlencoded::from_bytes::<Vec<(String, String)>>(form) else {
+        return problem(Code::InvalidRequest, "the body is not a form", None);
+    };
+    let mut tokens = pairs.iter().filter(|(name, _)| name == "token");
+    let (Some((_, token)), None) = (tokens.next(), tokens.next()) else {
+        return problem(Code::InvalidRequest, "token is missing or repeated", None);
+    };
+    match gate.check_waiting(token).await {
+        Checked::Good(good, _) => json(&Active { active: true, token_type: "Bearer", claims: good.claims() }),
+        // RFC 7662 §2.2: a bad token is not an error of the request, and why it is bad is not told.
+        Checked::Denied(rejection) => Answer { outcome: rejection.code().name(), ..json(&Inactive { active: false }) },
+        Checked::CannotJudge(unknown) => problem(unknown.code(), &unknown.to_string(), None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_in_both_schemes() {
+        assert_eq!(credential(b"Bearer abc"), Some(b"abc".to_vec()));
+        assert_eq!(credential(b"basic Y2xpZW50OmE6Yg=="), Some(b"a:b".to_vec()), "the password may hold a colon");
+        for bad in [&b""[..], b"Bearer", b"Digest x", b"Basic !", b"Basic YWJj"] {
+            assert_eq!(credential(bad), None, "{bad:?}");
+        }
+    }
+}

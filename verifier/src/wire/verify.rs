@@ -1,0 +1,55 @@
+//! POST /verify: what Sidegate's own clients ask when they see a token for the first time.
+
+use std::sync::Arc;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use sidegate_common::claims::Claims;
+use sidegate_runtime::serve::read_body;
+
+use super::answer::{Answer, STALE, answer, json, problem};
+use super::http::Body;
+use super::introspect::{BODY_BYTES_MAX, BODY_TIMEOUT, body_problem};
+use crate::domain::check::Checked;
+use crate::domain::decide::{Decision, Denial};
+use crate::gate::Gate;
+
+const NAME: &str = "verify";
+
+/// A good token: its claims, and under which segment and key epoch it was judged, so that the client knows when to ask
+/// again (docs/shm.md).
+#[derive(serde::Serialize)]
+struct Verified<'a> {
+    claims: &'a Claims,
+    segment: String,
+    epoch: u64,
+}
+
+/// Answers whether the token in the body is good.
+pub async fn verify(gate: Arc<Gate>, request: Request<Incoming>) -> Response<Body> {
+    let answer = match read_body(request.into_body(), BODY_BYTES_MAX, BODY_TIMEOUT).await {
+        Err(error) => body_problem(error),
+        Ok(body) => match std::str::from_utf8(&body) {
+            Ok(token) => judge(&gate, token).await,
+            Err(_) => answer(Decision::Deny(Denial::NotOneToken("not text"))),
+        },
+    };
+    gate.metrics().count(NAME, answer.outcome);
+    answer.into()
+}
+
+async fn judge(gate: &Gate, token: &str) -> Answer {
+    // Before judging: if either changes meanwhile, the client holds the older one, and asks again.
+    let (segment, epoch) = (gate.segment(), gate.key_epoch());
+    match gate.check_waiting(token).await {
+        Checked::Good(good, _) => {
+            let mut answer = json(&Verified { claims: good.claims(), segment: segment.to_string(), epoch });
+            if let Some(seconds) = good.stale_seconds() {
+                answer.headers.insert(STALE, http::HeaderValue::from(seconds));
+            }
+            answer
+        }
+        Checked::Denied(rejection) => answer(Decision::Deny(Denial::Token(rejection))),
+        Checked::CannotJudge(unknown) => problem(unknown.code(), &unknown.to_string(), None),
+    }
+}
