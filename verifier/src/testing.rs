@@ -47,7 +47,7 @@ pub fn claims(jti: &str) -> Claims {
 /// A good token at [`AT`], and the same verified.
 pub fn verified(jti: &str) -> (String, Arc<VerifiedToken>) {
     let token = token::sign(&key(), &claims(jti)).unwrap();
-    let ring = KeyRing::new(vec![key().into_verifying()]).unwrap();
+    let ring = KeyRing::new(vec![key().verifying().clone()]).unwrap();
     let verified = token::verify(&ring, &policy(), AT.now, &token).unwrap();
     (token, Arc::new(verified))
 }
@@ -58,13 +58,13 @@ pub fn judge(on_stale: OnStale) -> Arc<Judge> {
     let freshness = Arc::new(Freshness::new(1));
     freshness.proven(0, AT.monotonic_ms);
     let judge = Judge::new(policy(), staleness, Arc::new(Index::new(1)), freshness);
-    judge.set_keys(KeyRing::new(vec![key().into_verifying()]).unwrap());
+    judge.set_keys(KeyRing::new(vec![key().verifying().clone()]).unwrap());
     Arc::new(judge)
 }
 
 pub fn other_keys() -> KeyRing {
     let other = SigningKey::hs256(&Secret::new("another-secret-of-thirty-two-bytes-or-more")).unwrap();
-    KeyRing::new(vec![other.into_verifying()]).unwrap()
+    KeyRing::new(vec![other.verifying().clone()]).unwrap()
 }
 
 pub fn revoke_session(judge: &Judge, sid: &str) {
