@@ -50,7 +50,8 @@ pub fn serve(source: &Source) -> Result<ExitCode, ConfigError> {
     if let Err(error) = program::harden() {
         tracing::warn!(%error, "this process' memory could not be hidden from others of the same user");
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(config.worker_threads).enable_all().build();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(config.worker_threads).enable_all().build();
     let run = async {
         let signals = Signals::listen()?;
         let app = App::start(config, routes, source.clone())?;
@@ -153,12 +154,18 @@ pub fn status(source: &Source) -> Result<ExitCode, ConfigError> {
     };
     let yes = |yes: bool| if yes { "yes" } else { "no" };
     let age = state.fresh_age_ms.map_or_else(|| "never".to_owned(), |age| format!("{age} ms ago"));
-    println!("ready:        {}", state.reason.as_ref().map_or_else(|| yes(state.ready).to_owned(), |why| format!("no: {why}")));
+    println!(
+        "ready:        {}",
+        state.reason.as_ref().map_or_else(|| yes(state.ready).to_owned(), |why| format!("no: {why}"))
+    );
     println!("keys:         {}", state.key_count);
     println!("list loaded:  {}", yes(state.snapshot));
     println!("proven:       {age}");
     println!("revocations:  {}", state.revocations);
-    println!("segment:      {}", if state.segment == 0 { "none".to_owned() } else { format!("{:016x}", state.segment) });
+    println!(
+        "segment:      {}",
+        if state.segment == 0 { "none".to_owned() } else { format!("{:016x}", state.segment) }
+    );
     println!("version:      {}", state.version);
     Ok(if state.ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -22,9 +22,16 @@ pub static SETTINGS: &[Setting] = &[
     setting("VERIFIER_SOCKET_GROUP", "", "group of the Unix sockets, a name or a number; the process' own if not set"),
     setting("VERIFIER_LISTEN", "", "TCP address for checks, HTTP and gRPC, such as 127.0.0.1:8081; none if not set"),
     setting("VERIFIER_ADMIN_LISTEN", "127.0.0.1:9081", "TCP address of /livez, /readyz and /metrics; off for none"),
-    secret("REDIS_URL", "Redis that holds the revocation log: redis://, rediss://, with Sentinel or Cluster as documented"),
+    secret(
+        "REDIS_URL",
+        "Redis that holds the revocation log: redis://, rediss://, with Sentinel or Cluster as documented",
+    ),
     setting("REDIS_PREFIX", "sidegate", "prefix of all keys in Redis, the same at every issuer and verifier"),
-    setting("ISSUER_FEED_URL", "http://127.0.0.1:8082", "the issuer's revocation feed, followed where REDIS_URL is not set"),
+    setting(
+        "ISSUER_FEED_URL",
+        "http://127.0.0.1:8082",
+        "the issuer's revocation feed, followed where REDIS_URL is not set",
+    ),
     secret("FEED_TOKEN", "what the issuer's feed asks for, where it asks"),
     setting("PROBE_INTERVAL", "250ms", "how often the log's head is compared: bounds how long a lost message matters"),
     setting("MAX_STALENESS", "30s", "how old the proof may be that the list of revoked tokens is complete"),
@@ -32,22 +39,45 @@ pub static SETTINGS: &[Setting] = &[
     setting("SNAPSHOT_FILE", "", "file that keeps the list over a restart; none if not set"),
     secret("JWT_SECRET_KEY", "HS256 secret that issuer and verifier share, at least 32 bytes"),
     secret("JWT_SECRET_KEY_PREVIOUS", "the HS256 secret before it, which still verifies"),
-    setting("JWKS_URL", "", "where to fetch the issuer's public keys, such as http://issuer:8080/.well-known/jwks.json"),
+    setting(
+        "JWKS_URL",
+        "",
+        "where to fetch the issuer's public keys, such as http://issuer:8080/.well-known/jwks.json",
+    ),
     setting("JWKS_FILE", "", "a file with the issuer's public keys, instead of JWKS_URL"),
     setting("JWKS_REFRESH", "5m", "how often the public keys are read again"),
     setting("JWT_ISSUER", "sidegate", "the only issuer (iss) whose tokens are good"),
     setting("JWT_AUDIENCE", "sidegate", "audiences (aud), comma separated: a token must name one of them"),
     setting("LEEWAY", "5s", "how far the issuer's clock may differ, at most 60s"),
     setting("MAX_TOKEN_LIFETIME", "24h", "the longest lifetime (exp - iat) of a token that is taken"),
-    secret("INTROSPECT_TOKEN", "what /introspect asks for over TCP; without it /introspect is served on the Unix socket only"),
+    secret(
+        "INTROSPECT_TOKEN",
+        "what /introspect asks for over TCP; without it /introspect is served on the Unix socket only",
+    ),
     setting("TOKEN_COOKIE", "", "name of a cookie that may carry the token instead of Authorization; none if not set"),
-    setting("ROUTES_FILE", "", "TOML file with the rules for public and scoped routes; without it every request needs a token"),
+    setting(
+        "ROUTES_FILE",
+        "",
+        "TOML file with the rules for public and scoped routes; without it every request needs a token",
+    ),
     setting("TOKEN_CACHE_ENTRIES", "16384", "how many verified tokens are remembered; 0 verifies every time"),
-    setting("ATTACH_SOCKET", "/run/sidegate/attach.sock", "Unix socket that hands out the shared-memory segment; off for none"),
-    setting("ATTACH_ALLOW_UIDS", "", "user ids that may attach, comma separated; whoever the socket's mode lets in if not set"),
+    setting(
+        "ATTACH_SOCKET",
+        "/run/sidegate/attach.sock",
+        "Unix socket that hands out the shared-memory segment; off for none",
+    ),
+    setting(
+        "ATTACH_ALLOW_UIDS",
+        "",
+        "user ids that may attach, comma separated; whoever the socket's mode lets in if not set",
+    ),
     setting("ATTACH_ALLOW_GIDS", "", "group ids that may attach, comma separated"),
     setting("SHUTDOWN_GRACE", "10s", "how long requests in flight may take after SIGTERM"),
-    setting("WORKER_THREADS", "", "threads that serve; half the cores (at least one) if not set: the application needs the rest"),
+    setting(
+        "WORKER_THREADS",
+        "",
+        "threads that serve; half the cores (at least one) if not set: the application needs the rest",
+    ),
     logging::SETTINGS[0],
     logging::SETTINGS[1],
 ];
@@ -202,7 +232,8 @@ fn listen(settings: &Settings) -> Result<ListenConfig, ConfigError> {
     let socket_mode =
         socket::parse_mode(mode).ok_or_else(|| settings.unfit("VERIFIER_SOCKET_MODE", "a mode such as 0660"))?;
     let group = |text| {
-        socket::parse_group(text).ok_or_else(|| settings.unfit("VERIFIER_SOCKET_GROUP", "a group of this machine or a number"))
+        socket::parse_group(text)
+            .ok_or_else(|| settings.unfit("VERIFIER_SOCKET_GROUP", "a group of this machine or a number"))
     };
     Ok(ListenConfig {
         socket: path_or_off(settings, "VERIFIER_SOCKET")?,
@@ -218,7 +249,9 @@ fn path_or_off(settings: &Settings, name: &'static str) -> Result<Option<PathBuf
     match settings.required(name)? {
         OFF => Ok(None),
         // The kernel's limit for a Unix socket's path, with its final zero.
-        path if path.len() > 107 => Err(ConfigError::new(name, "is longer than the 107 bytes a socket's path may have")),
+        path if path.len() > 107 => {
+            Err(ConfigError::new(name, "is longer than the 107 bytes a socket's path may have"))
+        }
         path => Ok(Some(PathBuf::from(path))),
     }
 }

@@ -89,7 +89,8 @@ fn tls() -> Result<&'static Arc<rustls::ClientConfig>, FetchError> {
         let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().ok()?;
+        let builder =
+            rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().ok()?;
         Some(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
     };
     CONFIG.get_or_init(make).as_ref().ok_or(FetchError::Tls)

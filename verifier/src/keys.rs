@@ -76,8 +76,7 @@ pub enum ReadError {
 impl Keys {
     /// The keys of a configuration; public ones are not read yet.
     pub fn new(config: KeyConfig, metrics: Arc<Metrics>) -> Self {
-        let unknown =
-            moka::sync::Cache::builder().max_capacity(UNKNOWN_KIDS_MAX).time_to_live(config.refresh).build();
+        let unknown = moka::sync::Cache::builder().max_capacity(UNKNOWN_KIDS_MAX).time_to_live(config.refresh).build();
         Self {
             source: config.jwks,
             refresh: config.refresh,

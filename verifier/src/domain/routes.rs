@@ -223,7 +223,8 @@ impl Rule {
             Some(other) => return Err(format!("access {other:?} is not public or authenticated")),
         };
         if let Some(methods) = &rule.methods {
-            let fit = |method: &String| !method.is_empty() && method.bytes().all(|b| b.is_ascii_uppercase() || b == b'-');
+            let fit =
+                |method: &String| !method.is_empty() && method.bytes().all(|b| b.is_ascii_uppercase() || b == b'-');
             if methods.is_empty() || !methods.iter().all(fit) {
                 return Err("methods is not a list of methods in capitals, such as [\"GET\", \"POST\"]".to_owned());
             }
@@ -232,7 +233,9 @@ impl Rule {
     }
 
     fn describe(&self) -> String {
-        self.methods.as_ref().map_or_else(|| self.path.clone(), |methods| format!("{} {}", methods.join(","), self.path))
+        self.methods
+            .as_ref()
+            .map_or_else(|| self.path.clone(), |methods| format!("{} {}", methods.join(","), self.path))
     }
 
     fn matches(&self, method: &str, path: &str) -> bool {
@@ -244,7 +247,8 @@ impl Rule {
     fn matches_method(&self, method: &str, opens: bool) -> bool {
         let Some(methods) = &self.methods else { return true };
         let same = |known: &str| if opens { known == method } else { known.eq_ignore_ascii_case(method) };
-        let as_get = |known: &str| known == "GET" && if opens { method == "HEAD" } else { method.eq_ignore_ascii_case("HEAD") };
+        let as_get =
+            |known: &str| known == "GET" && if opens { method == "HEAD" } else { method.eq_ignore_ascii_case("HEAD") };
         methods.iter().any(|known| same(known) || as_get(known))
     }
 }

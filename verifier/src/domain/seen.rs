@@ -79,7 +79,7 @@ impl<R> SeenTokens<R> {
 
     fn bucket(&self, token: &str) -> Option<&Mutex<Bucket<R>>> {
         // Not the very end: the last characters of a signature hold few bits.
-        let tail = token.as_bytes().len().checked_sub(12)?;
+        let tail = token.len().checked_sub(12)?;
         let bytes = token.as_bytes()[tail..].first_chunk::<8>()?;
         let spread = u64::from_le_bytes(*bytes).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         let mask = self.buckets.len().checked_sub(1)?;

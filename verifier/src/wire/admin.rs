@@ -15,8 +15,7 @@ use super::http::{Body, not_allowed};
 use crate::gate::Gate;
 
 /// The media type of the OpenMetrics text format.
-const OPENMETRICS: HeaderValue =
-    HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+const OPENMETRICS: HeaderValue = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 
 /// What `/readyz` says: whether it can judge, and if not, which part is missing.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

@@ -152,9 +152,14 @@ mod tests {
 
     #[test]
     fn anything_but_one_token_is_refused() {
-        for value in
-            [&b"Bearer a,bearer b"[..], b"Bearer a b", b"Bearer a\tb", b"Bearer \xff", b"Bearer a,", b"Basic x,Bearer a.b.c"]
-        {
+        for value in [
+            &b"Bearer a,bearer b"[..],
+            b"Bearer a b",
+            b"Bearer a\tb",
+            b"Bearer \xff",
+            b"Bearer a,",
+            b"Basic x,Bearer a.b.c",
+        ] {
             assert!(bearer(&[value]).is_err(), "{value:?}");
         }
         assert!(bearer(&[b"Bearer a", b"Bearer a"]).is_err());
@@ -188,7 +193,9 @@ mod tests {
         };
         assert!(with(&[b"https://app.example"]));
         assert!(with(&[b"http://APP.example"]));
-        for wrong in [&b"https://evil.example"[..], b"null", b"", b"https://", b"https://app.example:8443", b"app.example"] {
+        for wrong in
+            [&b"https://evil.example"[..], b"null", b"", b"https://", b"https://app.example:8443", b"app.example"]
+        {
             assert!(!with(&[wrong]), "{wrong:?}");
         }
         assert!(!with(&[]));

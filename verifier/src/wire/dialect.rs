@@ -71,11 +71,9 @@ impl Dialect {
     pub fn target(self, parts: &Parts) -> Target<'_> {
         let method = |name| single(&parts.headers, name).and_then(|value| std::str::from_utf8(value).ok());
         match self {
-            Self::Check => Target {
-                method: Some(parts.method.as_str()),
-                path: None,
-                host: host(&parts.headers, &parts.uri),
-            },
+            Self::Check => {
+                Target { method: Some(parts.method.as_str()), path: None, host: host(&parts.headers, &parts.uri) }
+            }
             Self::Envoy => {
                 let line = parts.uri.path_and_query().map(http::uri::PathAndQuery::as_str);
                 Target {
@@ -147,7 +145,8 @@ mod tests {
 
     #[test]
     fn a_repeated_or_missing_hint_is_none() {
-        let twice = parts("/nginx", &[("x-original-uri", "/a"), ("x-original-uri", "/a"), ("x-original-method", "GET")]);
+        let twice =
+            parts("/nginx", &[("x-original-uri", "/a"), ("x-original-uri", "/a"), ("x-original-method", "GET")]);
         assert_eq!(Dialect::Nginx.target(&twice).path, None);
         assert_eq!(Dialect::Forward.target(&twice).method, None);
     }

@@ -15,11 +15,11 @@ use sidegate_common::claims::{Audience, Claims};
 use sidegate_common::token::Rejection;
 use sidegate_proto::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use sidegate_proto::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
-use sidegate_proto::envoy::r#type::v3::HttpStatus;
 use sidegate_proto::envoy::service::auth::v3::attribute_context::HttpRequest;
 use sidegate_proto::envoy::service::auth::v3::authorization_server::{Authorization, AuthorizationServer};
 use sidegate_proto::envoy::service::auth::v3::check_response::HttpResponse;
 use sidegate_proto::envoy::service::auth::v3::{CheckRequest, CheckResponse, DeniedHttpResponse, OkHttpResponse};
+use sidegate_proto::envoy::r#type::v3::HttpStatus;
 use sidegate_proto::google::rpc::Status as RpcStatus;
 use tonic::server::NamedService;
 use tonic_health::pb::health_server::HealthServer;
@@ -75,7 +75,10 @@ pub struct Authorizer {
 
 #[tonic::async_trait]
 impl Authorization for Authorizer {
-    async fn check(&self, request: tonic::Request<CheckRequest>) -> Result<tonic::Response<CheckResponse>, tonic::Status> {
+    async fn check(
+        &self,
+        request: tonic::Request<CheckRequest>,
+    ) -> Result<tonic::Response<CheckResponse>, tonic::Status> {
         let attributes = request.into_inner().attributes.unwrap_or_default();
         let also = requirement(&attributes.context_extensions);
         let http = attributes.request.and_then(|request| request.http);
@@ -131,10 +134,15 @@ impl Headers for HttpRequest {
 
 fn values<'a>(http: &'a HttpRequest, name: &'static str) -> impl Iterator<Item = &'a [u8]> {
     let joined = http.headers.get(name).map(String::as_bytes);
-    let raw = http.header_map.iter().flat_map(|map| &map.headers).filter(move |header| header.key.eq_ignore_ascii_case(name));
-    joined.into_iter().chain(raw.map(|header| {
-        if header.raw_value.is_empty() { header.value.as_bytes() } else { header.raw_value.as_slice() }
-    }))
+    let raw =
+        http.header_map.iter().flat_map(|map| &map.headers).filter(move |header| header.key.eq_ignore_ascii_case(name));
+    joined.into_iter().chain(
+        raw.map(
+            |header| {
+                if header.raw_value.is_empty() { header.value.as_bytes() } else { header.raw_value.as_slice() }
+            },
+        ),
+    )
 }
 
 fn respond(answer: Answer, dynamic_metadata: Option<Struct>) -> CheckResponse {
@@ -150,7 +158,8 @@ fn respond(answer: Answer, dynamic_metadata: Option<Struct>) -> CheckResponse {
 
 fn allowed(headers: &HeaderMap) -> OkHttpResponse {
     // Only these: Envoy adds what it is given to the request for the application.
-    let given = IDENTITY.into_iter().chain([STALE]).filter_map(|name| Some(overwrite(name.as_str(), headers.get(&name)?)));
+    let given =
+        IDENTITY.into_iter().chain([STALE]).filter_map(|name| Some(overwrite(name.as_str(), headers.get(&name)?)));
     let headers_to_remove = if headers.contains_key(&STALE) { Vec::new() } else { vec![STALE.as_str().to_owned()] };
     OkHttpResponse { headers: given.collect(), headers_to_remove }
 }
@@ -179,7 +188,9 @@ fn metadata(decision: &Decision<Identity>) -> Option<Struct> {
     let Claims { iss, aud, sub, client_id, iat, exp, jti, sid, scope, nbf: _ } = good.claims();
     let aud = match aud {
         Audience::One(one) => text(one),
-        Audience::Many(many) => value(Kind::ListValue(ListValue { values: many.iter().map(|one| text(one)).collect() })),
+        Audience::Many(many) => {
+            value(Kind::ListValue(ListValue { values: many.iter().map(|one| text(one)).collect() }))
+        }
     };
     let mut fields = vec![
         ("iss", text(iss)),

@@ -42,7 +42,7 @@ struct Inactive {
 pub async fn introspect(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>) -> Response<Body> {
     let (parts, body) = request.into_parts();
     let answer = match caller_allowed(&gate, peer, &parts.headers) {
-        Err(answer) => answer,
+        Err((code, why)) => problem(code, why, None),
         Ok(()) if !is_form(&parts.headers) => {
             problem(Code::UnsupportedMediaType, "send application/x-www-form-urlencoded", None)
         }
@@ -64,12 +64,12 @@ pub fn body_problem(error: BodyError) -> Answer {
 }
 
 /// Whoever can open the Unix socket may ask; over TCP one must know `INTROSPECT_TOKEN` (RFC 7662 §2.1).
-fn caller_allowed(gate: &Gate, peer: Peer, headers: &HeaderMap) -> Result<(), Answer> {
+fn caller_allowed(gate: &Gate, peer: Peer, headers: &HeaderMap) -> Result<(), (Code, &'static str)> {
     if peer == Peer::Unix {
         return Ok(());
     }
     let Some(secret) = gate.introspect_token() else {
-        return Err(problem(Code::NotFound, "introspection is served on the Unix socket only", None));
+        return Err((Code::NotFound, "introspection is served on the Unix socket only"));
     };
     let mut values = headers.get_all(AUTHORIZATION).into_iter();
     let presented = match (values.next(), values.next()) {
@@ -77,9 +77,9 @@ fn caller_allowed(gate: &Gate, peer: Peer, headers: &HeaderMap) -> Result<(), An
         _ => None,
     };
     match presented {
-        None => Err(problem(Code::TokenMissing, "introspection over TCP needs INTROSPECT_TOKEN", None)),
+        None => Err((Code::TokenMissing, "introspection over TCP needs INTROSPECT_TOKEN")),
         Some(presented) if secret.matches(&presented) => Ok(()),
-        Some(_) => Err(problem(Code::TokenInvalid, "not the INTROSPECT_TOKEN of this verifier", None)),
+        Some(_) => Err((Code::TokenInvalid, "not the INTROSPECT_TOKEN of this verifier")),
     }
 }
 

@@ -43,7 +43,7 @@ async fn judge(gate: &Gate, token: &str) -> Answer {
     let (segment, epoch) = (gate.segment(), gate.key_epoch());
     match gate.check_waiting(token).await {
         Checked::Good(good, _) => {
-            let mut answer = json(&Verified { claims: good.claims(), segment: segment.to_string(), epoch });
+            let mut answer = json(&Verified { claims: good.claims(), segment: format!("{segment:016x}"), epoch });
             if let Some(seconds) = good.stale_seconds() {
                 answer.headers.insert(STALE, http::HeaderValue::from(seconds));
             }
