@@ -6,12 +6,16 @@
 //! - [`logging`]: JSON or text logs.
 //! - [`program`]: exit codes and the signals a program obeys.
 //! - [`socket`]: binding TCP and Unix sockets without stealing a live one.
+//! - [`redis_url`]: how to reach Redis: one server, Sentinels or a Cluster.
+//! - [`feed`]: the revocation feeds: following the log over Redis or gRPC.
 //! - [`serve`]: HTTP/1 and h2c on a listener, with limits and a drain.
 #![forbid(unsafe_code)]
 
 pub mod clock;
+pub mod feed;
 pub mod logging;
 pub mod program;
+pub mod redis_url;
 pub mod serve;
 pub mod settings;
 pub mod socket;

@@ -34,6 +34,8 @@ pub struct Head {
     pub lineage: Lineage,
     /// Its newest entry ([`Position::START`] if it never had one).
     pub last: Position,
+    /// Nothing stands in the log (any more): everything in it has expired.
+    pub empty: bool,
     /// Every revocation after this moment is in the log.
     pub since: UnixTime,
     /// The store's clock.

@@ -348,6 +348,10 @@ impl Machine {
             self.forget_log();
             self.lineage = Some(head.lineage);
         }
+        if head.empty {
+            self.last = self.last.max(head.last);
+            self.join_tail();
+        }
         let aim = Aim { last: head.last, sent: probe.sent, since: head.since, now: head.now };
         match self.state {
             State::Reading { .. } if known => {}

@@ -43,6 +43,7 @@ fn head(epoch: &str, history: &str, last: u64) -> Head {
     Head {
         lineage: Lineage { epoch: epoch.into(), history: history.into() },
         last: p(last),
+        empty: last == 0,
         since: UnixTime(1_000),
         now: UnixTime(2_000),
         partitions: 1,
@@ -174,6 +175,15 @@ fn an_empty_log_is_complete_at_once() {
     let mut desk = Desk::new();
     desk.on(Event::Subscribed).answer(head("e", "h", 0));
     assert_eq!(desk.took(), [Action::Since(UnixTime(1_000)), Action::Fresh(at(0))]);
+}
+
+#[test]
+fn a_log_whose_entries_have_all_expired_is_complete_at_once() {
+    let mut desk = Desk::new();
+    desk.on(Event::Subscribed).answer(Head { empty: true, ..head("e", "h", 7) });
+    assert_eq!(desk.freshened(), Some(0));
+    desk.on(push("e", 7, 8));
+    assert_eq!((desk.machine.last(), desk.machine.counters().gaps), (p(8), 0), "and goes on from its last position");
 }
 
 #[test]

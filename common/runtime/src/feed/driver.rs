@@ -1,0 +1,239 @@
+//! Runs one state machine per partition over a source: turns what comes into events, does what they ask, and
+//! reconnects for ever.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sidegate_common::sync::{Action, Checkpoint, Event, Machine, Timing};
+use sidegate_common::time::Instants;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use super::backoff::{Backoff, random};
+use super::status::Status;
+use super::{FeedError, Link, Sink, Source};
+use crate::program::stopped;
+
+/// How a feed is followed.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// The machines' waits.
+    pub timing: Timing,
+    /// How long connecting and subscribing may take.
+    pub connect_timeout: Duration,
+    /// The first wait after a failure.
+    pub backoff_first: Duration,
+    /// The longest wait after failures.
+    pub backoff_most: Duration,
+    /// Reads both clocks.
+    pub clock: fn() -> Instants,
+}
+
+impl Pace {
+    /// The usual pace, with a probe every `probe_interval`, varied by a tenth so that verifiers do not probe in step.
+    pub fn every(probe_interval: Duration) -> Self {
+        let varied = probe_interval.mul_f64(0.9 + 0.2 * random());
+        let timing = Timing { probe_interval_ms: (varied.as_millis() as u64).max(1), ..Timing::default() };
+        Self {
+            timing,
+            connect_timeout: Duration::from_secs(3),
+            backoff_first: Duration::from_millis(50),
+            backoff_most: Duration::from_secs(2),
+            clock: crate::clock::instants,
+        }
+    }
+
+    fn backoff(&self) -> Backoff {
+        Backoff::new(self.backoff_first, self.backoff_most)
+    }
+}
+
+/// Finds out how many partitions the data set has, trying for ever; none if it is stopped first.
+pub async fn partitions<S: Source>(
+    source: &S,
+    pace: &Pace,
+    status: &Status,
+    stop: &mut watch::Receiver<bool>,
+) -> Option<u16> {
+    let mut backoff = pace.backoff();
+    loop {
+        let asked = tokio::select! {
+            asked = timeout(pace.connect_timeout, source.partitions()) => asked,
+            () = stopped(stop) => return None,
+        };
+        let trouble = match asked {
+            Ok(Ok(partitions)) => {
+                status.begin(partitions);
+                return Some(partitions);
+            }
+            Ok(Err(error)) => error,
+            Err(_) => FeedError::Unreachable("no answer in time".to_owned()),
+        };
+        if status.trouble().as_deref() != Some(&trouble.to_string()) {
+            tracing::warn!(error = %trouble, "waiting for the revocation log");
+        }
+        status.searching(Some(trouble.to_string()));
+        tokio::select! {
+            () = sleep(backoff.wait()) => {}
+            () = stopped(stop) => return None,
+        }
+    }
+}
+
+/// Follows the log until `stop`. `kept` has what a snapshot knew of each partition, or is empty.
+pub async fn follow<S: Source, K: Sink>(
+    source: Arc<S>,
+    partitions: u16,
+    kept: Vec<Checkpoint>,
+    sink: Arc<K>,
+    pace: Pace,
+    status: Arc<Status>,
+    stop: watch::Receiver<bool>,
+) {
+    status.begin(partitions);
+    let mut kept: Vec<_> = kept.into_iter().map(Some).collect();
+    kept.resize(usize::from(partitions), None);
+    let mut tasks = tokio::task::JoinSet::new();
+    for group in source.groups(partitions) {
+        let machines =
+            group.iter().map(|partition| match kept.get_mut(usize::from(*partition)).and_then(Option::take) {
+                Some(checkpoint) => Machine::resume(pace.timing, partitions, checkpoint),
+                None => Machine::new(pace.timing, partitions),
+            });
+        let machines = machines.collect();
+        let follower = Follower {
+            source: Arc::clone(&source),
+            sink: Arc::clone(&sink),
+            status: Arc::clone(&status),
+            backoff: pace.backoff(),
+            pace,
+            group,
+            machines,
+        };
+        tasks.spawn(follower.run(stop.clone()));
+    }
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended {
+            tracing::error!(%error, "a follower of the revocation log died");
+        }
+    }
+}
+
+/// Follows the partitions that share a connection.
+struct Follower<S, K> {
+    source: Arc<S>,
+    sink: Arc<K>,
+    status: Arc<Status>,
+    pace: Pace,
+    backoff: Backoff,
+    group: Vec<u16>,
+    machines: Vec<Machine>,
+}
+
+/// Why a connection is given up although the stop was not asked for.
+const UNPROVEN: &str = "it does not prove the list complete";
+
+impl<S: Source, K: Sink> Follower<S, K> {
+    async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        let mut first = true;
+        loop {
+            let trouble = tokio::select! {
+                trouble = self.session(first) => trouble,
+                () = stopped(&mut stop) => return,
+            };
+            first = false;
+            self.disconnected(&trouble);
+            tokio::select! {
+                () = sleep(self.backoff.wait()) => {}
+                () = stopped(&mut stop) => return,
+            }
+        }
+    }
+
+    /// One connection, from its making to its end; returns why it ended.
+    async fn session(&mut self, first: bool) -> FeedError {
+        let connecting = timeout(self.pace.connect_timeout, self.source.connect(&self.group));
+        let mut link = match connecting.await {
+            Ok(Ok(link)) => link,
+            Ok(Err(error)) => return error,
+            Err(_) => return FeedError::Unreachable("no connection in time".to_owned()),
+        };
+        for (index, partition) in self.group.clone().into_iter().enumerate() {
+            self.status.connected(partition, first);
+            if let Err(error) = self.step(index, Event::Subscribed, &mut link) {
+                return error;
+            }
+        }
+        loop {
+            let wake = self.wake();
+            let stepped = tokio::select! {
+                next = link.next() => match next {
+                    Ok((partition, event)) => match self.group.iter().position(|ours| *ours == partition) {
+                        Some(index) => self.step(index, event, &mut link),
+                        None => Ok(()),
+                    },
+                    Err(error) => Err(error),
+                },
+                () = sleep(wake) => self.tick(&mut link),
+            };
+            if let Err(error) = stepped {
+                return error;
+            }
+        }
+    }
+
+    fn wake(&self) -> Duration {
+        let earliest = self.machines.iter().filter_map(Machine::wake_ms).min().unwrap_or(u64::MAX);
+        Duration::from_millis(earliest.saturating_sub((self.pace.clock)().monotonic_ms).min(60_000))
+    }
+
+    fn tick(&mut self, link: &mut S::Link) -> Result<(), FeedError> {
+        (0..self.machines.len()).try_for_each(|index| self.step(index, Event::Tick, link))
+    }
+
+    fn step(&mut self, index: usize, event: Event, link: &mut S::Link) -> Result<(), FeedError> {
+        let (partition, machine) = (self.group[index], &mut self.machines[index]);
+        let mut proven = false;
+        for action in machine.on(event, (self.pace.clock)()) {
+            match action {
+                Action::Probe { token } => link.probe(partition, token),
+                Action::Read { request, from } => link.read(partition, request, from),
+                Action::Apply { position, revocation } => {
+                    let new = self.sink.apply(partition, &revocation);
+                    self.status.propagated((self.pace.clock)().wall_ms.saturating_sub(position.ms));
+                    self.status.applied(partition, u64::from(new));
+                }
+                Action::ApplyAll(revocations) => {
+                    let new = revocations.iter().filter(|revocation| self.sink.apply(partition, revocation)).count();
+                    self.status.applied(partition, new as u64);
+                }
+                Action::Since(moment) => {
+                    tracing::warn!(partition, since = moment.0, "revocations before this moment are not in the log");
+                    self.sink.since(partition, moment);
+                }
+                Action::Fresh(as_of) => {
+                    self.sink.fresh(partition, as_of);
+                    self.backoff.reset();
+                    proven = true;
+                }
+                Action::Reconnect => return Err(FeedError::Closed(UNPROVEN.to_owned())),
+                Action::Alarm(Some(alarm)) => {
+                    tracing::error!(partition, alarm = alarm.name(), "the list cannot be proven complete");
+                }
+                Action::Alarm(None) => tracing::info!(partition, "the list is proven complete again"),
+            }
+        }
+        self.status.moved(partition, machine, proven);
+        Ok(())
+    }
+
+    fn disconnected(&mut self, trouble: &FeedError) {
+        tracing::warn!(partitions = ?self.group, error = %trouble, "not following the revocation log");
+        for (partition, machine) in self.group.iter().zip(&mut self.machines) {
+            let nothing = machine.on(Event::Disconnected, (self.pace.clock)());
+            debug_assert!(nothing.is_empty(), "a lost connection asks for nothing");
+            self.status.moved(*partition, machine, false);
+            self.status.failed(*partition, &trouble.to_string());
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! The feeds of revocations: how a verifier follows the log, over Redis or over the issuer's gRPC stream.
+//!
+//! # Map
+//! - [`Source`] and [`Link`]: what a feed has to offer; [`Sink`]: what takes the revocations.
+//! - [`driver`]: runs one [`Machine`](sidegate_common::sync::Machine) per partition over a source, and reconnects for ever.
+//! - [`redis`]: the log in Redis. [`grpc`]: the log of an issuer with the embedded store. [`choice`]: which, by settings.
+//! - [`status`]: where each partition stands, for people and for `/metrics`.
+//! - [`backoff`]: the waits between attempts.
+
+use std::future::Future;
+
+use sidegate_common::revocation::Revocation;
+use sidegate_common::sync::{Event, ReadFrom};
+use sidegate_common::time::{Instants, UnixTime};
+
+pub mod backoff;
+pub mod driver;
+pub mod redis;
+pub mod status;
+
+/// Why a feed cannot be followed just now. The driver logs it, waits, and tries again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FeedError {
+    /// No connection could be made, or no answer came in time.
+    #[error("cannot reach the log: {0}")]
+    Unreachable(String),
+    /// The server refuses: rights, version, state.
+    #[error("the log's server refuses: {0}")]
+    Refused(String),
+    /// The connection ended.
+    #[error("connection to the log lost: {0}")]
+    Closed(String),
+    /// The store holds no data set: no issuer has made one yet.
+    #[error("the store holds no revocation log yet: no issuer has made one")]
+    NoEpoch,
+}
+
+/// A log that can be followed.
+pub trait Source: Send + Sync + 'static {
+    /// One connection to it.
+    type Link: Link;
+
+    /// How many partitions the data set has.
+    fn partitions(&self) -> impl Future<Output = Result<u16, FeedError>> + Send;
+
+    /// Which partitions share a connection.
+    fn groups(&self, partitions: u16) -> Vec<Vec<u16>>;
+
+    /// Connects and subscribes to these partitions; returns once the subscriptions are confirmed.
+    fn connect(&self, partitions: &[u16]) -> impl Future<Output = Result<Self::Link, FeedError>> + Send;
+}
+
+/// A connection that is subscribed.
+pub trait Link: Send {
+    /// Asks for the head of a partition's log.
+    fn probe(&mut self, partition: u16, token: u64);
+
+    /// Asks for one page of a partition's log.
+    fn read(&mut self, partition: u16, request: u64, from: ReadFrom);
+
+    /// What comes next, with its partition: a push, or an answer; every push that the server sent before an answer
+    /// comes before it. May be dropped and called again without loss.
+    fn next(&mut self) -> impl Future<Output = Result<(u16, Event), FeedError>> + Send;
+}
+
+/// What takes the revocations: the verifier's list, and whatever shows it to others. Calls are cheap and never wait.
+pub trait Sink: Send + Sync + 'static {
+    /// Holds a revocation of the partition; true if it was not held before.
+    fn apply(&self, partition: u16, revocation: &Revocation) -> bool;
+
+    /// Tokens of the partition with `iat` at or before this moment cannot be judged: they are refused from now on.
+    fn since(&self, partition: u16, moment: UnixTime);
+
+    /// Everything that was in the partition's log at this instant is held.
+    fn fresh(&self, partition: u16, as_of: Instants);
+}

@@ -1,0 +1,173 @@
+//! What Redis answers, read strictly: heads, pages, confirmations, pushes.
+
+use redis::{PushKind, Value};
+use sidegate_common::revocation::{EntryError, Revocation};
+use sidegate_common::sync::{Answer, Entry, Head, Lineage, Role};
+use sidegate_common::time::UnixTime;
+use sidegate_common::wire::{LOG_FIELD, Position, is_epoch};
+
+use crate::feed::FeedError;
+
+/// The version of the key layout that this build reads.
+const LAYOUT: &str = "1";
+
+/// The answer to `HMGET meta epoch partitions`.
+pub(super) fn partitions(answer: &Value) -> Result<u16, FeedError> {
+    let Value::Array(row) = answer else { return Err(odd("HMGET")) };
+    match &row[..] {
+        [Value::Nil, _] | [_, Value::Nil] => Err(FeedError::NoEpoch),
+        [_, partitions] => {
+            let number = text(partitions).and_then(|text| text.parse().ok()).filter(|number| *number > 0);
+            number.ok_or_else(|| odd("HMGET"))
+        }
+        _ => Err(odd("HMGET")),
+    }
+}
+
+/// The confirmation of a subscription.
+pub(super) fn confirmed(answer: &Value) -> Result<(), FeedError> {
+    let subscribed = |answer: &Value| matches!(answer, Value::Push { kind: PushKind::SSubscribe, .. });
+    let confirmed = match answer {
+        Value::Array(confirmations) => !confirmations.is_empty() && confirmations.iter().all(subscribed),
+        single => subscribed(single),
+    };
+    if confirmed { Ok(()) } else { Err(odd("SSUBSCRIBE")) }
+}
+
+/// The value of the one setting asked for.
+pub(super) fn setting(answer: &Value) -> Option<u64> {
+    match answer {
+        Value::Map(pairs) => text(&pairs.first()?.1)?.parse().ok(),
+        Value::Array(items) => text(items.get(1)?)?.parse().ok(),
+        _ => None,
+    }
+}
+
+/// The answer of the probe script; none if it is none.
+pub(super) fn head(answer: &Value, replicas_needed: u64) -> Option<Answer> {
+    let Value::Array(row) = answer else { return None };
+    let row: Vec<&str> = row.iter().map(text).collect::<Option<_>>()?;
+    let [version, epoch, last, since, partitions, newest, now, role, history, good] = row[..] else { return None };
+    if epoch.is_empty() || last.is_empty() {
+        return Some(Answer::NoEpoch);
+    }
+    if version != LAYOUT || !is_epoch(epoch) {
+        return None;
+    }
+    let last = Position::parse(last)?;
+    let newest = if newest.is_empty() { Position::START } else { Position::parse(newest)? };
+    if last != Position::START && last != newest {
+        return Some(Answer::LogDamaged);
+    }
+    let role = match (role, good) {
+        ("master", "") => Role::ALONE,
+        ("master", good) => Role::Master { replicas_needed, replicas_good: good.parse().ok()? },
+        _ => Role::Replica,
+    };
+    Some(Answer::Head(Head {
+        lineage: Lineage { epoch: epoch.into(), history: history.into() },
+        // A data set made anew over an old log starts without a last entry; what stands in the log counts all the same.
+        last: newest,
+        empty: newest == Position::START,
+        since: UnixTime(since.parse().ok()?),
+        now: UnixTime(now.parse().ok()?),
+        partitions: partitions.parse().ok()?,
+        role,
+    }))
+}
+
+/// The answer of XRANGE, as entries; none if it is none.
+pub(super) fn page(answer: Value) -> Option<Vec<Entry>> {
+    let Value::Array(rows) = answer else { return None };
+    rows.into_iter().map(entry).collect()
+}
+
+fn entry(row: Value) -> Option<Entry> {
+    let Value::Array(row) = row else { return None };
+    let [id, fields] = &row[..] else { return None };
+    let position = Position::parse(text(id)?)?;
+    let Value::Array(fields) = fields else { return None };
+    let revocation = match &fields[..] {
+        [Value::BulkString(name), Value::BulkString(bytes)] if name == LOG_FIELD.as_bytes() => {
+            Revocation::from_bytes(bytes)
+        }
+        _ => Err(EntryError::Malformed),
+    };
+    Some(Entry { position, revocation })
+}
+
+pub(super) fn text(value: &Value) -> Option<&str> {
+    match value {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
+        Value::SimpleString(text) => Some(text),
+        _ => None,
+    }
+}
+
+fn odd(command: &str) -> FeedError {
+    FeedError::Refused(format!("an answer to {command} that is none"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(fields: [&str; 10]) -> Value {
+        Value::Array(fields.iter().map(|field| Value::BulkString(field.as_bytes().to_vec())).collect())
+    }
+
+    const GOOD: [&str; 10] = ["1", "e", "5-1", "1000", "2", "5-1", "2000", "master", "abc", ""];
+
+    fn with(index: usize, value: &'static str) -> Value {
+        let mut fields = GOOD;
+        fields[index] = value;
+        row(fields)
+    }
+
+    #[test]
+    fn heads() {
+        let Some(Answer::Head(good)) = head(&row(GOOD), 1) else { panic!("no head") };
+        assert_eq!(good.last, Position { ms: 5, sequence: 1 });
+        assert_eq!((good.partitions, good.since, good.now), (2, UnixTime(1000), UnixTime(2000)));
+        assert_eq!(good.role, Role::ALONE);
+        assert_eq!(head(&with(1, ""), 1), Some(Answer::NoEpoch));
+        assert_eq!(head(&with(2, ""), 1), Some(Answer::NoEpoch));
+        assert_eq!(head(&with(5, ""), 1), Some(Answer::LogDamaged));
+        assert_eq!(head(&with(5, "5-0"), 1), Some(Answer::LogDamaged));
+        for (index, bad) in [(0, "2"), (1, "é"), (2, "x"), (3, ""), (4, "-1"), (6, "now"), (9, "many")] {
+            assert_eq!(head(&with(index, bad), 1), None, "{index} {bad}");
+        }
+        assert_eq!(head(&Value::Nil, 1), None);
+    }
+
+    #[test]
+    fn a_master_that_counts_replicas_says_how_many_are_good() {
+        let Some(Answer::Head(counted)) = head(&with(9, "0"), 1) else { panic!("no head") };
+        assert_eq!(counted.role, Role::Master { replicas_needed: 1, replicas_good: 0 });
+        let Some(Answer::Head(replica)) = head(&with(7, "slave"), 1) else { panic!("no head") };
+        assert_eq!(replica.role, Role::Replica);
+    }
+
+    #[test]
+    fn a_data_set_made_anew_over_an_old_log_counts_what_stands_there() {
+        let Some(Answer::Head(head)) = head(&with(2, "0-0"), 1) else { panic!("no head") };
+        assert_eq!(head.last, Position { ms: 5, sequence: 1 });
+    }
+
+    #[test]
+    fn pages_keep_what_cannot_be_read_in_its_place() {
+        let bulk = |text: &str| Value::BulkString(text.as_bytes().to_vec());
+        let rows = vec![Value::Array(vec![bulk("7-0"), Value::Array(vec![bulk("x"), bulk("y")])])];
+        let entries = page(Value::Array(rows)).unwrap();
+        assert_eq!(entries[0].revocation, Err(EntryError::Malformed));
+        assert_eq!(page(Value::Array(vec![Value::Nil])), None);
+    }
+
+    #[test]
+    fn partitions_are_none_before_an_issuer_has_started() {
+        let bulk = |text: &str| Value::BulkString(text.as_bytes().to_vec());
+        assert_eq!(partitions(&Value::Array(vec![Value::Nil, Value::Nil])), Err(FeedError::NoEpoch));
+        assert_eq!(partitions(&Value::Array(vec![bulk("e"), bulk("4")])), Ok(4));
+        assert!(partitions(&Value::Array(vec![bulk("e"), bulk("0")])).is_err());
+    }
+}

@@ -1,0 +1,274 @@
+//! Where each partition stands: for `status`, `/readyz` and `/metrics`. Written by the driver, read by anyone.
+
+use std::fmt::Error;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::Histogram;
+use sidegate_common::sync::{Alarm, Checkpoint, Counters, Lineage, Machine, Phase};
+use sidegate_common::time::Instants;
+use sidegate_common::wire::Position;
+
+use crate::clock;
+
+/// Upper bounds of the propagation histogram, in seconds.
+const PROPAGATION_SECONDS: [f64; 12] = [0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+
+/// Where one partition stands.
+#[derive(Clone, Debug)]
+pub struct PartitionStatus {
+    /// What its machine is doing.
+    pub phase: Phase,
+    /// The log it follows.
+    pub lineage: Option<Lineage>,
+    /// The position up to which every entry of that log is held.
+    pub last: Position,
+    /// When the list was last proven complete.
+    pub fresh_as_of: Option<Instants>,
+    /// What keeps the list from being proven.
+    pub alarm: Option<Alarm>,
+    /// Why the last connection failed or ended; none while connected.
+    pub trouble: Option<String>,
+    /// What its machine has counted.
+    pub counters: Counters,
+    /// Connections made after the first.
+    pub reconnects: u64,
+    /// Entries applied that were not held before.
+    pub applied: u64,
+    /// What to keep on disk beside the list, as of the last proof.
+    pub checkpoint: Option<Checkpoint>,
+}
+
+impl PartitionStatus {
+    const fn new() -> Self {
+        Self {
+            phase: Phase::Disconnected,
+            lineage: None,
+            last: Position::START,
+            fresh_as_of: None,
+            alarm: None,
+            trouble: None,
+            counters: Counters {
+                gaps: 0,
+                resyncs: 0,
+                full_reads: 0,
+                duplicates: 0,
+                foreign: 0,
+                unreadable: 0,
+                probes_lost: 0,
+            },
+            reconnects: 0,
+            applied: 0,
+            checkpoint: None,
+        }
+    }
+
+    /// How long ago the list was last proven complete, in milliseconds; none if never.
+    pub fn fresh_age_ms(&self, now: Instants) -> Option<u64> {
+        self.fresh_as_of.map(|at| now.monotonic_ms.saturating_sub(at.monotonic_ms))
+    }
+}
+
+/// Where a feed stands.
+#[derive(Debug)]
+pub struct Status {
+    partitions: OnceLock<Vec<Mutex<PartitionStatus>>>,
+    trouble: Mutex<Option<String>>,
+    propagation: Histogram,
+}
+
+impl Default for Status {
+    fn default() -> Self {
+        let propagation = Histogram::new(PROPAGATION_SECONDS);
+        Self { partitions: OnceLock::new(), trouble: Mutex::new(None), propagation }
+    }
+}
+
+impl Status {
+    /// Why the number of partitions is not known yet.
+    pub fn trouble(&self) -> Option<String> {
+        locked(&self.trouble).clone()
+    }
+
+    /// Every partition; empty until their number is known.
+    pub fn partitions(&self) -> Vec<PartitionStatus> {
+        self.slots().iter().map(|slot| locked(slot).clone()).collect()
+    }
+
+    /// The checkpoint of every partition, if each has one. To be taken *before* the list is written down: the list may
+    /// then hold more than the checkpoints say, never less.
+    pub fn checkpoints(&self) -> Option<Vec<Checkpoint>> {
+        let slots = self.slots();
+        let all: Option<Vec<_>> = slots.iter().map(|slot| locked(slot).checkpoint.clone()).collect();
+        all.filter(|all| !all.is_empty())
+    }
+
+    pub(super) fn searching(&self, trouble: Option<String>) {
+        *locked(&self.trouble) = trouble;
+    }
+
+    pub(super) fn begin(&self, partitions: u16) {
+        let slots = || (0..partitions).map(|_| Mutex::new(PartitionStatus::new())).collect();
+        self.partitions.get_or_init(slots);
+        self.searching(None);
+    }
+
+    pub(super) fn connected(&self, partition: u16, first: bool) {
+        self.change(partition, |status| {
+            status.trouble = None;
+            status.reconnects += u64::from(!first);
+        });
+    }
+
+    pub(super) fn failed(&self, partition: u16, trouble: &str) {
+        self.change(partition, |status| {
+            status.phase = Phase::Disconnected;
+            status.trouble = Some(trouble.to_owned());
+        });
+    }
+
+    pub(super) fn applied(&self, partition: u16, entries: u64) {
+        self.change(partition, |status| status.applied += entries);
+    }
+
+    pub(super) fn propagated(&self, milliseconds: u64) {
+        self.propagation.observe(milliseconds as f64 / 1000.0);
+    }
+
+    /// Takes over where the machine stands. What is dear to copy is copied only when it was proven anew.
+    pub(super) fn moved(&self, partition: u16, machine: &Machine, proven: bool) {
+        self.change(partition, |status| {
+            status.phase = machine.phase();
+            status.last = machine.last();
+            status.alarm = machine.alarm();
+            status.counters = machine.counters();
+            status.fresh_as_of = machine.fresh_as_of();
+            if status.lineage.as_ref() != machine.lineage() {
+                status.lineage = machine.lineage().cloned();
+            }
+            if proven {
+                status.checkpoint = machine.checkpoint();
+            }
+        });
+    }
+
+    fn slots(&self) -> &[Mutex<PartitionStatus>] {
+        self.partitions.get().map_or(&[], Vec::as_slice)
+    }
+
+    fn change(&self, partition: u16, change: impl FnOnce(&mut PartitionStatus)) {
+        if let Some(slot) = self.slots().get(usize::from(partition)) {
+            change(&mut locked(slot));
+        }
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Collector for Status {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), Error> {
+        let partitions = self.partitions();
+        let now = clock::instants();
+        let propagation = encoder.encode_descriptor(
+            "sidegate_feed_propagation_seconds",
+            "From the moment an entry was stored, by the store's clock, until it was applied, by this host's",
+            None,
+            MetricType::Histogram,
+        )?;
+        self.propagation.encode(propagation)?;
+        let ages: Vec<_> = partitions.iter().map(|status| status.fresh_age_ms(now)).collect();
+        let ages = ages.iter().map(|age| age.map_or(f64::INFINITY, |ms| ms as f64 / 1000.0));
+        gauges(
+            &mut encoder,
+            "sidegate_feed_fresh_age_seconds",
+            "How long ago the list was last proven complete; infinite if never",
+            ages,
+        )?;
+        let connected = partitions.iter().map(|status| f64::from(u8::from(status.phase != Phase::Disconnected)));
+        gauges(&mut encoder, "sidegate_feed_connected", "1 while subscribed to the log", connected)?;
+        let columns: [Column; 9] = [
+            ("gaps", "Pushes that showed that one before them was lost", |status| status.counters.gaps),
+            ("resyncs", "Times the log was read because a proof had failed", |status| status.counters.resyncs),
+            ("full_reads", "Resyncs that began at the start of the log", |status| status.counters.full_reads),
+            ("duplicates", "Pushes of entries already held", |status| status.counters.duplicates),
+            ("foreign_messages", "Pushes that were no message of ours", |status| status.counters.foreign),
+            ("unreadable_entries", "Entries this build cannot read", |status| status.counters.unreadable),
+            ("probes_lost", "Probes not answered in time", |status| status.counters.probes_lost),
+            ("reconnects", "Connections made after the first", |status| status.reconnects),
+            ("applied_entries", "Entries applied that were not held before", |status| status.applied),
+        ];
+        for (name, help, value) in columns {
+            let name = format!("sidegate_feed_{name}");
+            let mut family = encoder.encode_descriptor(&name, help, None, MetricType::Counter)?;
+            for (partition, status) in partitions.iter().enumerate() {
+                let labels = [("partition", partition.to_string())];
+                ConstCounter::new(value(status)).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        let mut family = encoder.encode_descriptor(
+            "sidegate_feed_alarm",
+            "1 while this keeps the list from being proven",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (partition, status) in partitions.iter().enumerate() {
+            for alarm in Alarm::ALL {
+                let labels = [("partition", partition.to_string()), ("alarm", alarm.name().to_owned())];
+                let raised = i64::from(status.alarm == Some(alarm));
+                ConstGauge::new(raised).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+type Column = (&'static str, &'static str, fn(&PartitionStatus) -> u64);
+
+fn gauges(
+    encoder: &mut DescriptorEncoder,
+    name: &str,
+    help: &str,
+    values: impl Iterator<Item = f64>,
+) -> Result<(), Error> {
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for (partition, value) in values.enumerate() {
+        let labels = [("partition", partition.to_string())];
+        ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prometheus_client::registry::Registry;
+    use sidegate_common::sync::Timing;
+    use std::sync::Arc;
+
+    #[test]
+    fn every_metric_is_there_from_the_start() {
+        let status = Arc::new(Status::default());
+        status.begin(2);
+        status.moved(1, &Machine::new(Timing::default(), 2), true);
+        status.propagated(3);
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Arc::clone(&status)));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for line in [
+            "sidegate_feed_gaps_total{partition=\"1\"} 0",
+            "sidegate_feed_connected{partition=\"0\"} 0",
+            "sidegate_feed_alarm{partition=\"1\",alarm=\"isolated\"} 0",
+            "sidegate_feed_propagation_seconds_bucket{le=\"0.005\"} 1",
+        ] {
+            assert!(text.contains(line), "{line} is missing in\n{text}");
+        }
+        assert!(status.checkpoints().is_none(), "nothing was proven");
+    }
+}
