@@ -55,7 +55,13 @@ pub fn decode_signature<'a>(part: &str, out: &'a mut [u8; SIGNATURE_BYTES_MAX]) 
 struct Header {
     alg: String,
     typ: String,
+    #[serde(default, deserialize_with = "string")]
     kid: Option<String>,
+}
+
+/// A member that may be absent, but not null.
+fn string<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    String::deserialize(deserializer).map(Some)
 }
 
 fn header(encoded: &str) -> Result<Header, Rejection> {
