@@ -7,7 +7,7 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ED25519, ParsedPublicKey, RS
 use aws_lc_rs::{hkdf, hmac};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse, ThumbprintHash};
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse, ThumbprintHash};
 use jsonwebtoken::{EncodingKey, Header};
 
 use crate::secret::Secret;
@@ -125,7 +125,8 @@ impl VerifyingKey {
         let common = &jwk.common;
         let signs = common.public_key_use.as_ref().is_none_or(|usage| *usage == PublicKeyUse::Signature);
         let named = common.key_algorithm.as_ref().is_none_or(|alg| algorithm.is_named(&alg.to_string()));
-        if !signs || !named {
+        let verifies = common.key_operations.as_ref().is_none_or(|may| may.contains(&KeyOperations::Verify));
+        if !signs || !named || !verifies {
             return Err(KeyError::NotAPublicKey);
         }
         let kid = match &common.key_id {
@@ -161,7 +162,11 @@ fn public_key(jwk: &Jwk) -> Result<(Algorithm, ParsedPublicKey), KeyError> {
     let bytes = |text: &str| URL_SAFE_NO_PAD.decode(text).map_err(|_| KeyError::NotAPublicKey);
     match &jwk.algorithm {
         AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => {
-            let parsed = ParsedPublicKey::new(&ED25519, bytes(&key.x)?).map_err(|_| KeyError::NotAPublicKey)?;
+            let point = bytes(&key.x)?;
+            if is_of_small_order(&point) {
+                return Err(KeyError::NotAPublicKey);
+            }
+            let parsed = ParsedPublicKey::new(&ED25519, point).map_err(|_| KeyError::NotAPublicKey)?;
             Ok((Algorithm::EdDsa, parsed))
         }
         AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P256 => {
@@ -176,7 +181,10 @@ fn public_key(jwk: &Jwk) -> Result<(Algorithm, ParsedPublicKey), KeyError> {
         AlgorithmParameters::RSA(key) => {
             let (n, e) = (bytes(&key.n)?, bytes(&key.e)?);
             let bits = n.len() * 8;
-            if !(2048..=8192).contains(&bits) || n.first() == Some(&0) {
+            let odd = |number: &[u8]| number.last().is_some_and(|last| last & 1 == 1);
+            // With exponent 1 everybody can sign. aws-lc takes up to 33 bits, but only says so when it verifies.
+            let exponent = odd(&e) && e != [1] && e.first() != Some(&0) && e.len() <= 4;
+            if !(2048..=8192).contains(&bits) || n.first() == Some(&0) || !odd(&n) || !exponent {
                 return Err(KeyError::NotAPublicKey);
             }
             let parsed = PublicKeyComponents { n, e }
@@ -186,6 +194,28 @@ fn public_key(jwk: &Jwk) -> Result<(Algorithm, ParsedPublicKey), KeyError> {
         }
         _ => Err(KeyError::NotAPublicKey),
     }
+}
+
+/// True for the points of Ed25519 whose order divides the cofactor, in every encoding: a signature under one of them says
+/// nothing about the message (RFC 8032 §5.1.7; RFC 7748 §6.1 asks for the like check).
+fn is_of_small_order(point: &[u8]) -> bool {
+    const ORDER_8: [[u8; 32]; 2] = [
+        [
+            0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef, 0x98, 0xf0, 0xd5, 0xdf,
+            0xac, 0x05, 0xd3, 0xc6, 0x33, 0x39, 0xb1, 0x38, 0x02, 0x88, 0x6d, 0x53, 0xfc, 0x05,
+        ],
+        [
+            0xc7, 0x17, 0x6a, 0x70, 0x3d, 0x4d, 0xd8, 0x4f, 0xba, 0x3c, 0x0b, 0x76, 0x0d, 0x10, 0x67, 0x0f, 0x2a, 0x20,
+            0x53, 0xfa, 0x2c, 0x39, 0xcc, 0xc6, 0x4e, 0xc7, 0xfd, 0x77, 0x92, 0xac, 0x03, 0x7a,
+        ],
+    ];
+    let Ok(mut y) = <[u8; 32]>::try_from(point) else { return false };
+    y[31] &= 0x7f; // the sign of x
+    let (first, rest) = (y[0], &y[1..]);
+    // y = 0, 1, and p - 1, p, p + 1 for the field's prime p = 2^255 - 19.
+    let low = first <= 1 && rest.iter().all(|byte| *byte == 0);
+    let high = (0xec..=0xee).contains(&first) && rest[30] == 0x7f && rest[..30].iter().all(|byte| *byte == 0xff);
+    low || high || ORDER_8.contains(&y)
 }
 
 fn token_header(algorithm: Algorithm, kid: &str) -> Header {
