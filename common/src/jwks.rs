@@ -15,7 +15,7 @@ pub enum JwksError {
     /// Larger than [`JWKS_BYTES_MAX`], or more than [`JWKS_KEYS_MAX`] keys.
     #[error("the JWK set is too large")]
     TooLarge,
-    /// Not a JSON object with `keys`.
+    /// Not a JSON object with `keys`, or a member stands twice somewhere in it.
     #[error("not a JWK set")]
     Malformed,
     /// A symmetric key in a public document: whoever published it gave the secret away.
@@ -40,7 +40,7 @@ pub fn parse(bytes: &[u8]) -> Result<KeyRing, JwksError> {
     if bytes.len() > JWKS_BYTES_MAX {
         return Err(JwksError::TooLarge);
     }
-    let value: serde_json::Value = serde_json::from_slice(bytes).map_err(|_| JwksError::Malformed)?;
+    let value = crate::json::parse(bytes).ok_or(JwksError::Malformed)?;
     let members = value.get("keys").and_then(|keys| keys.as_array()).ok_or(JwksError::Malformed)?;
     if members.len() > JWKS_KEYS_MAX {
         return Err(JwksError::TooLarge);

@@ -18,6 +18,7 @@
 
 pub mod claims;
 pub mod index;
+mod json;
 pub mod jwks;
 pub mod key;
 pub mod problem;

@@ -1,13 +1,13 @@
 //! The payload, strictly: UTF-8, one JSON object, no member twice at any depth, required claims of the right types.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
 use super::Rejection;
 use crate::claims::{Audience, Claims};
+use crate::json::{Name, Unread};
 
 /// The most members a payload may have.
 const MEMBERS_MAX: usize = 64;
@@ -146,31 +146,6 @@ impl Fields {
     }
 }
 
-/// A member's name, borrowed where it has no escapes.
-struct Name<'de>(Cow<'de, str>);
-
-impl<'de> serde::Deserialize<'de> for Name<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct NameVisitor;
-        impl<'de> Visitor<'de> for NameVisitor {
-            type Value = Name<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a member's name")
-            }
-
-            fn visit_borrowed_str<E>(self, name: &'de str) -> Result<Name<'de>, E> {
-                Ok(Name(Cow::Borrowed(name)))
-            }
-
-            fn visit_str<E>(self, name: &str) -> Result<Name<'de>, E> {
-                Ok(Name(Cow::Owned(name.to_owned())))
-            }
-        }
-        deserializer.deserialize_str(NameVisitor)
-    }
-}
-
 /// A string, or an array of 1 to [`AUDIENCES_MAX`] strings.
 struct AudienceSeed;
 
@@ -202,64 +177,5 @@ impl<'de> Visitor<'de> for AudienceSeed {
             }
         }
         if many.is_empty() { Err(A::Error::custom("no audience")) } else { Ok(Audience::Many(many)) }
-    }
-}
-
-/// A value nobody reads, which must still be JSON without duplicate members.
-struct Unread;
-
-impl<'de> DeserializeSeed<'de> for Unread {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Unread {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON value")
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        while seq.next_element_seed(Unread)?.is_some() {}
-        Ok(())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let mut names: HashSet<Cow<'de, str>> = HashSet::new();
-        while let Some(Name(name)) = map.next_key()? {
-            if !names.insert(name) {
-                return Err(A::Error::custom("a member stands twice"));
-            }
-            map.next_value_seed(Unread)?;
-        }
-        Ok(())
     }
 }
