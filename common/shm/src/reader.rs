@@ -81,10 +81,10 @@ impl<W: Load> Reader<W> {
             return Verdict::Ask(AskReason::OtherSegment);
         }
         let promise = self.words.line(LIVE);
-        // SYNC POINT: pairs with the publishing of `valid_until` and of the unbound count: every entry that the promise
-        // rests on, or that was counted, is visible to the loads below.
+        // SYNC POINT: pairs with the publishing of `valid_until`: every entry that the promise rests on is visible below.
         self.words.acquire();
-        if let Some(reason) = self.look_up(probe, promise[UNBOUND - LIVE]) {
+        // Not taken from the line above: a promise may be seen there beside an older count (loom found that).
+        if let Some(reason) = self.look_up(probe, self.words.load(UNBOUND)) {
             return Verdict::Ask(reason);
         }
         // SYNC POINT: pairs with the zero that expires a tag: the time floor that allowed it is visible below.

@@ -1,0 +1,236 @@
+//! The reader/writer protocol, explored exhaustively by loom, and mutants of it that loom must catch.
+//!
+//! `RUSTFLAGS="--cfg loom" cargo test --release -p sidegate-shm --test loom --target-dir target/loom`
+#![cfg(loom)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests may fail loudly")]
+
+use std::cell::Cell;
+
+use loom::thread;
+use sidegate_shm::heap::HeapWords;
+use sidegate_shm::words::{Load, Store};
+use sidegate_shm::{Clock, Entry, Geometry, Live, Now, Probe, Reader, State, Subject, TokenFacts, Verdict, Writer};
+
+const SECOND: u64 = 1_000_000_000;
+const ONE_LINE: Geometry = Geometry { table_lines: 1, unbound_lines: 1 };
+const TWO_LINES: Geometry = Geometry { table_lines: 2, unbound_lines: 1 };
+const SUBJECT: Subject = Subject(5);
+const SESSION: Entry<'static> = Entry::Session { sid: b"s", subject: Some(SUBJECT) };
+
+/// Both clocks say nine seconds.
+struct Nine;
+
+impl Clock for Nine {
+    fn now(&self) -> Now {
+        Now { monotonic_ns: 9 * SECOND, realtime_ns: 9 * SECOND }
+    }
+}
+
+/// A reader's words without the `skip`-th fence of each check; with all of them if that is 0.
+#[derive(Clone)]
+struct Fences {
+    words: HeapWords,
+    skip: usize,
+    seen: Cell<usize>,
+}
+
+impl Load for Fences {
+    fn len(&self) -> usize {
+        self.words.len()
+    }
+
+    fn line(&self, first: usize) -> [u64; 8] {
+        self.words.line(first)
+    }
+
+    fn load(&self, index: usize) -> u64 {
+        self.words.load(index)
+    }
+
+    fn acquire(&self) {
+        self.seen.set(self.seen.get() + 1);
+        if self.seen.get() != self.skip {
+            self.words.acquire();
+        }
+    }
+}
+
+/// A writer's words; `relaxed` forgets to release.
+struct Stores {
+    words: HeapWords,
+    relaxed: bool,
+}
+
+impl Load for Stores {
+    fn len(&self) -> usize {
+        self.words.len()
+    }
+
+    fn line(&self, first: usize) -> [u64; 8] {
+        self.words.line(first)
+    }
+
+    fn load(&self, index: usize) -> u64 {
+        self.words.load(index)
+    }
+
+    fn acquire(&self) {
+        self.words.acquire();
+    }
+}
+
+impl Store for Stores {
+    fn publish(&self, index: usize, value: u64) {
+        if self.relaxed {
+            self.words.store_relaxed(index, value);
+        } else {
+            self.words.publish(index, value);
+        }
+    }
+}
+
+/// What is broken on purpose.
+#[derive(Clone, Copy, Default)]
+struct Mutation {
+    skip_fence: usize,
+    relaxed: bool,
+}
+
+fn live(valid_until_s: u64, time_floor_s: u64) -> Live {
+    Live {
+        valid_until_monotonic_ns: valid_until_s * SECOND,
+        valid_until_realtime_ns: valid_until_s * SECOND,
+        state: State::Live,
+        key_epoch: 1,
+        time_floor_s,
+    }
+}
+
+/// The token of every scenario: of session `s`, until 10 s.
+fn probe(reader: &Reader<Fences>) -> Probe {
+    reader.probe(&TokenFacts { jti: "j", sid: "s", subject: SUBJECT, iat_s: 1, exp_s: 10 })
+}
+
+/// Runs `write` beside `readers` checks; none of them may be `Clear`.
+fn never_clear(
+    mutation: Mutation,
+    geometry: Geometry,
+    readers: usize,
+    before: fn(&mut Writer<Stores>),
+    write: fn(&mut Writer<Stores>),
+) {
+    let mut model = loom::model::Builder::new();
+    model.max_branches = 100_000;
+    model.preemption_bound = if readers > 1 { Some(3) } else { None };
+    model.check(move || {
+        let words = HeapWords::new(geometry.words());
+        let stores = Stores { words: words.clone(), relaxed: mutation.relaxed };
+        let mut writer = Writer::new(stores, geometry, 7, (1, 2), 0);
+        before(&mut writer);
+        let threads: Vec<_> = (0..readers)
+            .map(|_| {
+                let words = words.clone();
+                thread::spawn(move || {
+                    let fences = Fences { words, skip: mutation.skip_fence, seen: Cell::new(0) };
+                    let reader = Reader::new(fences).unwrap();
+                    let verdict = reader.check(&probe(&reader), 1, &Nine);
+                    assert_ne!(verdict, Verdict::Clear, "a dead token was called good");
+                })
+            })
+            .collect();
+        write(&mut writer);
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+    });
+}
+
+/// A revocation arrives while the segment has lapsed; only then is it promised to be complete.
+fn revoke_then_promise(mutation: Mutation, readers: usize) {
+    let before = |writer: &mut Writer<Stores>| writer.set_live(&live(5, 0));
+    never_clear(mutation, ONE_LINE, readers, before, |writer| {
+        writer.insert(&SESSION);
+        writer.set_live(&live(100, 0));
+    });
+}
+
+/// The token expires by the daemon's time, which is ahead of the reader's wall clock, and its entry is dropped.
+fn expire_then_drop(mutation: Mutation, readers: usize) {
+    let before = |writer: &mut Writer<Stores>| {
+        writer.insert(&SESSION);
+        writer.set_live(&live(100, 8));
+    };
+    never_clear(mutation, ONE_LINE, readers, before, |writer| {
+        writer.set_live(&live(100, 10));
+        writer.remove(&SESSION);
+    });
+}
+
+/// The same as the first, for an identifier whose subject is unknown: the count leads to the other table.
+fn revoke_unbound_then_promise(mutation: Mutation) {
+    let before = |writer: &mut Writer<Stores>| writer.set_live(&live(5, 0));
+    never_clear(mutation, ONE_LINE, 1, before, |writer| {
+        writer.insert(&Entry::Token { jti: b"j", subject: None });
+        writer.set_live(&live(100, 0));
+    });
+}
+
+/// The entry is already there, in the second line of its chain, while the first line loses and gains others.
+fn spilled_entry_stays_found(mutation: Mutation) {
+    const FILL: [&[u8]; 8] = [b"0", b"1", b"2", b"3", b"4", b"5", b"6", b"7"];
+    let before = |writer: &mut Writer<Stores>| {
+        for sid in FILL {
+            writer.insert(&Entry::Session { sid, subject: Some(SUBJECT) });
+        }
+        writer.insert(&SESSION);
+        writer.set_live(&live(100, 0));
+    };
+    never_clear(mutation, TWO_LINES, 1, before, |writer| {
+        writer.remove(&Entry::Session { sid: FILL[0], subject: Some(SUBJECT) });
+        writer.insert(&Entry::Token { jti: b"another", subject: Some(SUBJECT) });
+        writer.insert(&Entry::Token { jti: b"a third", subject: Some(SUBJECT) });
+    });
+}
+
+fn caught(mutant: impl FnOnce() + std::panic::UnwindSafe) -> bool {
+    std::panic::catch_unwind(mutant).is_err()
+}
+
+#[test]
+fn a_revocation_is_visible_wherever_the_promise_is() {
+    revoke_then_promise(Mutation::default(), 1);
+}
+
+#[test]
+fn a_dropped_entry_leaves_its_reason_behind() {
+    expire_then_drop(Mutation::default(), 1);
+}
+
+#[test]
+fn two_readers_see_no_less() {
+    expire_then_drop(Mutation::default(), 2);
+}
+
+#[test]
+fn an_entry_without_subject_is_found_by_its_count() {
+    revoke_unbound_then_promise(Mutation::default());
+}
+
+#[test]
+fn a_spilled_entry_is_found_while_its_line_changes() {
+    spilled_entry_stays_found(Mutation::default());
+}
+
+#[test]
+fn without_the_first_fence_a_revocation_is_missed() {
+    assert!(caught(|| revoke_then_promise(Mutation { skip_fence: 1, relaxed: false }, 1)));
+}
+
+#[test]
+fn without_the_second_fence_an_expired_token_lives() {
+    assert!(caught(|| expire_then_drop(Mutation { skip_fence: 2, relaxed: false }, 1)));
+}
+
+#[test]
+fn without_release_nothing_holds() {
+    assert!(caught(|| revoke_then_promise(Mutation { skip_fence: 0, relaxed: true }, 1)));
+    assert!(caught(|| expire_then_drop(Mutation { skip_fence: 0, relaxed: true }, 1)));
+}
