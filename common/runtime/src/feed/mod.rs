@@ -3,7 +3,7 @@
 //! # Map
 //! - [`Source`] and [`Link`]: what a feed has to offer; [`Sink`]: what takes the revocations.
 //! - [`driver`]: runs one [`Machine`](sidegate_common::sync::Machine) per partition over a source, and reconnects for ever.
-//! - [`redis`]: the log in Redis. [`grpc`]: the log of an issuer with the embedded store. [`choice`]: which, by settings.
+//! - [`redis`]: the log in Redis. [`grpc`]: the log of an issuer with the embedded store.
 //! - [`status`]: where each partition stands, for people and for `/metrics`.
 //! - [`backoff`]: the waits between attempts.
 
@@ -15,6 +15,7 @@ use sidegate_common::time::{Instants, UnixTime};
 
 pub mod backoff;
 pub mod driver;
+pub mod grpc;
 pub mod redis;
 pub mod status;
 

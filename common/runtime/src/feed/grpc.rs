@@ -1,0 +1,253 @@
+//! The log of an issuer with the embedded store, over its gRPC stream (docs/protocol.md, "gRPC").
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use sidegate_common::revocation::Revocation;
+use sidegate_common::secret::Secret;
+use sidegate_common::sync::{Answer, Entry, Event, Head, Lineage, ReadFrom, Role};
+use sidegate_common::time::UnixTime;
+use sidegate_common::wire::{Message, Position, is_epoch};
+use sidegate_proto::feed::{self as wire, follow_request::Ask, follow_response::Item};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::Endpoint;
+use tonic::{Code, Request, Status, Streaming};
+
+use super::{FeedError, Link, Source};
+use crate::clock;
+
+/// The only partition of an embedded store.
+const PARTITION: u16 = 0;
+/// Entries in one page.
+const PAGE_ENTRIES: u32 = 1000;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Room for a page and the pushes behind it, in bytes.
+const WINDOW_BYTES: u32 = 1 << 20;
+
+/// Why an address cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AddressError {
+    /// Not a URL.
+    #[error("not a URL such as http://127.0.0.1:8082")]
+    Url,
+    /// The token has characters that a header cannot carry.
+    #[error("the feed token has characters other than visible ASCII")]
+    Token,
+}
+
+/// The log of an issuer with the embedded store.
+#[derive(Clone, Debug)]
+pub struct GrpcSource {
+    endpoint: Endpoint,
+    authorization: Option<MetadataValue<Ascii>>,
+}
+
+impl GrpcSource {
+    /// The feed at `url`, with the token that it asks for.
+    ///
+    /// # Errors
+    /// The URL is none, or the token cannot be sent.
+    pub fn new(url: &str, token: Option<&Secret>) -> Result<Self, AddressError> {
+        let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|_| AddressError::Url)?;
+        if endpoint.uri().scheme_str() != Some("http") {
+            return Err(AddressError::Url);
+        }
+        let authorization = token.map(|token| {
+            let text = token.expose_str().ok_or(AddressError::Token)?;
+            let mut value = MetadataValue::try_from(format!("Bearer {text}")).map_err(|_| AddressError::Token)?;
+            value.set_sensitive(true);
+            Ok(value)
+        });
+        let endpoint = endpoint
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .initial_stream_window_size(WINDOW_BYTES)
+            .initial_connection_window_size(WINDOW_BYTES);
+        Ok(Self { endpoint, authorization: authorization.transpose()? })
+    }
+
+    async fn open(&self) -> Result<GrpcLink, FeedError> {
+        let unreachable = |error: tonic::transport::Error| FeedError::Unreachable(chain(&error));
+        // Names are resolved here, anew for each connection.
+        let channel = self.endpoint.connect().await.map_err(unreachable)?;
+        let (asks, requests) = mpsc::unbounded_channel();
+        let mut request = Request::new(UnboundedReceiverStream::new(requests));
+        if let Some(authorization) = &self.authorization {
+            request.metadata_mut().insert("authorization", authorization.clone());
+        }
+        // The issuer answers once it has begun to follow its log for us: from here on nothing is missed.
+        let mut client = wire::revocation_feed_client::RevocationFeedClient::new(channel);
+        let answers = client.follow(request).await.map_err(|status| feed_error(&status))?.into_inner();
+        Ok(GrpcLink { asks, answers, reads: VecDeque::new() })
+    }
+}
+
+impl Source for GrpcSource {
+    type Link = GrpcLink;
+
+    async fn partitions(&self) -> Result<u16, FeedError> {
+        let mut link = self.open().await?;
+        link.probe(PARTITION, 0);
+        loop {
+            match link.next().await? {
+                (_, Event::Answered { answer: Answer::Head(head), .. }) => return Ok(head.partitions),
+                (_, Event::Answered { .. }) => return Err(FeedError::NoEpoch),
+                _ => {}
+            }
+        }
+    }
+
+    fn groups(&self, _partitions: u16) -> Vec<Vec<u16>> {
+        vec![vec![PARTITION]]
+    }
+
+    async fn connect(&self, _partitions: &[u16]) -> Result<GrpcLink, FeedError> {
+        self.open().await
+    }
+}
+
+/// A stream that is open.
+pub struct GrpcLink {
+    asks: mpsc::UnboundedSender<wire::FollowRequest>,
+    answers: Streaming<wire::FollowResponse>,
+    /// The reads that have not been answered, oldest first.
+    reads: VecDeque<u64>,
+}
+
+impl GrpcLink {
+    fn ask(&self, ask: Ask) {
+        // If the stream has ended, `next` says so.
+        let _ended = self.asks.send(wire::FollowRequest { ask: Some(ask) });
+    }
+}
+
+impl Link for GrpcLink {
+    fn probe(&mut self, _partition: u16, token: u64) {
+        self.ask(Ask::Probe(wire::Probe { token }));
+    }
+
+    fn read(&mut self, _partition: u16, request: u64, from: ReadFrom) {
+        let after = match from {
+            ReadFrom::Start => String::new(),
+            ReadFrom::At(position) => before(position).to_string(),
+            ReadFrom::After(position) => position.to_string(),
+        };
+        self.reads.push_back(request);
+        self.ask(Ask::Read(wire::Read { after, limit: PAGE_ENTRIES }));
+    }
+
+    async fn next(&mut self) -> Result<(u16, Event), FeedError> {
+        let answer = self.answers.message().await.map_err(|status| feed_error(&status))?;
+        let answer = answer.ok_or_else(|| FeedError::Closed("the issuer ended the stream".to_owned()))?;
+        let event = match answer.item {
+            Some(Item::Head(head)) => Event::Answered { token: head.token, answer: answer_of(head)? },
+            Some(Item::Pushed(pushed)) => pushed_of(pushed).map_or(Event::Garbled, Event::Pushed),
+            Some(Item::Page(page)) => {
+                let request = self.reads.pop_front().ok_or_else(odd)?;
+                let entries = page.entries.into_iter().map(entry_of).collect::<Option<_>>().ok_or_else(odd)?;
+                Event::Page { request, entries, complete: page.complete }
+            }
+            None => Event::Garbled,
+        };
+        Ok((PARTITION, event))
+    }
+}
+
+/// The greatest position before this one that a store can hold.
+fn before(position: Position) -> Position {
+    const SEQUENCE_MAX: u64 = i64::MAX as u64;
+    match (position.ms, position.sequence) {
+        (ms, sequence @ 1..) => Position { ms, sequence: sequence - 1 },
+        (ms @ 1.., 0) => Position { ms: ms - 1, sequence: SEQUENCE_MAX },
+        (0, 0) => Position::START,
+    }
+}
+
+fn answer_of(head: wire::Head) -> Result<Answer, FeedError> {
+    if head.epoch.is_empty() {
+        return Ok(Answer::NoEpoch);
+    }
+    if !is_epoch(&head.epoch) {
+        return Err(odd());
+    }
+    Ok(Answer::Head(Head {
+        // One file, written by one process that makes every entry durable before it tells of it: no history but this.
+        lineage: Lineage { epoch: head.epoch.into(), history: "embedded".into() },
+        last: Position::parse(&head.last).ok_or_else(odd)?,
+        empty: head.first.is_empty(),
+        since: UnixTime(head.since),
+        now: clock::unix_now(),
+        partitions: u16::try_from(head.partitions).map_err(|_| odd())?,
+        role: Role::ALONE,
+    }))
+}
+
+fn pushed_of(pushed: wire::Pushed) -> Option<Message> {
+    let previous = Position::parse(&pushed.previous)?;
+    let position = Position::parse(&pushed.position)?;
+    let revocation = Revocation::from_bytes(&pushed.entry);
+    let epoch = pushed.epoch.into_boxed_str();
+    (is_epoch(&epoch) && previous < position).then_some(Message { epoch, previous, position, revocation })
+}
+
+fn entry_of(entry: wire::LogEntry) -> Option<Entry> {
+    let position = Position::parse(&entry.position)?;
+    Some(Entry { position, revocation: Revocation::from_bytes(&entry.entry) })
+}
+
+fn odd() -> FeedError {
+    FeedError::Closed("the issuer sent something that is no answer".to_owned())
+}
+
+fn feed_error(status: &Status) -> FeedError {
+    let told = format!("{:?}: {}", status.code(), status.message());
+    match status.code() {
+        Code::Unauthenticated | Code::PermissionDenied | Code::Unimplemented | Code::InvalidArgument => {
+            FeedError::Refused(told)
+        }
+        Code::Unavailable => FeedError::Unreachable(told),
+        _ => FeedError::Closed(told),
+    }
+}
+
+/// An error with its causes: tonic's own text for every failure to connect is "transport error".
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_position_before() {
+        let p = |ms, sequence| Position { ms, sequence };
+        assert_eq!(before(p(5, 3)), p(5, 2));
+        assert_eq!(before(p(5, 0)), p(4, i64::MAX as u64));
+        assert_eq!(before(Position::START), Position::START);
+    }
+
+    #[test]
+    fn addresses() {
+        assert!(GrpcSource::new("http://127.0.0.1:8082", Some(&Secret::new("token"))).is_ok());
+        assert_eq!(GrpcSource::new("not a url", None).err(), Some(AddressError::Url));
+        assert_eq!(GrpcSource::new("ftp://a", None).err(), Some(AddressError::Url));
+        assert_eq!(GrpcSource::new("http://a", Some(&Secret::new("a\nb"))).err(), Some(AddressError::Token));
+        let shown = format!("{:?}", GrpcSource::new("http://a", Some(&Secret::new("canary"))).unwrap());
+        assert!(!shown.contains("canary"), "{shown}");
+    }
+
+    #[test]
+    fn odd_answers_are_refused() {
+        let head = wire::Head { epoch: "e".into(), last: "1-0".into(), partitions: 1, ..wire::Head::default() };
+        assert!(matches!(answer_of(head.clone()), Ok(Answer::Head(head)) if head.empty));
+        assert_eq!(answer_of(wire::Head::default()), Ok(Answer::NoEpoch));
+        assert!(answer_of(wire::Head { last: "x".into(), ..head.clone() }).is_err());
+        assert!(answer_of(wire::Head { partitions: 70_000, ..head }).is_err());
+        let pushed = wire::Pushed { epoch: "e".into(), previous: "2-0".into(), position: "1-0".into(), entry: vec![] };
+        assert_eq!(pushed_of(pushed), None, "it cannot come after what is behind it");
+    }
+}
