@@ -8,6 +8,7 @@
 //! - [`socket`]: binding TCP and Unix sockets without stealing a live one.
 //! - [`redis_url`]: how to reach Redis: one server, Sentinels or a Cluster.
 //! - [`feed`]: the revocation feeds: following the log over Redis or gRPC.
+//! - [`service_manager`]: sockets passed by systemd, and telling it how we are.
 //! - [`serve`]: HTTP/1 and h2c on a listener, with limits and a drain.
 #![forbid(unsafe_code)]
 
@@ -17,5 +18,6 @@ pub mod logging;
 pub mod program;
 pub mod redis_url;
 pub mod serve;
+pub mod service_manager;
 pub mod settings;
 pub mod socket;

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use tokio::net::{TcpListener, UnixListener};
 
+use crate::service_manager::{inherited_tcp, inherited_unix};
+
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 4096;
 
@@ -19,17 +21,18 @@ pub enum Listener {
     Unix(UnixListener, SocketFile),
 }
 
-/// The file of a Unix socket that this process made; dropping it removes the file if it is still ours.
+/// The file of a Unix socket; dropping it removes the file if this process made it and it is still ours.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
-    inode: u64,
+    /// None where the service manager made the file.
+    inode: Option<u64>,
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
         // Another process may have put its own socket here since: only ours is removed.
-        if inode(&self.path).is_ok_and(|inode| inode == self.inode) {
+        if self.inode.is_some() && inode(&self.path).ok() == self.inode {
             let _gone_already = std::fs::remove_file(&self.path);
         }
     }
@@ -41,12 +44,15 @@ fn inode(path: &Path) -> io::Result<u64> {
 }
 
 impl Listener {
-    /// Binds a TCP address; port 0 takes a free one.
+    /// Binds a TCP address; port 0 takes a free one. A socket there that the service manager passed is taken instead.
     ///
     /// # Errors
     /// As the operating system says, with the address named.
     pub fn tcp(address: SocketAddr) -> io::Result<Self> {
         let bind = || {
+            if let Some(inherited) = inherited_tcp(address)? {
+                return TcpListener::from_std(inherited);
+            }
             let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
             socket.set_reuse_address(true)?;
             socket.set_nonblocking(true)?;
@@ -58,7 +64,8 @@ impl Listener {
     }
 
     /// Binds a Unix socket with `mode`, and `group` (name or number) if one is given. A dead socket at `path` is
-    /// replaced; a live one, or a file that is no socket, is left alone.
+    /// replaced; a live one, or a file that is no socket, is left alone. A socket there that the service manager passed is
+    /// taken as it is, and its mode and group are the service manager's.
     ///
     /// # Errors
     /// `AddrInUse` if somebody answers at `path`; otherwise as the operating system says, with the path named.
@@ -90,6 +97,10 @@ fn named(what: &str, error: &io::Error) -> io::Error {
 }
 
 fn bind_unix(path: &Path, mode: u32, group: Option<u32>) -> io::Result<Listener> {
+    if let Some(inherited) = inherited_unix(path)? {
+        let file = SocketFile { path: path.to_owned(), inode: None };
+        return Ok(Listener::Unix(UnixListener::from_std(inherited)?, file));
+    }
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         std::fs::create_dir_all(folder)?;
     }
@@ -119,7 +130,7 @@ fn bind_unix(path: &Path, mode: u32, group: Option<u32>) -> io::Result<Listener>
         std::os::unix::fs::chown(path, None, Some(gid))?;
     }
     socket.listen(BACKLOG)?;
-    let file = SocketFile { path: path.to_owned(), inode: inode(path)? };
+    let file = SocketFile { path: path.to_owned(), inode: Some(inode(path)?) };
     Ok(Listener::Unix(UnixListener::from_std(socket.into())?, file))
 }
 

@@ -1,0 +1,95 @@
+//! systemd's side of a program's life: sockets it opened for us (sd_listen_fds(3)), and how we are (sd_notify(3)).
+//!
+//! An inherited socket is taken by whoever is about to bind the same address, so no setting names it. It stays open in the
+//! service manager when this process ends: who connects meanwhile waits for the next process, and nobody is refused.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{OwnedFd, RawFd};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
+use sd_notify::NotifyState;
+
+/// The listening TCP socket that was opened for us at `address`, if there is one.
+///
+/// # Errors
+/// Sockets were passed, and cannot be taken over.
+pub fn inherited_tcp(address: SocketAddr) -> io::Result<Option<std::net::TcpListener>> {
+    inherited(|socket| socket.local_addr().is_ok_and(|local| local.as_socket() == Some(address)))
+}
+
+/// The listening Unix socket that was opened for us at `path`, if there is one.
+///
+/// # Errors
+/// Sockets were passed, and cannot be taken over.
+pub fn inherited_unix(path: &Path) -> io::Result<Option<UnixListener>> {
+    inherited(|socket| socket.local_addr().is_ok_and(|local| local.as_pathname() == Some(path)))
+}
+
+fn inherited<L: From<socket2::Socket>>(is_it: impl Fn(&socket2::Socket) -> bool) -> io::Result<Option<L>> {
+    for number in sd_notify::listen_fds()? {
+        let socket = socket2::Socket::from(duplicate(number)?);
+        if is_it(&socket) {
+            socket.set_nonblocking(true)?;
+            return Ok(Some(socket.into()));
+        }
+    }
+    Ok(None)
+}
+
+/// A descriptor of our own for what has `number` in this process: the kernel looks it up, so a wrong number is an error and
+/// not a danger.
+fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
+    let this_process = pidfd_open(getpid(), PidfdFlags::empty())?;
+    Ok(pidfd_getfd(this_process, number, PidfdGetfdFlags::empty())?)
+}
+
+/// Says that every socket is bound. Does nothing where no service manager listens.
+pub fn tell_ready() {
+    tell(&[NotifyState::Ready]);
+}
+
+/// Says that a stop was asked for and what is in flight is being finished.
+pub fn tell_stopping() {
+    tell(&[NotifyState::Stopping]);
+}
+
+/// Says twice in every `WatchdogSec` that the runtime still turns. Never returns.
+pub async fn keep_watchdog_quiet() {
+    let Some(patience) = sd_notify::watchdog_enabled().filter(|patience| *patience > Duration::ZERO) else {
+        return std::future::pending().await;
+    };
+    loop {
+        tell(&[NotifyState::Watchdog]);
+        tokio::time::sleep(patience / 2).await;
+    }
+}
+
+fn tell(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "the service manager cannot be told");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsRawFd as _;
+
+    #[test]
+    fn nothing_is_inherited_where_nothing_was_passed() {
+        assert!(inherited_unix(Path::new("/nonexistent.sock")).unwrap().is_none());
+        assert!(inherited_tcp(SocketAddr::from(([127, 0, 0, 1], 1))).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_duplicate_is_the_same_socket_and_a_wrong_number_is_an_error() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let copy = std::net::TcpListener::from(duplicate(listener.as_raw_fd()).unwrap());
+        assert_eq!(copy.local_addr().unwrap(), listener.local_addr().unwrap());
+        assert!(duplicate(1_000_000).is_err());
+    }
+}
