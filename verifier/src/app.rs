@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use sidegate_runtime::program::{Signals, stopped};
 use sidegate_runtime::serve::{Limits, serve};
+use sidegate_runtime::service_manager;
 use sidegate_runtime::settings::ConfigError;
 use sidegate_runtime::socket::Listener;
 use tokio::sync::watch;
@@ -110,8 +111,11 @@ impl App {
             let admin = Admin::new(Arc::clone(&gate));
             serving.spawn(serve(listener, limits, signals.stop.clone(), move |_| admin.clone()));
         }
+        background.spawn(service_manager::keep_watchdog_quiet());
+        service_manager::tell_ready();
         let mut stop = signals.stop.clone();
         stopped(&mut stop).await;
+        service_manager::tell_stopping();
         tracing::info!("stopping: finishing what is in flight");
         background.shutdown().await;
         say_goodbye(health).await;
