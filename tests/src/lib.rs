@@ -6,6 +6,7 @@
 //! - [`scratch`]: a folder of its own for each test.
 //! - [`wait`]: waiting for a condition, with a generous limit.
 //! - [`http`]: requests over TCP and Unix sockets, cooked and raw.
+//! - [`daemon`]: a verifier in the test's own process, whose list the test feeds by hand.
 //! - [`redis`], [`postgres`]: real servers.
 //! - [`users`]: the application's own table.
 //! - [`stack`]: issuer and verifiers put together.
@@ -13,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bench;
+pub mod daemon;
 pub mod http;
 pub mod postgres;
 pub mod program;

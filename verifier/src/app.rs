@@ -5,11 +5,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use sidegate_common::index::Index;
+use sidegate_common::verdict::{Freshness, Judge};
 use sidegate_runtime::program::{Signals, stopped};
 use sidegate_runtime::serve::{Limits, serve};
 use sidegate_runtime::service_manager;
 use sidegate_runtime::settings::ConfigError;
 use sidegate_runtime::socket::Listener;
+use sidegate_shm::attach::Board;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic_health::ServingStatus;
@@ -20,6 +23,7 @@ use crate::config::{Config, ListenConfig};
 use crate::domain::routes::Routes;
 use crate::gate::Gate;
 use crate::keys::Keys;
+use crate::list::List;
 use crate::metrics::Metrics;
 use crate::wire::admin::Admin;
 use crate::wire::grpc::{AUTHORIZATION, Grpc};
@@ -47,6 +51,17 @@ pub fn read_routes(config: &Config) -> Result<Option<Routes>, ConfigError> {
     let refused = |why: String| ConfigError::new("ROUTES_FILE", format!("{}: {why}", path.display()));
     let text = std::fs::read_to_string(path).map_err(|error| refused(error.to_string()))?;
     Routes::parse(&text, &config.policy.audiences).map(Some).map_err(|error| refused(error.to_string()))
+}
+
+/// An empty list over `partitions`, with a segment if there is a `board` to offer it on.
+pub fn make_list(config: &Config, partitions: u16, board: Option<Arc<Board>>) -> Arc<List> {
+    let (index, freshness) = (Arc::new(Index::new(partitions)), Arc::new(Freshness::new(partitions)));
+    let judge = Arc::new(Judge::new(config.policy.clone(), config.staleness, index, freshness));
+    let Some(board) = board else { return Arc::new(List::new(judge)) };
+    Arc::new(List::shared(Arc::clone(&judge), board).unwrap_or_else(|error| {
+        tracing::error!(%error, "no shared memory: every check is asked over the socket");
+        List::new(judge)
+    }))
 }
 
 impl App {

@@ -1,6 +1,5 @@
 //! Everything a request needs, in one place: the checker, the routes, the time, the keys, the counters.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use sidegate_common::index::Index;
@@ -15,6 +14,7 @@ use crate::domain::decide::{Decision, Presented, decide};
 use crate::domain::routes::{Access, Requirement, Routes};
 use crate::domain::timekeeper::Timekeeper;
 use crate::keys::Keys;
+use crate::list::List;
 use crate::metrics::Metrics;
 use crate::wire::answer::Identity;
 
@@ -22,7 +22,7 @@ use crate::wire::answer::Identity;
 #[derive(Debug)]
 pub struct Gate {
     /// In force once the feed has said how many partitions there are; until then `nobody` answers.
-    checker: OnceLock<Checker<Identity>>,
+    held: OnceLock<Held>,
     nobody: Checker<Identity>,
     any_token: Access,
     routes: Option<RwLock<Arc<Routes>>>,
@@ -32,7 +32,13 @@ pub struct Gate {
     token_cookie: Option<String>,
     introspect_token: Option<Secret>,
     cache_entries: usize,
-    segment: AtomicU64,
+}
+
+/// What answers once the list is there.
+#[derive(Debug)]
+struct Held {
+    checker: Checker<Identity>,
+    list: Arc<List>,
 }
 
 impl Gate {
@@ -41,7 +47,7 @@ impl Gate {
         let (index, freshness) = (Arc::new(Index::new(1)), Arc::new(Freshness::new(1)));
         let nobody = Judge::new(config.policy.clone(), config.staleness, index, freshness);
         Self {
-            checker: OnceLock::new(),
+            held: OnceLock::new(),
             nobody: Checker::new(Arc::new(nobody), 0, Identity::of),
             any_token: Access::Token(Requirement::default()),
             routes: routes.map(|routes| RwLock::new(Arc::new(routes))),
@@ -51,18 +57,24 @@ impl Gate {
             token_cookie: config.token_cookie.clone(),
             introspect_token: config.introspect_token.clone(),
             cache_entries: config.token_cache_entries,
-            segment: AtomicU64::new(0),
         }
     }
 
-    /// Puts a judge in force, with the keys known now and all that come. Only the first one counts.
-    pub fn install(&self, judge: Arc<Judge>) {
+    /// Puts a list and its judge in force, with the keys known now and all that come. Only the first one counts.
+    pub fn install(&self, list: Arc<List>) {
+        let judge = Arc::clone(list.judge());
         self.keys.serve(Arc::clone(&judge));
-        let _only_the_first = self.checker.set(Checker::new(judge, self.cache_entries, Identity::of));
+        let _only_the_first =
+            self.held.set(Held { checker: Checker::new(judge, self.cache_entries, Identity::of), list });
     }
 
     fn checker(&self) -> &Checker<Identity> {
-        self.checker.get().unwrap_or(&self.nobody)
+        self.held.get().map_or(&self.nobody, |held| &held.checker)
+    }
+
+    /// The list, once it is there.
+    pub fn list(&self) -> Option<&Arc<List>> {
+        self.held.get().map(|held| &held.list)
     }
 
     /// The judge in force.
@@ -148,12 +160,7 @@ impl Gate {
 
     /// The shared-memory segment that readers should use, 0 if there is none.
     pub fn segment(&self) -> u64 {
-        self.segment.load(Ordering::Acquire)
-    }
-
-    /// Names the segment that readers should use.
-    pub fn set_segment(&self, segment: u64) {
-        self.segment.store(segment, Ordering::Release);
+        self.list().map_or(0, |list| list.segment())
     }
 
     /// Changes whenever clients must ask again about tokens they hold to be good.
