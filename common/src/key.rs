@@ -150,7 +150,7 @@ impl VerifyingKey {
     }
 
     /// True if `signature` is this key's over `message`. HMACs are compared in constant time.
-    pub(crate) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
+    pub fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
         match &*self.material {
             Material::Hmac(key) => hmac::verify(key, message, signature).is_ok(),
             Material::Public(key) => key.verify_sig(message, signature).is_ok(),
