@@ -2,37 +2,19 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)] // helpers outside of test functions
 
+mod support;
+
 use std::collections::BTreeMap;
 
 use sidegate_common::jwks;
-use sidegate_common::key::{KeyRing, VerifyingKey};
+use sidegate_common::key::KeyRing;
 use sidegate_common::problem::Code;
-use sidegate_common::secret::Secret;
-use sidegate_common::time::UnixTime;
 use sidegate_common::token::{self, Policy};
 use sidegate_hostile::{Expected, Forge, KeyKind, Setting, corpus};
-
-const NOW: u64 = 1_700_000_000;
-
-fn ring(forge: &Forge) -> KeyRing {
-    match (forge.secret(), forge.jwk()) {
-        (Some(secret), _) => KeyRing::new(vec![VerifyingKey::hs256(&Secret::new(secret)).unwrap()]).unwrap(),
-        (None, Some(jwk)) => jwks::parse(serde_json::json!({"keys": [jwk]}).to_string().as_bytes()).unwrap(),
-        (None, None) => panic!("a forge has a key"),
-    }
-}
-
-fn policy(setting: &Setting) -> Policy {
-    Policy {
-        issuer: setting.issuer.clone(),
-        audiences: vec![setting.audience.clone()],
-        leeway_seconds: setting.leeway,
-        lifetime_max_seconds: setting.lifetime_max,
-    }
-}
+use support::{NOW, policy, ring};
 
 fn class(keys: &KeyRing, policy: &Policy, token: &str) -> Expected {
-    match token::verify(keys, policy, UnixTime(NOW), token).map_err(token::Rejection::code) {
+    match token::verify(keys, policy, NOW, token).map_err(token::Rejection::code) {
         Ok(_) => Expected::Good,
         Err(Code::TokenExpired) => Expected::Expired,
         Err(Code::TokenMissing) => Expected::Missing,
@@ -43,7 +25,7 @@ fn class(keys: &KeyRing, policy: &Policy, token: &str) -> Expected {
 
 #[test]
 fn no_wrong_verdict_for_any_kind_of_key() {
-    let setting = Setting::at(NOW);
+    let setting = Setting::at(NOW.0);
     let mut tally: BTreeMap<(&str, Expected), usize> = BTreeMap::new();
     let mut wrong = Vec::new();
     for kind in KeyKind::ALL {
@@ -75,7 +57,7 @@ fn no_wrong_verdict_for_any_kind_of_key() {
 
 #[test]
 fn a_verifier_with_all_keys_is_no_easier() {
-    let setting = Setting::at(NOW);
+    let setting = Setting::at(NOW.0);
     let forges = KeyKind::ALL.map(Forge::generate);
     let all = forges.iter().flat_map(|forge| ring(forge).keys().to_vec()).collect();
     let (keys, policy) = (KeyRing::new(all).unwrap(), policy(&setting));
