@@ -1,11 +1,21 @@
 //! The issuer: login, refresh and logout for an application's own users, and the log of revocations.
 //!
 //! # Map
+//! - [`config`]: every setting. [`commands`]: what the program can be told to do. [`app`]: all parts put together.
+//! - [`http`]: bytes to domain commands and back.
 //! - [`domain`]: what each operation means; pure over ports.
 //! - [`password`]: the pool of bcrypt threads.
 //! - [`store`]: users in SQL; sessions and the revocation log in Redis or SQLite.
+//! - [`feed`]: the embedded store's log for verifiers, and the issuer's own list.
+//! - [`metrics`]: every metric's name.
 #![forbid(unsafe_code)]
 
+pub mod app;
+pub mod commands;
+pub mod config;
 pub mod domain;
+pub mod feed;
+pub mod http;
+pub mod metrics;
 pub mod password;
 pub mod store;

@@ -1,2 +1,101 @@
-//! start
-fn main() {}
+//! The program `sidegate-issuer`.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use sidegate_issuer::commands::{self, Source};
+use sidegate_issuer::config::SETTINGS;
+use sidegate_runtime::program::refuse;
+use sidegate_runtime::settings::help;
+
+/// Logs users in, refreshes and ends their sessions, and keeps the log of revocations.
+#[derive(Parser)]
+#[command(name = "sidegate-issuer", version)]
+struct Arguments {
+    /// TOML file with settings; environment variables come before it
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve until SIGTERM (what happens without a command)
+    Serve,
+    /// Check the configuration and print it, with secrets masked
+    CheckConfig,
+    /// Read one line from standard input and print its bcrypt hash, of cost BCRYPT_COST
+    HashPassword,
+    /// Make a user for the quickstart, in a SQLite database that Sidegate made itself; the password comes on standard input
+    DemoUser {
+        /// The user's email
+        #[arg(long)]
+        email: String,
+        /// The user's scope
+        #[arg(long, default_value = "")]
+        scope: String,
+    },
+    /// Revoke through the admin API of a running issuer (ISSUER_ADMIN_LISTEN, ADMIN_TOKEN)
+    #[command(subcommand)]
+    Revoke(Revoke),
+    /// Look at sessions through the admin API of a running issuer
+    #[command(subcommand)]
+    Sessions(Sessions),
+}
+
+#[derive(Subcommand)]
+enum Revoke {
+    /// One token: the JWT or its jti, or - to read it from standard input, where no process list shows it
+    Token {
+        /// The token
+        token: String,
+    },
+    /// One session, by sid
+    Session {
+        /// The session's identifier
+        sid: String,
+    },
+    /// All tokens and sessions of a user
+    User {
+        /// The user's id
+        sub: String,
+    },
+    /// Every token there is
+    All,
+}
+
+#[derive(Subcommand)]
+enum Sessions {
+    /// A user's live sessions, as JSON
+    List {
+        /// The user's id
+        #[arg(long)]
+        user: String,
+    },
+}
+
+fn main() -> ExitCode {
+    let command = Arguments::command().after_help(help(SETTINGS));
+    let arguments = Arguments::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
+    let source = Source { file: arguments.config };
+    let done = match arguments.command.unwrap_or(Command::Serve) {
+        Command::Serve => commands::serve(&source),
+        Command::CheckConfig => commands::check_config(&source),
+        Command::HashPassword => commands::hash_password(&source),
+        Command::DemoUser { email, scope } => commands::demo::demo_user(&source, &email, &scope),
+        Command::Revoke(revoke) => commands::admin::revoke(
+            &source,
+            &match revoke {
+                Revoke::Token { token } => commands::admin::What::Token(token),
+                Revoke::Session { sid } => commands::admin::What::Session(sid),
+                Revoke::User { sub } => commands::admin::What::User(sub),
+                Revoke::All => commands::admin::What::All,
+            },
+        ),
+        Command::Sessions(Sessions::List { user }) => commands::admin::sessions(&source, &user),
+    };
+    done.unwrap_or_else(|error| refuse(&error))
+}

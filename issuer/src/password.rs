@@ -53,7 +53,7 @@ struct Shared {
     queue: Mutex<Queue>,
     wake: Condvar,
     highest_cost: AtomicU32,
-    counts: Counts,
+    counts: Arc<Counts>,
 }
 
 /// The pool. Dropping it ends its threads once they have finished what they are at.
@@ -72,7 +72,7 @@ impl PasswordPool {
             queue: Mutex::default(),
             wake: Condvar::new(),
             highest_cost: AtomicU32::new(settings.cost),
-            counts: Counts::default(),
+            counts: Arc::default(),
         });
         for number in 0..settings.threads.max(1) {
             let shared = Arc::clone(&shared);
@@ -85,8 +85,8 @@ impl PasswordPool {
     }
 
     /// What the pool has counted so far.
-    pub fn counts(&self) -> &Counts {
-        &self.shared.counts
+    pub fn counts(&self) -> Arc<Counts> {
+        Arc::clone(&self.shared.counts)
     }
 }
 

@@ -1,11 +1,102 @@
 //! What login, refresh and logout mean. No sockets, no SQL, no Redis, no HTTP, no clock.
 //!
 //! - [`ports`]: what the domain needs of the world.
-//! - [`session`]: a session's record and the rules of rotation.
-//! - [`refresh_token`]: the refresh token's shape.
-//! - [`password`]: which hashes are taken, and what a refusal costs.
+//! - [`session`]: a session's record and the rules of rotation. [`refresh_token`]: the refresh token's shape.
+//! - [`password`]: which hashes are taken, and what a refusal costs. [`minting`]: making access tokens.
+//! - [`login`], [`refresh`], [`logout`], [`sessions`], [`revoke`]: one operation each, on [`Auth`].
 
+pub mod login;
+pub mod logout;
+pub mod minting;
 pub mod password;
 pub mod ports;
+pub mod refresh;
 pub mod refresh_token;
+pub mod revoke;
 pub mod session;
+pub mod sessions;
+
+use std::sync::Arc;
+
+use aws_lc_rs::rand;
+use sidegate_common::claims::{Audience, Claims};
+use sidegate_common::revocation::Id;
+use sidegate_common::verdict::Judge;
+
+use minting::Minter;
+use ports::{Passwords, Store, Users};
+use refresh_token::RefreshKeys;
+
+/// All that login, refresh and logout work with.
+pub struct Auth<U, S, P> {
+    /// The application's users.
+    pub users: U,
+    /// Sessions and the revocation log.
+    pub store: S,
+    /// Where passwords are checked.
+    pub passwords: P,
+    /// Makes access tokens.
+    pub minter: Minter,
+    /// Makes and recognises refresh tokens.
+    pub refresh_keys: RefreshKeys,
+    /// Judges access tokens, over this issuer's own feed.
+    pub judge: Arc<Judge>,
+}
+
+/// Who is at the other end, as the session's record and the audit log have it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Client {
+    /// The client's address, as the trusted proxies tell it.
+    pub address: String,
+    /// The client's `User-Agent`, cut to a bearable length.
+    pub agent: String,
+}
+
+/// A pair of tokens for the client.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Granted {
+    /// The access token, signed.
+    pub access_token: String,
+    /// The refresh token.
+    pub refresh_token: String,
+    /// How long the access token lives, in seconds.
+    pub expires_in: u64,
+    /// Whose.
+    pub sub: String,
+    /// Of which session.
+    pub sid: String,
+    /// The access token's identifier.
+    pub jti: String,
+}
+
+/// There is no randomness to be had; nothing can be issued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no randomness")]
+pub struct NoRandomness;
+
+/// 128 fresh random bits.
+fn random_id() -> Result<[u8; 16], NoRandomness> {
+    let mut bytes = [0; 16];
+    rand::fill(&mut bytes).map_err(|_| NoRandomness)?;
+    Ok(bytes)
+}
+
+impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
+    /// True if this issuer's own list has the revocation of the session itself.
+    fn knows_ended(&self, sid: &Id) -> bool {
+        // Claims of a token that only its session could have killed.
+        let claims = Claims {
+            iss: String::new(),
+            aud: Audience::One(String::new()),
+            sub: "-".to_owned(),
+            client_id: String::new(),
+            iat: u64::MAX,
+            exp: u64::MAX,
+            nbf: None,
+            jti: "-".to_owned(),
+            sid: sid.to_string(),
+            scope: None,
+        };
+        self.judge.index().revokes(&claims, "-")
+    }
+}

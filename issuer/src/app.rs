@@ -1,0 +1,251 @@
+//! The only place that knows all parts: opens stores, builds [`Auth`], binds, serves, drains.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use http::Request;
+use hyper::body::Incoming;
+use hyper_util::service::TowerToHyperService;
+use sidegate_common::index::Index;
+use sidegate_common::key::{KeyRing, SigningKey};
+use sidegate_common::time::TimeFloor;
+use sidegate_common::verdict::{Freshness, Judge, Moment};
+use sidegate_runtime::clock;
+use sidegate_runtime::feed::redis::RedisSource;
+use sidegate_runtime::program::{Signals, stopped};
+use sidegate_runtime::serve::{Limits, serve};
+use sidegate_runtime::settings::ConfigError;
+use sidegate_runtime::socket::Listener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tower::ServiceExt as _;
+
+use crate::config::{Config, SecretsConfig, StoreConfig};
+use crate::domain::Auth;
+use crate::domain::minting::Minter;
+use crate::domain::ports::Store as _;
+use crate::feed::local::LocalSource;
+use crate::feed::own::{OwnSource, keep};
+use crate::feed::server::FeedService;
+use crate::http::api::{Api, Clock};
+use crate::http::{admin, router};
+use crate::metrics::Metrics;
+use crate::password::PasswordPool;
+use crate::store::any::AnyStore;
+use crate::store::redis::{Link, OpenError, RedisStore};
+use crate::store::sqlite::EmbeddedStore;
+use crate::store::users::SqlUsers;
+
+/// How long a Redis that is not there yet is waited for at start.
+const REDIS_PATIENCE: Duration = Duration::from_secs(20);
+
+/// What the issuer's handlers share.
+pub type IssuerApi = Api<SqlUsers, AnyStore, PasswordPool>;
+
+/// Why the issuer did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A setting that only shows to be wrong when it is used.
+    #[error("configuration error: {0}")]
+    Config(#[from] ConfigError),
+    /// The embedded store.
+    #[error(transparent)]
+    Embedded(#[from] crate::store::sqlite::OpenError),
+    /// Redis.
+    #[error(transparent)]
+    Redis(#[from] OpenError),
+    /// Sockets, threads.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
+
+/// An issuer with its stores open and its sockets bound.
+pub struct App {
+    api: Arc<IssuerApi>,
+    source: OwnSource,
+    config: Config,
+    public: Listener,
+    admin: Listener,
+    feed: Option<Listener>,
+}
+
+impl App {
+    /// Opens stores and binds sockets.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let (store, source) = open_store(&config).await?;
+        let feed = match &store {
+            AnyStore::Embedded(_) => Some(Listener::tcp(config.listen.feed)?),
+            AnyStore::Redis(_) => None,
+        };
+        let url = config.users.url.expose_str().unwrap_or_default();
+        let users = SqlUsers::new(url, config.users.table.clone(), config.users.rehash)
+            .map_err(|error| ConfigError::new("DATABASE_URL", error.to_string()))?;
+        let passwords = PasswordPool::start(config.passwords)?;
+        let (signing, ring) = keys(&config.secrets)?;
+        let partitions = store.partitions();
+        let (index, freshness) = (Arc::new(Index::new(partitions)), Arc::new(Freshness::new(partitions)));
+        let judge = Arc::new(Judge::new(config.policy.clone(), config.staleness, index, freshness));
+        judge.set_keys(ring);
+        let metrics = Metrics::new(passwords.counts());
+        let api = Arc::new(Api {
+            auth: Auth {
+                users,
+                store,
+                passwords,
+                minter: Minter::new(config.issuing.clone(), signing),
+                refresh_keys: config.secrets.refresh_keys()?,
+                judge,
+            },
+            clock: floor_clock(),
+            metrics,
+            public_keys: std::sync::RwLock::new(Arc::new(crate::http::no_public_keys())),
+            proxies: config.proxies.clone(),
+            cors: config.cors.clone(),
+            admin_token: config.admin_token.clone(),
+        });
+        let (public, admin) = (Listener::tcp(config.listen.public)?, Listener::tcp(config.listen.admin)?);
+        Ok(Self { api, source, config, public, admin, feed })
+    }
+
+    /// What the handlers share, for tests.
+    pub const fn api(&self) -> &Arc<IssuerApi> {
+        &self.api
+    }
+
+    /// Where the public listener is.
+    pub fn public_address(&self) -> Option<std::net::SocketAddr> {
+        self.public.tcp_address()
+    }
+
+    /// Where the admin listener is.
+    pub fn admin_address(&self) -> Option<std::net::SocketAddr> {
+        self.admin.tcp_address()
+    }
+
+    /// Serves until told to stop, then drains.
+    pub async fn run(self, signals: Signals) {
+        let Self { api, source, config, public, admin: admin_listener, feed } = self;
+        let addresses = (public.describe(), admin_listener.describe());
+        let feed_at = feed.as_ref().map(Listener::describe).unwrap_or_default();
+        let version = env!("CARGO_PKG_VERSION");
+        tracing::info!(version, listening = addresses.0, admin = addresses.1, feed = feed_at, "issuer started");
+        warn_of_weaknesses(&config);
+        let mut background = JoinSet::new();
+        background.spawn(keep(source, Arc::clone(&api.auth.judge), config.probe_interval, signals.stop.clone()));
+        background.spawn(warn_of_missing_index(Arc::clone(&api)));
+        if let AnyStore::Redis(store) = &api.auth.store {
+            background.spawn(store.clone().watch());
+        }
+        let limits = Limits { grace: config.listen.grace, ..Limits::default() };
+        let mut serving = JoinSet::new();
+        serving.spawn(serve_router(public, limits, signals.stop.clone(), router::public(&api)));
+        serving.spawn(serve_router(admin_listener, limits, signals.stop.clone(), admin::admin(&api)));
+        if let (Some(listener), AnyStore::Embedded(store)) = (feed, &api.auth.store) {
+            let StoreConfig::Embedded { feed_token, .. } = config.store else { return };
+            let service = FeedService::server(store.feed(), feed_token, signals.stop.clone());
+            let router = tonic::service::Routes::new(service).into_axum_router();
+            serving.spawn(serve_router(listener, limits, signals.stop.clone(), router));
+        }
+        let mut stop = signals.stop.clone();
+        stopped(&mut stop).await;
+        tracing::info!("stopping: finishing what is in flight");
+        while serving.join_next().await.is_some() {}
+        background.shutdown().await;
+        tracing::info!("stopped");
+    }
+}
+
+/// Serves a router, telling each request who its peer is.
+async fn serve_router(listener: Listener, limits: Limits, stop: watch::Receiver<bool>, router: Router) {
+    serve(listener, limits, stop, move |peer| {
+        let service = router.clone().map_request(move |request: Request<Incoming>| {
+            let mut request = request.map(Body::new);
+            request.extensions_mut().insert(peer);
+            request
+        });
+        TowerToHyperService::new(service)
+    })
+    .await;
+}
+
+async fn open_store(config: &Config) -> Result<(AnyStore, OwnSource), StartError> {
+    match &config.store {
+        StoreConfig::Embedded { url, .. } => {
+            let store = EmbeddedStore::open(url, config.terms, Arc::new(clock::wall_ms)).await?;
+            let source = OwnSource::Local(LocalSource(store.feed()));
+            Ok((AnyStore::Embedded(store), source))
+        }
+        StoreConfig::Redis { url, prefix, partitions, require_persistence } => {
+            let url = url.expose_str().unwrap_or_default();
+            let unfit = |_| ConfigError::new("REDIS_URL", "is not a Redis URL");
+            let store = RedisStore::new(Link::new(url).map_err(unfit)?, prefix, *partitions, config.terms);
+            wait_for_redis(&store, *require_persistence).await?;
+            let source = OwnSource::Redis(Box::new(RedisSource::new(url, prefix).map_err(unfit)?));
+            Ok((AnyStore::Redis(store), source))
+        }
+    }
+}
+
+/// Waits for a Redis that is starting, but not for ever: whoever started us should hear of it.
+async fn wait_for_redis(store: &RedisStore, require_persistence: bool) -> Result<(), OpenError> {
+    let started = tokio::time::Instant::now();
+    loop {
+        let ready = match store.check_server(require_persistence).await {
+            Ok(()) => store.initialise().await,
+            Err(error) => Err(error),
+        };
+        match ready {
+            Err(OpenError::Unavailable(error)) if started.elapsed() < REDIS_PATIENCE => {
+                tracing::warn!(%error, "waiting for Redis");
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            ready => return ready,
+        }
+    }
+}
+
+fn keys(secrets: &SecretsConfig) -> Result<(SigningKey, KeyRing), ConfigError> {
+    let refused = |error: sidegate_common::key::KeyError| ConfigError::new("JWT_SECRET_KEY", error.to_string());
+    let signing = SigningKey::hs256(&secrets.jwt).map_err(refused)?;
+    let mut ring = vec![signing.verifying().clone()];
+    if let Some(previous) = &secrets.jwt_previous {
+        ring.push(SigningKey::hs256(previous).map_err(refused)?.verifying().clone());
+    }
+    let ring = KeyRing::new(ring).map_err(|error| ConfigError::new("JWT_SECRET_KEY_PREVIOUS", error.to_string()))?;
+    Ok((signing, ring))
+}
+
+/// The clock that tokens are judged by: it never goes back.
+fn floor_clock() -> Clock {
+    let floor = Mutex::new(TimeFloor::new(clock::instants()));
+    Arc::new(move || {
+        let now = clock::instants();
+        let seconds = floor.lock().unwrap_or_else(PoisonError::into_inner).advance(now);
+        Moment { now: seconds, monotonic_ms: now.monotonic_ms }
+    })
+}
+
+fn warn_of_weaknesses(config: &Config) {
+    if config.secrets.session.is_none() {
+        tracing::warn!(
+            "SESSION_SECRET_KEY is not set: refresh tokens are made with a key derived from JWT_SECRET_KEY, so whoever \
+             holds that secret, every verifier among them, could forge them"
+        );
+    }
+    if config.passwords.cost < 10 {
+        tracing::warn!(cost = config.passwords.cost, "BCRYPT_COST is below 10: fit for tests only");
+    }
+}
+
+async fn warn_of_missing_index(api: Arc<IssuerApi>) {
+    match api.auth.users.missing_index().await {
+        Ok(Some(problem)) => tracing::warn!("{problem}"),
+        Ok(None) => {}
+        Err(error) => tracing::warn!(%error, "the users table cannot be looked at yet"),
+    }
+}

@@ -1,0 +1,110 @@
+//! What the program can be told to do; each command returns its exit code.
+#![allow(clippy::print_stderr)] // messages for the person at the terminal
+
+pub mod admin;
+pub mod demo;
+
+use std::io::BufRead as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use sidegate_common::secret::Secret;
+use sidegate_runtime::program::Signals;
+use sidegate_runtime::settings::{ConfigError, ProcessEnvironment, Settings};
+use sidegate_runtime::{logging, program};
+
+use crate::app::{App, StartError};
+use crate::config::{Config, SETTINGS};
+use crate::domain::password::{COST_MAX, COST_MIN, is_fit};
+
+/// Where settings come from: the environment, and this file.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// `--config`.
+    pub file: Option<PathBuf>,
+}
+
+impl Source {
+    fn settings(&self) -> Result<Settings, ConfigError> {
+        Settings::load(SETTINGS, &ProcessEnvironment, self.file.as_deref())
+    }
+}
+
+/// Serves until a signal says stop.
+///
+/// # Errors
+/// The configuration is wrong.
+pub fn serve(source: &Source) -> Result<ExitCode, ConfigError> {
+    let settings = source.settings()?;
+    let config = Config::read(&settings)?;
+    logging::start(&settings)?;
+    if let Err(error) = program::harden() {
+        tracing::warn!(%error, "this process' memory could not be hidden from others of the same user");
+    }
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(config.worker_threads).enable_all().build();
+    let run = async {
+        let signals = Signals::listen()?;
+        App::start(config).await?.run(signals).await;
+        Ok::<(), StartError>(())
+    };
+    match runtime.map_err(StartError::from).and_then(|runtime| runtime.block_on(run)) {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(StartError::Config(error)) => Err(error),
+        Err(error) => {
+            tracing::error!(%error, "cannot start");
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+/// Checks and prints the configuration.
+///
+/// # Errors
+/// The configuration is wrong.
+pub fn check_config(source: &Source) -> Result<ExitCode, ConfigError> {
+    let settings = source.settings()?;
+    Config::read(&settings)?;
+    settings.one_of("LOG_FORMAT", &["json", "text"])?;
+    print!("{}", settings.describe());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Hashes the password on standard input.
+///
+/// # Errors
+/// `BCRYPT_COST` is wrong.
+pub fn hash_password(source: &Source) -> Result<ExitCode, ConfigError> {
+    let cost = source.settings()?.number("BCRYPT_COST", u64::from(COST_MIN)..=u64::from(COST_MAX))?;
+    let Some(password) = password_from_stdin() else { return Ok(ExitCode::FAILURE) };
+    match bcrypt::hash(password.expose(), cost as u32) {
+        Ok(hash) => {
+            println!("{hash}");
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error) => {
+            eprintln!("cannot hash: {error}");
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+/// One line of standard input, without its end; says what is wrong with it if it will not do as a password.
+fn password_from_stdin() -> Option<Secret> {
+    let mut line = zeroize::Zeroizing::new(Vec::new());
+    if let Err(error) = std::io::stdin().lock().read_until(b'\n', &mut line) {
+        eprintln!("cannot read standard input: {error}");
+        return None;
+    }
+    if line.last() == Some(&b'\n') {
+        line.pop();
+    }
+    if line.last() == Some(&b'\r') {
+        line.pop();
+    }
+    if line.is_empty() || !is_fit(&line) {
+        eprintln!("a password has 1 to 72 bytes, and none of them is zero");
+        return None;
+    }
+    Some(Secret::new(line.as_slice()))
+}

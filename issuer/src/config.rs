@@ -1,0 +1,503 @@
+//! Every setting of the issuer, its default and its reason, in one table.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use sidegate_common::key::SigningKey;
+use sidegate_common::secret::Secret;
+use sidegate_common::text::is_identifier;
+use sidegate_common::time::LEEWAY_MAX_SECONDS;
+use sidegate_common::token::Policy;
+use sidegate_common::verdict::{OnStale, Staleness};
+use sidegate_runtime::logging;
+use sidegate_runtime::redis_url::RedisUrl;
+use sidegate_runtime::settings::{ConfigError, Setting, Settings, secret, setting};
+
+use crate::domain::minting::Issuing;
+use crate::domain::password::{COST_MAX, COST_MIN};
+use crate::domain::refresh_token::RefreshKeys;
+use crate::domain::session::Terms;
+use crate::http::origin::{CorsOrigins, Network, TrustedProxies};
+use crate::password::PoolSettings;
+use crate::store::users::{EmailMatch, Table};
+
+/// The table.
+pub static SETTINGS: &[Setting] = &[
+    setting("ISSUER_LISTEN", "127.0.0.1:8080", "TCP address of /auth/… and the public keys"),
+    setting("ISSUER_ADMIN_LISTEN", "127.0.0.1:9080", "TCP address of probes, metrics and the admin API"),
+    setting(
+        "ISSUER_FEED_LISTEN",
+        "127.0.0.1:8082",
+        "TCP address of the revocation feed, with the embedded store only; other than loopback needs FEED_TOKEN",
+    ),
+    secret("FEED_TOKEN", "what verifiers must show to follow the feed"),
+    secret("ADMIN_TOKEN", "opens POST /admin/revocations and GET /admin/sessions; without it they do not exist"),
+    secret("DATABASE_URL", "the application's database: postgres://user:password@host/name or sqlite://path"),
+    setting("USERS_TABLE", "users", "the application's table of users, or schema.table"),
+    setting("USERS_ID_COLUMN", "id", "its id: integer, uuid or text; becomes the token's sub"),
+    setting("USERS_EMAIL_COLUMN", "email", "its email"),
+    setting("USERS_PASSWORD_COLUMN", "password_hash", "its bcrypt hash"),
+    setting("USERS_ACTIVE_COLUMN", "", "its boolean that says whether a user may log in; everybody may if not set"),
+    setting("USERS_SCOPE_COLUMN", "", "its text with the scope to grant, words separated by spaces; none if not set"),
+    setting(
+        "USERS_EMAIL_MATCH",
+        "ignore_case",
+        "how an email is matched that no row has exactly: ignore_case (ASCII only on SQLite) or exact",
+    ),
+    setting("USERS_REHASH", "false", "whether a stored hash cheaper than BCRYPT_COST is made anew at login"),
+    setting("BCRYPT_COST", "12", "cost of new hashes, and the least that a refused login costs (4 to 14)"),
+    setting("BCRYPT_THREADS", "", "threads for bcrypt, at the lowest priority; the number of cores if not set"),
+    setting("BCRYPT_QUEUE_MAX", "64", "logins that may wait for a thread; more are answered 503 with Retry-After"),
+    secret("JWT_SECRET_KEY", "HS256 secret that issuer and verifiers share, at least 32 bytes"),
+    secret("JWT_SECRET_KEY_PREVIOUS", "the HS256 secret before it, whose tokens are still good"),
+    secret("SESSION_SECRET_KEY", "what refresh tokens are made with; derived from JWT_SECRET_KEY if not set"),
+    secret("SESSION_SECRET_KEY_PREVIOUS", "the one before it, whose refresh tokens are still good"),
+    setting("JWT_ISSUER", "sidegate", "the tokens' iss"),
+    setting("JWT_AUDIENCE", "sidegate", "the tokens' aud"),
+    setting("JWT_CLIENT_ID", "sidegate", "the tokens' client_id"),
+    setting("ACCESS_TOKEN_TTL", "24h", "how long an access token lives, at most MAX_TOKEN_LIFETIME"),
+    setting("MAX_TOKEN_LIFETIME", "24h", "the longest life any token may have: how long the log keeps revocations"),
+    setting("REFRESH_TOKEN_TTL", "30d", "how long a session lives without a refresh"),
+    setting("SESSION_TTL_MAX", "90d", "how long a session lives at all"),
+    setting("REFRESH_RETRY_WINDOW", "30s", "how long a refresh token may be sent again, at most 5m; 0 for never"),
+    setting("LEEWAY", "5s", "how far clocks may differ, at most 60s"),
+    secret("REDIS_URL", "Redis for sessions and the revocation log; the embedded store is used if not set"),
+    setting("REDIS_PREFIX", "sidegate", "prefix of all keys in Redis, the same at every issuer and verifier"),
+    setting("REDIS_REQUIRE_PERSISTENCE", "true", "whether to refuse a Redis that keeps nothing on disk"),
+    setting("REVOCATION_PARTITIONS", "1", "parts of the log in Redis, fixed at first start; more for a Cluster"),
+    setting("STORE_URL", "sqlite://sidegate-store.db", "the embedded store's file, where REDIS_URL is not set"),
+    setting("PROBE_INTERVAL", "250ms", "how often the issuer compares its own list with the log's head"),
+    setting("MAX_STALENESS", "30s", "how old the proof may be that its own list of revoked tokens is complete"),
+    setting("ON_STALE", "deny", "beyond that, on its own protected routes: deny (503) or allow"),
+    setting("CORS_ORIGINS", "", "web origins whose pages may call, comma separated, or *; none if not set"),
+    setting("TRUSTED_PROXIES", "", "addresses or networks whose X-Forwarded-For is believed, comma separated"),
+    setting("SHUTDOWN_GRACE", "10s", "how long requests in flight may take after SIGTERM"),
+    setting("WORKER_THREADS", "", "threads that serve; the number of cores if not set"),
+    logging::SETTINGS[0],
+    logging::SETTINGS[1],
+];
+
+/// Sockets.
+#[derive(Clone, Copy, Debug)]
+pub struct ListenConfig {
+    /// `ISSUER_LISTEN`.
+    pub public: SocketAddr,
+    /// `ISSUER_ADMIN_LISTEN`.
+    pub admin: SocketAddr,
+    /// `ISSUER_FEED_LISTEN`.
+    pub feed: SocketAddr,
+    /// `SHUTDOWN_GRACE`.
+    pub grace: Duration,
+}
+
+/// Where sessions and the log are.
+#[derive(Clone, Debug)]
+pub enum StoreConfig {
+    /// `REDIS_URL` and what belongs to it.
+    Redis {
+        /// The URL, which may hold a password.
+        url: Secret,
+        /// `REDIS_PREFIX`.
+        prefix: String,
+        /// `REVOCATION_PARTITIONS`.
+        partitions: u16,
+        /// `REDIS_REQUIRE_PERSISTENCE`.
+        require_persistence: bool,
+    },
+    /// `STORE_URL`.
+    Embedded {
+        /// `sqlite://path`.
+        url: String,
+        /// `FEED_TOKEN`.
+        feed_token: Option<Secret>,
+    },
+}
+
+/// The application's database.
+#[derive(Clone, Debug)]
+pub struct UsersConfig {
+    /// `DATABASE_URL`.
+    pub url: Secret,
+    /// `USERS_…`.
+    pub table: Table,
+    /// Whether hashes may be replaced.
+    pub rehash: bool,
+}
+
+/// The secrets that tokens are made with.
+#[derive(Clone, Debug)]
+pub struct SecretsConfig {
+    /// `JWT_SECRET_KEY`.
+    pub jwt: Secret,
+    /// `JWT_SECRET_KEY_PREVIOUS`.
+    pub jwt_previous: Option<Secret>,
+    /// `SESSION_SECRET_KEY`.
+    pub session: Option<Secret>,
+    /// `SESSION_SECRET_KEY_PREVIOUS`.
+    pub session_previous: Option<Secret>,
+}
+
+/// The effective configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Sockets.
+    pub listen: ListenConfig,
+    /// Sessions and the log.
+    pub store: StoreConfig,
+    /// Users.
+    pub users: UsersConfig,
+    /// Secrets.
+    pub secrets: SecretsConfig,
+    /// What tokens say.
+    pub issuing: Issuing,
+    /// How long things live.
+    pub terms: Terms,
+    /// What is demanded of claims on the issuer's own routes.
+    pub policy: Policy,
+    /// How old its own list may be.
+    pub staleness: Staleness,
+    /// `PROBE_INTERVAL`.
+    pub probe_interval: Duration,
+    /// Bcrypt.
+    pub passwords: PoolSettings,
+    /// `CORS_ORIGINS`.
+    pub cors: CorsOrigins,
+    /// `TRUSTED_PROXIES`.
+    pub proxies: TrustedProxies,
+    /// `ADMIN_TOKEN`.
+    pub admin_token: Option<Secret>,
+    /// `WORKER_THREADS`.
+    pub worker_threads: usize,
+}
+
+impl Config {
+    /// Reads every setting.
+    ///
+    /// # Errors
+    /// The first one that is wrong.
+    pub fn read(settings: &Settings) -> Result<Self, ConfigError> {
+        let terms = terms(settings)?;
+        Ok(Self {
+            listen: listen(settings)?,
+            store: store(settings)?,
+            users: users(settings)?,
+            secrets: secrets(settings)?,
+            issuing: issuing(settings, terms.access_ttl)?,
+            policy: policy(settings, &terms)?,
+            terms,
+            staleness: staleness(settings)?,
+            probe_interval: within(settings, "PROBE_INTERVAL", Duration::from_millis(10), Duration::from_secs(60))?,
+            passwords: passwords(settings)?,
+            cors: CorsOrigins(settings.list("CORS_ORIGINS").into_iter().map(str::to_owned).collect()),
+            proxies: proxies(settings)?,
+            admin_token: bearer(settings, "ADMIN_TOKEN")?,
+            worker_threads: threads(settings, "WORKER_THREADS")?,
+        })
+    }
+}
+
+impl SecretsConfig {
+    /// The keys of refresh tokens.
+    ///
+    /// # Errors
+    /// No key can be derived.
+    pub fn refresh_keys(&self) -> Result<RefreshKeys, ConfigError> {
+        let underivable = |_| ConfigError::new("SESSION_SECRET_KEY", "no key can be derived from it");
+        let current = self.session.as_ref().unwrap_or(&self.jwt);
+        let mut previous: Vec<Secret> = self.session_previous.iter().cloned().collect();
+        // Refresh tokens made before there was a session secret of its own, or before the JWT secret was replaced.
+        if self.session.is_some() {
+            previous.push(self.jwt.clone());
+        }
+        previous.extend(self.jwt_previous.iter().cloned());
+        RefreshKeys::new(current, &previous).map_err(underivable)
+    }
+}
+
+fn listen(settings: &Settings) -> Result<ListenConfig, ConfigError> {
+    let address = |name| settings.parse(name, "an address and port such as 127.0.0.1:8080");
+    Ok(ListenConfig {
+        public: address("ISSUER_LISTEN")?,
+        admin: address("ISSUER_ADMIN_LISTEN")?,
+        feed: address("ISSUER_FEED_LISTEN")?,
+        grace: settings.duration("SHUTDOWN_GRACE")?,
+    })
+}
+
+fn store(settings: &Settings) -> Result<StoreConfig, ConfigError> {
+    let feed_token = bearer(settings, "FEED_TOKEN")?;
+    let partitions = settings.number("REVOCATION_PARTITIONS", 1..=1024)? as u16;
+    if let Some(url) = settings.secret("REDIS_URL") {
+        let text = url.expose_str().unwrap_or_default();
+        RedisUrl::parse(text).map_err(|_| {
+            settings.unfit("REDIS_URL", "a Redis URL: redis://, rediss://, redis+sentinel:// or redis+cluster://")
+        })?;
+        return Ok(StoreConfig::Redis {
+            url,
+            prefix: redis_prefix(settings)?,
+            partitions,
+            require_persistence: settings.flag("REDIS_REQUIRE_PERSISTENCE")?,
+        });
+    }
+    let url = settings.required("STORE_URL")?.to_owned();
+    if !url.starts_with("sqlite://") || url.contains(":memory:") {
+        return Err(settings.unfit("STORE_URL", "sqlite://path"));
+    }
+    if partitions != 1 {
+        return Err(ConfigError::new(
+            "REVOCATION_PARTITIONS",
+            "must be 1 without REDIS_URL: the embedded store is one",
+        ));
+    }
+    let feed: SocketAddr = settings.parse("ISSUER_FEED_LISTEN", "an address and port")?;
+    if !feed.ip().is_loopback() && feed_token.is_none() {
+        let problem = "is not set, and ISSUER_FEED_LISTEN is not a loopback address: set it here and at the verifiers";
+        return Err(ConfigError::new("FEED_TOKEN", problem));
+    }
+    Ok(StoreConfig::Embedded { url, feed_token })
+}
+
+fn redis_prefix(settings: &Settings) -> Result<String, ConfigError> {
+    let prefix = settings.required("REDIS_PREFIX")?;
+    // Braces would change which part of a key is hashed on a Cluster.
+    let plain = prefix.len() <= 64 && prefix.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b));
+    if plain { Ok(prefix.to_owned()) } else { Err(settings.unfit("REDIS_PREFIX", "up to 64 letters, digits, - _ . :")) }
+}
+
+fn users(settings: &Settings) -> Result<UsersConfig, ConfigError> {
+    let url = settings.secret("DATABASE_URL");
+    let url = url.ok_or_else(|| {
+        settings.required("DATABASE_URL").err().unwrap_or_else(|| ConfigError::new("DATABASE_URL", "is not text"))
+    })?;
+    let text = url.expose_str().unwrap_or_default();
+    if !["postgres://", "postgresql://", "sqlite:"].iter().any(|scheme| text.starts_with(scheme)) {
+        return Err(settings.unfit("DATABASE_URL", "a postgres:// or sqlite:// URL"));
+    }
+    let named =
+        |name: &'static str| move |error: crate::store::users::BadIdentifier| ConfigError::new(name, error.to_string());
+    let email_match = match settings.one_of("USERS_EMAIL_MATCH", &["ignore_case", "exact"])? {
+        "exact" => EmailMatch::Exact,
+        _ => EmailMatch::IgnoreCase,
+    };
+    let column = |name: &'static str| {
+        let value = settings.required(name)?;
+        Table::new("users", value, value, value, email_match).map_err(named(name)).map(|_| value)
+    };
+    let (id, email) = (column("USERS_ID_COLUMN")?, column("USERS_EMAIL_COLUMN")?);
+    let password = column("USERS_PASSWORD_COLUMN")?;
+    let table = Table::new(settings.required("USERS_TABLE")?, id, email, password, email_match)
+        .map_err(named("USERS_TABLE"))?
+        .active_column(settings.text("USERS_ACTIVE_COLUMN"))
+        .map_err(named("USERS_ACTIVE_COLUMN"))?
+        .scope_column(settings.text("USERS_SCOPE_COLUMN"))
+        .map_err(named("USERS_SCOPE_COLUMN"))?;
+    Ok(UsersConfig { url, table, rehash: settings.flag("USERS_REHASH")? })
+}
+
+fn secrets(settings: &Settings) -> Result<SecretsConfig, ConfigError> {
+    let checked = |name: &'static str| match settings.secret(name) {
+        None => Ok(None),
+        Some(secret) => match SigningKey::hs256(&secret) {
+            Ok(_) => Ok(Some(secret)),
+            Err(error) => Err(ConfigError::new(name, error.to_string())),
+        },
+    };
+    let jwt = checked("JWT_SECRET_KEY")?
+        .ok_or_else(|| ConfigError::new("JWT_SECRET_KEY", "is not set; it must be at least 32 random bytes"))?;
+    let jwt_previous = checked("JWT_SECRET_KEY_PREVIOUS")?;
+    if jwt_previous.as_ref().is_some_and(|previous| previous.matches(jwt.expose())) {
+        return Err(ConfigError::new("JWT_SECRET_KEY_PREVIOUS", "is the same as JWT_SECRET_KEY"));
+    }
+    let session = checked("SESSION_SECRET_KEY")?;
+    let session_previous = checked("SESSION_SECRET_KEY_PREVIOUS")?;
+    if let (Some(current), Some(previous)) = (&session, &session_previous)
+        && current.matches(previous.expose())
+    {
+        return Err(ConfigError::new("SESSION_SECRET_KEY_PREVIOUS", "is the same as SESSION_SECRET_KEY"));
+    }
+    Ok(SecretsConfig { jwt, jwt_previous, session, session_previous })
+}
+
+fn issuing(settings: &Settings, access_ttl: u64) -> Result<Issuing, ConfigError> {
+    let client_id = settings.required("JWT_CLIENT_ID")?;
+    if !is_identifier(client_id) {
+        return Err(settings.unfit("JWT_CLIENT_ID", "1 to 255 visible ASCII characters"));
+    }
+    let audience = settings.required("JWT_AUDIENCE")?;
+    if audience.contains(',') {
+        return Err(
+            settings.unfit("JWT_AUDIENCE", "one audience: a verifier may list several, an issuer mints for one")
+        );
+    }
+    Ok(Issuing {
+        issuer: settings.required("JWT_ISSUER")?.to_owned(),
+        audience: audience.to_owned(),
+        client_id: client_id.to_owned(),
+        access_ttl,
+    })
+}
+
+fn terms(settings: &Settings) -> Result<Terms, ConfigError> {
+    let day = Duration::from_secs(24 * 60 * 60);
+    let second = Duration::from_secs(1);
+    let lifetime_max = within(settings, "MAX_TOKEN_LIFETIME", second, 366 * day)?;
+    let access_ttl = within(settings, "ACCESS_TOKEN_TTL", second, 366 * day)?;
+    if access_ttl > lifetime_max {
+        return Err(settings.unfit("ACCESS_TOKEN_TTL", "at most MAX_TOKEN_LIFETIME"));
+    }
+    let retry_window = within(settings, "REFRESH_RETRY_WINDOW", Duration::ZERO, Duration::from_secs(300))?;
+    Ok(Terms {
+        access_ttl: access_ttl.as_secs(),
+        idle_ttl: within(settings, "REFRESH_TOKEN_TTL", second, 3660 * day)?.as_secs(),
+        absolute_ttl: within(settings, "SESSION_TTL_MAX", second, 3660 * day)?.as_secs(),
+        retry_window: retry_window.as_secs(),
+        lifetime_max: lifetime_max.as_secs(),
+    })
+}
+
+fn policy(settings: &Settings, terms: &Terms) -> Result<Policy, ConfigError> {
+    Ok(Policy {
+        issuer: settings.required("JWT_ISSUER")?.to_owned(),
+        audiences: vec![settings.required("JWT_AUDIENCE")?.to_owned()],
+        leeway_seconds: within(settings, "LEEWAY", Duration::ZERO, Duration::from_secs(LEEWAY_MAX_SECONDS))?.as_secs(),
+        lifetime_max_seconds: terms.lifetime_max,
+    })
+}
+
+fn staleness(settings: &Settings) -> Result<Staleness, ConfigError> {
+    let max = within(settings, "MAX_STALENESS", Duration::from_secs(1), Duration::from_secs(24 * 60 * 60))?;
+    let policy = match settings.one_of("ON_STALE", &["deny", "allow"])? {
+        "allow" => OnStale::Allow,
+        _ => OnStale::Deny,
+    };
+    Ok(Staleness { max_ms: u64::try_from(max.as_millis()).unwrap_or(u64::MAX), policy })
+}
+
+fn passwords(settings: &Settings) -> Result<PoolSettings, ConfigError> {
+    Ok(PoolSettings {
+        threads: threads(settings, "BCRYPT_THREADS")?,
+        queue_max: settings.number("BCRYPT_QUEUE_MAX", 1..=100_000)? as usize,
+        cost: settings.number("BCRYPT_COST", u64::from(COST_MIN)..=u64::from(COST_MAX))? as u32,
+        rehash: settings.flag("USERS_REHASH")?,
+    })
+}
+
+fn threads(settings: &Settings, name: &'static str) -> Result<usize, ConfigError> {
+    match settings.text(name) {
+        Some(_) => Ok(settings.number(name, 1..=1024)? as usize),
+        None => Ok(std::thread::available_parallelism().map_or(1, usize::from)),
+    }
+}
+
+fn proxies(settings: &Settings) -> Result<TrustedProxies, ConfigError> {
+    let networks = settings.list("TRUSTED_PROXIES").into_iter().map(str::parse::<Network>);
+    let networks = networks.collect::<Result<_, _>>();
+    networks.map(TrustedProxies).map_err(|error| settings.unfit("TRUSTED_PROXIES", &format!("a list: {error}")))
+}
+
+/// A secret that is sent as a bearer token (RFC 6750 §2.1). Short enough to guess is as good as none, since nothing
+/// limits the rate of guesses.
+fn bearer(settings: &Settings, name: &'static str) -> Result<Option<Secret>, ConfigError> {
+    let Some(token) = settings.secret(name) else { return Ok(None) };
+    let plain = token.expose().iter().all(|b| b.is_ascii_alphanumeric() || b"-._~+/=".contains(b));
+    if plain && token.expose().len() >= 16 {
+        Ok(Some(token))
+    } else {
+        Err(settings.unfit(name, "16 or more letters, digits and -._~+/= (use 32 random ones)"))
+    }
+}
+
+fn within(settings: &Settings, name: &'static str, least: Duration, most: Duration) -> Result<Duration, ConfigError> {
+    let duration = settings.duration(name)?;
+    if (least..=most).contains(&duration) {
+        Ok(duration)
+    } else {
+        Err(settings.unfit(name, &format!("from {least:?} to {most:?}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    const REQUIRED: [(&str, &str); 2] =
+        [("JWT_SECRET_KEY", "a-test-secret-of-thirty-two-bytes-or-more"), ("DATABASE_URL", "sqlite://app.db")];
+
+    fn read(changes: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let pairs = REQUIRED.iter().chain(changes);
+        let environment: BTreeMap<String, String> =
+            pairs.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Config::read(&Settings::load(SETTINGS, &environment, None)?)
+    }
+
+    #[test]
+    fn a_secret_and_a_database_are_enough() {
+        let config = read(&[]).unwrap();
+        assert_eq!(config.listen.public.to_string(), "127.0.0.1:8080");
+        assert_eq!(config.terms.access_ttl, 86_400);
+        assert_eq!(config.terms.absolute_ttl, 90 * 86_400);
+        assert!(matches!(config.store, StoreConfig::Embedded { .. }));
+        assert!(config.secrets.refresh_keys().is_ok());
+    }
+
+    #[test]
+    fn every_bad_value_names_its_setting() {
+        for (name, value) in [
+            ("ISSUER_LISTEN", "8080"),
+            ("ISSUER_ADMIN_LISTEN", "x"),
+            ("ADMIN_TOKEN", "short"),
+            ("ADMIN_TOKEN", "with spaces in it, and long enough"),
+            ("DATABASE_URL", "mysql://x"),
+            ("USERS_TABLE", "users; DROP TABLE users"),
+            ("USERS_ID_COLUMN", "a b"),
+            ("USERS_EMAIL_COLUMN", "e\"mail"),
+            ("USERS_PASSWORD_COLUMN", "1x"),
+            ("USERS_ACTIVE_COLUMN", "a-b"),
+            ("USERS_SCOPE_COLUMN", "a'b"),
+            ("USERS_EMAIL_MATCH", "fuzzy"),
+            ("USERS_REHASH", "perhaps"),
+            ("BCRYPT_COST", "3"),
+            ("BCRYPT_COST", "15"),
+            ("BCRYPT_THREADS", "0"),
+            ("BCRYPT_QUEUE_MAX", "0"),
+            ("JWT_SECRET_KEY", "short"),
+            ("JWT_SECRET_KEY_PREVIOUS", REQUIRED[0].1),
+            ("SESSION_SECRET_KEY", "short"),
+            ("JWT_AUDIENCE", "a,b"),
+            ("JWT_CLIENT_ID", "a b"),
+            ("ACCESS_TOKEN_TTL", "25h"),
+            ("ACCESS_TOKEN_TTL", "0"),
+            ("MAX_TOKEN_LIFETIME", "0"),
+            ("REFRESH_TOKEN_TTL", "0"),
+            ("SESSION_TTL_MAX", "soon"),
+            ("REFRESH_RETRY_WINDOW", "6m"),
+            ("LEEWAY", "61s"),
+            ("REDIS_URL", "http://x"),
+            ("REVOCATION_PARTITIONS", "2"),
+            ("REVOCATION_PARTITIONS", "0"),
+            ("STORE_URL", "postgres://x"),
+            ("STORE_URL", "sqlite://:memory:"),
+            ("PROBE_INTERVAL", "0"),
+            ("MAX_STALENESS", "0"),
+            ("ON_STALE", "maybe"),
+            ("TRUSTED_PROXIES", "10.0.0.0/33"),
+            ("SHUTDOWN_GRACE", "x"),
+            ("WORKER_THREADS", "0"),
+        ] {
+            let error = read(&[(name, value)]).err().unwrap_or_else(|| panic!("{name}={value} is taken"));
+            assert_eq!(error.setting, name, "{value}: {error}");
+        }
+    }
+
+    #[test]
+    fn some_settings_depend_on_others() {
+        let open = ("ISSUER_FEED_LISTEN", "0.0.0.0:8082");
+        assert_eq!(read(&[open]).err().unwrap().setting, "FEED_TOKEN");
+        assert!(read(&[open, ("FEED_TOKEN", "0123456789abcdef")]).is_ok());
+        let redis = ("REDIS_URL", "redis://127.0.0.1/");
+        assert!(read(&[open, redis]).is_ok(), "there is no feed with Redis");
+        assert!(read(&[redis, ("REVOCATION_PARTITIONS", "4")]).is_ok());
+        assert_eq!(read(&[redis, ("REDIS_PREFIX", "a{b}")]).err().unwrap().setting, "REDIS_PREFIX");
+    }
+}

@@ -1,0 +1,154 @@
+//! Login: email and password for a new session.
+
+use sidegate_common::revocation::{Id, SubjectTag};
+use sidegate_common::secret::Secret;
+
+use super::minting::{Minter, Unmintable};
+use super::password::{Attempt, Outcome, Overloaded, Reason};
+use super::ports::{Account, Lookup, Passwords, Store, Unavailable, Users};
+use super::session::NewSession;
+use super::{Auth, Client, Granted, random_id};
+
+/// What a client presents. The password is used exactly as received.
+#[derive(Clone, Debug)]
+pub struct Credentials {
+    /// The email.
+    pub email: String,
+    /// The password.
+    pub password: Secret,
+}
+
+/// Why a login was refused. One identical answer to the client; the log and the metrics tell them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Refused {
+    /// Nobody has this email.
+    UnknownUser,
+    /// Several rows match the email.
+    SeveralUsers,
+    /// The user is disabled.
+    Disabled,
+    /// The user has no password.
+    NoPassword,
+    /// What is stored is no bcrypt hash that is taken: the application's table needs mending.
+    MalformedHash,
+    /// The password is over 72 bytes, or has a NUL byte.
+    UnfitPassword,
+    /// The password is wrong.
+    WrongPassword,
+}
+
+impl Refused {
+    /// Its name in logs and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::UnknownUser => "unknown_user",
+            Self::SeveralUsers => "several_users",
+            Self::Disabled => "disabled",
+            Self::NoPassword => "no_password",
+            Self::MalformedHash => "malformed_hash",
+            Self::UnfitPassword => "unfit_password",
+            Self::WrongPassword => "wrong_password",
+        }
+    }
+}
+
+/// Why there is no session.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LoginError {
+    /// The credentials will not do.
+    #[error("login refused: {}", .reason.name())]
+    Refused {
+        /// Why, for the log.
+        reason: Refused,
+        /// The user, where there is one.
+        sub: Option<String>,
+    },
+    /// The password queue is full.
+    #[error(transparent)]
+    Overloaded(#[from] Overloaded),
+    /// A dependency cannot answer.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+    /// The user's row cannot be put in a token.
+    #[error(transparent)]
+    Unmintable(#[from] Unmintable),
+}
+
+impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
+    /// Logs a user in.
+    ///
+    /// # Errors
+    /// See [`LoginError`].
+    pub async fn login(&self, credentials: &Credentials, client: &Client) -> Result<Granted, LoginError> {
+        let found = self.users.find_by_email(&credentials.email).await?;
+        let account = match &found {
+            Lookup::One(account) => Some(account),
+            Lookup::Nobody | Lookup::Several => None,
+        };
+        // The work is done for nobody's password too, so that the time tells nothing.
+        let attempt = Attempt {
+            password: credentials.password.clone(),
+            stored: account.and_then(|account| account.password_hash.as_deref()).map(Secret::new),
+            eligible: account.is_some_and(|account| account.active),
+        };
+        let outcome = self.passwords.check(attempt).await?;
+        let (account, rehashed) = match (account, outcome) {
+            (Some(account), Outcome::Right { rehashed, .. }) => (account, rehashed),
+            (_, outcome) => return Err(refusal(&found, &outcome)),
+        };
+        self.store_rehashed(account, rehashed).await;
+        self.open_session(account, client).await
+    }
+
+    /// Keeps a hash of today's cost. Best effort: the login stands without it.
+    async fn store_rehashed(&self, account: &Account, rehashed: Option<Secret>) {
+        let new = rehashed.as_ref().and_then(Secret::expose_str);
+        if let (Some(new), Some(old)) = (new, &account.password_hash)
+            && let Err(error) = self.users.rehash(&account.id, old, new).await
+        {
+            tracing::warn!(sub = account.id, %error, "the password's new hash was not stored");
+        }
+    }
+
+    async fn open_session(&self, account: &Account, client: &Client) -> Result<Granted, LoginError> {
+        Minter::check(account)?;
+        let sid_bytes = random_id().map_err(Unmintable::from)?;
+        let sid = Id::Packed(sid_bytes);
+        let new = NewSession {
+            sid: sid.clone(),
+            sub: account.id.clone(),
+            address: client.address.clone(),
+            agent: client.agent.clone(),
+        };
+        let issued = self.store.create(&new).await?;
+        let access = self.minter.mint(account, &sid, issued)?;
+        let refresh = self.refresh_keys.first(SubjectTag::of(&account.id), sid_bytes);
+        Ok(Granted {
+            access_token: access.token,
+            refresh_token: self.refresh_keys.write(&refresh).ok_or(Unmintable::Key)?,
+            expires_in: self.minter.access_ttl(),
+            sub: account.id.clone(),
+            sid: sid.to_string(),
+            jti: access.jti,
+        })
+    }
+}
+
+fn refusal(found: &Lookup, outcome: &Outcome) -> LoginError {
+    let (account, reason) = match (found, outcome) {
+        (Lookup::Nobody, _) => (None, Refused::UnknownUser),
+        (Lookup::Several, _) => (None, Refused::SeveralUsers),
+        (Lookup::One(account), Outcome::Wrong(reason)) => {
+            let reason = match reason {
+                Reason::Mismatch => Refused::WrongPassword,
+                Reason::NothingStored => Refused::NoPassword,
+                Reason::MalformedHash => Refused::MalformedHash,
+                Reason::UnfitPassword => Refused::UnfitPassword,
+                Reason::NotEligible => Refused::Disabled,
+            };
+            (Some(account), reason)
+        }
+        (Lookup::One(account), Outcome::Right { .. }) => (Some(account), Refused::Disabled),
+    };
+    LoginError::Refused { reason, sub: account.map(|account| account.id.clone()) }
+}

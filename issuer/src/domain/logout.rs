@@ -1,0 +1,215 @@
+//! Logout: sessions end, and the log has it before the client hears so.
+
+use sidegate_common::claims::Claims;
+use sidegate_common::revocation::{Id, SubjectTag};
+use sidegate_common::time::UnixTime;
+use sidegate_common::token::{self, Rejection, VerifiedToken};
+use sidegate_common::verdict::{Moment, Verdict};
+
+use super::Auth;
+use super::ports::{Passwords, Store, Unavailable, Users};
+use super::refresh_token::{NotAuthentic, RefreshToken};
+use super::session::{Ended, Ending, Session};
+
+/// How far a logout reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// The session of each token given.
+    Local,
+    /// The user's other sessions.
+    Others,
+    /// All of the user's sessions.
+    Global,
+}
+
+impl Scope {
+    /// Reads the word a client sends.
+    pub fn parse(word: &str) -> Option<Self> {
+        match word {
+            "local" => Some(Self::Local),
+            "others" => Some(Self::Others),
+            "global" => Some(Self::Global),
+            _ => None,
+        }
+    }
+
+    /// The word.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Others => "others",
+            Self::Global => "global",
+        }
+    }
+}
+
+/// What a client presents: at least one of the two.
+#[derive(Clone, Copy, Debug)]
+pub struct Presented<'a> {
+    /// The access token of the `Authorization` header.
+    pub access: Option<&'a str>,
+    /// The refresh token of the body.
+    pub refresh: Option<&'a str>,
+}
+
+/// Why nothing was ended. Nothing is, unless every token given is good for it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LogoutError {
+    /// The access token will not do.
+    #[error(transparent)]
+    Access(#[from] Rejection),
+    /// The refresh token is not ours.
+    #[error(transparent)]
+    Refresh(#[from] NotAuthentic),
+    /// The log could not be written; what was done stays done, and a retry does the rest.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+/// A session that was ended, for the audit log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndedSession {
+    /// The session; none for "all of the user's".
+    pub sid: Option<String>,
+    /// The user, where known.
+    pub sub: Option<String>,
+    /// Whether it was there.
+    pub ended: Ended,
+}
+
+/// A session named by a token.
+struct Named {
+    sid: Id,
+    sub: Option<String>,
+    subject: SubjectTag,
+    exp_seen: UnixTime,
+}
+
+impl Named {
+    fn by_claims(claims: &Claims) -> Option<Self> {
+        let sid = Id::parse(&claims.sid)?;
+        let subject = SubjectTag::of(&claims.sub);
+        Some(Self { sid, sub: Some(claims.sub.clone()), subject, exp_seen: claims.expires_at() })
+    }
+
+    fn by_refresh(token: &RefreshToken, session: Option<&Session>) -> Self {
+        let sub = session.map(|session| session.sub.clone());
+        Self { sid: Id::Packed(token.sid), sub, subject: token.subject, exp_seen: UnixTime(0) }
+    }
+}
+
+impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
+    /// Ends sessions. Returns once their revocations are in the log.
+    ///
+    /// # Errors
+    /// See [`LogoutError`].
+    pub async fn logout(
+        &self,
+        presented: Presented<'_>,
+        scope: Scope,
+        at: Moment,
+    ) -> Result<Vec<EndedSession>, LogoutError> {
+        let mut named = Vec::with_capacity(2);
+        if let Some(access) = presented.access {
+            let verified = self.authentic(access, scope, at)?;
+            named.push(Named::by_claims(verified.claims()).ok_or(Rejection::Claim("sid"))?);
+        }
+        if let Some(refresh) = presented.refresh {
+            let token = self.refresh_keys.read(refresh)?;
+            let session = self.session_of(&token).await?;
+            if !named.iter().any(|one| one.sid == Id::Packed(token.sid)) {
+                named.push(Named::by_refresh(&token, session.as_ref()));
+            }
+        }
+        if named.is_empty() {
+            return Err(Rejection::Missing.into());
+        }
+        match scope {
+            Scope::Local => self.end_each(&named).await,
+            Scope::Others => self.end_others(&named).await,
+            Scope::Global => self.end_all(&named).await,
+        }
+    }
+
+    /// Verifies an access token for a logout. For its own session an expired or revoked one will do; to end others it
+    /// must not have expired, and to spare its own it must be good.
+    fn authentic(&self, access: &str, scope: Scope, at: Moment) -> Result<VerifiedToken, Rejection> {
+        let verified = token::verify_expired_too(&self.judge.keys(), self.judge.policy(), at.now, access)?;
+        if scope != Scope::Local {
+            token::still_valid(&verified, self.judge.policy(), at.now)?;
+        }
+        if scope == Scope::Others
+            && let Verdict::Denied(rejection) = self.judge.check(access, at)
+        {
+            return Err(rejection);
+        }
+        Ok(verified)
+    }
+
+    async fn end_each(&self, named: &[Named]) -> Result<Vec<EndedSession>, LogoutError> {
+        let mut ended = Vec::with_capacity(named.len());
+        for one in named {
+            ended.push(self.end_named(one).await?);
+        }
+        Ok(ended)
+    }
+
+    async fn end_others(&self, named: &[Named]) -> Result<Vec<EndedSession>, LogoutError> {
+        let mut ended = Vec::new();
+        for sub in users_of(named) {
+            for session in self.store.sessions(&sub).await? {
+                if named.iter().all(|one| one.sid != session.sid) {
+                    ended.push(self.end_session(&session.sid, &sub).await?);
+                }
+            }
+        }
+        Ok(ended)
+    }
+
+    async fn end_all(&self, named: &[Named]) -> Result<Vec<EndedSession>, LogoutError> {
+        let mut ended = Vec::new();
+        for sub in users_of(named) {
+            self.store.revoke_subject(&sub).await?;
+            ended.push(EndedSession { sid: None, sub: Some(sub), ended: Ended::Now });
+        }
+        // A refresh token whose record is gone names no user: its own session is ended at least.
+        for one in named.iter().filter(|one| one.sub.is_none()) {
+            ended.push(self.end_named(one).await?);
+        }
+        Ok(ended)
+    }
+
+    async fn end_named(&self, one: &Named) -> Result<EndedSession, LogoutError> {
+        let ending = Ending {
+            sid: one.sid.clone(),
+            partition: one.subject.partition(self.store.partitions()),
+            sub: one.sub.clone(),
+            subject: Some(one.subject),
+            exp_seen: one.exp_seen,
+            known: self.knows_ended(&one.sid),
+        };
+        let ended = self.store.end(&ending).await?;
+        Ok(EndedSession { sid: Some(one.sid.to_string()), sub: one.sub.clone(), ended })
+    }
+
+    /// Ends a session that was found in the store.
+    pub(super) async fn end_session(&self, sid: &Id, sub: &str) -> Result<EndedSession, Unavailable> {
+        let subject = SubjectTag::of(sub);
+        let ending = Ending {
+            sid: sid.clone(),
+            partition: subject.partition(self.store.partitions()),
+            sub: Some(sub.to_owned()),
+            subject: Some(subject),
+            exp_seen: UnixTime(0),
+            known: self.knows_ended(sid),
+        };
+        let ended = self.store.end(&ending).await?;
+        Ok(EndedSession { sid: Some(sid.to_string()), sub: Some(sub.to_owned()), ended })
+    }
+}
+
+fn users_of(named: &[Named]) -> Vec<String> {
+    let mut users: Vec<String> = named.iter().filter_map(|one| one.sub.clone()).collect();
+    users.dedup();
+    users
+}

@@ -1,0 +1,125 @@
+//! Making access tokens under the key that signs now.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sidegate_common::claims::{Audience, Claims};
+use sidegate_common::key::SigningKey;
+use sidegate_common::revocation::Id;
+use sidegate_common::text::{is_identifier, is_scope};
+use sidegate_common::time::UnixTime;
+use sidegate_common::token::{self, SignError};
+
+use super::ports::Account;
+use super::{NoRandomness, random_id};
+
+/// What every access token of this issuer says.
+#[derive(Clone, Debug)]
+pub struct Issuing {
+    /// `iss`.
+    pub issuer: String,
+    /// `aud`.
+    pub audience: String,
+    /// `client_id`.
+    pub client_id: String,
+    /// How long a token lives, in seconds.
+    pub access_ttl: u64,
+}
+
+/// Makes access tokens. The key may be replaced at any time.
+pub struct Minter {
+    issuing: Issuing,
+    key: RwLock<Arc<SigningKey>>,
+}
+
+/// Why no token could be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unmintable {
+    /// A value of the user's row that may not stand in a token; named.
+    #[error("the user's {0} cannot be put in a token")]
+    Unfit(&'static str),
+    /// The key failed.
+    #[error("the signing key failed")]
+    Key,
+    /// Nothing random to be had.
+    #[error("no randomness")]
+    NoRandomness,
+}
+
+impl From<NoRandomness> for Unmintable {
+    fn from(_: NoRandomness) -> Self {
+        Self::NoRandomness
+    }
+}
+
+impl From<SignError> for Unmintable {
+    fn from(error: SignError) -> Self {
+        match error {
+            SignError::Unfit(name) => Self::Unfit(name),
+            SignError::TooLong => Self::Unfit("scope"),
+            SignError::Key => Self::Key,
+        }
+    }
+}
+
+/// An access token and its identifier.
+pub(super) struct Minted {
+    pub(super) token: String,
+    pub(super) jti: String,
+}
+
+impl Minter {
+    /// Makes tokens under `key`.
+    pub fn new(issuing: Issuing, key: SigningKey) -> Self {
+        Self { issuing, key: RwLock::new(Arc::new(key)) }
+    }
+
+    /// Signs under another key from now on.
+    pub fn replace_key(&self, key: SigningKey) {
+        *self.key.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(key);
+    }
+
+    /// The `kid` of the key that signs now.
+    pub fn kid(&self) -> String {
+        self.key().kid().to_owned()
+    }
+
+    /// How long a token lives, in seconds.
+    pub const fn access_ttl(&self) -> u64 {
+        self.issuing.access_ttl
+    }
+
+    fn key(&self) -> Arc<SigningKey> {
+        Arc::clone(&self.key.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether a token can be made for this user: asked before a session is.
+    pub(super) fn check(account: &Account) -> Result<(), Unmintable> {
+        if !is_identifier(&account.id) {
+            return Err(Unmintable::Unfit("id"));
+        }
+        match &account.scope {
+            Some(scope) if !is_scope(scope) => Err(Unmintable::Unfit("scope")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes an access token, issued at `issued`.
+    pub(super) fn mint(&self, account: &Account, sid: &Id, issued: UnixTime) -> Result<Minted, Unmintable> {
+        let jti = URL_SAFE_NO_PAD.encode(random_id()?);
+        let claims = Claims {
+            iss: self.issuing.issuer.clone(),
+            aud: Audience::One(self.issuing.audience.clone()),
+            sub: account.id.clone(),
+            client_id: self.issuing.client_id.clone(),
+            iat: issued.0,
+            exp: issued.plus(self.issuing.access_ttl).0,
+            nbf: None,
+            jti: jti.clone(),
+            sid: sid.to_string(),
+            scope: account.scope.clone(),
+        };
+        Ok(Minted { token: token::sign(&self.key(), &claims)?, jti })
+    }
+}

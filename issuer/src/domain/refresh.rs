@@ -1,0 +1,147 @@
+//! Refresh: a refresh token for a new pair.
+
+use sidegate_common::revocation::{Id, SubjectTag};
+
+use super::minting::{Minter, Unmintable};
+use super::ports::{Account, Passwords, Store, Unavailable, Users};
+use super::refresh_token::{NotAuthentic, RefreshToken};
+use super::session::{Ending, Refusal, Rotated, Rotation, Session};
+use super::{Auth, Granted};
+
+/// A pair of tokens, and whether the refresh token had been traded before.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Refreshed {
+    /// The pair.
+    pub granted: Granted,
+    /// True if the same child was handed out before.
+    pub retried: bool,
+}
+
+/// Why there is no new pair. All refusals look alike to the client.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RefreshError {
+    /// Not a refresh token of ours.
+    #[error(transparent)]
+    NotAuthentic(#[from] NotAuthentic),
+    /// Of a session that cannot be refreshed.
+    #[error("the session cannot be refreshed: {why:?}")]
+    Refused {
+        /// Why, for the log.
+        why: Refusal,
+        /// The session.
+        sid: String,
+        /// The user, where known.
+        sub: Option<String>,
+    },
+    /// The user is gone or disabled: the session was ended.
+    #[error("the user may not go on")]
+    UserGone {
+        /// The session.
+        sid: String,
+        /// The user.
+        sub: String,
+    },
+    /// Used before: the session was ended.
+    #[error("the refresh token was used before")]
+    Reused {
+        /// The session.
+        sid: String,
+        /// The user.
+        sub: String,
+        /// How many generations old the token was.
+        generations_old: u32,
+        /// Seconds since the token's last trade in the session.
+        rotated_ago: u64,
+    },
+    /// A dependency cannot answer.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+    /// The user's row cannot be put in a token.
+    #[error(transparent)]
+    Unmintable(#[from] Unmintable),
+}
+
+impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
+    /// Trades a refresh token.
+    ///
+    /// # Errors
+    /// See [`RefreshError`].
+    pub async fn refresh(&self, presented: &str) -> Result<Refreshed, RefreshError> {
+        let token = self.refresh_keys.read(presented)?;
+        let session = self.session_of(&token).await?.ok_or_else(|| RefreshError::Refused {
+            why: Refusal::Gone,
+            sid: Id::Packed(token.sid).to_string(),
+            sub: None,
+        })?;
+        let rotation = Rotation { sid: session.sid.clone(), sub: session.sub.clone(), presented: token.generation };
+        // Plain reuse needs no look at the user, and must not wait for a database that is down.
+        if token.generation.saturating_add(1) < session.generation {
+            return Err(match self.store.rotate(&rotation).await? {
+                Rotated::Traded { .. } => refused(&session, Refusal::Gone),
+                other => not_traded(&session, &other),
+            });
+        }
+        let account = self.account_of(&session).await?;
+        Minter::check(&account)?;
+        match self.store.rotate(&rotation).await? {
+            Rotated::Traded { generation, issued, retried } => {
+                let access = self.minter.mint(&account, &session.sid, issued)?;
+                let refresh_token = self.refresh_keys.write(&token.child(generation)).ok_or(Unmintable::Key)?;
+                let granted = Granted {
+                    access_token: access.token,
+                    refresh_token,
+                    expires_in: self.minter.access_ttl(),
+                    sub: account.id,
+                    sid: session.sid.to_string(),
+                    jti: access.jti,
+                };
+                Ok(Refreshed { granted, retried })
+            }
+            other => Err(not_traded(&session, &other)),
+        }
+    }
+
+    /// The session a refresh token belongs to, if it is there.
+    pub(super) async fn session_of(&self, token: &RefreshToken) -> Result<Option<Session>, Unavailable> {
+        let partition = token.subject.partition(self.store.partitions());
+        let session = self.store.read(partition, &Id::Packed(token.sid)).await?;
+        Ok(session.filter(|session| SubjectTag::of(&session.sub) == token.subject))
+    }
+
+    /// The session's user, read anew; one who is gone or disabled loses the session.
+    async fn account_of(&self, session: &Session) -> Result<Account, RefreshError> {
+        if let Some(account) = self.users.read(&session.sub).await?
+            && account.active
+        {
+            return Ok(account);
+        }
+        let subject = SubjectTag::of(&session.sub);
+        let ending = Ending {
+            sid: session.sid.clone(),
+            partition: subject.partition(self.store.partitions()),
+            sub: Some(session.sub.clone()),
+            subject: Some(subject),
+            exp_seen: session.exp_max,
+            known: false,
+        };
+        self.store.end(&ending).await?;
+        Err(RefreshError::UserGone { sid: session.sid.to_string(), sub: session.sub.clone() })
+    }
+}
+
+fn refused(session: &Session, why: Refusal) -> RefreshError {
+    RefreshError::Refused { why, sid: session.sid.to_string(), sub: Some(session.sub.clone()) }
+}
+
+fn not_traded(session: &Session, rotated: &Rotated) -> RefreshError {
+    match rotated {
+        Rotated::Reused { generations_old, rotated_ago } => RefreshError::Reused {
+            sid: session.sid.to_string(),
+            sub: session.sub.clone(),
+            generations_old: *generations_old,
+            rotated_ago: *rotated_ago,
+        },
+        Rotated::Refused(why) => refused(session, *why),
+        Rotated::Traded { .. } => refused(session, Refusal::Gone),
+    }
+}

@@ -1,0 +1,127 @@
+//! Revocation by the operator or the application: a token, a session, a user, a key, or everything.
+
+use sidegate_common::revocation::{Id, Revocation, SubjectTag, Target};
+use sidegate_common::text::is_identifier;
+use sidegate_common::time::{REVOCATION_MARGIN_SECONDS, UnixTime};
+use sidegate_common::token;
+
+use super::Auth;
+use super::ports::{Passwords, Store, Unavailable, Users};
+use super::session::Ending;
+
+/// What to revoke.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// A token: the JWT itself, or its `jti`.
+    Token(String),
+    /// A session, by `sid`.
+    Session(String),
+    /// A user, by `sub`: all tokens and sessions.
+    User(String),
+    /// A key, by `kid`.
+    Key(String),
+    /// Everything.
+    All,
+}
+
+impl Order {
+    /// Its kind, for logs and metrics.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Token(_) => "token",
+            Self::Session(_) => "session",
+            Self::User(_) => "user",
+            Self::Key(_) => "key",
+            Self::All => "all",
+        }
+    }
+}
+
+/// Why nothing, or not everything, was revoked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RevokeError {
+    /// The order names something no token could bear; the field.
+    #[error("{0} is not one that a token of this issuer could bear")]
+    Unfit(&'static str),
+    /// The log could not be written; a retry does the rest.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+/// Kept for as long as any token can live: the store fills it in.
+const AS_LONG_AS_POSSIBLE: UnixTime = UnixTime(0);
+
+impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
+    /// Carries an order out. Returns what it named, for the audit log, once the log has it in every partition concerned.
+    ///
+    /// # Errors
+    /// See [`RevokeError`].
+    pub async fn revoke(&self, order: &Order, now: UnixTime) -> Result<String, RevokeError> {
+        match order {
+            Order::Token(token) => self.revoke_token(token, now).await,
+            Order::Session(sid) => self.revoke_session(sid).await.map(|()| sid.clone()),
+            Order::User(sub) if is_identifier(sub) => {
+                self.store.revoke_subject(sub).await?;
+                Ok(sub.clone())
+            }
+            Order::User(_) => Err(RevokeError::Unfit("user")),
+            Order::Key(kid) if is_identifier(kid) => {
+                self.revoke_key(kid).await?;
+                Ok(kid.clone())
+            }
+            Order::Key(_) => Err(RevokeError::Unfit("key")),
+            Order::All => {
+                for partition in 0..self.store.partitions() {
+                    self.store.revoke_all(partition).await?;
+                }
+                Ok("*".to_owned())
+            }
+        }
+    }
+
+    /// Kills every token signed under a key.
+    ///
+    /// # Errors
+    /// The log could not be written everywhere; a retry does the rest.
+    pub async fn revoke_key(&self, kid: &str) -> Result<(), Unavailable> {
+        let revocation = Revocation { target: Target::Key { kid: kid.into() }, expires_at: AS_LONG_AS_POSSIBLE };
+        for partition in 0..self.store.partitions() {
+            self.store.append(partition, &revocation).await?;
+        }
+        Ok(())
+    }
+
+    async fn revoke_token(&self, token: &str, now: UnixTime) -> Result<String, RevokeError> {
+        // A `jti` has no dot in any token that we issue; a JWT has two.
+        if !token.contains('.') {
+            let jti = Id::parse(token).ok_or(RevokeError::Unfit("token"))?;
+            let target = Target::Token { jti, subject: None };
+            self.store.append(0, &Revocation { target, expires_at: AS_LONG_AS_POSSIBLE }).await?;
+            return Ok(token.to_owned());
+        }
+        let verified = token::verify_expired_too(&self.judge.keys(), self.judge.policy(), now, token)
+            .map_err(|_| RevokeError::Unfit("token"))?;
+        let claims = verified.claims();
+        let jti = Id::parse(&claims.jti).ok_or(RevokeError::Unfit("token"))?;
+        let subject = SubjectTag::of(&claims.sub);
+        let target = Target::Token { jti, subject: Some(subject) };
+        let expires_at = claims.expires_at().plus(REVOCATION_MARGIN_SECONDS);
+        let partition = subject.partition(self.store.partitions());
+        self.store.append(partition, &Revocation { target, expires_at }).await?;
+        Ok(claims.jti.clone())
+    }
+
+    /// Ends the session wherever it is; if no partition has it, its revocation is appended all the same.
+    async fn revoke_session(&self, sid: &str) -> Result<(), RevokeError> {
+        let sid = Id::parse(sid).ok_or(RevokeError::Unfit("session"))?;
+        for partition in 0..self.store.partitions() {
+            if let Some(session) = self.store.read(partition, &sid).await? {
+                self.end_session(&sid, &session.sub).await?;
+                return Ok(());
+            }
+        }
+        let nowhere = Ending { sid, partition: 0, sub: None, subject: None, exp_seen: UnixTime(0), known: false };
+        self.store.end(&nowhere).await?;
+        Ok(())
+    }
+}

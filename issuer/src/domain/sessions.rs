@@ -1,0 +1,31 @@
+//! A user's live sessions: listed, and ended one by one.
+
+use sidegate_common::revocation::{Id, SubjectTag};
+
+use super::Auth;
+use super::logout::EndedSession;
+use super::ports::{Passwords, Store, Unavailable, Users};
+use super::session::Session;
+
+impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
+    /// The user's live sessions, newest first.
+    ///
+    /// # Errors
+    /// The store cannot answer.
+    pub async fn sessions(&self, sub: &str) -> Result<Vec<Session>, Unavailable> {
+        self.store.sessions(sub).await
+    }
+
+    /// Ends one of the user's own sessions; none if the user has no such session.
+    ///
+    /// # Errors
+    /// The store cannot answer.
+    pub async fn end_own_session(&self, sub: &str, sid: &str) -> Result<Option<EndedSession>, Unavailable> {
+        let Some(sid) = Id::parse(sid) else { return Ok(None) };
+        let partition = SubjectTag::of(sub).partition(self.store.partitions());
+        match self.store.read(partition, &sid).await? {
+            Some(session) if session.sub == sub => self.end_session(&sid, sub).await.map(Some),
+            _ => Ok(None),
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! The admin listener: probes, metrics, and, where `ADMIN_TOKEN` is set, revocations and sessions.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::routing::{get, post};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use serde_json::{Value, json};
+use sidegate_common::token::Rejection;
+
+use super::api::Api;
+use super::audit;
+use super::bearer::required_bearer;
+use super::call::{Call, Fields};
+use super::error::Failure;
+use super::login::json as ok;
+use super::logout::no_content;
+use super::router::{Answer, framed, handler};
+use super::sessions::describe;
+use crate::domain::ports::{Passwords, Store, Users};
+use crate::domain::revoke::Order;
+
+const PLAIN: &str = "text/plain; charset=utf-8";
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The admin listener's routes.
+pub fn admin<U: Users, S: Store, P: Passwords>(api: &Arc<Api<U, S, P>>) -> Router {
+    let mut router = Router::new()
+        .route("/livez", get(handler(api, |_, _| async { Ok(text("ok\n".to_owned(), PLAIN)) })))
+        .route("/readyz", get(handler(api, readyz)))
+        .route("/metrics", get(handler(api, metrics)));
+    if api.admin_token.is_some() {
+        router = router
+            .route("/admin/revocations", post(handler(api, revoke)))
+            .route("/admin/sessions", get(handler(api, sessions)));
+    }
+    framed(api, router)
+}
+
+fn text(body: String, media_type: &'static str) -> Response<Body> {
+    let mut response = Response::new(Body::from(body));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    response
+}
+
+/// Ready if a user could log in, refresh and log out now, and the issuer's own protected routes could judge a token.
+async fn readyz<U: Users, S: Store, P: Passwords>(api: Arc<Api<U, S, P>>, _call: Call) -> Answer {
+    let users = api.auth.users.probe().await.err().map(|error| error.to_string());
+    let store = api.auth.store.probe().await.err().map(|error| error.to_string());
+    let feed = api.auth.judge.ready((api.clock)()).err().map(|unknown| unknown.to_string());
+    let shown = |trouble: &Option<String>| trouble.as_deref().map_or(Value::from("ok"), Value::from);
+    let body = json!({ "users": shown(&users), "store": shown(&store), "feed": shown(&feed) });
+    let mut response = ok(&body);
+    if users.is_some() || store.is_some() || feed.is_some() {
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    }
+    Ok(response)
+}
+
+async fn metrics<U, S, P>(api: Arc<Api<U, S, P>>, _call: Call) -> Answer {
+    api.metrics.render().map(|metrics| text(metrics, OPEN_METRICS)).ok_or(Failure::Internal)
+}
+
+fn authorise<U, S, P>(api: &Api<U, S, P>, headers: &HeaderMap) -> Result<(), Rejection> {
+    let presented = required_bearer(headers)?;
+    let known = api.admin_token.as_ref().is_some_and(|token| token.matches(presented.as_bytes()));
+    if known { Ok(()) } else { Err(Rejection::Signature) }
+}
+
+async fn revoke<U: Users, S: Store, P: Passwords>(api: Arc<Api<U, S, P>>, call: Call) -> Answer {
+    authorise(&api, &call.head.headers)?;
+    let client = call.client(&api.proxies);
+    let order = order(call.fields().await?)?;
+    let outcome = api.auth.revoke(&order, (api.clock)().now).await;
+    audit::revocation(&api.metrics, &client, &order, outcome.as_ref());
+    outcome.map_err(Failure::Revoke)?;
+    Ok(no_content())
+}
+
+/// Exactly one of the five.
+fn order(mut fields: Fields) -> Result<Order, Failure> {
+    let mut orders = Vec::new();
+    if let Some(token) = fields.optional_text("token")? {
+        orders.push(Order::Token(token));
+    }
+    if let Some(sid) = fields.optional_text("session")? {
+        orders.push(Order::Session(sid));
+    }
+    if let Some(sub) = fields.optional_text("user")? {
+        orders.push(Order::User(sub));
+    }
+    if let Some(kid) = fields.optional_text("key")? {
+        orders.push(Order::Key(kid));
+    }
+    if fields.optional_flag("all")? == Some(true) {
+        orders.push(Order::All);
+    }
+    match (orders.pop(), orders.is_empty()) {
+        (Some(order), true) => Ok(order),
+        _ => Err(Failure::Invalid("exactly one of token, session, user, key and all must be given".to_owned())),
+    }
+}
+
+async fn sessions<U: Users, S: Store, P: Passwords>(api: Arc<Api<U, S, P>>, call: Call) -> Answer {
+    authorise(&api, &call.head.headers)?;
+    let query = call.head.uri.query().unwrap_or_default();
+    let pairs: Vec<(String, String)> =
+        serde_urlencoded::from_str(query).map_err(|_| Failure::Invalid("the query is malformed".to_owned()))?;
+    let user = pairs.into_iter().find(|(name, _)| name == "user").map(|(_, value)| value);
+    let user = user.ok_or_else(|| Failure::Invalid("user is missing".to_owned()))?;
+    let sessions = api.auth.sessions(&user).await?;
+    let shown: Vec<_> = sessions.iter().map(|session| describe(session, None)).collect();
+    Ok(ok(&json!({ "sessions": shown })))
+}

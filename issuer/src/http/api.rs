@@ -1,0 +1,54 @@
+//! What every handler works with.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use sidegate_common::secret::Secret;
+use sidegate_common::verdict::{GoodToken, Moment, Verdict};
+
+use super::error::Failure;
+use super::jwks::PublicKeys;
+use super::origin::{CorsOrigins, TrustedProxies};
+use crate::domain::Auth;
+use crate::metrics::Metrics;
+
+/// Reads the issuer's clocks.
+pub type Clock = Arc<dyn Fn() -> Moment + Send + Sync>;
+
+/// What handlers share.
+pub struct Api<U, S, P> {
+    /// What login, refresh and logout mean.
+    pub auth: Auth<U, S, P>,
+    /// The issuer's clocks.
+    pub clock: Clock,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// The keys that verifiers may have.
+    pub public_keys: RwLock<Arc<PublicKeys>>,
+    /// Whose `X-Forwarded-For` is believed.
+    pub proxies: TrustedProxies,
+    /// Which web pages of other origins may call.
+    pub cors: CorsOrigins,
+    /// Opens the admin API, where one is set.
+    pub admin_token: Option<Secret>,
+}
+
+impl<U, S, P> Api<U, S, P> {
+    /// The keys that verifiers may have, as they are now.
+    pub fn published(&self) -> Arc<PublicKeys> {
+        Arc::clone(&self.public_keys.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Publishes other keys from now on.
+    pub fn publish(&self, keys: PublicKeys) {
+        *self.public_keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+    }
+
+    /// Judges the bearer of a protected route, as every verifier would.
+    pub(super) fn judge(&self, token: &str) -> Result<GoodToken, Failure> {
+        match self.auth.judge.check(token, (self.clock)()) {
+            Verdict::Good(good) => Ok(good),
+            Verdict::Denied(rejection) => Err(Failure::Denied(rejection)),
+            Verdict::CannotJudge(unknown) => Err(Failure::CannotJudge(unknown)),
+        }
+    }
+}

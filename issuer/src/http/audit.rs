@@ -1,0 +1,147 @@
+//! Audit events: who, when (the log line's time), from where, with what result. Never a token, password or email.
+
+use crate::domain::login::LoginError;
+use crate::domain::logout::{EndedSession, LogoutError, Scope};
+use crate::domain::refresh::{RefreshError, Refreshed};
+use crate::domain::revoke::{Order, RevokeError};
+use crate::domain::session::{Ended, Refusal};
+use crate::domain::{Client, Granted};
+use crate::metrics::Metrics;
+
+/// What an event says beside its name and result.
+#[derive(Default)]
+struct Who<'a> {
+    sub: &'a str,
+    sid: &'a str,
+    jti: &'a str,
+}
+
+macro_rules! event {
+    ($level:ident, $event:literal, $result:expr, $client:expr, $who:expr $(, $name:ident = $value:expr)* $(,)?) => {
+        tracing::$level!(
+            target: "audit",
+            event = $event,
+            result = $result,
+            sub = $who.sub,
+            sid = $who.sid,
+            jti = $who.jti,
+            address = $client.address.as_str(),
+            agent = $client.agent.as_str(),
+            $($name = $value,)*
+        )
+    };
+}
+
+pub(super) fn login(metrics: &Metrics, client: &Client, outcome: Result<&Granted, &LoginError>) {
+    let (result, who) = match outcome {
+        Ok(granted) => ("ok", Who { sub: &granted.sub, sid: &granted.sid, jti: &granted.jti }),
+        Err(LoginError::Refused { reason, sub }) => {
+            (reason.name(), Who { sub: sub.as_deref().unwrap_or_default(), ..Who::default() })
+        }
+        Err(LoginError::Overloaded(_)) => ("overloaded", Who::default()),
+        Err(LoginError::Unavailable(_)) => ("unavailable", Who::default()),
+        Err(LoginError::Unmintable(_)) => ("unmintable", Who::default()),
+    };
+    metrics.login(result);
+    match result {
+        "ok" => event!(info, "login", result, client, who),
+        // The application's table needs mending.
+        "malformed_hash" | "several_users" | "unmintable" => event!(error, "login", result, client, who),
+        _ => event!(warn, "login", result, client, who),
+    }
+}
+
+pub(super) fn refresh(metrics: &Metrics, client: &Client, outcome: Result<&Refreshed, &RefreshError>) {
+    let mut ages = (0, 0);
+    let (result, who) = match outcome {
+        Ok(Refreshed { granted, retried }) => {
+            let who = Who { sub: &granted.sub, sid: &granted.sid, jti: &granted.jti };
+            (if *retried { "retried" } else { "ok" }, who)
+        }
+        Err(RefreshError::NotAuthentic(_)) => ("not_authentic", Who::default()),
+        Err(RefreshError::Refused { why, sid, sub }) => {
+            let result = match why {
+                Refusal::Gone => "gone",
+                Refusal::Expired => "expired",
+                Refusal::Revoked => "revoked",
+            };
+            (result, Who { sub: sub.as_deref().unwrap_or_default(), sid, jti: "" })
+        }
+        Err(RefreshError::UserGone { sid, sub }) => ("user_gone", Who { sub, sid, jti: "" }),
+        Err(RefreshError::Reused { sid, sub, generations_old, rotated_ago }) => {
+            ages = (*generations_old, *rotated_ago);
+            ("reused", Who { sub, sid, jti: "" })
+        }
+        Err(RefreshError::Unavailable(_)) => ("unavailable", Who::default()),
+        Err(RefreshError::Unmintable(_)) => ("unmintable", Who::default()),
+    };
+    metrics.refresh(result);
+    match result {
+        "ok" | "retried" => event!(info, "refresh", result, client, who),
+        "reused" => {
+            metrics.revoked("session");
+            event!(error, "refresh", result, client, who, generations_old = ages.0, rotated_ago_seconds = ages.1);
+        }
+        "user_gone" => {
+            metrics.revoked("session");
+            event!(warn, "refresh", result, client, who);
+        }
+        _ => event!(warn, "refresh", result, client, who),
+    }
+}
+
+pub(super) fn logout(
+    metrics: &Metrics,
+    client: &Client,
+    scope: Scope,
+    outcome: Result<&Vec<EndedSession>, &LogoutError>,
+) {
+    match outcome {
+        Ok(sessions) => {
+            metrics.logout(scope.name(), "ok");
+            for ended in sessions {
+                metrics.revoked(if ended.sid.is_some() { "session" } else { "user" });
+                event!(info, "logout", result_of(ended), client, who_of(ended), scope = scope.name());
+            }
+            if sessions.is_empty() {
+                event!(info, "logout", "nothing_to_end", client, Who::default(), scope = scope.name());
+            }
+        }
+        Err(error) => {
+            let result = match error {
+                LogoutError::Access(_) | LogoutError::Refresh(_) => "refused",
+                LogoutError::Unavailable(_) => "unavailable",
+            };
+            metrics.logout(scope.name(), result);
+            event!(warn, "logout", result, client, Who::default(), scope = scope.name());
+        }
+    }
+}
+
+fn result_of(ended: &EndedSession) -> &'static str {
+    match ended.ended {
+        Ended::Now => "ok",
+        Ended::Before => "already_ended",
+    }
+}
+
+fn who_of(ended: &EndedSession) -> Who<'_> {
+    Who { sub: ended.sub.as_deref().unwrap_or_default(), sid: ended.sid.as_deref().unwrap_or_default(), jti: "" }
+}
+
+pub(super) fn session_ended(metrics: &Metrics, client: &Client, ended: &EndedSession) {
+    metrics.revoked("session");
+    event!(info, "session_ended", result_of(ended), client, who_of(ended));
+}
+
+pub(super) fn revocation(metrics: &Metrics, client: &Client, order: &Order, outcome: Result<&String, &RevokeError>) {
+    let (result, named) = match outcome {
+        Ok(named) => ("ok", named.as_str()),
+        Err(RevokeError::Unfit(_)) => ("unfit", ""),
+        Err(RevokeError::Unavailable(_)) => ("unavailable", ""),
+    };
+    if result == "ok" {
+        metrics.revoked(order.kind());
+    }
+    event!(warn, "revocation", result, client, Who::default(), kind = order.kind(), target_id = named);
+}

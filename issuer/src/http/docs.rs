@@ -1,0 +1,39 @@
+//! GET /openapi.json, and a docs page of our own that needs nothing from elsewhere.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use http::{HeaderValue, Response, header};
+
+use super::api::Api;
+use super::call::Call;
+use super::login::json;
+use super::openapi::document;
+use super::router::Answer;
+
+const PAGE: &str = include_str!("docs/page.html");
+const SCRIPT: &str = include_str!("docs/page.js");
+/// Nothing but what this listener serves itself.
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; connect-src 'self'; frame-ancestors 'none'; \
+     base-uri 'none'; form-action 'none'";
+
+pub(super) async fn openapi<U, S, P>(_api: Arc<Api<U, S, P>>, _call: Call) -> Answer {
+    Ok(json(&document()))
+}
+
+pub(super) async fn page<U, S, P>(_api: Arc<Api<U, S, P>>, _call: Call) -> Answer {
+    let mut response = text(PAGE, "text/html; charset=utf-8");
+    let policy = HeaderValue::from_static(CONTENT_SECURITY_POLICY);
+    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+    Ok(response)
+}
+
+pub(super) async fn script<U, S, P>(_api: Arc<Api<U, S, P>>, _call: Call) -> Answer {
+    Ok(text(SCRIPT, "text/javascript; charset=utf-8"))
+}
+
+fn text(body: &'static str, media_type: &'static str) -> Response<Body> {
+    let mut response = Response::new(Body::from(body));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    response
+}

@@ -1,0 +1,133 @@
+//! The one table from errors to answers.
+
+use axum::body::Body;
+use http::{HeaderValue, Response, StatusCode, header};
+use sidegate_common::problem::{Code, MEDIA_TYPE, Problem};
+use sidegate_common::token::Rejection;
+use sidegate_common::verdict::Unknown;
+
+use crate::domain::login::LoginError;
+use crate::domain::logout::LogoutError;
+use crate::domain::ports::Unavailable;
+use crate::domain::refresh::RefreshError;
+use crate::domain::revoke::RevokeError;
+
+/// Seconds after which a client may try again when a store is down.
+const RETRY_STORE_SECONDS: &str = "1";
+/// Seconds after which a client may try again when the password queue is full.
+const RETRY_QUEUE_SECONDS: &str = "3";
+
+/// Why a request was not done.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The request is malformed; the words name the field.
+    Invalid(String),
+    NotFound,
+    MethodNotAllowed,
+    TooLarge,
+    UnsupportedMediaType,
+    /// A protected route was asked with a token that will not do.
+    Denied(Rejection),
+    /// Whether the token will do cannot be said.
+    CannotJudge(Unknown),
+    Login(LoginError),
+    Refresh(RefreshError),
+    Logout(LogoutError),
+    Revoke(RevokeError),
+    Unavailable(Unavailable),
+    /// A fault of ours.
+    Internal,
+}
+
+impl From<Rejection> for Failure {
+    fn from(rejection: Rejection) -> Self {
+        Self::Denied(rejection)
+    }
+}
+
+impl From<Unavailable> for Failure {
+    fn from(error: Unavailable) -> Self {
+        Self::Unavailable(error)
+    }
+}
+
+impl Failure {
+    /// What the client learns, and after how many seconds it may try again.
+    fn problem(&self) -> (Problem, Option<&'static str>) {
+        let plain = |code| (Problem::new(code), None);
+        let down = || (Problem::new(Code::TemporarilyUnavailable), Some(RETRY_STORE_SECONDS));
+        match self {
+            Self::Invalid(detail) => (Problem::with_detail(Code::InvalidRequest, detail.as_str()), None),
+            Self::NotFound => plain(Code::NotFound),
+            Self::MethodNotAllowed => plain(Code::MethodNotAllowed),
+            Self::TooLarge => plain(Code::PayloadTooLarge),
+            Self::UnsupportedMediaType => plain(Code::UnsupportedMediaType),
+            Self::Denied(rejection) | Self::Logout(LogoutError::Access(rejection)) => plain(rejection.code()),
+            Self::CannotJudge(unknown) => (Problem::new(unknown.code()), Some(RETRY_STORE_SECONDS)),
+            Self::Login(LoginError::Refused { .. }) => plain(Code::InvalidCredentials),
+            Self::Login(LoginError::Overloaded(_)) => {
+                (Problem::new(Code::TemporarilyUnavailable), Some(RETRY_QUEUE_SECONDS))
+            }
+            Self::Refresh(
+                RefreshError::NotAuthentic(_)
+                | RefreshError::Refused { .. }
+                | RefreshError::UserGone { .. }
+                | RefreshError::Reused { .. },
+            )
+            | Self::Logout(LogoutError::Refresh(_)) => plain(Code::InvalidGrant),
+            Self::Revoke(error @ RevokeError::Unfit(_)) => {
+                (Problem::with_detail(Code::InvalidRequest, error.to_string()), None)
+            }
+            Self::Login(LoginError::Unavailable(_))
+            | Self::Refresh(RefreshError::Unavailable(_))
+            | Self::Logout(LogoutError::Unavailable(_))
+            | Self::Revoke(RevokeError::Unavailable(_))
+            | Self::Unavailable(_) => down(),
+            Self::Login(LoginError::Unmintable(_)) | Self::Refresh(RefreshError::Unmintable(_)) | Self::Internal => {
+                plain(Code::Internal)
+            }
+        }
+    }
+
+    /// What the log learns, where it is worth a line.
+    fn log(&self) {
+        let unavailable = match self {
+            Self::Login(LoginError::Unavailable(error))
+            | Self::Refresh(RefreshError::Unavailable(error))
+            | Self::Logout(LogoutError::Unavailable(error))
+            | Self::Revoke(RevokeError::Unavailable(error))
+            | Self::Unavailable(error) => Some(error),
+            Self::Login(LoginError::Unmintable(error)) | Self::Refresh(RefreshError::Unmintable(error)) => {
+                tracing::error!(%error, "no token can be made for this user");
+                None
+            }
+            Self::CannotJudge(unknown) => {
+                tracing::warn!(why = %unknown, "cannot judge a token");
+                None
+            }
+            _ => None,
+        };
+        if let Some(error) = unavailable {
+            tracing::warn!(%error, "a dependency is down");
+        }
+    }
+
+    /// The answer.
+    pub(super) fn into_response(self, request_id: &str) -> Response<Body> {
+        self.log();
+        let (mut problem, retry_after) = self.problem();
+        problem.request_id = Some(request_id.to_owned());
+        let mut response = Response::new(Body::from(problem.to_json()));
+        *response.status_mut() =
+            StatusCode::from_u16(problem.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
+        if let Some(seconds) = retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(seconds));
+        }
+        if let Some(challenge) = problem.code.challenge(None).and_then(|text| HeaderValue::from_str(&text).ok()) {
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        response
+    }
+}

@@ -1,0 +1,49 @@
+//! POST /auth/login
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use http::{HeaderValue, Response, header};
+use serde_json::json;
+use sidegate_common::secret::Secret;
+
+use super::api::Api;
+use super::audit;
+use super::call::{Call, Fields};
+use super::error::Failure;
+use super::router::Answer;
+use crate::domain::Granted;
+use crate::domain::login::Credentials;
+use crate::domain::ports::{Passwords, Store, Users};
+
+pub(super) async fn login<U: Users, S: Store, P: Passwords>(api: Arc<Api<U, S, P>>, call: Call) -> Answer {
+    let client = call.client(&api.proxies);
+    let credentials = credentials(call.fields().await?)?;
+    let outcome = api.auth.login(&credentials, &client).await;
+    audit::login(&api.metrics, &client, outcome.as_ref());
+    Ok(pair(&outcome.map_err(Failure::Login)?))
+}
+
+/// JSON with `email`, or the form with `username` that OAuth2 clients send.
+fn credentials(mut fields: Fields) -> Result<Credentials, Failure> {
+    let name = if !fields.has("email") && fields.has("username") { "username" } else { "email" };
+    let email = fields.text(name)?;
+    Ok(Credentials { email, password: Secret::new(fields.text("password")?) })
+}
+
+/// The answer of login and refresh.
+pub(super) fn pair(granted: &Granted) -> Response<Body> {
+    json(&json!({
+        "access_token": granted.access_token,
+        "refresh_token": granted.refresh_token,
+        "token_type": "bearer",
+        "expires_in": granted.expires_in,
+    }))
+}
+
+/// A 200 with a JSON body.
+pub(super) fn json(body: &serde_json::Value) -> Response<Body> {
+    let mut response = Response::new(Body::from(body.to_string()));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}

@@ -1,0 +1,40 @@
+//! POST /auth/logout
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use http::{Response, StatusCode};
+
+use super::api::Api;
+use super::audit;
+use super::bearer::bearer;
+use super::call::Call;
+use super::error::Failure;
+use super::router::Answer;
+use crate::domain::logout::{Presented, Scope};
+use crate::domain::ports::{Passwords, Store, Users};
+
+pub(super) async fn logout<U: Users, S: Store, P: Passwords>(api: Arc<Api<U, S, P>>, call: Call) -> Answer {
+    let client = call.client(&api.proxies);
+    let access = bearer(&call.head.headers)?.map(str::to_owned);
+    let mut fields = call.optional_fields().await?;
+    let refresh = fields.optional_text("refresh_token")?;
+    let scope = match fields.optional_text("scope")? {
+        None => Scope::Local,
+        Some(word) => {
+            Scope::parse(&word).ok_or_else(|| Failure::Invalid("scope must be local, others or global".to_owned()))?
+        }
+    };
+    let presented = Presented { access: access.as_deref(), refresh: refresh.as_deref() };
+    let outcome = api.auth.logout(presented, scope, (api.clock)()).await;
+    audit::logout(&api.metrics, &client, scope, outcome.as_ref());
+    outcome.map_err(Failure::Logout)?;
+    Ok(no_content())
+}
+
+/// A 204.
+pub(super) fn no_content() -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
+}

@@ -1,0 +1,30 @@
+//! The wire: bytes to domain commands and back. Knows no store, no SQL, no Redis.
+//!
+//! - [`api`]: what handlers share. [`router`]: paths and methods. [`frame`]: what every answer gets.
+//! - [`call`]: a request taken apart. [`bearer`]: the `Authorization` header. [`origin`]: who the client is; CORS.
+//! - [`login`], [`refresh`], [`logout`], [`me`], [`sessions`], [`jwks`], [`docs`]: one endpoint each.
+//! - [`admin`]: the admin listener. [`error`]: the one table from errors to answers.
+//! - [`audit`]: who did what, when, from where, with what result; never a secret.
+
+pub mod admin;
+pub mod api;
+mod audit;
+mod bearer;
+mod call;
+mod docs;
+mod error;
+mod frame;
+pub mod jwks;
+mod login;
+mod logout;
+mod me;
+pub mod openapi;
+pub mod origin;
+mod refresh;
+pub mod router;
+mod sessions;
+
+/// No public keys: HS256 has none.
+pub fn no_public_keys() -> jwks::PublicKeys {
+    jwks::PublicKeys { json: "{\"keys\":[]}".to_owned(), max_age: 60 }
+}

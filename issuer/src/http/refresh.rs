@@ -1,0 +1,19 @@
+//! POST /auth/refresh
+
+use std::sync::Arc;
+
+use super::api::Api;
+use super::audit;
+use super::call::Call;
+use super::error::Failure;
+use super::login::pair;
+use super::router::Answer;
+use crate::domain::ports::{Passwords, Store, Users};
+
+pub(super) async fn refresh<U: Users, S: Store, P: Passwords>(api: Arc<Api<U, S, P>>, call: Call) -> Answer {
+    let client = call.client(&api.proxies);
+    let token = call.fields().await?.text("refresh_token")?;
+    let outcome = api.auth.refresh(&token).await;
+    audit::refresh(&api.metrics, &client, outcome.as_ref());
+    Ok(pair(&outcome.map_err(Failure::Refresh)?.granted))
+}
