@@ -1,0 +1,54 @@
+"""Is this access token good, and has it not been revoked?
+
+>>> verifier = Verifier()                    # doctest: +SKIP
+>>> token = verifier.check("eyJ...")         # doctest: +SKIP
+>>> token.sub, token["scope"]                # doctest: +SKIP
+
+The map: `Verifier` checks, `Token` is a yes, the errors are the ways to say no. `sidegate.fastapi` and
+`sidegate.starlette` protect routes, `sidegate.httpx` gets tokens, `sidegate.testing` tests applications without a
+daemon.
+"""
+
+from sidegate._bearer import bearer_token
+from sidegate._native import Token
+from sidegate.errors import (
+    DecodeError,
+    ExpiredSignatureError,
+    ImmatureSignatureError,
+    InsufficientScopeError,
+    InvalidAudienceError,
+    InvalidIssuerError,
+    InvalidKeyError,
+    InvalidSignatureError,
+    InvalidTokenError,
+    MissingRequiredClaimError,
+    MissingTokenError,
+    RevokedTokenError,
+    SidegateError,
+    StaleError,
+    VerifierUnavailableError,
+)
+from sidegate.verifier import TokenVerifier, Verifier, require_scopes
+
+__all__ = [
+    "DecodeError",
+    "ExpiredSignatureError",
+    "ImmatureSignatureError",
+    "InsufficientScopeError",
+    "InvalidAudienceError",
+    "InvalidIssuerError",
+    "InvalidKeyError",
+    "InvalidSignatureError",
+    "InvalidTokenError",
+    "MissingRequiredClaimError",
+    "MissingTokenError",
+    "RevokedTokenError",
+    "SidegateError",
+    "StaleError",
+    "Token",
+    "TokenVerifier",
+    "Verifier",
+    "VerifierUnavailableError",
+    "bearer_token",
+    "require_scopes",
+]

@@ -1,0 +1,31 @@
+"""Where a request carries its access token (RFC 6750, section 2.1), by the same rules as the daemon's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sidegate.errors import InvalidTokenError, MissingTokenError
+
+
+def bearer_token(authorization: str | Iterable[str] | None) -> str:
+    """The token in the values of `Authorization`: one value, or all that came where the framework tells them apart.
+
+    Raises `MissingTokenError` if no bearer token came, `InvalidTokenError` if it is not exactly one.
+    """
+    if authorization is None:
+        raise MissingTokenError
+    values = [authorization] if isinstance(authorization, str) else list(authorization)
+    if len(values) > 1:
+        raise InvalidTokenError("two Authorization headers")
+    scheme, _, token = values[0].partition(" ") if values else ("", "", "")
+    if scheme.lower() != "bearer":
+        # Another scheme presents no bearer token; but a proxy may have joined two headers with a comma.
+        if values and "," in values[0] and "bearer" in values[0].lower():
+            raise InvalidTokenError("two Authorization headers")
+        raise MissingTokenError
+    token = token.lstrip(" ")
+    if not token:
+        raise MissingTokenError
+    if not all("!" <= letter <= "~" and letter != "," for letter in token):
+        raise InvalidTokenError("more than one token, or characters that no token has")
+    return token

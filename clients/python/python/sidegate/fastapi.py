@@ -1,0 +1,203 @@
+"""Protected routes for FastAPI.
+
+    app = FastAPI()
+    install(app, issuer_url="http://127.0.0.1:8080")
+
+    @app.get("/me")
+    def me(user: Annotated[Token, Depends(require_user)]) -> str:
+        return user.sub
+
+`require_user`, `optional_user` and `require("read")` are dependencies; `Security(require_user, scopes=["read"])` is the
+same as `Depends(require("read"))`. `install` makes refusals problem documents, and the Authorize button of the docs page
+log in at the issuer.
+"""
+
+# No `from __future__ import annotations` here: FastAPI could not resolve the names in the annotations of `__call__`.
+import os
+import threading
+from collections.abc import Awaitable
+from typing import Any, Callable, Optional
+
+from fastapi import FastAPI, HTTPException, Request, Response, Security
+from fastapi.openapi.models import OAuthFlowPassword, OAuthFlows
+from fastapi.security import OAuth2, SecurityScopes
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import HTTPConnection
+
+from sidegate._bearer import bearer_token
+from sidegate._native import Token
+from sidegate.errors import PROBLEM_MEDIA_TYPE, MissingTokenError, SidegateError
+from sidegate.starlette import problem_response
+from sidegate.verifier import TokenVerifier, Verifier, require_scopes
+
+__all__ = ["RequireUser", "TokenRefused", "install", "optional_user", "require", "require_user"]
+
+# What the security scheme is called in OpenAPI documents.
+_SCHEME = "Sidegate"
+
+
+class TokenRefused(HTTPException):
+    """What a protected route raises: right in status and headers with FastAPI's own handler, a problem with ours."""
+
+    def __init__(self, error: SidegateError) -> None:
+        super().__init__(error.status, error.detail, error.headers)
+        self.error = error
+
+
+class RequireUser(OAuth2):
+    """The dependency: the token of whoever sends the request, or a refusal."""
+
+    def __init__(self) -> None:
+        issuer_url = os.environ.get("ISSUER_URL") or "http://127.0.0.1:8080"
+        password = OAuthFlowPassword(**_token_urls(issuer_url), scopes={})
+        super().__init__(
+            flows=OAuthFlows(password=password),
+            scheme_name=_SCHEME,
+            description="Email and password of an account. Client id and secret stay empty.",
+        )
+
+    async def __call__(self, request: HTTPConnection, scopes: SecurityScopes) -> Token:  # type: ignore[override]
+        """Checks the request's token."""
+        try:
+            token = bearer_token(request.headers.getlist("authorization"))
+            verifier = await _verifier(request.app)
+            return require_scopes(await verifier.check_async(token), scopes.scopes)
+        except SidegateError as error:
+            raise TokenRefused(error) from error
+
+
+class _OptionalUser(RequireUser):
+    async def __call__(  # type: ignore[override]
+        self, request: HTTPConnection, scopes: SecurityScopes
+    ) -> Optional[Token]:
+        try:
+            return await super().__call__(request, scopes)
+        except TokenRefused as refused:
+            if isinstance(refused.error, MissingTokenError):
+                return None
+            raise
+
+
+require_user = RequireUser()
+"""The request's token. Refuses requests without a good one."""
+
+optional_user = _OptionalUser()
+"""The request's token, or `None` if it came without. A bad token is refused, so that a client learns to refresh."""
+
+
+def require(*scopes: str) -> Callable[..., Awaitable[Token]]:
+    """A dependency that demands every one of these scopes: `Depends(require("read", "write"))`."""
+
+    async def required(token: Token = Security(require_user, scopes=scopes)) -> Token:  # noqa: B008 - how FastAPI works
+        return token
+
+    return required
+
+
+def install(app: FastAPI, verifier: Optional[TokenVerifier] = None, *, issuer_url: Optional[str] = None) -> None:
+    """Makes an application use this verifier, answer refusals as problem documents, and document both.
+
+    `verifier` defaults to `sidegate.Verifier()`, made when first needed. `issuer_url` is where browsers reach the
+    issuer, `ISSUER_URL` by default; its `CORS_ORIGINS` must name the docs page's origin. Call it again to change either.
+    """
+    if verifier is not None:
+        app.state.sidegate_verifier = verifier
+    if issuer_url is not None:
+        app.state.sidegate_issuer_url = issuer_url
+    app.add_exception_handler(TokenRefused, _answer_problem)
+    if not getattr(app.state, "sidegate_documented", False):
+        app.state.sidegate_documented = True
+        plain = app.openapi
+        app.openapi = lambda: _document(plain(), getattr(app.state, "sidegate_issuer_url", None))  # type: ignore[method-assign]
+    app.openapi_schema = None
+
+
+async def _answer_problem(_request: Request, refused: Exception) -> Response:
+    if not isinstance(refused, TokenRefused):
+        raise refused
+    return problem_response(refused.error)
+
+
+_default: Optional[Verifier] = None
+_making_default = threading.Lock()
+
+
+async def _verifier(app: Any) -> TokenVerifier:
+    chosen: Optional[TokenVerifier] = getattr(app.state, "sidegate_verifier", None) or _default
+    # The first one connects, which may take a moment.
+    return chosen if chosen is not None else await run_in_threadpool(_make_default)
+
+
+def _make_default() -> Verifier:
+    global _default
+    with _making_default:
+        if _default is None:
+            _default = Verifier()
+        return _default
+
+
+def _token_urls(issuer_url: str) -> dict[str, str]:
+    base = issuer_url.rstrip("/")
+    return {"tokenUrl": f"{base}/auth/login", "refreshUrl": f"{base}/auth/refresh"}
+
+
+def _document(document: dict[str, Any], issuer_url: Optional[str]) -> dict[str, Any]:
+    """Adds to an OpenAPI document where tokens come from, what refusals look like, and how to log out."""
+    scheme = document.get("components", {}).get("securitySchemes", {}).get(_SCHEME)
+    if scheme is None or "Problem" in document["components"].get("schemas", {}):
+        # No protected routes, or FastAPI's cached document, which was here before.
+        return document
+    document["components"].setdefault("schemas", {})["Problem"] = _PROBLEM_SCHEMA
+    operations = [operation for path in document["paths"].values() for operation in path.values()]
+    for operation in operations:
+        needs = [need[_SCHEME] for need in operation.get("security", []) if _SCHEME in need]
+        for status, description in _REFUSALS.items() if needs else ():
+            if status != "403" or any(needs):
+                operation["responses"].setdefault(status, _refusal(description))
+    if issuer_url is not None:
+        scheme["flows"]["password"].update(_token_urls(issuer_url))
+        document["paths"]["/auth/logout"] = _logout(issuer_url.rstrip("/"))
+    return document
+
+
+def _refusal(description: str) -> dict[str, Any]:
+    schema = {"$ref": "#/components/schemas/Problem"}
+    return {"description": description, "content": {PROBLEM_MEDIA_TYPE: {"schema": schema}}}
+
+
+def _logout(issuer_url: str) -> dict[str, Any]:
+    """The issuer's own route, so that the docs page can log out where it logged in."""
+    return {
+        "servers": [{"url": issuer_url, "description": "the issuer"}],
+        "post": {
+            "tags": ["issuer"],
+            "summary": "Log out",
+            "description": "Ends the session: its access tokens stop working everywhere.",
+            "operationId": "sidegate_logout",
+            "security": [{_SCHEME: []}],
+            "responses": {"204": {"description": "Logged out"}, "401": _refusal(_REFUSALS["401"])},
+        },
+    }
+
+
+_REFUSALS = {
+    "401": "No good access token came: `token_missing`, `token_invalid`, `token_expired` or `token_revoked`",
+    "403": "The access token lacks a scope: `insufficient_scope`",
+    "503": "It cannot be told whether the access token is good: `temporarily_unavailable` or `stale`",
+}
+
+_PROBLEM_SCHEMA = {
+    "type": "object",
+    "title": "Problem",
+    "description": "RFC 9457 problem details that are also an RFC 6749 error",
+    "required": ["type", "title", "status", "detail", "error", "error_description", "code"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "error": {"type": "string"},
+        "error_description": {"type": "string"},
+        "code": {"type": "string", "description": "stable"},
+    },
+}

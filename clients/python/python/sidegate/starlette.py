@@ -1,0 +1,92 @@
+"""Starlette middleware: no request reaches the application without a good token, but for the paths that are public.
+
+    app = Starlette(routes=..., middleware=[Middleware(SidegateMiddleware, public=["/", "/static/*"])])
+
+Behind it `request.user` is a `SidegateUser`, `request.auth.scopes` are the token's, and Starlette's own
+`@requires("read")` works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from starlette.authentication import AuthCredentials, BaseUser, UnauthenticatedUser
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from sidegate._bearer import bearer_token
+from sidegate._native import Token
+from sidegate.errors import PROBLEM_MEDIA_TYPE, MissingTokenError, SidegateError
+from sidegate.verifier import TokenVerifier, Verifier
+
+# RFC 6455, section 7.4.1: the peer violates a policy.
+_WEBSOCKET_POLICY = 1008
+
+
+class SidegateUser(BaseUser):
+    """The user of a request, as Starlette knows users."""
+
+    def __init__(self, token: Token) -> None:
+        self.token = token
+
+    @property
+    def is_authenticated(self) -> bool:
+        return True
+
+    @property
+    def display_name(self) -> str:
+        return self.token.sub
+
+    @property
+    def identity(self) -> str:
+        return self.token.sub
+
+
+class SidegateMiddleware:
+    """Checks the token of every request, WebSockets included.
+
+    `public` are paths that need none: exactly, or everything below one that ends in `/*`. A bad token is refused there
+    too, so that a client learns to refresh; without one the user is Starlette's `UnauthenticatedUser`.
+    """
+
+    def __init__(self, app: ASGIApp, verifier: TokenVerifier | None = None, *, public: Iterable[str] = ()) -> None:
+        paths = list(public)
+        self._app = app
+        self._verifier = verifier if verifier is not None else Verifier()
+        self._exact = frozenset(path for path in paths if not path.endswith("/*"))
+        self._below = tuple(path[:-1] for path in paths if path.endswith("/*"))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        try:
+            scope["auth"], scope["user"] = await self._identify(scope)
+        except SidegateError as error:
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": _WEBSOCKET_POLICY, "reason": error.code})
+            else:
+                await problem_response(error)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    async def _identify(self, scope: Scope) -> tuple[AuthCredentials, BaseUser]:
+        try:
+            token = bearer_token(Headers(scope=scope).getlist("authorization"))
+        except MissingTokenError:
+            if self._is_public(scope["path"]):
+                return AuthCredentials(), UnauthenticatedUser()
+            raise
+        good = await self._verifier.check_async(token)
+        return AuthCredentials(["authenticated", *good.scopes]), SidegateUser(good)
+
+    def _is_public(self, path: str) -> bool:
+        # What a router behind us might take for another path than it looks is not public.
+        plain = "//" not in path and not any(part in (".", "..") for part in path.split("/"))
+        return plain and (path in self._exact or path.startswith(self._below))
+
+
+def problem_response(error: SidegateError) -> JSONResponse:
+    """The HTTP answer that says the same as the exception."""
+    return JSONResponse(error.problem(), error.status, error.headers, PROBLEM_MEDIA_TYPE)

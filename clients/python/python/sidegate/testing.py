@@ -1,0 +1,77 @@
+"""For tests of applications: a verifier that needs no daemon, and whose tokens cost nothing.
+
+>>> verifier = TestVerifier()
+>>> sidegate.fastapi.install(app, verifier)                                         # doctest: +SKIP
+>>> headers = {"Authorization": f"Bearer {verifier.issue('42', scope='read')}"}
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import Any, ClassVar
+
+from sidegate._native import Token
+from sidegate.errors import (
+    ExpiredSignatureError,
+    InvalidTokenError,
+    RevokedTokenError,
+    VerifierUnavailableError,
+)
+
+
+class TestVerifier:
+    """Knows the tokens that it issued, and no others. Not for production: its tokens are signed by nobody."""
+
+    # Not a test, whatever pytest makes of the name.
+    __test__: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        self._claims: dict[str, dict[str, Any]] = {}
+        self._revoked: set[tuple[str, str]] = set()
+        self.available = True
+        """Whether it answers at all: set it to false to see what the application makes of a daemon that is away."""
+
+    def issue(self, sub: str, *, scope: str = "", sid: str | None = None, expires_in: int = 3600) -> str:
+        """A good access token for this user; a negative `expires_in` makes an expired one."""
+        now = int(time.time())
+        claims: dict[str, Any] = {
+            "iss": "sidegate",
+            "aud": "sidegate",
+            "sub": sub,
+            "client_id": "sidegate",
+            "iat": now,
+            "exp": now + expires_in,
+            "jti": secrets.token_urlsafe(16),
+            "sid": sid or secrets.token_urlsafe(16),
+        }
+        if scope:
+            claims["scope"] = scope
+        token = ".".join(("e30", secrets.token_urlsafe(24), secrets.token_urlsafe(32)))
+        self._claims[token] = claims
+        return token
+
+    def revoke(self, token: str) -> None:
+        """Ends the session of a token, as a logout does: every token of that session is revoked."""
+        self._revoked.add(("sid", self._claims[token]["sid"]))
+
+    def revoke_user(self, sub: str) -> None:
+        """Revokes all tokens that the user has by now."""
+        self._revoked.update(("jti", claims["jti"]) for claims in self._claims.values() if claims["sub"] == sub)
+
+    def check(self, token: str, /) -> Token:
+        """As `sidegate.Verifier.check`."""
+        if not self.available:
+            raise VerifierUnavailableError
+        claims = self._claims.get(token)
+        if claims is None:
+            raise InvalidTokenError
+        if claims["exp"] <= time.time():
+            raise ExpiredSignatureError
+        if not self._revoked.isdisjoint({("sid", claims["sid"]), ("jti", claims["jti"])}):
+            raise RevokedTokenError
+        return Token.from_claims(claims)
+
+    async def check_async(self, token: str, /) -> Token:
+        """As `sidegate.Verifier.check_async`."""
+        return self.check(token)

@@ -1,0 +1,93 @@
+//! The client, as Python calls it: with the GIL while memory answers, without it while the daemon is asked.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedStr;
+use pyo3::types::PyString;
+use sidegate_client::{Denied, Sidegate};
+
+use crate::token::Token;
+
+/// A connection to the daemon of this host. `sidegate.Verifier` is its subclass in Python.
+#[pyclass(frozen, subclass, module = "sidegate._native")]
+pub struct Client {
+    sidegate: Sidegate,
+    /// Makes the exception for a refusal: `(code, detail, required scope)`.
+    refuse: Py<PyAny>,
+}
+
+#[pymethods]
+impl Client {
+    #[new]
+    #[pyo3(signature = (refuse, socket, attach, shared_memory, timeout, tokens))]
+    fn new(
+        py: Python<'_>,
+        refuse: Py<PyAny>,
+        socket: Option<PathBuf>,
+        attach: Option<PathBuf>,
+        shared_memory: bool,
+        timeout: f64,
+        tokens: usize,
+    ) -> PyResult<Self> {
+        let timeout = Duration::try_from_secs_f64(timeout).ok().filter(|timeout| !timeout.is_zero());
+        let timeout = timeout.ok_or_else(|| PyValueError::new_err("timeout must be a positive number of seconds"))?;
+        let mut builder = Sidegate::builder().timeout(timeout).tokens(tokens);
+        if let Some(path) = socket {
+            builder = builder.socket(path);
+        }
+        if let Some(path) = attach {
+            builder = builder.attach_socket(path);
+        }
+        if !shared_memory {
+            builder = builder.socket_only();
+        }
+        // Connecting waits for the daemon to hand out its segment.
+        Ok(Self { sidegate: py.detach(|| builder.connect()), refuse })
+    }
+
+    /// Whether the token is good now. Asks the daemon, if it has to, with the GIL released.
+    #[pyo3(signature = (token, /))]
+    fn check(&self, py: Python<'_>, token: &Bound<'_, PyString>) -> PyResult<Token> {
+        let Some(text) = text(token) else { return Err(self.refusal(py, &Denied::Invalid)) };
+        let answer = match self.sidegate.try_cached(&text) {
+            Some(answer) => answer,
+            None => py.detach(|| self.sidegate.check(&text)),
+        };
+        answer.map(Token::checked).map_err(|denied| self.refusal(py, &denied))
+    }
+
+    /// The same, as far as it can be told without asking the daemon: `None` if it cannot. Never blocks.
+    #[pyo3(signature = (token, /))]
+    fn try_cached(&self, py: Python<'_>, token: &Bound<'_, PyString>) -> PyResult<Option<Token>> {
+        let Some(text) = text(token) else { return Err(self.refusal(py, &Denied::Invalid)) };
+        let answer = self.sidegate.try_cached(&text).transpose();
+        answer.map(|good| good.map(Token::checked)).map_err(|denied| self.refusal(py, &denied))
+    }
+
+    /// Whether tokens seen before are answered in this process.
+    #[getter]
+    fn attached(&self) -> bool {
+        self.sidegate.segment().is_some()
+    }
+}
+
+impl Client {
+    fn refusal(&self, py: Python<'_>, denied: &Denied) -> PyErr {
+        let required = match denied {
+            Denied::InsufficientScope { required } => required.as_str(),
+            _ => "",
+        };
+        match self.refuse.bind(py).call1((denied.code(), denied.to_string(), required)) {
+            Ok(exception) => PyErr::from_value(exception),
+            Err(error) => error,
+        }
+    }
+}
+
+/// The token's text; none for a `str` that has no UTF-8 form (lone surrogates), which is no token either.
+fn text(token: &Bound<'_, PyString>) -> Option<PyBackedStr> {
+    PyBackedStr::try_from(token.clone()).ok()
+}

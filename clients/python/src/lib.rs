@@ -1,0 +1,17 @@
+//! `sidegate._native`: what of the Python package is Rust. The client that checks, and the token that comes out of it.
+//!
+//! Everything else is Python, in `python/sidegate`. The map: [`client`] asks, [`token`] is the answer.
+#![forbid(unsafe_code)]
+
+mod client;
+mod token;
+
+use pyo3::pymodule;
+
+#[pymodule(name = "_native")]
+mod native {
+    #[pymodule_export]
+    use crate::client::Client;
+    #[pymodule_export]
+    use crate::token::Token;
+}
