@@ -6,7 +6,7 @@
 mod client;
 mod token;
 
-use pyo3::pymodule;
+use pyo3::prelude::*;
 
 #[pymodule(name = "_native")]
 mod native {
@@ -14,4 +14,11 @@ mod native {
     use crate::client::Client;
     #[pymodule_export]
     use crate::token::Token;
+    use pyo3::prelude::*;
+    use pyo3::types::PyMapping;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        PyMapping::register::<Token>(module.py())
+    }
 }

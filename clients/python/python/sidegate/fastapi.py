@@ -8,8 +8,8 @@
         return user.sub
 
 `require_user`, `optional_user` and `require("read")` are dependencies; `Security(require_user, scopes=["read"])` is the
-same as `Depends(require("read"))`. `install` makes refusals problem documents, and the Authorize button of the docs page
-log in at the issuer.
+same as `Depends(require("read"))`. `install` makes refusals problem documents, and the Authorize button of the docs
+page log in at the issuer.
 """
 
 # No `from __future__ import annotations` here: FastAPI could not resolve the names in the annotations of `__call__`.
@@ -34,6 +34,11 @@ __all__ = ["RequireUser", "TokenRefused", "install", "optional_user", "require",
 
 # What the security scheme is called in OpenAPI documents.
 _SCHEME = "Sidegate"
+
+
+def _token_urls(issuer_url: str) -> dict[str, str]:
+    base = issuer_url.rstrip("/")
+    return {"tokenUrl": f"{base}/auth/login", "refreshUrl": f"{base}/auth/refresh"}
 
 
 class TokenRefused(HTTPException):
@@ -98,7 +103,7 @@ def install(app: FastAPI, verifier: Optional[TokenVerifier] = None, *, issuer_ur
     """Makes an application use this verifier, answer refusals as problem documents, and document both.
 
     `verifier` defaults to `sidegate.Verifier()`, made when first needed. `issuer_url` is where browsers reach the
-    issuer, `ISSUER_URL` by default; its `CORS_ORIGINS` must name the docs page's origin. Call it again to change either.
+    issuer, `ISSUER_URL` by default; its `CORS_ORIGINS` must name the docs page's origin. Call again to change either.
     """
     if verifier is not None:
         app.state.sidegate_verifier = verifier
@@ -136,18 +141,13 @@ def _make_default() -> Verifier:
         return _default
 
 
-def _token_urls(issuer_url: str) -> dict[str, str]:
-    base = issuer_url.rstrip("/")
-    return {"tokenUrl": f"{base}/auth/login", "refreshUrl": f"{base}/auth/refresh"}
-
-
 def _document(document: dict[str, Any], issuer_url: Optional[str]) -> dict[str, Any]:
     """Adds to an OpenAPI document where tokens come from, what refusals look like, and how to log out."""
     scheme = document.get("components", {}).get("securitySchemes", {}).get(_SCHEME)
-    if scheme is None or "Problem" in document["components"].get("schemas", {}):
+    if scheme is None or "SidegateProblem" in document["components"].get("schemas", {}):
         # No protected routes, or FastAPI's cached document, which was here before.
         return document
-    document["components"].setdefault("schemas", {})["Problem"] = _PROBLEM_SCHEMA
+    document["components"].setdefault("schemas", {})["SidegateProblem"] = _PROBLEM_SCHEMA
     operations = [operation for path in document["paths"].values() for operation in path.values()]
     for operation in operations:
         needs = [need[_SCHEME] for need in operation.get("security", []) if _SCHEME in need]
@@ -161,7 +161,7 @@ def _document(document: dict[str, Any], issuer_url: Optional[str]) -> dict[str, 
 
 
 def _refusal(description: str) -> dict[str, Any]:
-    schema = {"$ref": "#/components/schemas/Problem"}
+    schema = {"$ref": "#/components/schemas/SidegateProblem"}
     return {"description": description, "content": {PROBLEM_MEDIA_TYPE: {"schema": schema}}}
 
 
@@ -188,7 +188,7 @@ _REFUSALS = {
 
 _PROBLEM_SCHEMA = {
     "type": "object",
-    "title": "Problem",
+    "title": "SidegateProblem",
     "description": "RFC 9457 problem details that are also an RFC 6749 error",
     "required": ["type", "title", "status", "detail", "error", "error_description", "code"],
     "properties": {

@@ -80,8 +80,8 @@ class SidegateAuth(httpx.Auth):
         self._on_change = on_change
         self._lock = threading.Lock()
         self._loop_locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
-        # Counts attempts to get tokens. Whoever waited while one failed shares its fate instead of trying as well.
-        self._attempt = 0
+        # Counts attempts that ended. Whoever waited while one failed shares its fate instead of trying as well.
+        self._attempts = 0
         self._failure: IssuerError | None = None
 
     @property
@@ -93,10 +93,10 @@ class SidegateAuth(httpx.Auth):
         """What httpx calls for each request."""
         unfit: str | None = None
         while True:
-            attempt = self._attempt
+            attempts = self._attempts
             if self._needed(unfit):
                 with self._lock:
-                    renewal = self._renewal(unfit, attempt)
+                    renewal = self._renewal(unfit, attempts)
                     try:
                         ask = next(renewal, None)
                         while ask is not None:
@@ -118,10 +118,10 @@ class SidegateAuth(httpx.Auth):
         """What httpx calls for each request of an `AsyncClient`."""
         unfit: str | None = None
         while True:
-            attempt = self._attempt
+            attempts = self._attempts
             if self._needed(unfit):
                 async with self._loop_lock():
-                    renewal = self._renewal(unfit, attempt)
+                    renewal = self._renewal(unfit, attempts)
                     try:
                         ask = next(renewal, None)
                         while ask is not None:
@@ -157,13 +157,12 @@ class SidegateAuth(httpx.Auth):
             return True
         return tokens.expires_at - time.time() < _MARGIN_SECONDS
 
-    def _renewal(self, unfit: str | None, attempt: int) -> Generator[httpx.Request, httpx.Response, None]:
+    def _renewal(self, unfit: str | None, attempts: int) -> Generator[httpx.Request, httpx.Response, None]:
         """Asks the issuer for new tokens, unless somebody else has just done so. Runs under the lock."""
         if not self._needed(unfit):
             return
-        if self._attempt != attempt and self._failure is not None:
+        if self._attempts != attempts and self._failure is not None:
             raise type(self._failure)(self._failure.status, self._failure.code)
-        self._attempt += 1
         # What stands if the request does not come back: httpx closes this generator when it fails.
         self._failure = IssuerError(503, "temporarily_unavailable")
         try:
@@ -171,6 +170,8 @@ class SidegateAuth(httpx.Auth):
         except IssuerError as error:
             self._failure = error
             raise
+        finally:
+            self._attempts += 1
         self._failure = None
 
     def _refresh_or_login(self, tokens: Tokens | None) -> Generator[httpx.Request, httpx.Response, None]:

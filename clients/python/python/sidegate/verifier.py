@@ -33,8 +33,8 @@ class Verifier(Client):
 
     `socket` is the daemon's `VERIFIER_SOCKET`, `attach` its `ATTACH_SOCKET`; both default to the environment variable
     of that name, then to where the daemon puts them. `attach=False` does without shared memory: every check asks the
-    daemon. `timeout` is the longest that one question to the daemon may take, in seconds; `tokens`, how many seen tokens
-    to keep.
+    daemon. `timeout` is the longest that one question to it may take, in seconds; `tokens`, how many seen tokens are
+    kept.
 
     A daemon that is not there is no error here: checks raise `VerifierUnavailableError` until it is.
     """

@@ -1,0 +1,261 @@
+"""The verifier over the socket alone: what each answer of the daemon becomes, and that nobody waits who need not."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import sidegate
+from fake_daemon import Answer, FakeDaemon, good, problem
+
+TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiI0MiJ9.c2lnbmF0dXJl"
+
+Start = Callable[[Callable[[str], Answer]], sidegate.Verifier]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    daemons: list[FakeDaemon] = []
+
+    def start(answer: Callable[[str], Answer]) -> sidegate.Verifier:
+        daemons.append(FakeDaemon(tmp_path / "verifier.sock", answer))
+        return sidegate.Verifier(tmp_path / "verifier.sock", attach=False)
+
+    yield start
+    for daemon in daemons:
+        daemon.close()
+
+
+def test_a_good_token_reads_like_its_claims(start: Start) -> None:
+    token = start(lambda _: good(scope="read write", aud=["a", "b"])).check(TOKEN)
+    assert (token.sub, token.sid, token.jti, token.client_id, token.iss) == (
+        "42",
+        "the-sid",
+        "the-jti",
+        "sidegate",
+        "sidegate",
+    )
+    assert token.aud == ["a", "b"]
+    assert token.exp - token.iat == 600
+    assert (token.scope, token.scopes) == ("read write", ("read", "write"))
+    assert isinstance(token, Mapping)
+    assert token["sub"] == "42"
+    assert "scope" in token
+    assert "nbf" not in token
+    assert token.get("nbf") is None
+    assert token.get("nbf", 7) == 7
+    assert len(token) == len(dict(token)) == len(list(token.items())) == len(list(token.values())) == 9
+    assert set(token) == set(token.keys())
+    assert token == dict(token)
+    assert token == sidegate.Token.from_claims(dict(token))
+    assert hash(token) == hash(sidegate.Token.from_claims(dict(token)))
+    with pytest.raises(KeyError):
+        token["nbf"]
+    with pytest.raises(AttributeError):
+        token.sub = "43"  # type: ignore[misc]
+    assert TOKEN not in repr(token)
+    assert "'sub': '42'" in repr(token)
+
+
+def test_a_token_without_scope_has_none(start: Start) -> None:
+    token = start(lambda _: good()).check(TOKEN)
+    assert (token.scope, token.scopes) == ("", ())
+    assert sidegate.require_scopes(token, []) is token
+    with pytest.raises(sidegate.InsufficientScopeError) as denied:
+        sidegate.require_scopes(token, ["read", "write"])
+    assert denied.value.required == "read write"
+
+
+def test_claims_are_needed_to_make_a_token() -> None:
+    with pytest.raises(TypeError, match="iss"):
+        sidegate.Token.from_claims({"sub": "42"})
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (problem(401, "token_invalid"), sidegate.InvalidTokenError),
+        (problem(401, "token_expired"), sidegate.ExpiredSignatureError),
+        (problem(401, "token_revoked"), sidegate.RevokedTokenError),
+        (problem(401, "token_missing"), sidegate.MissingTokenError),
+        (problem(401, "token_of_the_future"), sidegate.InvalidTokenError),
+        (problem(403, "insufficient_scope"), sidegate.InsufficientScopeError),
+        (problem(503, "stale"), sidegate.StaleError),
+        (problem(503, "temporarily_unavailable"), sidegate.VerifierUnavailableError),
+        (problem(500, "internal"), sidegate.VerifierUnavailableError),
+        (problem(404, "not_found"), sidegate.VerifierUnavailableError),
+        ((200, {}), sidegate.VerifierUnavailableError),
+        ((200, {"claims": {"sub": "42"}, "segment": "0", "epoch": 1}), sidegate.VerifierUnavailableError),
+        ((302, {}), sidegate.VerifierUnavailableError),
+    ],
+)
+def test_every_other_answer_is_an_exception(start: Start, answer: Answer, expected: type[Exception]) -> None:
+    verifier = start(lambda _: answer)
+    with pytest.raises(expected) as denied:
+        verifier.check(TOKEN)
+    assert type(denied.value) is expected
+    assert TOKEN not in str(denied.value)
+
+
+def test_the_tree_of_exceptions_is_pyjwts() -> None:
+    assert issubclass(sidegate.InvalidSignatureError, sidegate.DecodeError)
+    for error in (sidegate.DecodeError, sidegate.ExpiredSignatureError, sidegate.RevokedTokenError):
+        assert issubclass(error, sidegate.InvalidTokenError)
+    others: list[type[sidegate.SidegateError]] = [sidegate.MissingTokenError, sidegate.InsufficientScopeError]
+    for other in [*others, sidegate.VerifierUnavailableError]:
+        assert not issubclass(other, sidegate.InvalidTokenError)
+
+
+@pytest.mark.parametrize("junk", ["", "abc", "a b c d e f g h i j", "é" * 40, "\ud800" * 40, "x" * 9000, TOKEN + "\n"])
+def test_what_cannot_be_a_token_costs_no_question(start: Start, junk: str) -> None:
+    asked: list[str] = []
+    verifier = start(lambda token: asked.append(token) or good())  # type: ignore[func-returns-value]
+    for check in (verifier.check, verifier.try_cached):
+        with pytest.raises(sidegate.InvalidTokenError):
+            check(junk)
+    assert asked == []
+
+
+def test_only_text_is_a_token(start: Start) -> None:
+    verifier = start(lambda _: good())
+    for wrong in (None, b"bytes", 42):
+        with pytest.raises(TypeError):
+            verifier.check(wrong)  # type: ignore[arg-type]
+
+
+def test_settings_are_checked(tmp_path: Path) -> None:
+    for timeout in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="timeout"):
+            sidegate.Verifier(tmp_path / "s", attach=False, timeout=timeout)
+
+
+def test_no_daemon_is_no_yes_and_its_coming_is_noticed(tmp_path: Path) -> None:
+    verifier = sidegate.Verifier(tmp_path / "verifier.sock", attach=False)
+    with pytest.raises(sidegate.VerifierUnavailableError):
+        verifier.check(TOKEN)
+    with pytest.raises(sidegate.VerifierUnavailableError):
+        asyncio.run(verifier.check_async(TOKEN))
+    daemon = FakeDaemon(tmp_path / "verifier.sock", lambda _: good())
+    assert verifier.check(TOKEN).sub == "42"
+    daemon.close()
+
+
+def test_the_environment_says_where_the_daemon_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VERIFIER_SOCKET", str(tmp_path / "v.sock"))
+    monkeypatch.setenv("ATTACH_SOCKET", str(tmp_path / "a.sock"))
+    daemon = FakeDaemon(tmp_path / "v.sock", lambda _: good())
+    verifier = sidegate.Verifier()
+    assert verifier.check(TOKEN).sub == "42"
+    assert not verifier.attached
+    daemon.close()
+
+
+def test_waiting_for_the_daemon_holds_up_no_other_thread(start: Start) -> None:
+    release, waiting = threading.Event(), threading.Event()
+
+    def answer(token: str) -> Answer:
+        waiting.set()
+        assert release.wait(20)
+        return good()
+
+    verifier = start(answer)
+    answers: list[sidegate.Token] = []
+    asker = threading.Thread(target=lambda: answers.append(verifier.check(TOKEN)))
+    asker.start()
+    # Both this thread and the fake daemon's run only because the asking thread let go of the GIL.
+    assert waiting.wait(20)
+    assert answers == []
+    release.set()
+    asker.join(20)
+    assert [token.sub for token in answers] == ["42"]
+
+
+def test_the_loop_goes_on_while_the_daemon_is_asked(start: Start) -> None:
+    release = threading.Event()
+
+    def answer(token: str) -> Answer:
+        assert release.wait(20)
+        return good()
+
+    verifier = start(answer)
+
+    async def main() -> None:
+        checks = [asyncio.ensure_future(verifier.check_async(TOKEN)) for _ in range(50)]
+        for _ in range(20):
+            await asyncio.sleep(0.001)
+        assert not any(check.done() for check in checks)
+        checks.pop().cancel()
+        release.set()
+        assert {token.sub for token in await asyncio.gather(*checks)} == {"42"}
+
+    asyncio.run(main())
+    # Another loop, the same verifier.
+    assert asyncio.run(verifier.check_async(TOKEN)).sub == "42"
+
+
+def test_a_daemon_that_is_stuck_makes_a_bounded_queue(tmp_path: Path) -> None:
+    release = threading.Event()
+    daemon = FakeDaemon(tmp_path / "verifier.sock", lambda _: good() if release.wait(20) else problem(500, "internal"))
+    verifier = sidegate.Verifier(tmp_path / "verifier.sock", attach=False, timeout=20)
+
+    async def main() -> None:
+        checks = [asyncio.ensure_future(verifier.check_async(TOKEN)) for _ in range(1500)]
+        await asyncio.sleep(0)
+        refused = [check for check in checks if check.done()]
+        assert len(refused) == 1500 - 1024
+        assert all(isinstance(check.exception(), sidegate.VerifierUnavailableError) for check in refused)
+        release.set()
+        answers = await asyncio.gather(*checks, return_exceptions=True)
+        assert sum(isinstance(answer, sidegate.Token) for answer in answers) == 1024
+
+    asyncio.run(main())
+    daemon.close()
+
+
+def test_a_hung_daemon_is_unavailable_after_the_timeout(start: Start, tmp_path: Path) -> None:
+    release = threading.Event()
+    start(lambda _: good() if release.wait(20) else problem(500, "internal"))
+    verifier = sidegate.Verifier(tmp_path / "verifier.sock", attach=False, timeout=0.05)
+    with pytest.raises(sidegate.VerifierUnavailableError):
+        verifier.check(TOKEN)
+    release.set()
+
+
+def test_many_threads_share_a_verifier(start: Start) -> None:
+    verifier = start(lambda token: good(jti=token[-8:]))
+    wrong: list[str] = []
+
+    def work(name: str) -> None:
+        for at in range(50):
+            token = f"{TOKEN}{name}{at:07}"
+            if verifier.check(token).jti != token[-8:]:
+                wrong.append(token)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in "abcdefgh"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_forked_children_have_connections_and_threads_of_their_own(start: Start) -> None:
+    verifier = start(lambda token: good(jti=token[-8:]))
+    assert verifier.check(TOKEN + "00000000").jti == "00000000"
+    assert asyncio.run(verifier.check_async(TOKEN + "00000001")).jti == "00000001"
+    children = []
+    for child in range(4):
+        pid = os.fork()
+        if pid == 0:
+            ok = all(verifier.check(f"{TOKEN}{child}{at:07}").jti == f"{child}{at:07}" for at in range(50))
+            ok = ok and asyncio.run(verifier.check_async(TOKEN + "00000002")).jti == "00000002"
+            os._exit(0 if ok else 1)
+        children.append(pid)
+    for at in range(200):
+        assert verifier.check(f"{TOKEN}p{at:07}").jti == f"p{at:07}"
+    assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children] == [0, 0, 0, 0]
