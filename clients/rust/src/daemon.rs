@@ -61,10 +61,12 @@ struct Head {
     keep: bool,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct Problem<'a> {
     #[serde(borrow, default)]
     code: std::borrow::Cow<'a, str>,
+    #[serde(default)]
+    detail: String,
 }
 
 impl Daemon {
@@ -91,8 +93,8 @@ impl Daemon {
         let answer = match head.status {
             200 => accept(body).map_err(Denied::from),
             status => {
-                let code = serde_json::from_slice(body).map(|problem: Problem<'_>| problem.code).unwrap_or_default();
-                Err(Denied::from_answer(status, &code))
+                let problem: Problem<'_> = serde_json::from_slice(body).unwrap_or_default();
+                Err(Denied::from_answer(status, &problem.code, problem.detail))
             }
         };
         if head.keep {

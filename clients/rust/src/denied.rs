@@ -1,5 +1,7 @@
 //! Why a token is not accepted, as the daemon's stable codes say it.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 
 use crate::daemon::Trouble;
@@ -11,8 +13,11 @@ pub enum Denied {
     #[error("no access token was sent")]
     Missing,
     /// Not a token of ours, damaged, forged, or not to be used yet.
-    #[error("the access token is not valid")]
-    Invalid,
+    #[error("the access token is not valid: {why}")]
+    Invalid {
+        /// The daemon's words for what is wrong with it.
+        why: Cow<'static, str>,
+    },
     /// Its time is over.
     #[error("the access token has expired")]
     Expired,
@@ -45,11 +50,13 @@ struct Body<'a> {
 }
 
 impl Denied {
+    pub(crate) const NOT_COMPACT: Self = Self::Invalid { why: Cow::Borrowed("not a compact JWS") };
+
     /// The stable code.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Missing => "token_missing",
-            Self::Invalid => "token_invalid",
+            Self::Invalid { .. } => "token_invalid",
             Self::Expired => "token_expired",
             Self::Revoked => "token_revoked",
             Self::InsufficientScope { .. } => "insufficient_scope",
@@ -75,6 +82,9 @@ impl Denied {
                 Some(format!("Bearer error=\"insufficient_scope\", error_description=\"{self}\", scope=\"{required}\""))
             }
             Self::Stale | Self::Unavailable(_) => None,
+            Self::Invalid { .. } => {
+                Some("Bearer error=\"invalid_token\", error_description=\"the access token is not valid\"".to_owned())
+            }
             _ => Some(format!("Bearer error=\"invalid_token\", error_description=\"{self}\"")),
         }
     }
@@ -101,14 +111,14 @@ impl Denied {
     }
 
     /// What the daemon's refusal means.
-    pub(crate) fn from_answer(status: u16, code: &str) -> Self {
+    pub(crate) fn from_answer(status: u16, code: &str, detail: String) -> Self {
         match (code, status) {
             ("token_missing", _) => Self::Missing,
             ("token_expired", _) => Self::Expired,
             ("token_revoked", _) => Self::Revoked,
             ("insufficient_scope", _) => Self::InsufficientScope { required: String::new() },
             ("stale", _) => Self::Stale,
-            ("token_invalid", _) | (_, 401 | 413) => Self::Invalid,
+            ("token_invalid", _) | (_, 401 | 413) => Self::Invalid { why: detail.into() },
             _ => Self::Unavailable(Trouble::Daemon(status)),
         }
     }

@@ -15,9 +15,9 @@ pub fn bearer(headers: &HeaderMap) -> Result<&str, Denied> {
     let mut all = headers.get_all(AUTHORIZATION).iter();
     let value = all.next().ok_or(Denied::Missing)?;
     if all.next().is_some() {
-        return Err(Denied::Invalid);
+        return Err(Denied::Invalid { why: "two Authorization headers".into() });
     }
-    let value = value.to_str().map_err(|_| Denied::Invalid)?;
+    let value = value.to_str().map_err(|_| Denied::NOT_COMPACT)?;
     let (scheme, token) = value.split_once(' ').ok_or(Denied::Missing)?;
     if scheme.eq_ignore_ascii_case("bearer") { Ok(token.trim_start_matches(' ')) } else { Err(Denied::Missing) }
 }

@@ -129,7 +129,7 @@ impl Sidegate {
     pub fn try_cached(&self, token: &str) -> Option<Result<Verified, Denied>> {
         match self.cached(token) {
             Some(verified) => Some(Ok(verified)),
-            None => (!could_be_token(token)).then_some(Err(Denied::Invalid)),
+            None => (!could_be_token(token)).then_some(Err(Denied::NOT_COMPACT)),
         }
     }
 
@@ -145,7 +145,7 @@ impl Sidegate {
 
     fn ask(&self, token: &str) -> Result<Verified, Denied> {
         if !could_be_token(token) {
-            return Err(Denied::Invalid);
+            return Err(Denied::NOT_COMPACT);
         }
         self.ensure_worker();
         let reader = self.0.cache.reader(token.as_bytes());

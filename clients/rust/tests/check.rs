@@ -67,15 +67,16 @@ fn bad_tokens_are_refused_by_code_and_impossible_ones_unasked() {
     for impossible in
         ["", "short", &"x".repeat(8193), &format!("{good} "), &format!("{good},"), "tok\u{e9}n.aaaaaaaa.bbbbbbbbb"]
     {
-        assert_eq!(sidegate.check(impossible), Err(Denied::Invalid));
-        assert_eq!(sidegate.try_cached(impossible), Some(Err(Denied::Invalid)));
+        let why = "not a compact JWS".into();
+        assert_eq!(sidegate.check(impossible), Err(Denied::Invalid { why }));
+        assert_eq!(sidegate.try_cached(impossible), Some(sidegate.check(impossible)));
     }
     assert_eq!(daemon.asked(), asked);
     let mut same_signature = good.clone().into_bytes();
     same_signature[40] = if same_signature[40] == b'A' { b'B' } else { b'A' };
     let same_signature = String::from_utf8(same_signature).unwrap();
     assert!(sidegate.try_cached(&same_signature).is_none(), "compared whole");
-    assert_eq!(sidegate.check(&same_signature), Err(Denied::Invalid));
+    assert_eq!(sidegate.check(&same_signature).unwrap_err().code(), "token_invalid");
     assert!(sidegate.try_cached(&good).is_some());
     let old = kit::Claims { exp: 1000, iat: 1, ..claims(2) };
     assert_eq!(sidegate.check(&old.token()), Err(Denied::Expired));
@@ -246,7 +247,11 @@ fn answers(scratch: &Scratch, answer: &'static [u8], per_connection: usize) {
 #[test]
 fn an_answer_that_is_none_is_never_a_yes() {
     let token = claims(1).token();
-    let cases: [(&'static [u8], Denied); 9] = [
+    let wrong_signature = br#"HTTP/1.1 401 X
+content-length: 58
+
+{"code":"token_invalid","detail":"the signature is wrong"}"#;
+    let cases: [(&'static [u8], Denied); 10] = [
         (b"", Denied::Unavailable(Trouble::Broken(std::io::ErrorKind::UnexpectedEof))),
         (b"garbage", Denied::Unavailable(Trouble::Answer)),
         (b"HTTP/1.1 200 OK\r\n\r\n", Denied::Unavailable(Trouble::Answer)),
@@ -254,7 +259,8 @@ fn an_answer_that_is_none_is_never_a_yes() {
         (b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}", Denied::Unavailable(Trouble::Answer)),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 99999999\r\n\r\n{}", Denied::Unavailable(Trouble::Answer)),
         (b"HTTP/1.1 500 X\r\ncontent-length: 0\r\n\r\n", Denied::Unavailable(Trouble::Daemon(500))),
-        (b"HTTP/1.1 401 X\r\ncontent-length: 2\r\n\r\n{}", Denied::Invalid),
+        (b"HTTP/1.1 401 X\r\ncontent-length: 2\r\n\r\n{}", Denied::Invalid { why: "".into() }),
+        (wrong_signature, Denied::Invalid { why: "the signature is wrong".into() }),
         (b"HTTP/1.1 302 X\r\ncontent-length: 0\r\n\r\n", Denied::Unavailable(Trouble::Daemon(302))),
     ];
     for (answer, denied) in cases {
