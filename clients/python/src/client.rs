@@ -11,6 +11,9 @@ use sidegate_client::{Denied, Sidegate};
 
 use crate::token::Token;
 
+/// The daemon's words for what has not even the letters of a token.
+const NOT_COMPACT: &str = "not a compact JWS";
+
 /// A connection to the daemon of this host. `sidegate.Verifier` is its subclass in Python.
 #[pyclass(frozen, subclass, module = "sidegate._native")]
 pub struct Client {
@@ -51,7 +54,7 @@ impl Client {
     /// Whether the token is good now. Asks the daemon, if it has to, with the GIL released.
     #[pyo3(signature = (token, /))]
     fn check(&self, py: Python<'_>, token: &Bound<'_, PyString>) -> PyResult<Token> {
-        let Some(text) = text(token) else { return Err(self.refusal(py, &Denied::Invalid)) };
+        let Some(text) = text(token) else { return Err(self.refuse(py, "token_invalid", NOT_COMPACT, "")) };
         let answer = match self.sidegate.try_cached(&text) {
             Some(answer) => answer,
             None => py.detach(|| self.sidegate.check(&text)),
@@ -62,7 +65,7 @@ impl Client {
     /// The same, as far as it can be told without asking the daemon: `None` if it cannot. Never blocks.
     #[pyo3(signature = (token, /))]
     fn try_cached(&self, py: Python<'_>, token: &Bound<'_, PyString>) -> PyResult<Option<Token>> {
-        let Some(text) = text(token) else { return Err(self.refusal(py, &Denied::Invalid)) };
+        let Some(text) = text(token) else { return Err(self.refuse(py, "token_invalid", NOT_COMPACT, "")) };
         let answer = self.sidegate.try_cached(&text).transpose();
         answer.map(|good| good.map(Token::checked)).map_err(|denied| self.refusal(py, &denied))
     }
@@ -76,11 +79,16 @@ impl Client {
 
 impl Client {
     fn refusal(&self, py: Python<'_>, denied: &Denied) -> PyErr {
-        let required = match denied {
-            Denied::InsufficientScope { required } => required.as_str(),
-            _ => "",
-        };
-        match self.refuse.bind(py).call1((denied.code(), denied.to_string(), required)) {
+        match denied {
+            Denied::InsufficientScope { required } => self.refuse(py, denied.code(), "", required),
+            Denied::Invalid { why } => self.refuse(py, denied.code(), why, ""),
+            Denied::Stale | Denied::Unavailable(_) => self.refuse(py, denied.code(), &denied.to_string(), ""),
+            _ => self.refuse(py, denied.code(), "", ""),
+        }
+    }
+
+    fn refuse(&self, py: Python<'_>, code: &str, detail: &str, required: &str) -> PyErr {
+        match self.refuse.bind(py).call1((code, detail, required)) {
             Ok(exception) => PyErr::from_value(exception),
             Err(error) => error,
         }
