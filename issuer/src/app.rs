@@ -1,5 +1,7 @@
 //! The only place that knows all parts: opens stores, builds [`Auth`], binds, serves, drains.
 
+mod rotation;
+
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,7 +11,6 @@ use http::Request;
 use hyper::body::Incoming;
 use hyper_util::service::TowerToHyperService;
 use sidegate_common::index::Index;
-use sidegate_common::key::{KeyRing, SigningKey};
 use sidegate_common::time::TimeFloor;
 use sidegate_common::verdict::{Freshness, Judge, Moment};
 use sidegate_runtime::clock;
@@ -22,7 +23,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tower::ServiceExt as _;
 
-use crate::config::{Config, SecretsConfig, StoreConfig};
+use crate::config::{Config, StoreConfig};
 use crate::domain::Auth;
 use crate::domain::minting::Minter;
 use crate::domain::ports::Store as _;
@@ -31,6 +32,7 @@ use crate::feed::own::{OwnSource, keep};
 use crate::feed::server::FeedService;
 use crate::http::api::{Api, Clock};
 use crate::http::{admin, router};
+use crate::keys::set::KeySetError;
 use crate::metrics::Metrics;
 use crate::password::PasswordPool;
 use crate::store::any::AnyStore;
@@ -69,14 +71,18 @@ pub struct App {
     public: Listener,
     admin: Listener,
     feed: Option<Listener>,
+    reread: Reread,
 }
 
+/// Reads the configuration again, on SIGHUP.
+pub type Reread = Box<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>;
+
 impl App {
-    /// Opens stores and binds sockets.
+    /// Opens stores and binds sockets. `reread` reads the configuration again when a signal asks for it.
     ///
     /// # Errors
     /// See [`StartError`].
-    pub async fn start(config: Config) -> Result<Self, StartError> {
+    pub async fn start(config: Config, reread: Reread) -> Result<Self, StartError> {
         let (store, source) = open_store(&config).await?;
         let feed = match &store {
             AnyStore::Embedded(_) => Some(Listener::tcp(config.listen.feed)?),
@@ -86,30 +92,31 @@ impl App {
         let users = SqlUsers::new(url, config.users.table.clone(), config.users.rehash)
             .map_err(|error| ConfigError::new("DATABASE_URL", error.to_string()))?;
         let passwords = PasswordPool::start(config.passwords)?;
-        let (signing, ring) = keys(&config.secrets)?;
+        let refused = |error: KeySetError| ConfigError::new("JWT_KEYS_DIR", error.to_string());
+        let keys = config.keys.key_set().map_err(refused)?;
         let partitions = store.partitions();
         let (index, freshness) = (Arc::new(Index::new(partitions)), Arc::new(Freshness::new(partitions)));
         let judge = Arc::new(Judge::new(config.policy.clone(), config.staleness, index, freshness));
-        judge.set_keys(ring);
+        judge.set_keys(keys.ring);
         let metrics = Metrics::new(passwords.counts());
         let api = Arc::new(Api {
             auth: Auth {
                 users,
                 store,
                 passwords,
-                minter: Minter::new(config.issuing.clone(), signing),
-                refresh_keys: config.secrets.refresh_keys()?,
+                minter: Minter::new(config.issuing.clone(), keys.signing),
+                refresh_keys: config.keys.refresh_keys()?,
                 judge,
             },
             clock: floor_clock(),
             metrics,
-            public_keys: std::sync::RwLock::new(Arc::new(crate::http::no_public_keys())),
+            public_keys: std::sync::RwLock::new(Arc::new(keys.public)),
             proxies: config.proxies.clone(),
             cors: config.cors.clone(),
             admin_token: config.admin_token.clone(),
         });
         let (public, admin) = (Listener::tcp(config.listen.public)?, Listener::tcp(config.listen.admin)?);
-        Ok(Self { api, source, config, public, admin, feed })
+        Ok(Self { api, source, config, public, admin, feed, reread })
     }
 
     /// What the handlers share, for tests.
@@ -129,7 +136,7 @@ impl App {
 
     /// Serves until told to stop, then drains.
     pub async fn run(self, signals: Signals) {
-        let Self { api, source, config, public, admin: admin_listener, feed } = self;
+        let Self { api, source, config, public, admin: admin_listener, feed, reread } = self;
         let addresses = (public.describe(), admin_listener.describe());
         let feed_at = feed.as_ref().map(Listener::describe).unwrap_or_default();
         let version = env!("CARGO_PKG_VERSION");
@@ -138,6 +145,7 @@ impl App {
         let mut background = JoinSet::new();
         background.spawn(keep(source, Arc::clone(&api.auth.judge), config.probe_interval, signals.stop.clone()));
         background.spawn(warn_of_missing_index(Arc::clone(&api)));
+        background.spawn(rotation::watch(Arc::clone(&api), config.keys.clone(), reread, signals.reload.clone()));
         if let AnyStore::Redis(store) = &api.auth.store {
             background.spawn(store.clone().watch());
         }
@@ -209,17 +217,6 @@ async fn wait_for_redis(store: &RedisStore, require_persistence: bool) -> Result
     }
 }
 
-fn keys(secrets: &SecretsConfig) -> Result<(SigningKey, KeyRing), ConfigError> {
-    let refused = |error: sidegate_common::key::KeyError| ConfigError::new("JWT_SECRET_KEY", error.to_string());
-    let signing = SigningKey::hs256(&secrets.jwt).map_err(refused)?;
-    let mut ring = vec![signing.verifying().clone()];
-    if let Some(previous) = &secrets.jwt_previous {
-        ring.push(SigningKey::hs256(previous).map_err(refused)?.verifying().clone());
-    }
-    let ring = KeyRing::new(ring).map_err(|error| ConfigError::new("JWT_SECRET_KEY_PREVIOUS", error.to_string()))?;
-    Ok((signing, ring))
-}
-
 /// The clock that tokens are judged by: it never goes back.
 fn floor_clock() -> Clock {
     let floor = Mutex::new(TimeFloor::new(clock::instants()));
@@ -231,7 +228,7 @@ fn floor_clock() -> Clock {
 }
 
 fn warn_of_weaknesses(config: &Config) {
-    if config.secrets.session.is_none() {
+    if config.keys.session.is_none() {
         tracing::warn!(
             "SESSION_SECRET_KEY is not set: refresh tokens are made with a key derived from JWT_SECRET_KEY, so whoever \
              holds that secret, every verifier among them, could forge them"

@@ -1,6 +1,7 @@
 //! Every setting of the issuer, its default and its reason, in one table.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use sidegate_common::key::SigningKey;
@@ -18,6 +19,7 @@ use crate::domain::password::{COST_MAX, COST_MIN};
 use crate::domain::refresh_token::RefreshKeys;
 use crate::domain::session::Terms;
 use crate::http::origin::{CorsOrigins, Network, TrustedProxies};
+use crate::keys::set::{KeySet, KeySetError, Secrets};
 use crate::password::PoolSettings;
 use crate::store::users::{EmailMatch, Table};
 
@@ -50,7 +52,16 @@ pub static SETTINGS: &[Setting] = &[
     setting("BCRYPT_QUEUE_MAX", "64", "logins that may wait for a thread; more are answered 503 with Retry-After"),
     secret("JWT_SECRET_KEY", "HS256 secret that issuer and verifiers share, at least 32 bytes"),
     secret("JWT_SECRET_KEY_PREVIOUS", "the HS256 secret before it, whose tokens are still good"),
-    secret("SESSION_SECRET_KEY", "what refresh tokens are made with; derived from JWT_SECRET_KEY if not set"),
+    setting(
+        "JWT_KEYS_DIR",
+        "",
+        "folder of private keys (see `keys generate`): signs with EdDSA, ES256 or RS256; JWT_SECRET_KEY then only verifies",
+    ),
+    setting("KEY_PREPUBLISH", "10m", "how long a key is published before it signs, so that every verifier knows it"),
+    secret(
+        "SESSION_SECRET_KEY",
+        "what refresh tokens are made with; derived from JWT_SECRET_KEY if not set; required with JWT_KEYS_DIR",
+    ),
     secret("SESSION_SECRET_KEY_PREVIOUS", "the one before it, whose refresh tokens are still good"),
     setting("JWT_ISSUER", "sidegate", "the tokens' iss"),
     setting("JWT_AUDIENCE", "sidegate", "the tokens' aud"),
@@ -124,13 +135,15 @@ pub struct UsersConfig {
     pub rehash: bool,
 }
 
-/// The secrets that tokens are made with.
+/// What tokens are made with.
 #[derive(Clone, Debug)]
-pub struct SecretsConfig {
-    /// `JWT_SECRET_KEY`.
-    pub jwt: Secret,
-    /// `JWT_SECRET_KEY_PREVIOUS`.
-    pub jwt_previous: Option<Secret>,
+pub struct KeysConfig {
+    /// `JWT_KEYS_DIR`.
+    pub folder: Option<PathBuf>,
+    /// `KEY_PREPUBLISH`.
+    pub prepublish: Duration,
+    /// `JWT_SECRET_KEY` and `JWT_SECRET_KEY_PREVIOUS`.
+    pub jwt: Secrets,
     /// `SESSION_SECRET_KEY`.
     pub session: Option<Secret>,
     /// `SESSION_SECRET_KEY_PREVIOUS`.
@@ -146,8 +159,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// Users.
     pub users: UsersConfig,
-    /// Secrets.
-    pub secrets: SecretsConfig,
+    /// Keys and secrets.
+    pub keys: KeysConfig,
     /// What tokens say.
     pub issuing: Issuing,
     /// How long things live.
@@ -181,7 +194,7 @@ impl Config {
             listen: listen(settings)?,
             store: store(settings)?,
             users: users(settings)?,
-            secrets: secrets(settings)?,
+            keys: keys(settings)?,
             issuing: issuing(settings, terms.access_ttl)?,
             policy: policy(settings, &terms)?,
             terms,
@@ -196,21 +209,31 @@ impl Config {
     }
 }
 
-impl SecretsConfig {
+/// How long public keys may be cached at most, in seconds.
+const JWKS_AGE_MAX_SECONDS: u64 = 300;
+
+impl KeysConfig {
+    /// Reads the keys as they are now.
+    ///
+    /// # Errors
+    /// See [`KeySetError`].
+    pub fn key_set(&self) -> Result<KeySet, KeySetError> {
+        // A cached set is gone well before the next key signs.
+        let max_age = (self.prepublish.as_secs() / 2).min(JWKS_AGE_MAX_SECONDS);
+        KeySet::read(self.folder.as_deref(), &self.jwt, max_age)
+    }
+
     /// The keys of refresh tokens.
     ///
     /// # Errors
     /// No key can be derived.
     pub fn refresh_keys(&self) -> Result<RefreshKeys, ConfigError> {
         let underivable = |_| ConfigError::new("SESSION_SECRET_KEY", "no key can be derived from it");
-        let current = self.session.as_ref().unwrap_or(&self.jwt);
-        let mut previous: Vec<Secret> = self.session_previous.iter().cloned().collect();
-        // Refresh tokens made before there was a session secret of its own, or before the JWT secret was replaced.
-        if self.session.is_some() {
-            previous.push(self.jwt.clone());
-        }
-        previous.extend(self.jwt_previous.iter().cloned());
-        RefreshKeys::new(current, &previous).map_err(underivable)
+        // After the session secrets, the JWT secrets: refresh tokens made before there was a session secret of its own.
+        let jwt = self.jwt.current.iter().chain(&self.jwt.previous);
+        let mut all = self.session.iter().chain(&self.session_previous).chain(jwt).cloned();
+        let current = all.next().ok_or_else(|| ConfigError::new("SESSION_SECRET_KEY", "is not set"))?;
+        RefreshKeys::new(&current, &all.collect::<Vec<_>>()).map_err(underivable)
     }
 }
 
@@ -294,7 +317,7 @@ fn users(settings: &Settings) -> Result<UsersConfig, ConfigError> {
     Ok(UsersConfig { url, table, rehash: settings.flag("USERS_REHASH")? })
 }
 
-fn secrets(settings: &Settings) -> Result<SecretsConfig, ConfigError> {
+fn keys(settings: &Settings) -> Result<KeysConfig, ConfigError> {
     let checked = |name: &'static str| match settings.secret(name) {
         None => Ok(None),
         Some(secret) => match SigningKey::hs256(&secret) {
@@ -302,20 +325,31 @@ fn secrets(settings: &Settings) -> Result<SecretsConfig, ConfigError> {
             Err(error) => Err(ConfigError::new(name, error.to_string())),
         },
     };
-    let jwt = checked("JWT_SECRET_KEY")?
-        .ok_or_else(|| ConfigError::new("JWT_SECRET_KEY", "is not set; it must be at least 32 random bytes"))?;
-    let jwt_previous = checked("JWT_SECRET_KEY_PREVIOUS")?;
-    if jwt_previous.as_ref().is_some_and(|previous| previous.matches(jwt.expose())) {
-        return Err(ConfigError::new("JWT_SECRET_KEY_PREVIOUS", "is the same as JWT_SECRET_KEY"));
+    let two = |name, previous_name| {
+        let (current, previous): (Option<Secret>, Option<Secret>) = (checked(name)?, checked(previous_name)?);
+        match (&current, &previous) {
+            (Some(current), Some(previous)) if current.matches(previous.expose()) => {
+                Err(ConfigError::new(previous_name, format!("is the same as {name}")))
+            }
+            _ => Ok(Secrets { current, previous }),
+        }
+    };
+    let jwt = two("JWT_SECRET_KEY", "JWT_SECRET_KEY_PREVIOUS")?;
+    let session = two("SESSION_SECRET_KEY", "SESSION_SECRET_KEY_PREVIOUS")?;
+    let folder = settings.text("JWT_KEYS_DIR").map(PathBuf::from);
+    if folder.is_none() && jwt.current.is_none() {
+        let problem = "is not set, and neither is JWT_KEYS_DIR; it must be at least 32 random bytes";
+        return Err(ConfigError::new("JWT_SECRET_KEY", problem));
     }
-    let session = checked("SESSION_SECRET_KEY")?;
-    let session_previous = checked("SESSION_SECRET_KEY_PREVIOUS")?;
-    if let (Some(current), Some(previous)) = (&session, &session_previous)
-        && current.matches(previous.expose())
-    {
-        return Err(ConfigError::new("SESSION_SECRET_KEY_PREVIOUS", "is the same as SESSION_SECRET_KEY"));
+    // Whoever verifies with the JWT secret could forge refresh tokens: with keys of one's own there is no excuse.
+    if folder.is_some() && session.current.is_none() {
+        return Err(ConfigError::new("SESSION_SECRET_KEY", "is not set; it is required with JWT_KEYS_DIR"));
     }
-    Ok(SecretsConfig { jwt, jwt_previous, session, session_previous })
+    let prepublish =
+        within(settings, "KEY_PREPUBLISH", Duration::from_secs(2), Duration::from_secs(30 * 24 * 60 * 60))?;
+    let keys = KeysConfig { folder, prepublish, jwt, session: session.current, session_previous: session.previous };
+    keys.key_set().map_err(|error| ConfigError::new("JWT_KEYS_DIR", error.to_string()))?;
+    Ok(keys)
 }
 
 fn issuing(settings: &Settings, access_ttl: u64) -> Result<Issuing, ConfigError> {
@@ -438,7 +472,7 @@ mod tests {
         assert_eq!(config.terms.access_ttl, 86_400);
         assert_eq!(config.terms.absolute_ttl, 90 * 86_400);
         assert!(matches!(config.store, StoreConfig::Embedded { .. }));
-        assert!(config.secrets.refresh_keys().is_ok());
+        assert!(config.keys.refresh_keys().is_ok());
     }
 
     #[test]
@@ -464,6 +498,7 @@ mod tests {
             ("JWT_SECRET_KEY", "short"),
             ("JWT_SECRET_KEY_PREVIOUS", REQUIRED[0].1),
             ("SESSION_SECRET_KEY", "short"),
+            ("KEY_PREPUBLISH", "0"),
             ("JWT_AUDIENCE", "a,b"),
             ("JWT_CLIENT_ID", "a b"),
             ("ACCESS_TOKEN_TTL", "25h"),
@@ -488,6 +523,14 @@ mod tests {
             let error = read(&[(name, value)]).err().unwrap_or_else(|| panic!("{name}={value} is taken"));
             assert_eq!(error.setting, name, "{value}: {error}");
         }
+    }
+
+    #[test]
+    fn keys_in_a_folder_need_a_session_secret_of_their_own() {
+        let folder = ("JWT_KEYS_DIR", "/nonexistent/keys");
+        assert_eq!(read(&[folder]).err().unwrap().setting, "SESSION_SECRET_KEY");
+        let session = ("SESSION_SECRET_KEY", "a-session-secret-of-thirty-two-bytes-or-more");
+        assert_eq!(read(&[folder, session]).err().unwrap().setting, "JWT_KEYS_DIR");
     }
 
     #[test]

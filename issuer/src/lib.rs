@@ -4,6 +4,7 @@
 //! - [`config`]: every setting. [`commands`]: what the program can be told to do. [`app`]: all parts put together.
 //! - [`http`]: bytes to domain commands and back.
 //! - [`domain`]: what each operation means; pure over ports.
+//! - [`keys`]: the keys of access tokens.
 //! - [`password`]: the pool of bcrypt threads.
 //! - [`store`]: users in SQL; sessions and the revocation log in Redis or SQLite.
 //! - [`feed`]: the embedded store's log for verifiers, and the issuer's own list.
@@ -16,6 +17,7 @@ pub mod config;
 pub mod domain;
 pub mod feed;
 pub mod http;
+pub mod keys;
 pub mod metrics;
 pub mod password;
 pub mod store;

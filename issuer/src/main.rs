@@ -38,12 +38,40 @@ enum Command {
         #[arg(long, default_value = "")]
         scope: String,
     },
+    /// The private keys of JWT_KEYS_DIR
+    #[command(subcommand)]
+    Keys(Keys),
     /// Revoke through the admin API of a running issuer (ISSUER_ADMIN_LISTEN, ADMIN_TOKEN)
     #[command(subcommand)]
     Revoke(Revoke),
     /// Look at sessions through the admin API of a running issuer
     #[command(subcommand)]
     Sessions(Sessions),
+}
+
+#[derive(Subcommand)]
+enum Keys {
+    /// Make a private key; it is published, or signs at once if it is the first
+    Generate {
+        /// eddsa, es256 or rs256
+        #[arg(long, default_value = "eddsa")]
+        algorithm: String,
+    },
+    /// Show every key and what it is for
+    List,
+    /// Sign with a key from now on
+    Activate {
+        /// The key's identifier
+        kid: String,
+        /// Although it has not been published for KEY_PREPUBLISH: verifiers may not know it yet
+        #[arg(long)]
+        now: bool,
+    },
+    /// Retire a key: its tokens stop working everywhere
+    Retire {
+        /// The key's identifier
+        kid: String,
+    },
 }
 
 #[derive(Subcommand)]
@@ -86,6 +114,10 @@ fn main() -> ExitCode {
         Command::CheckConfig => commands::check_config(&source),
         Command::HashPassword => commands::hash_password(&source),
         Command::DemoUser { email, scope } => commands::demo::demo_user(&source, &email, &scope),
+        Command::Keys(Keys::Generate { algorithm }) => commands::keys::generate_key(&source, &algorithm),
+        Command::Keys(Keys::List) => commands::keys::list(&source),
+        Command::Keys(Keys::Activate { kid, now }) => commands::keys::activate(&source, &kid, now),
+        Command::Keys(Keys::Retire { kid }) => commands::keys::retire(&source, &kid),
         Command::Revoke(revoke) => commands::admin::revoke(
             &source,
             &match revoke {

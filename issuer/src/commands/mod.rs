@@ -3,6 +3,7 @@
 
 pub mod admin;
 pub mod demo;
+pub mod keys;
 
 use std::io::BufRead as _;
 use std::path::PathBuf;
@@ -43,9 +44,11 @@ pub fn serve(source: &Source) -> Result<ExitCode, ConfigError> {
     }
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(config.worker_threads).enable_all().build();
+    let again = source.clone();
+    let reread = Box::new(move || Config::read(&again.settings()?));
     let run = async {
         let signals = Signals::listen()?;
-        App::start(config).await?.run(signals).await;
+        App::start(config, reread).await?.run(signals).await;
         Ok::<(), StartError>(())
     };
     match runtime.map_err(StartError::from).and_then(|runtime| runtime.block_on(run)) {

@@ -84,7 +84,16 @@ fn random_id() -> Result<[u8; 16], NoRandomness> {
 impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
     /// True if this issuer's own list has the revocation of the session itself.
     fn knows_ended(&self, sid: &Id) -> bool {
-        // Claims of a token that only its session could have killed.
+        self.knows(&sid.to_string(), "-")
+    }
+
+    /// True if this issuer's own list has the revocation of the key.
+    pub fn knows_retired(&self, kid: &str) -> bool {
+        self.knows("-", kid)
+    }
+
+    fn knows(&self, sid: &str, kid: &str) -> bool {
+        // Claims of a token that only its session or its key could have killed.
         let claims = Claims {
             iss: String::new(),
             aud: Audience::One(String::new()),
@@ -94,9 +103,9 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
             exp: u64::MAX,
             nbf: None,
             jti: "-".to_owned(),
-            sid: sid.to_string(),
+            sid: sid.to_owned(),
             scope: None,
         };
-        self.judge.index().revokes(&claims, "-")
+        self.judge.index().revokes(&claims, kid)
     }
 }

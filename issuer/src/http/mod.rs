@@ -23,8 +23,3 @@ pub mod origin;
 mod refresh;
 pub mod router;
 mod sessions;
-
-/// No public keys: HS256 has none.
-pub fn no_public_keys() -> jwks::PublicKeys {
-    jwks::PublicKeys { json: "{\"keys\":[]}".to_owned(), max_age: 60 }
-}
