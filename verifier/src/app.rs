@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use sidegate_common::index::Index;
 use sidegate_common::verdict::{Freshness, Judge};
+use sidegate_runtime::feed::status::Status;
 use sidegate_runtime::program::{Signals, stopped};
 use sidegate_runtime::serve::{Limits, serve};
 use sidegate_runtime::service_manager;
@@ -21,6 +22,7 @@ use tonic_health::server::HealthReporter;
 use crate::commands::Source;
 use crate::config::{Config, ListenConfig};
 use crate::domain::routes::Routes;
+use crate::follow::{Door, follow};
 use crate::gate::Gate;
 use crate::keys::Keys;
 use crate::list::List;
@@ -40,6 +42,8 @@ pub struct App {
     gate: Arc<Gate>,
     fronts: Vec<Listener>,
     admin: Option<Listener>,
+    door: Option<Door>,
+    feed: Arc<Status>,
 }
 
 /// Reads `ROUTES_FILE`, if there is one.
@@ -79,10 +83,13 @@ impl App {
             fronts.push(Listener::tcp(*address)?);
         }
         let admin = admin.map(Listener::tcp).transpose()?;
+        let door = Door::open(&config)?;
         let metrics = Arc::new(Metrics::new());
+        let feed = Arc::new(Status::default());
+        metrics.register(|registry| registry.register_collector(Box::new(Arc::clone(&feed))));
         let keys = Arc::new(Keys::new(config.keys.clone(), Arc::clone(&metrics)));
         let gate = Arc::new(Gate::new(&config, routes, keys, metrics));
-        Ok(Self { config, source, gate, fronts, admin })
+        Ok(Self { config, source, gate, fronts, admin, door, feed })
     }
 
     /// What the listeners share.
@@ -102,11 +109,12 @@ impl App {
 
     /// Serves until told to stop, then drains.
     pub async fn run(self, signals: Signals) {
-        let Self { config, source, gate, fronts, admin } = self;
+        let Self { config, source, gate, fronts, admin, door, feed } = self;
         let listening: Vec<String> = fronts.iter().map(Listener::describe).collect();
         let admin_at = admin.as_ref().map(Listener::describe).unwrap_or_default();
         let version = env!("CARGO_PKG_VERSION");
         tracing::info!(version, ?listening, admin = admin_at, workers = config.worker_threads, "verifier started");
+        let board = door.as_ref().map(|door| Arc::clone(door.board()));
         let limits = Limits { grace: config.listen.grace, ..Limits::default() };
         let health = HealthReporter::new();
         let front = Front::new(Arc::clone(&gate), Grpc::new(Arc::clone(&gate), health.clone()));
@@ -116,6 +124,7 @@ impl App {
             async move { keys.keep_reading(again).await }
         });
         background.spawn(reload(config.clone(), source, Arc::clone(&gate), signals.reload.clone()));
+        background.spawn(follow(config.clone(), Arc::clone(&gate), feed, board, signals.stop.clone()));
         background.spawn(report_health(Arc::clone(&gate), health.clone()));
         let mut serving = JoinSet::new();
         for listener in fronts {
@@ -132,9 +141,10 @@ impl App {
         stopped(&mut stop).await;
         service_manager::tell_stopping();
         tracing::info!("stopping: finishing what is in flight");
-        background.shutdown().await;
         say_goodbye(health).await;
         while serving.join_next().await.is_some() {}
+        background.shutdown().await;
+        drop(door);
         tracing::info!("stopped");
     }
 }

@@ -9,6 +9,8 @@ use sidegate_common::secret::Secret;
 use sidegate_common::time::LEEWAY_MAX_SECONDS;
 use sidegate_common::token::Policy;
 use sidegate_common::verdict::{OnStale, Staleness};
+use sidegate_runtime::feed::grpc::{AddressError, GrpcSource};
+use sidegate_runtime::feed::redis::RedisSource;
 use sidegate_runtime::settings::{ConfigError, Setting, Settings, secret, setting};
 use sidegate_runtime::{logging, socket};
 
@@ -134,19 +136,9 @@ pub struct FeedConfig {
 #[derive(Clone, Debug)]
 pub enum FeedSource {
     /// `REDIS_URL` and `REDIS_PREFIX`.
-    Redis {
-        /// The URL, which may hold a password.
-        url: Secret,
-        /// The keys' prefix.
-        prefix: String,
-    },
+    Redis(RedisSource),
     /// `ISSUER_FEED_URL` and `FEED_TOKEN`.
-    Issuer {
-        /// Where the feed is served.
-        url: String,
-        /// What it asks for.
-        token: Option<Secret>,
-    },
+    Issuer(GrpcSource),
 }
 
 /// The shared-memory segment's door.
@@ -262,15 +254,18 @@ fn ids(settings: &Settings, name: &'static str) -> Result<Vec<u32>, ConfigError>
 }
 
 fn feed(settings: &Settings) -> Result<FeedConfig, ConfigError> {
-    let source = match settings.secret("REDIS_URL") {
-        Some(url) => FeedSource::Redis { url, prefix: settings.required("REDIS_PREFIX")?.to_owned() },
+    let source = match settings.text("REDIS_URL") {
+        Some(url) => {
+            let source = RedisSource::new(url, settings.required("REDIS_PREFIX")?);
+            FeedSource::Redis(source.map_err(|_| settings.unfit("REDIS_URL", "a URL such as redis://127.0.0.1:6379"))?)
+        }
         None => {
-            let url = settings.required("ISSUER_FEED_URL")?;
-            let uri: Option<http::Uri> = url.parse().ok();
-            if uri.is_none_or(|uri| !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none()) {
-                return Err(settings.unfit("ISSUER_FEED_URL", "a URL such as http://127.0.0.1:8082"));
-            }
-            FeedSource::Issuer { url: url.to_owned(), token: settings.secret("FEED_TOKEN") }
+            let token = settings.secret("FEED_TOKEN");
+            let source = GrpcSource::new(settings.required("ISSUER_FEED_URL")?, token.as_ref());
+            FeedSource::Issuer(source.map_err(|error| match error {
+                AddressError::Url => settings.unfit("ISSUER_FEED_URL", "a URL such as http://127.0.0.1:8082"),
+                AddressError::Token => settings.unfit("FEED_TOKEN", "made of visible ASCII only"),
+            })?)
         }
     };
     let probe_interval = settings.duration("PROBE_INTERVAL")?;
@@ -386,7 +381,7 @@ mod tests {
         assert_eq!(config.listen.tcp, None);
         assert_eq!(config.staleness, Staleness { max_ms: 30_000, policy: OnStale::Deny });
         assert_eq!(config.policy.leeway_seconds, 5);
-        assert!(matches!(config.feed.source, FeedSource::Issuer { .. }));
+        assert!(matches!(config.feed.source, FeedSource::Issuer(_)));
         assert!(config.worker_threads >= 1);
     }
 
@@ -428,6 +423,6 @@ mod tests {
     #[test]
     fn redis_comes_before_the_issuers_feed() {
         let config = read(&[KEY, ("REDIS_URL", "redis://127.0.0.1/")]).unwrap();
-        assert!(matches!(config.feed.source, FeedSource::Redis { .. }));
+        assert!(matches!(config.feed.source, FeedSource::Redis(_)));
     }
 }

@@ -1,0 +1,159 @@
+//! Following the revocation feed: makes the list once the number of partitions is known, keeps it current, and hands its
+//! segment out.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use sidegate_common::revocation::Revocation;
+use sidegate_common::time::{Instants, UnixTime};
+use sidegate_runtime::feed::driver::{self, Pace};
+use sidegate_runtime::feed::status::Status;
+use sidegate_runtime::feed::{Sink, Source};
+use sidegate_runtime::socket::Listener;
+use sidegate_shm::attach::{Allow, AttachServer, Board};
+use tokio::sync::watch;
+
+use crate::app::make_list;
+use crate::config::{Config, FeedSource};
+use crate::gate::Gate;
+use crate::list::List;
+
+/// How often readers' trust is extended: ten times before it would lapse.
+const TICK_EVERY: Duration = Duration::from_millis(100);
+/// How many ticks lie between two sweeps for expired entries.
+const TICKS_PER_SWEEP: u32 = 100;
+
+impl Sink for List {
+    fn apply(&self, partition: u16, revocation: &Revocation) -> bool {
+        Self::apply(self, partition, revocation)
+    }
+
+    fn since(&self, partition: u16, moment: UnixTime) {
+        Self::since(self, partition, moment);
+    }
+
+    fn fresh(&self, partition: u16, as_of: Instants) {
+        Self::fresh(self, partition, as_of);
+    }
+}
+
+/// Follows the feed of `config` until `stop`.
+pub async fn follow(
+    config: Config,
+    gate: Arc<Gate>,
+    status: Arc<Status>,
+    board: Option<Arc<Board>>,
+    stop: watch::Receiver<bool>,
+) {
+    match config.feed.source.clone() {
+        FeedSource::Redis(source) => follow_source(source, config, gate, status, board, stop).await,
+        FeedSource::Issuer(source) => follow_source(source, config, gate, status, board, stop).await,
+    }
+}
+
+async fn follow_source<S: Source>(
+    source: S,
+    config: Config,
+    gate: Arc<Gate>,
+    status: Arc<Status>,
+    board: Option<Arc<Board>>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let pace = Pace::every(config.feed.probe_interval);
+    let Some(partitions) = driver::partitions(&source, &pace, &status, &mut stop).await else { return };
+    let list = make_list(&config, partitions, board);
+    gate.install(Arc::clone(&list));
+    let housekeeping = Housekeeping::start(Arc::clone(&gate), Arc::clone(&list));
+    driver::follow(Arc::new(source), partitions, Vec::new(), Arc::clone(&list), pace, status, stop).await;
+    drop(housekeeping);
+}
+
+/// A thread beside the runtime, so that a busy runtime does not make readers lose their trust: extends it, sweeps expired
+/// entries out, and lets the segment grow. Ends when dropped.
+struct Housekeeping {
+    stop: Arc<AtomicBool>,
+}
+
+impl Housekeeping {
+    fn start(gate: Arc<Gate>, list: Arc<List>) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let keep = move || {
+            let mut ticks: u32 = 0;
+            while !stopped.load(Ordering::Acquire) {
+                list.tick(gate.moment());
+                ticks = ticks.wrapping_add(1);
+                if ticks.is_multiple_of(TICKS_PER_SWEEP) {
+                    list.expire(gate.moment());
+                }
+                if let Err(error) = list.resize(gate.moment()) {
+                    tracing::warn!(%error, "the shared segment cannot grow; readers ask more");
+                }
+                std::thread::sleep(TICK_EVERY);
+            }
+            list.close();
+        };
+        if let Err(error) = std::thread::Builder::new().name("housekeeping".into()).spawn(keep) {
+            tracing::error!(%error, "no thread for housekeeping: readers will ask over the socket");
+        }
+        Self { stop }
+    }
+}
+
+impl Drop for Housekeeping {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+    }
+}
+
+/// The door to the segment; closed when dropped.
+#[derive(Debug)]
+pub struct Door {
+    board: Arc<Board>,
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Door {
+    /// Binds `ATTACH_SOCKET` and serves it from a thread; none if it is off.
+    ///
+    /// # Errors
+    /// The socket cannot be bound.
+    pub fn open(config: &Config) -> io::Result<Option<Self>> {
+        let Some(path) = &config.attach.socket else { return Ok(None) };
+        let Listener::Unix(listener, file) =
+            Listener::unix(path, config.listen.socket_mode, config.listen.socket_group)?
+        else {
+            return Ok(None);
+        };
+        let board = Board::new()?;
+        let allow = Allow { uids: config.attach.uids.clone(), gids: config.attach.gids.clone() };
+        let mut server = AttachServer::new(listener.into_std()?, allow, Arc::clone(&board))?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let serve = move || {
+            let _removed_at_the_end = file;
+            if let Err(error) = server.run(&stopped) {
+                tracing::error!(%error, "the attach socket is no longer served");
+            }
+        };
+        let thread = Some(std::thread::Builder::new().name("attach".into()).spawn(serve)?);
+        Ok(Some(Self { board, stop, thread }))
+    }
+
+    /// Where segments are put on offer.
+    pub const fn board(&self) -> &Arc<Board> {
+        &self.board
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            let _it_has_logged = thread.join();
+        }
+    }
+}
