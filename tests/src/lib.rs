@@ -7,6 +7,8 @@
 //! - [`wait`]: waiting for a condition, with a generous limit.
 //! - [`http`]: requests over TCP and Unix sockets, cooked and raw.
 //! - [`daemon`]: a verifier in the test's own process, whose list the test feeds by hand.
+//! - [`grpc_check`]: Envoy's gRPC question.
+//! - [`proxies`]: real proxies with our shipped configurations.
 //! - [`redis`], [`postgres`]: real servers.
 //! - [`users`]: the application's own table.
 //! - [`stack`]: issuer and verifiers put together.
@@ -15,9 +17,11 @@
 
 pub mod bench;
 pub mod daemon;
+pub mod grpc_check;
 pub mod http;
 pub mod postgres;
 pub mod program;
+pub mod proxies;
 pub mod redis;
 pub mod scratch;
 pub mod stack;

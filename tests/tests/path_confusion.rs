@@ -1,0 +1,194 @@
+//! A corpus of spellings of one protected path, against each dialect: none of them is ever public.
+
+use sidegate_tests::daemon::Daemon;
+use sidegate_tests::grpc_check::{attributes, channel, check};
+use sidegate_tests::http::raw;
+use sidegate_tests::scratch::Scratch;
+use std::time::Duration;
+
+/// Everything is public but one folder, which is the worst that a routes file can say.
+const ROUTES: &str = r#"
+[[route]]
+path = "/admin/**"
+[[route]]
+path = "/**"
+access = "public"
+"#;
+
+/// Spellings that some program takes for `/admin/users`.
+fn corpus() -> Vec<String> {
+    let mut out: Vec<String> = Vec::new();
+    let plain = ["/admin", "/admin/", "/admin/users", "/admin/users/", "/admin/users?x=/public", "/admin?"];
+    out.extend(plain.map(str::to_owned));
+    // Case, and letters spelt in percent.
+    for admin in ["ADMIN", "Admin", "aDMIN", "%61dmin", "%61%64%6d%69%6e", "%41DMIN", "adm%69n", "adm%49n"] {
+        out.extend([
+            format!("/{admin}"),
+            format!("/{admin}/"),
+            format!("/{admin}/users"),
+            format!("/{admin}/users?q=1"),
+        ]);
+    }
+    // Ways up and out of a public folder.
+    let dots = [
+        "..",
+        "%2e%2e",
+        "%2E%2e",
+        ".%2e",
+        "%2e.",
+        "%252e%252e",
+        "%c0%ae%c0%ae",
+        "%e0%80%ae%e0%80%ae",
+        "..;",
+        "..;x=1",
+        "..%00",
+        "..%20",
+    ];
+    let slashes = ["/", "%2f", "%2F", "\\", "%5c", "%5C", "%252f", "%c0%af", "%e0%80%af", "//", "/./", ";/", "%00/"];
+    for dot in dots {
+        for slash in slashes {
+            out.push(format!("/public/{dot}{slash}admin/users"));
+        }
+    }
+    // Doubled, hidden and cut.
+    for before in [
+        "//",
+        "///",
+        "/./",
+        "/%2e/",
+        "/.//",
+        "/;/",
+        "/;x/",
+        "/%3b/",
+        "/\\",
+        "/%5c",
+        "/%2f",
+        "/%252f",
+        "/x/../",
+        "/x/%2e%2e/",
+        "/%09/",
+        "/%0a",
+    ] {
+        for path in ["admin", "admin/users"] {
+            out.push(format!("{before}{path}"));
+        }
+    }
+    for after in [
+        ";",
+        ";x",
+        ";x=1",
+        ";/",
+        "%3b",
+        "%3Bx",
+        ".",
+        "..",
+        "/.",
+        "/..",
+        "/./users",
+        "//users",
+        "%20",
+        "%2e",
+        "#",
+        "#x",
+        "%23",
+        "%3f",
+        "%3fx",
+        "%00",
+        "%00.html",
+        "%09",
+        "%0d%0a",
+        "\\",
+        "%5c",
+        "%2f",
+        "%2fusers",
+        "%5cusers",
+        "%252fusers",
+        "%",
+        "%2",
+        "%zz",
+        "%u002f",
+        "/%c0%af",
+        "%ff",
+    ] {
+        out.push(format!("/admin{after}"));
+    }
+    out
+}
+
+/// Whole request targets that are no plain path.
+const NOT_PATHS: [&str; 8] = ["", "*", "admin", "admin/users", "http://h/admin", "//h/admin", "?/admin", "\\admin"];
+
+fn status(answer: &[u8]) -> u16 {
+    let text = String::from_utf8_lossy(answer);
+    text.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("no answer: {text:?}"))
+}
+
+async fn daemon() -> Daemon {
+    let folder = Scratch::new();
+    let file = folder.file("routes.toml");
+    std::fs::write(&file, ROUTES).unwrap();
+    let daemon = Daemon::start_in(folder, &[("ROUTES_FILE", file.to_str().unwrap())]);
+    daemon.prove();
+    daemon
+}
+
+#[tokio::test]
+async fn no_spelling_of_a_protected_path_is_public_in_any_dialect() {
+    let daemon = daemon().await;
+    let corpus = corpus();
+    assert!(corpus.len() >= 200, "{}", corpus.len());
+    let ask = async |request: String| {
+        let request = format!("{request}Host: localhost\r\nConnection: close\r\n\r\n");
+        status(&raw(&daemon.at, request.as_bytes(), Duration::from_secs(20)).await)
+    };
+    let mut faults = Vec::new();
+    for target in corpus.iter().map(String::as_str).chain(NOT_PATHS) {
+        let original = format!("X-Original-URI: {target}\r\nX-Original-Method: GET\r\n");
+        let forwarded = format!("X-Forwarded-Uri: {target}\r\nX-Forwarded-Method: GET\r\n");
+        for (dialect, request) in [
+            ("nginx", format!("GET /nginx HTTP/1.0\r\n{original}")),
+            ("haproxy", format!("HEAD /haproxy HTTP/1.1\r\n{original}")),
+            ("forward", format!("GET /forward HTTP/1.1\r\n{forwarded}")),
+        ] {
+            let status = ask(request).await;
+            if status != 401 && status != 400 {
+                faults.push(format!("{dialect}: {target:?} gave {status}"));
+            }
+        }
+        // Envoy refuses a number sign itself (rule X-22), and what is no path never reaches us.
+        if target.starts_with('/') && !target.contains('#') {
+            let status = ask(format!("GET /envoy{target} HTTP/1.1\r\n")).await;
+            if status != 401 && status != 400 {
+                faults.push(format!("envoy: {target:?} gave {status}"));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{faults:#?}");
+}
+
+#[tokio::test]
+async fn nor_over_grpc() {
+    let daemon = daemon().await;
+    let channel = channel(&daemon.socket).await;
+    let mut faults = Vec::new();
+    for target in corpus().iter().map(String::as_str).chain(NOT_PATHS) {
+        let code = check(&channel, Some(attributes("GET", target, &[])), &[]).await.status.expect("a status").code;
+        if code == 0 {
+            faults.push(target.to_owned());
+        }
+    }
+    assert!(faults.is_empty(), "{faults:#?}");
+}
+
+#[tokio::test]
+async fn plain_public_paths_stay_public() {
+    let daemon = daemon().await;
+    for target in
+        ["/", "/public/a", "/administrator", "/public/admin", "/a%20b", "/%C3%BCber/x?y=%2f..", "/.well-known/x"]
+    {
+        let forward = daemon.at.get("/forward").header("x-forwarded-method", "GET").header("x-forwarded-uri", target);
+        assert_eq!(forward.send().await.status, 200, "{target}");
+        let envoy = daemon.at.get(&format!("/envoy{target}")).send().await;
+        assert_eq!(envoy.status, 200, "{target}");
+    }
+}

@@ -1,0 +1,130 @@
+//! The verifier's gRPC services through a real socket: Envoy's authorization and the standard health service.
+
+use std::collections::BTreeMap;
+
+use sidegate_proto::envoy::config::core::v3::{HeaderMap, HeaderValue, HeaderValueOption};
+use sidegate_proto::envoy::service::auth::v3::CheckResponse;
+use sidegate_proto::envoy::service::auth::v3::attribute_context::HttpRequest;
+use sidegate_proto::envoy::service::auth::v3::check_response::HttpResponse;
+use sidegate_tests::daemon::{Daemon, good};
+use sidegate_tests::grpc_check::{attributes, channel, check};
+use sidegate_tests::wait::eventually;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+
+const UNAUTHENTICATED: i32 = 16;
+const PERMISSION_DENIED: i32 = 7;
+const UNAVAILABLE: i32 = 14;
+const SERVING: i32 = 1;
+const NOT_SERVING: i32 = 2;
+
+fn overwriting(headers: &[HeaderValueOption]) -> BTreeMap<String, String> {
+    let pair = |option: &HeaderValueOption| {
+        assert_eq!((option.append, option.append_action), (Some(false), 2), "both say overwrite: {option:?}");
+        let header = option.header.clone().unwrap();
+        (header.key, header.value)
+    };
+    headers.iter().map(pair).collect()
+}
+
+/// The gRPC code, the HTTP status, and the headers of an answer.
+fn read(response: CheckResponse) -> (i32, i32, BTreeMap<String, String>) {
+    let code = response.status.expect("the status is always set").code;
+    match response.http_response.expect("the response is always set") {
+        HttpResponse::OkResponse(ok) => (code, 200, overwriting(&ok.headers)),
+        HttpResponse::DeniedResponse(no) => (code, no.status.unwrap().code, overwriting(&no.headers)),
+        HttpResponse::ErrorResponse(error) => {
+            let status = error.status.unwrap().code;
+            (code, status + 1000, overwriting(&error.headers))
+        }
+    }
+}
+
+fn bearer(token: &str) -> HttpRequest {
+    attributes("GET", "/a", &[("authorization", &format!("Bearer {token}"))])
+}
+
+#[tokio::test]
+async fn answers_are_explicit_and_never_append() {
+    let daemon = Daemon::start(&[]).await;
+    let channel = channel(&daemon.socket).await;
+    let token = good("alice");
+    let response = check(&channel, Some(bearer(&token)), &[]).await;
+    let Some(HttpResponse::OkResponse(ok)) = &response.http_response else { panic!("{response:?}") };
+    assert_eq!(ok.headers_to_remove, ["x-auth-stale"]);
+    let metadata = response.dynamic_metadata.clone().expect("the claims");
+    assert!(metadata.fields.contains_key("sub") && metadata.fields.contains_key("exp"));
+    let (code, status, headers) = read(response);
+    assert_eq!((code, status, headers.len()), (0, 200, 6));
+    assert_eq!(headers["x-auth-subject"], "alice");
+    let (code, status, headers) = read(check(&channel, Some(attributes("GET", "/a", &[])), &[]).await);
+    assert_eq!((code, status, headers["www-authenticate"].as_str()), (UNAUTHENTICATED, 401, "Bearer"));
+    let joined = attributes("GET", "/a", &[("authorization", &format!("Bearer {token},Bearer {token}"))]);
+    assert_eq!(read(check(&channel, Some(joined), &[]).await).1, 401);
+    assert_eq!(read(check(&channel, None, &[]).await).0, PERMISSION_DENIED, "no attributes: no");
+    daemon.revoke_session("sid-of-alice");
+    let (code, _, headers) = read(check(&channel, Some(bearer(&token)), &[]).await);
+    assert_eq!(code, UNAUTHENTICATED);
+    assert!(headers["www-authenticate"].contains("revoked"));
+}
+
+#[tokio::test]
+async fn raw_headers_are_read_too() {
+    let daemon = Daemon::start(&[]).await;
+    let channel = channel(&daemon.socket).await;
+    let value = format!("Bearer {}", good("alice"));
+    let header = |text: &str, raw: &str| HeaderValue {
+        key: "authorization".into(),
+        value: text.into(),
+        raw_value: raw.as_bytes().to_vec(),
+    };
+    let with = |headers: Vec<HeaderValue>| {
+        Some(HttpRequest { header_map: Some(HeaderMap { headers }), ..attributes("GET", "/a", &[]) })
+    };
+    assert_eq!(read(check(&channel, with(vec![header("", &value)]), &[]).await).1, 200);
+    assert_eq!(read(check(&channel, with(vec![header(&value, "")]), &[]).await).1, 200);
+    let twice = with(vec![header("", &value), header("", &value)]);
+    assert_eq!(read(check(&channel, twice, &[]).await).1, 401);
+}
+
+#[tokio::test]
+async fn context_extensions_ask_for_scope_and_audience() {
+    let daemon = Daemon::start(&[]).await;
+    let channel = channel(&daemon.socket).await;
+    let token = good("alice");
+    let ask = async |extensions: &[(&str, &str)]| read(check(&channel, Some(bearer(&token)), extensions).await);
+    assert_eq!(ask(&[("scope", "read")]).await.1, 200);
+    assert_eq!(ask(&[("audience", "sidegate"), ("other", "x")]).await.1, 200);
+    let (code, status, headers) = ask(&[("scope", "admin")]).await;
+    assert_eq!((code, status), (PERMISSION_DENIED, 403));
+    assert!(headers["www-authenticate"].contains("scope=\"admin\""));
+    assert_eq!(ask(&[("audience", "elsewhere")]).await.1, 401);
+}
+
+#[tokio::test]
+async fn what_cannot_be_judged_is_an_error_and_not_a_denial() {
+    let daemon = Daemon::start_unproven(&[]).await;
+    let channel = channel(&daemon.socket).await;
+    let (code, status, headers) = read(check(&channel, Some(bearer(&good("alice"))), &[]).await);
+    assert_eq!((code, status), (UNAVAILABLE, 1503));
+    assert_eq!(headers["retry-after"], "1");
+}
+
+#[tokio::test]
+async fn the_health_service_follows_readiness() {
+    let daemon = Daemon::start_unproven(&[]).await;
+    let channel = channel(&daemon.socket).await;
+    let status = async |service: &str| {
+        let request = HealthCheckRequest { service: service.into() };
+        HealthClient::new(channel.clone()).check(request).await.map(|answer| answer.into_inner().status)
+    };
+    let services = ["", "envoy.service.auth.v3.Authorization"];
+    for service in services {
+        eventually("not serving", || async { (status(service).await.ok() == Some(NOT_SERVING)).then_some(()) }).await;
+    }
+    daemon.prove();
+    for service in services {
+        eventually("serving", || async { (status(service).await.ok() == Some(SERVING)).then_some(()) }).await;
+    }
+    assert_eq!(status("no.such.Service").await.unwrap_err().code(), tonic::Code::NotFound);
+}
