@@ -302,10 +302,39 @@ fn matches_path(pattern: &[Segment], path: &str, opens: bool) -> bool {
     }
 }
 
-/// An application may fold case, or letters from outside ASCII into others: a rule that protects takes any such word
-/// for its own.
+/// An application may fold case, or letters from outside ASCII into others: a rule that protects takes any such word for
+/// its own.
 fn same_word(literal: &str, word: &str, opens: bool) -> bool {
-    if opens { literal == word } else { literal.eq_ignore_ascii_case(word) || !word.is_ascii() }
+    if opens { literal == word } else { literal.eq_ignore_ascii_case(word) || could_fold_into(word, literal) }
+}
+
+/// Whether folding could make `literal` of `word`: each letter from outside ASCII may become any letters, or none.
+fn could_fold_into(word: &str, literal: &str) -> bool {
+    if word.is_ascii() {
+        return false;
+    }
+    let (word, literal): (Vec<char>, Vec<char>) = (word.chars().collect(), literal.chars().collect());
+    let (mut at, mut in_literal) = (0, 0);
+    // Where the last free letter stood, and how much of the literal it has taken so far.
+    let mut free: Option<(usize, usize)> = None;
+    while in_literal < literal.len() {
+        match word.get(at) {
+            Some(letter) if !letter.is_ascii() => {
+                free = Some((at, in_literal));
+                at += 1;
+            }
+            Some(letter) if letter.eq_ignore_ascii_case(&literal[in_literal]) => {
+                at += 1;
+                in_literal += 1;
+            }
+            _ => {
+                let Some((letter, taken)) = free else { return false };
+                free = Some((letter, taken + 1));
+                (at, in_literal) = (letter + 1, taken + 1);
+            }
+        }
+    }
+    word[at..].iter().all(|letter| !letter.is_ascii())
 }
 
 #[cfg(test)]
@@ -372,6 +401,19 @@ access = "public"
         }
         assert_eq!(rule("delete", "/public/x"), Why::Rule(4));
         assert_eq!(rule("GET", "/public"), Why::Rule(5));
+    }
+
+    #[test]
+    fn letters_that_fold_are_taken_for_what_they_could_become() {
+        for word in
+            ["\u{ff41}dmin", "adm\u{131}n", "ad\u{2098}in", "\u{ff41}\u{ff44}\u{ff4d}\u{ff49}\u{ff4e}", "ADM\u{130}N"]
+        {
+            assert!(could_fold_into(word, "admin"), "{word}");
+        }
+        assert!(could_fold_into("of\u{fb01}ce", "office"), "one letter may become two");
+        for word in ["über", "admin", "\u{e9}admins", "adminé1", "bé"] {
+            assert!(!could_fold_into(word, "admin"), "{word}");
+        }
     }
 
     #[test]
