@@ -4,12 +4,13 @@
 //! - [`row`]: what is printed, and how pairs of measurements become one ratio.
 //! - [`load`]: a lean HTTP/1.1 load generator over a Unix socket.
 //! - [`bare`]: the peer: a hyper server that answers 200 and does nothing else.
-//! - [`check`], [`revocation`], [`feed`], [`memory`]: the rows.
+//! - [`check`], [`revocation`], [`feed`], [`login`], [`memory`]: the rows.
 
 pub mod bare;
 pub mod check;
 pub mod feed;
 pub mod load;
+pub mod login;
 pub mod memory;
 pub mod revocation;
 pub mod row;

@@ -1,10 +1,11 @@
-//! A lean HTTP/1.1 load generator over a Unix socket: closed loop, keep-alive, one request in flight per connection.
+//! A lean HTTP/1.1 load generator: closed loop, keep-alive, one request in flight per connection.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::http::At;
 
 /// What one run measured.
 #[derive(Clone, Debug)]
@@ -22,15 +23,17 @@ pub fn check_request(token: &str) -> Vec<u8> {
 /// Sends `requests` (each connection its own, in turn) for `time` over as many connections.
 ///
 /// # Panics
-/// An answer is not 200, or the server is gone.
-pub async fn run(socket: &Path, requests: &[Vec<u8>], connections: usize, time: Duration) -> Measured {
+/// An answer is not 2xx, or the server is gone.
+pub async fn run(at: &At, requests: &[Vec<u8>], connections: usize, time: Duration) -> Measured {
     let mut streams = Vec::new();
     for _ in 0..connections {
-        streams.push(UnixStream::connect(socket).await.expect("connects"));
+        streams.push(Stream::connect(at).await);
     }
     let started = Instant::now();
-    let clients = streams.into_iter().enumerate().map(|(at, stream)| {
-        let requests: Vec<_> = requests.iter().skip(at % requests.len()).cloned().collect();
+    let clients = streams.into_iter().enumerate().map(|(index, stream)| {
+        let mut requests = requests.to_vec();
+        let first = index % requests.len();
+        requests.rotate_left(first);
         tokio::spawn(client(stream, requests, started + time))
     });
     let clients: Vec<_> = clients.collect();
@@ -41,27 +44,65 @@ pub async fn run(socket: &Path, requests: &[Vec<u8>], connections: usize, time: 
     Measured { per_second: latencies_us.len() as f64 / started.elapsed().as_secs_f64(), latencies_us }
 }
 
-async fn client(mut stream: UnixStream, requests: Vec<Vec<u8>>, until: Instant) -> Vec<f64> {
+async fn client(mut stream: Stream, requests: Vec<Vec<u8>>, until: Instant) -> Vec<f64> {
     let mut latencies = Vec::new();
-    let mut buffer = vec![0; 16 * 1024];
     for request in requests.iter().cycle() {
         let sent = Instant::now();
-        stream.write_all(request).await.expect("sent");
-        let mut filled = 0;
-        loop {
-            filled += stream.read(&mut buffer[filled..]).await.expect("received");
-            if let Some(end) = whole_answer(&buffer[..filled]) {
-                assert_eq!(filled, end, "more than one answer");
-                break;
-            }
-        }
-        assert!(buffer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&buffer[..filled]));
+        let status = stream.ask(request).await;
         latencies.push(sent.elapsed().as_secs_f64() * 1e6);
+        assert!((200..300).contains(&status), "answered {status}");
         if Instant::now() >= until {
             break;
         }
     }
     latencies
+}
+
+trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
+
+/// One kept connection.
+pub struct Stream {
+    duplex: Box<dyn Duplex>,
+    buffer: Vec<u8>,
+}
+
+impl Stream {
+    pub async fn connect(at: &At) -> Self {
+        let duplex: Box<dyn Duplex> = match at {
+            At::Unix(path) => Box::new(UnixStream::connect(path).await.expect("connects")),
+            At::Tcp(address) => {
+                let stream = TcpStream::connect(address).await.expect("connects");
+                stream.set_nodelay(true).expect("nodelay");
+                Box::new(stream)
+            }
+        };
+        Self { duplex, buffer: vec![0; 32 * 1024] }
+    }
+
+    /// Sends a whole request, waits for the whole answer, and gives its status.
+    pub async fn ask(&mut self, request: &[u8]) -> u16 {
+        self.duplex.write_all(request).await.expect("sent");
+        let mut filled = 0;
+        loop {
+            let length = self.duplex.read(&mut self.buffer[filled..]).await.expect("received");
+            assert!(length > 0, "the server closed the connection");
+            filled += length;
+            if let Some(end) = whole_answer(&self.buffer[..filled]) {
+                assert_eq!(filled, end, "more than one answer");
+                break;
+            }
+        }
+        let digits = std::str::from_utf8(&self.buffer[9..12]).expect("a status line");
+        digits.parse().expect("a status")
+    }
+
+    /// The body of the last answer.
+    pub fn body(&self) -> &[u8] {
+        let head = self.buffer.windows(4).position(|four| four == b"\r\n\r\n").map_or(0, |at| at + 4);
+        let end = whole_answer(&self.buffer).unwrap_or(head);
+        &self.buffer[head..end]
+    }
 }
 
 /// The length of the first answer, once it is whole.

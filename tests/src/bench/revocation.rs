@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use tokio_stream::StreamExt as _;
 
-use super::load::check_request;
+use super::load::{Stream, check_request};
 use super::row::{Goal, Row, quantile};
 use crate::stack::{EMAIL, Stack, Store};
 
@@ -28,16 +28,16 @@ pub async fn rows() -> Vec<Row> {
         goal,
     };
     let (mut p50, mut p99) = (row("p50 after the 204", Goal::None), row("p99 after the 204", Goal::AtMost(2.0)));
-    let crate::http::At::Unix(socket) = stack.verifiers[0].at.clone() else { unreachable!("the harness made it") };
     for _ in 0..BATCHES {
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for _ in 0..PER_BATCH {
             let access = stack.issuer.login(EMAIL).await.access;
-            let mut prober = Prober::connect(&socket, &access).await;
-            assert_eq!(prober.status().await, 200);
+            let request = check_request(&access);
+            let mut prober = Stream::connect(&stack.verifiers[0].at).await;
+            assert_eq!(prober.ask(&request).await, 200);
             assert_eq!(stack.issuer.logout(&access).await.status, 204);
             let acknowledged = Instant::now();
-            while prober.status().await == 200 {}
+            while prober.ask(&request).await == 200 {}
             ours.push(acknowledged.elapsed().as_secs_f64() * 1e6);
             let sent = Instant::now();
             let mut publish = redis::cmd("PUBLISH");
@@ -53,26 +53,4 @@ pub async fn rows() -> Vec<Row> {
         p99.theirs.push(quantile(&mut theirs, 0.99));
     }
     vec![p50, p99]
-}
-
-/// Asks again and again on one connection.
-struct Prober {
-    stream: tokio::net::UnixStream,
-    request: Vec<u8>,
-}
-
-impl Prober {
-    async fn connect(socket: &std::path::Path, token: &str) -> Self {
-        let stream = tokio::net::UnixStream::connect(socket).await.expect("connects");
-        Self { stream, request: check_request(token) }
-    }
-
-    async fn status(&mut self) -> u16 {
-        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-        self.stream.write_all(&self.request).await.expect("sent");
-        let mut buffer = [0; 4096];
-        let length = self.stream.read(&mut buffer).await.expect("received");
-        let text = std::str::from_utf8(&buffer[..length.min(12)]).expect("a status line");
-        text.rsplit(' ').next().and_then(|status| status.parse().ok()).expect("a status")
-    }
 }

@@ -4,7 +4,7 @@
 use std::pin::Pin;
 
 use sidegate_tests::bench::row::Row;
-use sidegate_tests::bench::{bare, check, feed, memory, revocation};
+use sidegate_tests::bench::{bare, check, feed, login, memory, revocation};
 
 type Rows = fn() -> Pin<Box<dyn Future<Output = Vec<Row>>>>;
 
@@ -12,6 +12,7 @@ type Rows = fn() -> Pin<Box<dyn Future<Output = Vec<Row>>>>;
 const GROUPS: &[(&str, Rows)] = &[
     ("check", || Box::pin(check::rows())),
     ("revocation", || Box::pin(revocation::rows())),
+    ("login", || Box::pin(login::rows())),
     ("feed", || Box::pin(feed::rows())),
     ("memory", || Box::pin(memory::rows())),
 ];
@@ -22,6 +23,12 @@ fn main() {
         && flag == "--bare-server"
     {
         bare::serve(std::path::Path::new(socket), workers.parse().expect("a number"));
+        return;
+    }
+    if let [flag, socket, redis] = arguments.as_slice()
+        && flag == "--bare-script-server"
+    {
+        login::serve_script(std::path::Path::new(socket), redis);
         return;
     }
     if arguments == ["--list"] {
