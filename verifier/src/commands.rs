@@ -74,6 +74,7 @@ pub fn serve(source: &Source) -> Result<ExitCode, ConfigError> {
 pub fn check_config(source: &Source, routes: &[String]) -> Result<ExitCode, ConfigError> {
     let settings = source.settings()?;
     let config = Config::read(&settings)?;
+    logging::check(&settings)?;
     let rules = app::read_routes(&config)?;
     if routes.is_empty() {
         print!("{}", settings.describe());

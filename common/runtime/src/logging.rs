@@ -15,14 +15,20 @@ pub const SETTINGS: [Setting; 2] = [
     ),
 ];
 
+/// Looks at the settings and changes nothing.
+///
+/// # Errors
+/// An unknown format or filter.
+pub fn check(settings: &Settings) -> Result<(), ConfigError> {
+    read(settings).map(drop)
+}
+
 /// Starts logging to standard error.
 ///
 /// # Errors
 /// An unknown format or filter.
 pub fn start(settings: &Settings) -> Result<(), ConfigError> {
-    let format = settings.one_of("LOG_FORMAT", &["json", "text"])?;
-    let filter = EnvFilter::try_new(settings.required("RUST_LOG")?)
-        .map_err(|_| settings.unfit("RUST_LOG", "a tracing filter such as info or sidegate_issuer=debug"))?;
+    let (format, filter) = read(settings)?;
     let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second start in one process (tests) keeps the first one's output.
     let _already_started = if format == "json" {
@@ -31,4 +37,11 @@ pub fn start(settings: &Settings) -> Result<(), ConfigError> {
         builder.try_init()
     };
     Ok(())
+}
+
+fn read(settings: &Settings) -> Result<(&'static str, EnvFilter), ConfigError> {
+    let format = settings.one_of("LOG_FORMAT", &["json", "text"])?;
+    let filter = EnvFilter::try_new(settings.required("RUST_LOG")?)
+        .map_err(|_| settings.unfit("RUST_LOG", "a tracing filter such as info or sidegate_issuer=debug"))?;
+    Ok((format, filter))
 }

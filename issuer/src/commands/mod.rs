@@ -68,7 +68,7 @@ pub fn serve(source: &Source) -> Result<ExitCode, ConfigError> {
 pub fn check_config(source: &Source) -> Result<ExitCode, ConfigError> {
     let settings = source.settings()?;
     Config::read(&settings)?;
-    settings.one_of("LOG_FORMAT", &["json", "text"])?;
+    logging::check(&settings)?;
     print!("{}", settings.describe());
     Ok(ExitCode::SUCCESS)
 }
