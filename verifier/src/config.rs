@@ -136,9 +136,9 @@ pub struct FeedConfig {
 #[derive(Clone, Debug)]
 pub enum FeedSource {
     /// `REDIS_URL` and `REDIS_PREFIX`.
-    Redis(RedisSource),
+    Redis(Box<RedisSource>),
     /// `ISSUER_FEED_URL` and `FEED_TOKEN`.
-    Issuer(GrpcSource),
+    Issuer(Box<GrpcSource>),
 }
 
 /// The shared-memory segment's door.
@@ -257,15 +257,17 @@ fn feed(settings: &Settings) -> Result<FeedConfig, ConfigError> {
     let source = match settings.text("REDIS_URL") {
         Some(url) => {
             let source = RedisSource::new(url, settings.required("REDIS_PREFIX")?);
-            FeedSource::Redis(source.map_err(|_| settings.unfit("REDIS_URL", "a URL such as redis://127.0.0.1:6379"))?)
+            FeedSource::Redis(Box::new(
+                source.map_err(|_| settings.unfit("REDIS_URL", "a URL such as redis://127.0.0.1:6379"))?,
+            ))
         }
         None => {
             let token = settings.secret("FEED_TOKEN");
             let source = GrpcSource::new(settings.required("ISSUER_FEED_URL")?, token.as_ref());
-            FeedSource::Issuer(source.map_err(|error| match error {
+            FeedSource::Issuer(Box::new(source.map_err(|error| match error {
                 AddressError::Url => settings.unfit("ISSUER_FEED_URL", "a URL such as http://127.0.0.1:8082"),
                 AddressError::Token => settings.unfit("FEED_TOKEN", "made of visible ASCII only"),
-            })?)
+            })?))
         }
     };
     let probe_interval = settings.duration("PROBE_INTERVAL")?;

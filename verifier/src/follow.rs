@@ -48,8 +48,8 @@ pub async fn follow(
     stop: watch::Receiver<bool>,
 ) {
     match config.feed.source.clone() {
-        FeedSource::Redis(source) => follow_source(source, config, gate, status, board, stop).await,
-        FeedSource::Issuer(source) => follow_source(source, config, gate, status, board, stop).await,
+        FeedSource::Redis(source) => follow_source(*source, config, gate, status, board, stop).await,
+        FeedSource::Issuer(source) => follow_source(*source, config, gate, status, board, stop).await,
     }
 }
 
