@@ -75,6 +75,7 @@ class Stack:
             "ISSUER_ADMIN_LISTEN": self._issuer_admin.removeprefix("http://"),
             "ISSUER_FEED_LISTEN": feed,
             "JWT_SECRET_KEY": secret,
+            "SESSION_SECRET_KEY": secrets.token_urlsafe(48),
             "ADMIN_TOKEN": self.admin_token,
             # The application's own table: read, never written.
             "DATABASE_URL": f"sqlite://{folder / 'app.db'}",
