@@ -167,6 +167,9 @@ async fn a_verifier_needs_no_right_to_write_and_loses_no_proof_unnoticed() {
     let server = RedisServer::start(&[]);
     let mut admin = server.connection().await;
     redis_server::create(&mut admin, PREFIX, "first", 1).await;
+    let page = include_str!("../../../../docs/protocol.md");
+    let told = format!("ACL SETUSER verifier on >PASSWORD {}\n", VERIFIER_ACL.join(" "));
+    assert!(page.contains(&told), "docs/protocol.md lacks {told}");
     let mut rules = redis::cmd("ACL");
     rules.arg("SETUSER").arg("verifier").arg("on").arg(">secret").arg(VERIFIER_ACL);
     rules.exec_async(&mut admin).await.unwrap();
