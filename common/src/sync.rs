@@ -17,6 +17,8 @@ mod head;
 mod machine;
 
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;
 
 pub use head::{Answer, Head, Lineage, Role};

@@ -108,6 +108,8 @@ pub struct Machine {
     skipped: Option<Skipped>,
     since: Option<UnixTime>,
     proven: Option<UnixTime>,
+    /// `proven` when the lineage was adopted: a log that turns out to have lost entries takes its own proofs with it.
+    known_until: Option<UnixTime>,
     proven_at: Option<Instants>,
     state: State,
     probes: VecDeque<Probe>,
@@ -171,6 +173,7 @@ impl Machine {
             skipped: None,
             since: None,
             proven: None,
+            known_until: None,
             proven_at: None,
             state: State::Down,
             probes: VecDeque::new(),
@@ -491,7 +494,7 @@ impl Machine {
             return;
         }
         if self.since != Some(aim.since) {
-            let covered = self.proven.is_some_and(|proven| proven.plus(REPLAYED_SECONDS) >= aim.since);
+            let covered = self.known_until.is_some_and(|known| known.plus(REPLAYED_SECONDS) >= aim.since);
             if !covered {
                 out.push(Action::Since(aim.since));
             }
@@ -544,7 +547,9 @@ impl Machine {
 
     /// Voids what is known of the log. What is held stays held.
     fn forget_log(&mut self) {
-        self.lineage = None;
+        if self.lineage.take().is_some() {
+            self.known_until = self.proven;
+        }
         self.last = Position::START;
         self.tail = None;
         self.skipped = None;

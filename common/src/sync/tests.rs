@@ -383,6 +383,18 @@ fn f7_a_since_that_rose_in_the_same_data_set_counts_like_a_new_one() {
 }
 
 #[test]
+fn f7_proofs_by_a_restored_backup_do_not_cover_what_it_had_lost() {
+    let mut desk = Desk::live(3);
+    desk.on(Event::Disconnected);
+    desk.now += 600_000;
+    let restored = |since, now| Head { since: UnixTime(since), now: UnixTime(now), ..head("e", "restored", 0) };
+    desk.on(Event::Subscribed).answer(restored(1_000, 2_600));
+    assert_eq!(desk.took(), [Action::Fresh(at(600_100))], "nobody has noticed yet");
+    desk.after(250).answer(restored(2_601, 2_601));
+    assert_eq!(desk.took()[0], Action::Since(UnixTime(2_601)), "the last proof that counts was by another log");
+}
+
+#[test]
 fn f8_positions_used_again_after_a_failover_are_not_taken_for_the_old_ones() {
     let mut desk = Desk::live(5);
     desk.on(push("e", 5, 6)).on(push("e", 6, 7)).on(push("e", 7, 8));

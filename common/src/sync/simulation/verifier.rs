@@ -1,0 +1,189 @@
+//! The simulated verifier: the real machine, a list with expiry, clocks that err; and the ways to weaken it.
+
+use std::collections::BTreeMap;
+
+use super::store::{LIFETIME_MAX, Truth, id_of, revocation};
+use crate::sync::{Action, Answer, Checkpoint, Entry, Event, Lineage, Machine, ReadFrom, Timing};
+use crate::time::{Instants, LEEWAY_MAX_SECONDS, TimeFloor, UnixTime};
+use crate::wire::Position;
+
+/// A follower that lacks one of the rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutant {
+    /// Takes every push for the next one.
+    NoPredecessorCheck,
+    /// Compares positions only, whatever log they are of.
+    CounterOnly,
+    /// Takes an answer to a probe for the proof, whether or not what was pushed before it has arrived.
+    ProbeBeforePushes,
+    /// Forgets an entry when its token expires, without leeway and skew.
+    ForgetsAtExpiry,
+    /// Counts from when the answer came, not from when the probe was sent.
+    FreshOnReceipt,
+    /// Never says what it cannot know.
+    NoSince,
+    /// Steps over entries that it cannot read.
+    SkipsUnreadable,
+}
+
+impl Mutant {
+    pub const ALL: [Self; 7] = [
+        Self::NoPredecessorCheck,
+        Self::CounterOnly,
+        Self::ProbeBeforePushes,
+        Self::ForgetsAtExpiry,
+        Self::FreshOnReceipt,
+        Self::NoSince,
+        Self::SkipsUnreadable,
+    ];
+}
+
+/// What a verifier keeps on disk.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    held: BTreeMap<usize, UnixTime>,
+    since: UnixTime,
+    checkpoint: Checkpoint,
+}
+
+pub struct Verifier {
+    pub machine: Machine,
+    pub mutant: Option<Mutant>,
+    held: BTreeMap<usize, UnixTime>,
+    since: UnixTime,
+    pub fresh_as_of: Option<u64>,
+    pub proofs: u64,
+    /// How far the wall clock is off, in milliseconds, and by how much it has been stepped.
+    pub skew_ms: i64,
+    pub step_ms: i64,
+    leeway: u64,
+    floor: TimeFloor,
+}
+
+impl Verifier {
+    pub fn new(mutant: Option<Mutant>, skew_ms: i64, leeway: u64, now: Instants) -> Self {
+        Self {
+            machine: Machine::new(Timing::default(), 1),
+            mutant,
+            held: BTreeMap::new(),
+            since: UnixTime(0),
+            fresh_as_of: None,
+            proofs: 0,
+            skew_ms,
+            step_ms: 0,
+            leeway: leeway.min(LEEWAY_MAX_SECONDS),
+            floor: TimeFloor::new(now),
+        }
+    }
+
+    pub fn snapshot(&self) -> Option<Snapshot> {
+        let checkpoint = self.machine.checkpoint()?;
+        Some(Snapshot { held: self.held.clone(), since: self.since, checkpoint })
+    }
+
+    /// Dies and starts again, with what it kept or with nothing.
+    pub fn restart(&mut self, kept: Option<Snapshot>, now: Instants) {
+        let mut fresh = Self::new(self.mutant, self.skew_ms, self.leeway, now);
+        (fresh.step_ms, fresh.proofs) = (self.step_ms, self.proofs);
+        if let Some(Snapshot { held, since, checkpoint }) = kept {
+            (fresh.held, fresh.since) = (held, since);
+            fresh.machine = Machine::resume(Timing::default(), 1, checkpoint);
+        }
+        *self = fresh;
+    }
+
+    /// Gives an event to the machine and does what concerns the list; returns the rest.
+    pub fn on(&mut self, event: Event, now: Instants) -> Vec<Action> {
+        let event = self.weakened(event);
+        let actions = self.machine.on(event, now);
+        let mut rest = Vec::new();
+        for action in actions {
+            match action {
+                Action::Apply { revocation, .. } => {
+                    self.held.insert(id_of(&revocation), revocation.expires_at);
+                }
+                Action::ApplyAll(revocations) => {
+                    let held = revocations.iter().map(|revocation| (id_of(revocation), revocation.expires_at));
+                    self.held.extend(held);
+                }
+                Action::Since(_) if self.mutant == Some(Mutant::NoSince) => {}
+                Action::Since(moment) => self.since = self.since.max(moment),
+                Action::Fresh(at) => {
+                    let received = self.mutant == Some(Mutant::FreshOnReceipt);
+                    let as_of = if received { now.monotonic_ms } else { at.monotonic_ms };
+                    assert!(self.fresh_as_of.is_none_or(|before| before <= as_of), "freshness went back");
+                    self.fresh_as_of = Some(as_of);
+                    self.proofs += 1;
+                }
+                Action::Read { request, from: ReadFrom::At(at) } if self.mutant == Some(Mutant::CounterOnly) => {
+                    rest.push(Action::Read { request, from: ReadFrom::After(at) });
+                }
+                other => rest.push(other),
+            }
+        }
+        rest
+    }
+
+    /// Drops what has expired; entries are kept by the floor under this host's clock.
+    pub fn expire(&mut self, now: Instants) {
+        let floor = self.floor.advance(now);
+        let early = if self.mutant == Some(Mutant::ForgetsAtExpiry) { 70 } else { 0 };
+        self.held.retain(|_, expires_at| floor <= expires_at.minus(early));
+    }
+
+    /// Whether the token of a revocation would be answered good, if the list is taken for complete.
+    pub fn accepts(&self, id: usize, truth: &Truth) -> bool {
+        let now = self.floor.seconds();
+        let alive = now <= truth.token_expires.plus(self.leeway);
+        debug_assert!(truth.token_expires.0 <= truth.issued.0 + LIFETIME_MAX, "no token lives longer");
+        alive && !self.held.contains_key(&id) && truth.issued > self.since
+    }
+
+    /// What a follower without one of the rules makes of an event.
+    fn weakened(&self, event: Event) -> Event {
+        let last = self.machine.last();
+        match (self.mutant, event) {
+            (Some(Mutant::NoPredecessorCheck), Event::Pushed(mut message)) => {
+                message.previous = last;
+                Event::Pushed(message)
+            }
+            (Some(Mutant::ProbeBeforePushes), Event::Answered { token, answer: Answer::Head(mut head) }) => {
+                if self.machine.lineage() == Some(&head.lineage) {
+                    head.last = last;
+                }
+                Event::Answered { token, answer: Answer::Head(head) }
+            }
+            (Some(Mutant::CounterOnly), event) => counter_only(event, last),
+            (Some(Mutant::SkipsUnreadable), Event::Page { request, entries, complete }) => {
+                let skip = |entry: Entry| Entry {
+                    revocation: entry.revocation.or(Ok(revocation(usize::MAX >> 8, UnixTime(0)))),
+                    ..entry
+                };
+                Event::Page { request, entries: entries.into_iter().map(skip).collect(), complete }
+            }
+            (_, event) => event,
+        }
+    }
+}
+
+/// All logs look like one, and a log never looks shorter than before.
+fn counter_only(event: Event, last: Position) -> Event {
+    match event {
+        Event::Pushed(mut message) => {
+            message.epoch = "any".into();
+            Event::Pushed(message)
+        }
+        Event::Answered { token, answer: Answer::Head(mut head) } => {
+            head.lineage = Lineage { epoch: "any".into(), history: "any".into() };
+            head.last = head.last.max(last);
+            Event::Answered { token, answer: Answer::Head(head) }
+        }
+        Event::Page { request, mut entries, complete } => {
+            if last != Position::START {
+                entries.insert(0, Entry { position: last, revocation: Ok(revocation(usize::MAX >> 8, UnixTime(0))) });
+            }
+            Event::Page { request, entries, complete }
+        }
+        event => event,
+    }
+}
