@@ -67,7 +67,7 @@ fn a_schedule_is_the_same_every_time() {
 #[test]
 fn every_mutant_is_caught() {
     for mutant in Mutant::ALL {
-        let caught = (0..5_000).find(|seed| run(*seed, Some(mutant)).violation.is_some());
+        let caught = (0..20_000).find(|seed| run(*seed, Some(mutant)).violation.is_some());
         let seed = caught.unwrap_or_else(|| panic!("{mutant:?} was not caught"));
         println!("{mutant:?} is caught by seed {seed}: {:?}", run(seed, Some(mutant)).violation);
     }

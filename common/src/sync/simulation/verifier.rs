@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::store::{LIFETIME_MAX, Truth, id_of, revocation};
 use crate::sync::{Action, Answer, Checkpoint, Entry, Event, Lineage, Machine, ReadFrom, Timing};
-use crate::time::{Instants, LEEWAY_MAX_SECONDS, TimeFloor, UnixTime};
+use crate::time::{CLOCK_SKEW_SECONDS, Instants, LEEWAY_MAX_SECONDS, TimeFloor, UnixTime};
 use crate::wire::Position;
 
 /// A follower that lacks one of the rules.
@@ -24,10 +24,12 @@ pub enum Mutant {
     NoSince,
     /// Steps over entries that it cannot read.
     SkipsUnreadable,
+    /// Goes on from a snapshot although the clock was ahead when it was written.
+    TrustsAnySnapshot,
 }
 
 impl Mutant {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::NoPredecessorCheck,
         Self::CounterOnly,
         Self::ProbeBeforePushes,
@@ -35,6 +37,7 @@ impl Mutant {
         Self::FreshOnReceipt,
         Self::NoSince,
         Self::SkipsUnreadable,
+        Self::TrustsAnySnapshot,
     ];
 }
 
@@ -44,6 +47,8 @@ pub struct Snapshot {
     held: BTreeMap<usize, UnixTime>,
     since: UnixTime,
     checkpoint: Checkpoint,
+    /// What had expired by then, by a clock that may have been wrong, is not in it.
+    expired_by: UnixTime,
 }
 
 pub struct Verifier {
@@ -78,16 +83,21 @@ impl Verifier {
 
     pub fn snapshot(&self) -> Option<Snapshot> {
         let checkpoint = self.machine.checkpoint()?;
-        Some(Snapshot { held: self.held.clone(), since: self.since, checkpoint })
+        let expired_by = self.floor.seconds();
+        Some(Snapshot { held: self.held.clone(), since: self.since, checkpoint, expired_by })
     }
 
     /// Dies and starts again, with what it kept or with nothing.
     pub fn restart(&mut self, kept: Option<Snapshot>, now: Instants) {
         let mut fresh = Self::new(self.mutant, self.skew_ms, self.leeway, now);
         (fresh.step_ms, fresh.proofs) = (self.step_ms, self.proofs);
-        if let Some(Snapshot { held, since, checkpoint }) = kept {
+        if let Some(Snapshot { held, since, checkpoint, expired_by }) = kept {
             (fresh.held, fresh.since) = (held, since);
-            fresh.machine = Machine::resume(Timing::default(), 1, checkpoint);
+            // Written by a clock that was ahead of this one: what it dropped may still matter, so the log is read whole.
+            let whole = expired_by <= fresh.floor.seconds().plus(2 * CLOCK_SKEW_SECONDS);
+            if whole || self.mutant == Some(Mutant::TrustsAnySnapshot) {
+                fresh.machine = Machine::resume(Timing::default(), 1, checkpoint);
+            }
         }
         *self = fresh;
     }
