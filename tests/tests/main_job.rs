@@ -193,6 +193,33 @@ async fn staleness_policies() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_verifier_that_restarts_while_the_feed_is_down_starts_from_its_snapshot() {
+    let folder = sidegate_tests::scratch::Scratch::new();
+    let file = folder.file("list.snapshot");
+    let snapshot = file.to_str().expect("UTF-8");
+    let mut stack = Stack::with(Store::Redis, 0, &[], &[]).await;
+    stack.add_verifier(&[("SNAPSHOT_FILE", snapshot), ("ON_STALE", "allow"), ("MAX_STALENESS", "1s")]).await;
+    let dead = stack.issuer.login(EMAIL).await.access;
+    let good = stack.issuer.login(EMAIL).await.access;
+    assert_eq!(stack.issuer.logout(&dead).await.status, 204);
+    stack.verifiers[0].until_denied(&dead).await;
+    assert!(stack.verifiers[0].program.stop().success(), "a clean stop writes the list down");
+    stack.redis.as_mut().expect("on Redis").kill();
+    let verifier = &mut stack.verifiers[0];
+    verifier.restart().await;
+    assert_eq!(verifier.check(&dead).await.code(), "token_revoked");
+    let reply = verifier.check(&good).await;
+    assert_eq!(reply.status, 200);
+    assert!(reply.header("x-auth-stale").is_some(), "stale until it has caught up");
+    stack.redis.as_mut().expect("on Redis").restart().await;
+    eventually("the verifier to be fresh again", || async {
+        stack.verifiers[0].check(&good).await.header("x-auth-stale").is_none().then_some(())
+    })
+    .await;
+    assert_eq!(stack.verifiers[0].check(&dead).await.code(), "token_revoked");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_only_embedded_issuer_says_why_a_second_one_may_not_start() {
     let stack = Stack::start(Store::Embedded, 0).await;
     let mut second = stack.issuer.settings.clone();

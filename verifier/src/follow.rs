@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use sidegate_common::revocation::Revocation;
 use sidegate_common::time::{Instants, UnixTime};
+use sidegate_runtime::clock::instants;
 use sidegate_runtime::feed::driver::{self, Pace};
 use sidegate_runtime::feed::status::Status;
 use sidegate_runtime::feed::{Sink, Source};
@@ -19,6 +20,7 @@ use crate::app::make_list;
 use crate::config::{Config, FeedSource};
 use crate::gate::Gate;
 use crate::list::List;
+use crate::snapshot::{self, Keeper};
 
 /// How often readers' trust is extended: ten times before it would lapse.
 const TICK_EVERY: Duration = Duration::from_millis(100);
@@ -62,11 +64,26 @@ async fn follow_source<S: Source>(
     mut stop: watch::Receiver<bool>,
 ) {
     let pace = Pace::every(config.feed.probe_interval);
-    let Some(partitions) = driver::partitions(&source, &pace, &status, &mut stop).await else { return };
+    let snapshot_file = config.feed.snapshot_file.clone();
+    let kept = snapshot::load(snapshot_file.as_deref());
+    let partitions = match &kept {
+        // The feed may be down: the list on disk says how many there are.
+        Some(kept) => kept.partitions(),
+        None => match driver::partitions(&source, &pace, &status, &mut stop).await {
+            Some(partitions) => partitions,
+            None => return,
+        },
+    };
     let list = make_list(&config, partitions, board);
+    let checkpoints = kept.map_or_else(Vec::new, |kept| kept.restore(&list, instants()));
     gate.install(Arc::clone(&list));
     let housekeeping = Housekeeping::start(Arc::clone(&gate), Arc::clone(&list));
-    driver::follow(Arc::new(source), partitions, Vec::new(), Arc::clone(&list), pace, status, stop).await;
+    let keeper = snapshot_file.map(|path| Keeper::start(path, Arc::clone(&list), Arc::clone(&status)));
+    if let Some(Err(error)) = &keeper {
+        tracing::error!(%error, "no thread to write the snapshot");
+    }
+    driver::follow(Arc::new(source), partitions, checkpoints, Arc::clone(&list), pace, status, stop).await;
+    drop(keeper);
     drop(housekeeping);
 }
 

@@ -1,0 +1,359 @@
+//! The list on disk (`SNAPSHOT_FILE`): what a restarted verifier starts from, stale until it has caught up with the log.
+//!
+//! Format 1: one line of JSON (what of the log the list holds), then each entry as in the log behind its length (u16 BE),
+//! then a length of zero and the count (u64 BE). A file is replaced by rename, so that a crash leaves the old one whole;
+//! one that is cut short or of another format is refused whole, and the log is read from its start.
+
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader, BufWriter, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use sidegate_common::revocation::{ENTRY_BYTES_MAX, Revocation, Target};
+use sidegate_common::sync::{Checkpoint, Lineage};
+use sidegate_common::time::{Instants, UnixTime};
+use sidegate_common::wire::Position;
+use sidegate_runtime::feed::status::Status;
+
+use crate::list::List;
+
+const VERSION: u32 = 1;
+/// How often the list is written while the program runs; it is also written when it stops.
+const WRITE_EVERY: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// What the file says of one partition.
+#[derive(Debug, Serialize, Deserialize)]
+struct Partition {
+    epoch: String,
+    history: String,
+    last: String,
+    since: u64,
+    proven: u64,
+    /// Watermarks over the whole partition: the last dead `iat`, and the last unknowable one.
+    all: u64,
+    unknowable: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Head {
+    v: u32,
+    partitions: Vec<Partition>,
+}
+
+/// A list that was read from disk.
+#[derive(Debug)]
+pub struct Kept {
+    head: Head,
+    checkpoints: Vec<Checkpoint>,
+    entries: Vec<Revocation>,
+}
+
+/// Why a snapshot is not used.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// The file cannot be read.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// It is no snapshot of this format, or damaged.
+    #[error("not a whole snapshot of format {VERSION}")]
+    Damaged,
+}
+
+/// Reads the snapshot; none if there is no file.
+///
+/// # Errors
+/// It cannot be read, or is not a whole snapshot.
+pub fn read(path: &Path) -> Result<Option<Kept>, SnapshotError> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let mut file = BufReader::new(file);
+    let mut line = String::new();
+    file.by_ref().take(16 << 20).read_line(&mut line)?;
+    let head: Head = serde_json::from_str(&line).map_err(|_| SnapshotError::Damaged)?;
+    let checkpoints: Option<Vec<_>> = head.partitions.iter().map(checkpoint).collect();
+    let checkpoints = checkpoints.ok_or(SnapshotError::Damaged)?;
+    if head.v != VERSION || checkpoints.is_empty() || checkpoints.len() > usize::from(u16::MAX) {
+        return Err(SnapshotError::Damaged);
+    }
+    let entries = read_entries(&mut file)?;
+    Ok(Some(Kept { head, checkpoints, entries }))
+}
+
+fn read_entries(file: &mut impl io::Read) -> Result<Vec<Revocation>, SnapshotError> {
+    let mut entries = Vec::new();
+    let mut bytes = [0; ENTRY_BYTES_MAX];
+    loop {
+        let mut length = [0; 2];
+        file.read_exact(&mut length).map_err(|_| SnapshotError::Damaged)?;
+        let length = usize::from(u16::from_be_bytes(length));
+        if length == 0 {
+            break;
+        }
+        let entry = bytes.get_mut(..length).ok_or(SnapshotError::Damaged)?;
+        file.read_exact(entry).map_err(|_| SnapshotError::Damaged)?;
+        entries.push(Revocation::from_bytes(entry).map_err(|_| SnapshotError::Damaged)?);
+    }
+    let mut count = [0; 8];
+    file.read_exact(&mut count).map_err(|_| SnapshotError::Damaged)?;
+    if u64::from_be_bytes(count) == entries.len() as u64 { Ok(entries) } else { Err(SnapshotError::Damaged) }
+}
+
+fn checkpoint(partition: &Partition) -> Option<Checkpoint> {
+    Some(Checkpoint {
+        lineage: Lineage { epoch: partition.epoch.as_str().into(), history: partition.history.as_str().into() },
+        last: Position::parse(&partition.last)?,
+        since: UnixTime(partition.since),
+        proven: UnixTime(partition.proven),
+    })
+}
+
+impl Kept {
+    /// How many partitions the log had.
+    pub fn partitions(&self) -> u16 {
+        self.checkpoints.len() as u16
+    }
+
+    /// How many entries it holds.
+    pub fn entries(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Puts everything into `list`, which is stale from then on: at least by a moment, whatever the file's age, since
+    /// nothing was proven by this process. Returns where to go on in the log.
+    pub fn restore(self, list: &List, now: Instants) -> Vec<Checkpoint> {
+        for revocation in &self.entries {
+            list.apply(0, revocation);
+        }
+        for (partition, kept) in (0..).zip(&self.head.partitions) {
+            let all = Revocation {
+                target: Target::All { threshold: UnixTime(kept.all) },
+                expires_at: UnixTime(u64::from(u32::MAX)),
+            };
+            list.apply(partition, &all);
+            if kept.unknowable > 0 {
+                list.since(partition, UnixTime(kept.unknowable));
+            }
+            let age_ms = now.wall_ms.saturating_sub(kept.proven.saturating_mul(1000));
+            let age_ms = age_ms.max(list.judge().staleness().max_ms + 1);
+            // A machine that booted only now has no moment that lies so far back: it waits for the log.
+            if let Some(monotonic_ms) = now.monotonic_ms.checked_sub(age_ms).filter(|moment| *moment > 0) {
+                list.fresh(partition, Instants { wall_ms: now.wall_ms.saturating_sub(age_ms), monotonic_ms });
+            }
+        }
+        self.checkpoints
+    }
+}
+
+/// Writes `list` to `path`. The checkpoints must have been taken before: the list may hold more than they say.
+///
+/// # Errors
+/// The file cannot be written; the old one is left as it was.
+pub fn write(path: &Path, checkpoints: &[Checkpoint], list: &List) -> io::Result<u64> {
+    let index = list.judge().index();
+    let partition = |(number, checkpoint): (u16, &Checkpoint)| {
+        let (all, unknowable) = index.marks(number);
+        Partition {
+            epoch: checkpoint.lineage.epoch.to_string(),
+            history: checkpoint.lineage.history.to_string(),
+            last: checkpoint.last.to_string(),
+            since: checkpoint.since.0,
+            proven: checkpoint.proven.0,
+            all: all.0,
+            unknowable: unknowable.0,
+        }
+    };
+    let head = Head { v: VERSION, partitions: (0..).zip(checkpoints).map(partition).collect() };
+    let temporary = path.with_extension("new");
+    let file = File::options().create(true).write(true).truncate(true).mode(0o600).open(&temporary)?;
+    let mut file = BufWriter::new(file);
+    serde_json::to_writer(&mut file, &head)?;
+    file.write_all(b"\n")?;
+    let (mut count, mut failed) = (0_u64, None);
+    index.each(|revocation| {
+        let bytes = revocation.to_bytes();
+        let written = file.write_all(&(bytes.len() as u16).to_be_bytes()).and_then(|()| file.write_all(&bytes));
+        count += 1;
+        failed = failed.take().or(written.err());
+    });
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    file.write_all(&[0; 2])?;
+    file.write_all(&count.to_be_bytes())?;
+    file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+    std::fs::rename(&temporary, path)?;
+    Ok(count)
+}
+
+/// A thread that writes the list down now and then, and once more when it is dropped.
+#[derive(Debug)]
+pub struct Keeper {
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Keeper {
+    /// Keeps `list` in `path`.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub fn start(path: PathBuf, list: Arc<List>, status: Arc<Status>) -> io::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let keep = move || {
+            let mut written = Instant::now();
+            loop {
+                let last = stopped.load(Ordering::Acquire);
+                if last || written.elapsed() >= WRITE_EVERY {
+                    written = Instant::now();
+                    keep_once(&path, &list, &status);
+                }
+                if last {
+                    return;
+                }
+                std::thread::sleep(LOOK_EVERY);
+            }
+        };
+        let thread = Some(std::thread::Builder::new().name("snapshot".into()).spawn(keep)?);
+        Ok(Self { stop, thread })
+    }
+}
+
+fn keep_once(path: &Path, list: &List, status: &Status) {
+    let Some(checkpoints) = status.checkpoints() else { return };
+    match write(path, &checkpoints, list) {
+        Ok(entries) => tracing::debug!(entries, "wrote the snapshot"),
+        Err(error) => tracing::warn!(%error, path = %path.display(), "cannot write the snapshot"),
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            let _it_has_logged = thread.join();
+        }
+    }
+}
+
+/// Reads the snapshot named in the settings; a damaged one is logged and passed over.
+pub fn load(path: Option<&Path>) -> Option<Kept> {
+    let path = path?;
+    match read(path) {
+        Ok(Some(kept)) => {
+            tracing::info!(entries = kept.entries(), "starting from the snapshot, stale until the log is caught up");
+            Some(kept)
+        }
+        Ok(None) => None,
+        Err(error) => {
+            tracing::warn!(%error, path = %path.display(), "the snapshot is not used");
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+    use sidegate_common::index::Index;
+    use sidegate_common::key::KeyRing;
+    use sidegate_common::revocation::{Id, SubjectTag};
+    use sidegate_common::verdict::{Freshness, Judge, OnStale, Unknown, Verdict};
+
+    /// A list that nothing has proven yet.
+    fn list() -> List {
+        let model = testing::judge(OnStale::Deny);
+        let (index, freshness) = (Arc::new(Index::new(1)), Arc::new(Freshness::new(1)));
+        let judge = Judge::new(model.policy().clone(), model.staleness(), index, freshness);
+        judge.set_keys(KeyRing::new(model.keys().keys().to_vec()).unwrap());
+        List::new(Arc::new(judge))
+    }
+
+    fn entries() -> Vec<Revocation> {
+        let subject = Some(SubjectTag::of("42"));
+        let id = |text| Id::parse(text).unwrap();
+        let targets = [
+            Target::Token { jti: id("AAECAwQFBgcICQoLDA0ODw"), subject },
+            Target::Session { sid: id("order-17"), subject: None },
+            Target::Subject { sub: "42".into(), threshold: UnixTime(9) },
+            Target::Key { kid: "k".into() },
+        ];
+        targets.map(|target| Revocation { target, expires_at: UnixTime(4_000_000_000) }).to_vec()
+    }
+
+    fn checkpoint() -> Checkpoint {
+        let lineage = Lineage { epoch: "e".into(), history: "h".into() };
+        Checkpoint {
+            lineage,
+            last: Position { ms: 5, sequence: 1 },
+            since: UnixTime(3),
+            proven: UnixTime(1_700_000_000),
+        }
+    }
+
+    fn scratch(name: &str) -> PathBuf {
+        std::env::temp_dir().join(format!("sidegate-snapshot-{}-{name}", std::process::id()))
+    }
+
+    #[test]
+    fn what_was_written_is_read_and_is_stale() {
+        let path = scratch("whole");
+        let before = list();
+        entries().iter().for_each(|entry| assert!(before.apply(0, entry)));
+        let all = Revocation { target: Target::All { threshold: UnixTime(77) }, expires_at: UnixTime(0) };
+        before.apply(0, &all);
+        before.since(0, UnixTime(66));
+        assert_eq!(write(&path, &[checkpoint()], &before).unwrap(), 4);
+        let kept = read(&path).unwrap().unwrap();
+        assert_eq!(kept.partitions(), 1);
+        let after = list();
+        let now = Instants { wall_ms: 1_700_000_001_000, monotonic_ms: 50_000_000 };
+        assert_eq!(kept.restore(&after, now), vec![checkpoint()]);
+        assert_eq!(after.judge().index().counts(), before.judge().index().counts());
+        assert_eq!(after.judge().index().marks(0), (UnixTime(77), UnixTime(66)));
+        let (token, _) = testing::verified("a-jti");
+        let at = sidegate_common::verdict::Moment { monotonic_ms: now.monotonic_ms, ..testing::AT };
+        let verdict = after.judge().check(&token, at);
+        assert!(!matches!(verdict, Verdict::Good(_)), "{verdict:?}");
+        assert!(matches!(after.judge().ready(at), Err(Unknown::Stale(_))), "a second old, and stale all the same");
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn a_machine_that_has_just_booted_waits_for_the_log() {
+        let path = scratch("boot");
+        write(&path, &[checkpoint()], &list()).unwrap();
+        let after = list();
+        let now = Instants { wall_ms: 1_700_000_001_000, monotonic_ms: 10 };
+        read(&path).unwrap().unwrap().restore(&after, now);
+        assert_eq!(after.judge().freshness().oldest(), None);
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn a_cut_or_foreign_file_is_refused_whole() {
+        let path = scratch("cut");
+        let before = list();
+        entries().iter().for_each(|entry| assert!(before.apply(0, entry)));
+        write(&path, &[checkpoint()], &before).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        for cut in 0..bytes.len() {
+            std::fs::write(&path, &bytes[..cut]).unwrap();
+            assert!(matches!(read(&path), Err(SnapshotError::Damaged)), "cut at {cut}");
+        }
+        std::fs::write(&path, bytes.iter().map(|byte| if *byte == b'1' { b'2' } else { *byte }).collect::<Vec<_>>())
+            .unwrap();
+        assert!(read(&path).is_err(), "another format");
+        std::fs::remove_file(&path).unwrap();
+        assert!(read(&path).unwrap().is_none());
+    }
+}
