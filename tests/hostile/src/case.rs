@@ -92,6 +92,13 @@ impl<'a> Corpus<'a> {
         self.cases.last_mut().expect("a case").frozen = true;
     }
 
+    /// The same, if a clock that runs on would soon make it wrong.
+    pub fn frozen_if(&mut self, soon: bool) {
+        if soon {
+            self.frozen();
+        }
+    }
+
     /// The claims of a good token.
     pub fn claims(&self) -> Map<String, Value> {
         let now = self.setting.now;

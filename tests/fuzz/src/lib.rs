@@ -1,0 +1,6 @@
+//! What the fuzz targets do; tests/tests/fuzz_seeds.rs runs the same code over the seeds with the stable compiler.
+#![forbid(unsafe_code)]
+
+pub mod bodies;
+#[cfg(feature = "verifier")]
+pub mod request;
