@@ -13,6 +13,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use crate::opening::Opening;
 use crate::program::stopped;
 use crate::socket::Listener;
 
@@ -136,6 +137,7 @@ where
         .max_pending_accept_reset_streams(Some(20))
         .keep_alive_interval(Some(Duration::from_secs(30)))
         .keep_alive_timeout(Duration::from_secs(20));
+    let stream = Opening::new(stream, limits.head_timeout);
     let watcher = graceful.watcher();
     tokio::spawn(async move {
         let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
