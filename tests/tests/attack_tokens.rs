@@ -63,7 +63,7 @@ async fn over_http(call: Call, case: &Case, path: &str) {
 async fn over_grpc(client: &mut AuthorizationClient<tonic::transport::Channel>, case: &Case) {
     let headers = [("authorization".to_owned(), format!("Bearer {}", case.token))].into();
     let http = HttpRequest { method: "GET".into(), path: "/".into(), headers, ..HttpRequest::default() };
-    let request = Request { http: Some(http), ..Request::default() };
+    let request = Request { http: Some(http) };
     let attributes = AttributeContext { request: Some(request), ..AttributeContext::default() };
     let answer = client.check(CheckRequest { attributes: Some(attributes) }).await.unwrap().into_inner();
     let good = case.expected == Expected::Good;

@@ -9,9 +9,12 @@ mod request;
 
 use std::path::Path;
 
+/// What a fuzz target does with one input.
+type Target = fn(&[u8]);
+
 #[test]
 fn no_seed_breaks_a_law() {
-    let targets: [(&str, fn(&[u8])); 6] = [
+    let targets: [(&str, Target); 6] = [
         ("token", bodies::token),
         ("jwks", bodies::jwks),
         ("authorization", request::authorization),

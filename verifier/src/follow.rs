@@ -78,7 +78,8 @@ async fn follow_source<S: Source>(
     let checkpoints = kept.map_or_else(Vec::new, |kept| kept.restore(&list, instants()));
     gate.install(Arc::clone(&list));
     let housekeeping = Housekeeping::start(Arc::clone(&gate), Arc::clone(&list));
-    let keeper = snapshot_file.map(|path| Keeper::start(path, Arc::clone(&list), Arc::clone(&status)));
+    let keeper =
+        snapshot_file.map(|path| Keeper::start(path, Arc::clone(&gate), Arc::clone(&list), Arc::clone(&status)));
     if let Some(Err(error)) = &keeper {
         tracing::error!(%error, "no thread to write the snapshot");
     }

@@ -15,10 +15,11 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use sidegate_common::revocation::{ENTRY_BYTES_MAX, Revocation, Target};
 use sidegate_common::sync::{Checkpoint, Lineage};
-use sidegate_common::time::{Instants, UnixTime};
+use sidegate_common::time::{CLOCK_SKEW_SECONDS, Instants, UnixTime};
 use sidegate_common::wire::Position;
 use sidegate_runtime::feed::status::Status;
 
+use crate::gate::Gate;
 use crate::list::List;
 
 const VERSION: u32 = 1;
@@ -42,6 +43,8 @@ struct Partition {
 #[derive(Debug, Serialize, Deserialize)]
 struct Head {
     v: u32,
+    /// The verifier's time when it was written, seconds since 1970: what had expired by then was dropped.
+    time: u64,
     partitions: Vec<Partition>,
 }
 
@@ -127,7 +130,8 @@ impl Kept {
     }
 
     /// Puts everything into `list`, which is stale from then on: at least by a moment, whatever the file's age, since
-    /// nothing was proven by this process. Returns where to go on in the log.
+    /// nothing was proven by this process. Returns where to go on in the log; nowhere (so that all of it is read) if the
+    /// file was written by a clock that was ahead, since what it had dropped may still matter.
     pub fn restore(self, list: &List, now: Instants) -> Vec<Checkpoint> {
         for revocation in &self.entries {
             list.apply(0, revocation);
@@ -148,15 +152,15 @@ impl Kept {
                 list.fresh(partition, Instants { wall_ms: now.wall_ms.saturating_sub(age_ms), monotonic_ms });
             }
         }
-        self.checkpoints
+        if self.head.time > now.wall_ms / 1000 + 2 * CLOCK_SKEW_SECONDS { Vec::new() } else { self.checkpoints }
     }
 }
 
-/// Writes `list` to `path`. The checkpoints must have been taken before: the list may hold more than they say.
+/// Writes `list` to `path` at `now`. The checkpoints must have been taken before: the list may hold more than they say.
 ///
 /// # Errors
 /// The file cannot be written; the old one is left as it was.
-pub fn write(path: &Path, checkpoints: &[Checkpoint], list: &List) -> io::Result<u64> {
+pub fn write(path: &Path, checkpoints: &[Checkpoint], list: &List, now: UnixTime) -> io::Result<u64> {
     let index = list.judge().index();
     let partition = |(number, checkpoint): (u16, &Checkpoint)| {
         let (all, unknowable) = index.marks(number);
@@ -170,7 +174,7 @@ pub fn write(path: &Path, checkpoints: &[Checkpoint], list: &List) -> io::Result
             unknowable: unknowable.0,
         }
     };
-    let head = Head { v: VERSION, partitions: (0..).zip(checkpoints).map(partition).collect() };
+    let head = Head { v: VERSION, time: now.0, partitions: (0..).zip(checkpoints).map(partition).collect() };
     let temporary = path.with_extension("new");
     let file = File::options().create(true).write(true).truncate(true).mode(0o600).open(&temporary)?;
     let mut file = BufWriter::new(file);
@@ -205,7 +209,7 @@ impl Keeper {
     ///
     /// # Errors
     /// No thread can be started.
-    pub fn start(path: PathBuf, list: Arc<List>, status: Arc<Status>) -> io::Result<Self> {
+    pub fn start(path: PathBuf, gate: Arc<Gate>, list: Arc<List>, status: Arc<Status>) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let keep = move || {
@@ -214,7 +218,7 @@ impl Keeper {
                 let last = stopped.load(Ordering::Acquire);
                 if last || written.elapsed() >= WRITE_EVERY {
                     written = Instant::now();
-                    keep_once(&path, &list, &status);
+                    keep_once(&path, &list, &status, gate.moment().now);
                 }
                 if last {
                     return;
@@ -227,9 +231,9 @@ impl Keeper {
     }
 }
 
-fn keep_once(path: &Path, list: &List, status: &Status) {
+fn keep_once(path: &Path, list: &List, status: &Status, now: UnixTime) {
     let Some(checkpoints) = status.checkpoints() else { return };
-    match write(path, &checkpoints, list) {
+    match write(path, &checkpoints, list, now) {
         Ok(entries) => tracing::debug!(entries, "wrote the snapshot"),
         Err(error) => tracing::warn!(%error, path = %path.display(), "cannot write the snapshot"),
     }
@@ -300,6 +304,21 @@ mod tests {
         }
     }
 
+    const NOW: UnixTime = UnixTime(1_700_000_000);
+
+    #[test]
+    fn a_snapshot_of_a_clock_that_was_ahead_is_no_place_to_go_on_from() {
+        let path = scratch("ahead");
+        let before = list();
+        entries().iter().for_each(|entry| assert!(before.apply(0, entry)));
+        write(&path, &[checkpoint()], &before, UnixTime(1_700_003_600)).unwrap();
+        let after = list();
+        let now = Instants { wall_ms: 1_700_000_001_000, monotonic_ms: 50_000_000 };
+        assert!(read(&path).unwrap().unwrap().restore(&after, now).is_empty());
+        assert_eq!(after.judge().index().counts().total(), 4, "what it holds is held all the same");
+        std::fs::remove_file(path).unwrap();
+    }
+
     fn scratch(name: &str) -> PathBuf {
         std::env::temp_dir().join(format!("sidegate-snapshot-{}-{name}", std::process::id()))
     }
@@ -312,7 +331,7 @@ mod tests {
         let all = Revocation { target: Target::All { threshold: UnixTime(77) }, expires_at: UnixTime(0) };
         before.apply(0, &all);
         before.since(0, UnixTime(66));
-        assert_eq!(write(&path, &[checkpoint()], &before).unwrap(), 4);
+        assert_eq!(write(&path, &[checkpoint()], &before, NOW).unwrap(), 4);
         let kept = read(&path).unwrap().unwrap();
         assert_eq!(kept.partitions(), 1);
         let after = list();
@@ -331,7 +350,7 @@ mod tests {
     #[test]
     fn a_machine_that_has_just_booted_waits_for_the_log() {
         let path = scratch("boot");
-        write(&path, &[checkpoint()], &list()).unwrap();
+        write(&path, &[checkpoint()], &list(), NOW).unwrap();
         let after = list();
         let now = Instants { wall_ms: 1_700_000_001_000, monotonic_ms: 10 };
         read(&path).unwrap().unwrap().restore(&after, now);
@@ -344,7 +363,7 @@ mod tests {
         let path = scratch("cut");
         let before = list();
         entries().iter().for_each(|entry| assert!(before.apply(0, entry)));
-        write(&path, &[checkpoint()], &before).unwrap();
+        write(&path, &[checkpoint()], &before, NOW).unwrap();
         let bytes = std::fs::read(&path).unwrap();
         for cut in 0..bytes.len() {
             std::fs::write(&path, &bytes[..cut]).unwrap();
