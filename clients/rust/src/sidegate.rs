@@ -129,7 +129,7 @@ impl Sidegate {
     pub fn try_cached(&self, token: &str) -> Option<Result<Verified, Denied>> {
         match self.cached(token) {
             Some(verified) => Some(Ok(verified)),
-            None => (!could_be_token(token)).then_some(Err(Denied::NOT_COMPACT)),
+            None => could_be_token(token).err().map(Err),
         }
     }
 
@@ -144,9 +144,7 @@ impl Sidegate {
     }
 
     fn ask(&self, token: &str) -> Result<Verified, Denied> {
-        if !could_be_token(token) {
-            return Err(Denied::NOT_COMPACT);
-        }
+        could_be_token(token)?;
         self.ensure_worker();
         let reader = self.0.cache.reader(token.as_bytes());
         let mut keep = false;
@@ -194,8 +192,14 @@ impl Inner {
     }
 }
 
-/// Refuses what the daemon would refuse unseen, before it costs a round trip: only the letters that a JWS compact has.
-fn could_be_token(token: &str) -> bool {
+/// Refuses what the daemon would refuse unseen, in its words, before it costs a round trip: nothing at all, or other
+/// letters than a JWS compact has.
+fn could_be_token(token: &str) -> Result<(), Denied> {
     let letter = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    (16..=TOKEN_BYTES_MAX).contains(&token.len()) && token.as_bytes().iter().all(letter)
+    let fits = (16..=TOKEN_BYTES_MAX).contains(&token.len()) && token.as_bytes().iter().all(letter);
+    match token {
+        "" => Err(Denied::Missing),
+        _ if fits => Ok(()),
+        _ => Err(Denied::NOT_COMPACT),
+    }
 }

@@ -65,12 +65,14 @@ fn bad_tokens_are_refused_by_code_and_impossible_ones_unasked() {
     sidegate.check(&good).unwrap();
     let asked = daemon.asked();
     for impossible in
-        ["", "short", &"x".repeat(8193), &format!("{good} "), &format!("{good},"), "tok\u{e9}n.aaaaaaaa.bbbbbbbbb"]
+        ["short", &"x".repeat(8193), &format!("{good} "), &format!("{good},"), "tok\u{e9}n.aaaaaaaa.bbbbbbbbb"]
     {
         let why = "not a compact JWS".into();
         assert_eq!(sidegate.check(impossible), Err(Denied::Invalid { why }));
         assert_eq!(sidegate.try_cached(impossible), Some(sidegate.check(impossible)));
     }
+    assert_eq!(sidegate.check(""), Err(Denied::Missing));
+    assert_eq!(sidegate.try_cached(""), Some(Err(Denied::Missing)));
     assert_eq!(daemon.asked(), asked);
     let mut same_signature = good.clone().into_bytes();
     same_signature[40] = if same_signature[40] == b'A' { b'B' } else { b'A' };
