@@ -284,10 +284,13 @@ def test_one_command_starts_everything_and_stops_it(tmp_path: Path) -> None:
     command = [sys.executable, str(start), "--port", str(app), "--issuer-port", str(issuer), "--data", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        shown = "".join(process.stdout.readline() for _ in range(4))
-        assert f"http://127.0.0.1:{app}/docs" in shown
-        assert httpx.get(f"http://127.0.0.1:{app}/docs").status_code == 200
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
+        try:
+            shown = "".join(process.stdout.readline() for _ in range(4))
+            assert f"http://127.0.0.1:{app}/docs" in shown
+            assert httpx.get(f"http://127.0.0.1:{app}/docs").status_code == 200
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0
+        finally:
+            process.kill()  # leaving the block waits for it
     assert not _answers(f"http://127.0.0.1:{app}")
     assert not _answers(f"http://127.0.0.1:{issuer}")
