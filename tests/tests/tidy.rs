@@ -77,7 +77,7 @@ const WALLS: &[(&str, &[&str])] = &[
             "crate::config",
             "crate::app",
             "hyper",
-            "tonic",
+            "tonic::",
             "redis::",
             "std::net",
             "SystemTime",
