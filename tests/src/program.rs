@@ -19,11 +19,12 @@ pub fn binary(name: &str) -> PathBuf {
     if let Ok(folder) = std::env::var("SIDEGATE_BIN_DIR") {
         return Path::new(&folder).join(name);
     }
-    let test = std::env::current_exe().expect("a test knows its own path");
-    let folder = test.ancestors().nth(2).expect("target/PROFILE/deps/test");
-    let path = folder.join(name);
-    assert!(path.exists(), "{} is not built: run cargo build --release --bins first", path.display());
-    path
+    let ours = std::env::current_exe().expect("a program knows its own path");
+    // A test lies in target/PROFILE/deps, a benchmark in target/PROFILE.
+    let mut beside = ours.ancestors().skip(1).take(2).map(|folder| folder.join(name));
+    beside
+        .find(|path| path.exists())
+        .unwrap_or_else(|| panic!("{name} is not built: run cargo build --release --bins first"))
 }
 
 /// A running program.
