@@ -20,7 +20,8 @@ pub struct Redis {
 
 impl Redis {
     pub async fn start() -> Self {
-        Self::with(&["--appendonly", "yes"]).await
+        // Not everysec: with it a write may wait behind a running fsync, and kill -9 loses what was acknowledged.
+        Self::with(&["--appendonly", "yes", "--appendfsync", "always"]).await
     }
 
     /// With further options of redis-server's command line.
