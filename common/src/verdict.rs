@@ -230,11 +230,10 @@ impl Judge {
     }
 
     fn able(&self, at: Moment) -> Result<(), Unknown> {
-        if self.keys().keys().is_empty() {
-            return Err(Unknown::NoKeys);
-        }
+        // The list first: a gate that waits for it is given its keys only then, and would blame them.
         match self.fresh(at) {
             Err(Unknown::NotLoaded) => Err(Unknown::NotLoaded),
+            _ if self.keys().keys().is_empty() => Err(Unknown::NoKeys),
             _ => Ok(()),
         }
     }

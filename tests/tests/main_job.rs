@@ -173,6 +173,8 @@ async fn a_verifier_that_has_never_been_fresh_answers_503() {
     .await;
     assert_eq!(reply.status, 503);
     assert!(reply.header("retry-after").is_some());
+    let detail = reply.json()["detail"].as_str().unwrap_or_default().to_owned();
+    assert!(detail.contains("list"), "it waits for the list, not for keys: {detail}");
     assert_eq!(verifier.admin.get("/readyz").send().await.status, 503);
     assert_eq!(verifier.admin.get("/livez").send().await.status, 200);
 }
