@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -20,18 +19,11 @@ import httpx
 import jwt
 import pytest
 import sidegate
-from conftest import bearer, log_in, log_out
+from conftest import answers, bearer, eventually, log_in, log_out
 from sidegate.httpx import LoginRequiredError, SidegateAuth
 from stack import PASSWORD, PATIENCE_SECONDS, Stack, free_port
 
 EMAIL = "alice@example.org"
-
-
-def eventually(what: str, condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"never: {what}"
-        time.sleep(0.01)
 
 
 def get(stack: Stack, path: str, token: str | None = None) -> httpx.Response:
@@ -43,6 +35,13 @@ def refused(answer: httpx.Response, status: int, code: str) -> None:
     assert (answer.status_code, answer.json()["code"]) == (status, code)
     assert answer.headers["content-type"] == "application/problem+json"
     assert ("www-authenticate" in answer.headers) == (status != 503)
+
+
+def issuer_counted(stack: Stack, what: str) -> float:
+    """What the issuer's own metrics have counted, whatever the result was."""
+    metrics = httpx.get(f"http://{stack.issuer_settings['ISSUER_ADMIN_LISTEN']}/metrics").text
+    counts = re.findall(rf"^sidegate_issuer_{what}_total{{.*}} (\S+)$", metrics, re.MULTILINE)
+    return sum(float(count) for count in counts)
 
 
 def verifier(stack: Stack, **settings: Any) -> sidegate.Verifier:
@@ -174,6 +173,24 @@ def test_a_daemon_that_is_killed_means_503_until_it_is_back(stack: Stack) -> Non
     eventually("revocation works again", lambda: all(get(stack, "/me", token).status_code == 401 for _ in range(20)))
 
 
+def test_a_daemon_that_lost_its_feed_is_stale(tmp_path: Path) -> None:
+    stack = Stack(tmp_path, bcrypt_cost=4)
+    stack.verifier_settings["MAX_STALENESS"] = "1s"
+    try:
+        stack.start()
+        token = log_in(stack)["access_token"]
+        assert get(stack, "/me", token).status_code == 200
+        # The embedded store's feed is the issuer's.
+        stack.end("issuer", signal.SIGKILL)
+        eventually("the daemon calls itself stale", lambda: get(stack, "/me", token).status_code == 503)
+        refused(get(stack, "/me", token), 503, "stale")
+        assert get(stack, "/").status_code == 200
+        stack.start_issuer()
+        eventually("the daemon has caught up", lambda: get(stack, "/me", token).status_code == 200)
+    finally:
+        stack.stop()
+
+
 def test_children_forked_after_connecting_see_revocations(stack: Stack) -> None:
     client, token, stays = verifier(stack), log_in(stack)["access_token"], log_in(stack)["access_token"]
     eventually("the segment is attached", lambda: client.attached)
@@ -215,9 +232,11 @@ def test_a_program_logs_in_refreshes_and_logs_out(stack: Stack) -> None:
         before = auth.tokens
         assert before is not None
         auth._tokens = replace(before, expires_at=0.0)
+        refreshes = issuer_counted(stack, "refreshes")
         with ThreadPoolExecutor(64) as pool:
             answers = list(pool.map(lambda _: client.get(f"{stack.app_url}/me").status_code, range(64)))
         assert answers == [200] * 64
+        assert issuer_counted(stack, "refreshes") == refreshes + 1
         after = auth.tokens
         assert after is not None
         assert after.access_token != before.access_token
@@ -248,36 +267,6 @@ def test_a_program_does_so_in_async_code_and_survives_a_revocation(stack: Stack)
         client.get(f"{stack.app_url}/me")
 
 
-def test_the_readmes_example_works_as_typed(stack: Stack, tmp_path: Path) -> None:
-    readme = Path(__file__).parents[1].joinpath("README.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
-    (tmp_path / "main.py").write_text(blocks[0])
-    port = free_port()
-    command = [sys.executable, "-m", "uvicorn", "main:app", "--port", str(port), "--log-level", "warning"]
-    process = subprocess.Popen(command, cwd=tmp_path, env=os.environ | stack.app_settings)
-    try:
-        url = f"http://127.0.0.1:{port}"
-        eventually("the example answers", lambda: _answers(url))
-        token = log_in(stack)["access_token"]
-        assert httpx.get(f"{url}/me", headers=bearer(token)).json() == {"user": "1"}
-        refused(httpx.get(f"{url}/me"), 401, "token_missing")
-        log_out(stack, token)
-        eventually("logged out", lambda: httpx.get(f"{url}/me", headers=bearer(token)).status_code == 401)
-    finally:
-        process.terminate()
-        process.wait(20)
-    for block in blocks[1:]:
-        compile(block, "README.md", "exec", flags=0x2000)  # top-level await is allowed, as in a notebook
-
-
-def _answers(url: str) -> bool:
-    try:
-        httpx.get(url)
-    except httpx.TransportError:
-        return False
-    return True
-
-
 def test_one_command_starts_everything_and_stops_it(tmp_path: Path) -> None:
     start = Path(__file__).parents[1] / "examples/fastapi_app/start"
     app, issuer = free_port(), free_port()
@@ -292,5 +281,5 @@ def test_one_command_starts_everything_and_stops_it(tmp_path: Path) -> None:
             assert process.wait(60) == 0
         finally:
             process.kill()  # leaving the block waits for it
-    assert not _answers(f"http://127.0.0.1:{app}")
-    assert not _answers(f"http://127.0.0.1:{issuer}")
+    assert not answers(f"http://127.0.0.1:{app}")
+    assert not answers(f"http://127.0.0.1:{issuer}")

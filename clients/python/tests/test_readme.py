@@ -1,0 +1,105 @@
+"""The README's examples, each run as it is typed; only ports, and the token where it says `eyJ...`, are put in.
+Also the one function of docs/migration.md that old and new tokens go through."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import jwt
+import pytest
+import sidegate
+from conftest import answers, bearer, eventually, log_in, log_out
+from stack import Stack, free_port
+from starlette.requests import Request
+
+README = Path(__file__).parents[1].joinpath("README.md").read_text()
+FASTAPI, ANYWHERE, TESTING, CALLING = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def run(tmp_path: Path, stack: Stack, example: str) -> str:
+    """What the example prints."""
+    (tmp_path / "example.py").write_text(example)
+    command = [sys.executable, "example.py"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | stack.app_settings, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_fastapi(stack: Stack, tmp_path: Path) -> None:
+    (tmp_path / "main.py").write_text(FASTAPI)
+    port = free_port()
+    command = [sys.executable, "-m", "uvicorn", "main:app", "--port", str(port), "--log-level", "warning"]
+    process = subprocess.Popen(command, cwd=tmp_path, env=os.environ | stack.app_settings)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        eventually("the example answers", lambda: answers(url))
+        token, reader = log_in(stack)["access_token"], log_in(stack, "bob@example.org")["access_token"]
+        assert httpx.get(f"{url}/").json() == "hello, whoever you are"
+        assert httpx.get(f"{url}/", headers=bearer(token)).json() == "hello 1"
+        assert httpx.get(f"{url}/me", headers=bearer(token)).json() == {"user": "1"}
+        assert httpx.get(f"{url}/notes", headers=bearer(reader)).json() == ["needs the scope read"]
+        assert httpx.post(f"{url}/notes", headers=bearer(token)).json() == "needs both scopes"
+        denied = httpx.post(f"{url}/notes", headers=bearer(reader))
+        assert (denied.status_code, denied.json()["code"]) == (403, "insufficient_scope")
+        denied = httpx.get(f"{url}/me")
+        assert (denied.status_code, denied.json()["code"]) == (401, "token_missing")
+        log_out(stack, token)
+        eventually("logged out", lambda: httpx.get(f"{url}/me", headers=bearer(token)).status_code == 401)
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def test_anywhere_else(stack: Stack, tmp_path: Path) -> None:
+    assert run(tmp_path, stack, ANYWHERE).startswith("token_invalid ")
+    token = log_in(stack)["access_token"]
+    example = ANYWHERE.replace("eyJ...", token, 1)
+    assert run(tmp_path, stack, example).startswith("1 ('read', 'write') 1")
+    log_out(stack, token)
+    eventually("logged out", lambda: run(tmp_path, stack, example) == "logged out\n")
+
+
+def test_testing_an_application(stack: Stack, tmp_path: Path) -> None:
+    (tmp_path / "main.py").write_text(FASTAPI)
+    (tmp_path / "test_main.py").write_text("from main import app\n" + TESTING)
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "test_main.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert "1 passed" in done.stdout
+
+
+def test_calling_protected_services(stack: Stack, tmp_path: Path) -> None:
+    example = CALLING.replace("http://127.0.0.1:8080", stack.issuer_url).replace("http://127.0.0.1:8000", stack.app_url)
+    assert "'email': 'alice@example.org'" in run(tmp_path, stack, example)
+
+
+def test_either_takes_old_tokens_and_new_ones(stack: Stack) -> None:
+    page = Path(__file__).parents[3].joinpath("docs/migration.md").read_text()
+    secret = "the application's old secret, of 32 bytes or more"
+    daemon = sidegate.Verifier(stack.verifier_settings["VERIFIER_SOCKET"], attach=False)
+    names = {"Request": Request, "sidegate": sidegate, "jwt": jwt, "verifier": daemon, "OLD_SECRET": secret}
+    exec(re.findall(r"```python\n(def either.*?)```", page, re.DOTALL)[0], names)
+    either = names["either"]
+
+    def sub(token: str) -> str:
+        headers = [(b"authorization", f"Bearer {token}".encode())]
+        found: str = either(Request({"type": "http", "headers": headers}))  # type: ignore[operator]
+        return found
+
+    token = log_in(stack)["access_token"]
+    assert sub(jwt.encode({"sub": "of old"}, secret, algorithm="HS256")) == "of old"
+    assert sub(token) == "1"
+    with pytest.raises(jwt.InvalidSignatureError):
+        sub(jwt.encode({"sub": "of old"}, secret[::-1], algorithm="HS256"))
+    # What says that it is new is judged as such, whoever signed it.
+    with pytest.raises(sidegate.InvalidTokenError):
+        sub(jwt.encode({"sub": "of old"}, secret, algorithm="HS256", headers={"typ": "at+jwt"}))
+    log_out(stack, token)
+    with pytest.raises(sidegate.RevokedTokenError):
+        eventually("logged out", lambda: not sub(token))
