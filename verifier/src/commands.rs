@@ -2,6 +2,7 @@
 #![allow(clippy::print_stderr)] // messages for the person at the terminal
 
 use std::io::Read as _;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -11,7 +12,7 @@ use sidegate_runtime::{logging, program};
 
 use crate::app::{self, App};
 use crate::ask::{At, ask};
-use crate::config::{Config, SETTINGS};
+use crate::config::{Config, ListenConfig, SETTINGS};
 use crate::wire::admin::Readiness;
 
 /// Exit code for "cannot be said" (EX_UNAVAILABLE of sysexits.h).
@@ -36,6 +37,21 @@ impl Source {
     pub fn config(&self) -> Result<Config, ConfigError> {
         Config::read(&self.settings()?)
     }
+
+    /// Where the daemon listens: all that a command needs that only asks it, so that it needs no keys.
+    fn listen(&self) -> Result<ListenConfig, ConfigError> {
+        ListenConfig::read(&self.settings()?)
+    }
+}
+
+/// Where to ask a daemon that listens at `address`: "all addresses" is where a server listens, and a client goes to its
+/// own machine.
+fn here(mut address: SocketAddr) -> At {
+    if address.ip().is_unspecified() {
+        let ip = if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+        address.set_ip(ip);
+    }
+    At::Tcp(address)
 }
 
 /// Serves until a signal says stop.
@@ -102,9 +118,12 @@ pub fn check(source: &Source, token: &str) -> Result<ExitCode, ConfigError> {
         return Ok(ExitCode::from(EX_UNAVAILABLE));
     }
     let token = if token == "-" { read.trim() } else { token };
-    let listen = source.config()?.listen;
-    let Some(at) = listen.socket.map(At::Unix).or(listen.tcp.map(At::Tcp)) else {
-        return Ok(ExitCode::from(EX_UNAVAILABLE));
+    let listen = source.listen()?;
+    let Some(at) = listen.socket.map(At::Unix).or(listen.tcp.map(here)) else {
+        return Err(ConfigError::new(
+            "VERIFIER_SOCKET",
+            "is off and VERIFIER_LISTEN is not set; check needs one of them",
+        ));
     };
     let answer = match ask(&at, "POST", "/verify", token.as_bytes()) {
         Ok(answer) => answer,
@@ -132,10 +151,10 @@ pub fn check(source: &Source, token: &str) -> Result<ExitCode, ConfigError> {
 }
 
 fn readiness(source: &Source) -> Result<Result<Readiness, String>, ConfigError> {
-    let Some(admin) = source.config()?.listen.admin else {
+    let Some(admin) = source.listen()?.admin else {
         return Err(ConfigError::new("VERIFIER_ADMIN_LISTEN", "is off; status and health need it"));
     };
-    let answer = ask(&At::Tcp(admin), "GET", "/readyz", b"");
+    let answer = ask(&here(admin), "GET", "/readyz", b"");
     Ok(answer.map_err(|error| format!("the daemon does not answer at {admin}: {error}")).and_then(|answer| {
         serde_json::from_slice(&answer.body).map_err(|_| format!("what answers at {admin} is not a verifier"))
     }))
@@ -171,11 +190,16 @@ pub fn status(source: &Source) -> Result<ExitCode, ConfigError> {
     Ok(if state.ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Whether the running daemon can judge, as an exit code.
+/// Whether the running daemon can judge, as an exit code; if not, why, for the log of a probe.
 ///
 /// # Errors
 /// The configuration is wrong.
 pub fn health(source: &Source) -> Result<ExitCode, ConfigError> {
-    let ready = readiness(source)?.is_ok_and(|state| state.ready);
-    Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let why = match readiness(source)? {
+        Ok(state) if state.ready => return Ok(ExitCode::SUCCESS),
+        Ok(state) => state.reason.unwrap_or_else(|| "not ready".to_owned()),
+        Err(why) => why,
+    };
+    eprintln!("{why}");
+    Ok(ExitCode::FAILURE)
 }

@@ -121,6 +121,35 @@ pub struct ListenConfig {
     pub grace: Duration,
 }
 
+impl ListenConfig {
+    /// Reads its settings alone.
+    ///
+    /// # Errors
+    /// The first one that is wrong.
+    pub fn read(settings: &Settings) -> Result<Self, ConfigError> {
+        let address = "an address and port such as 127.0.0.1:8081";
+        let admin = match settings.text("VERIFIER_ADMIN_LISTEN") {
+            Some(OFF) => None,
+            _ => Some(settings.parse("VERIFIER_ADMIN_LISTEN", address)?),
+        };
+        let mode = settings.required("VERIFIER_SOCKET_MODE")?;
+        let socket_mode =
+            socket::parse_mode(mode).ok_or_else(|| settings.unfit("VERIFIER_SOCKET_MODE", "a mode such as 0660"))?;
+        let group = |text| {
+            socket::parse_group(text)
+                .ok_or_else(|| settings.unfit("VERIFIER_SOCKET_GROUP", "a group of this machine or a number"))
+        };
+        Ok(Self {
+            socket: path_or_off(settings, "VERIFIER_SOCKET")?,
+            socket_mode,
+            socket_group: settings.text("VERIFIER_SOCKET_GROUP").map(group).transpose()?,
+            tcp: settings.parse_optional("VERIFIER_LISTEN", address)?,
+            admin,
+            grace: settings.duration("SHUTDOWN_GRACE")?,
+        })
+    }
+}
+
 /// Where revocations come from.
 #[derive(Clone, Debug)]
 pub struct FeedConfig {
@@ -191,7 +220,7 @@ impl Config {
             None => (cores / 2).max(1),
         };
         let config = Self {
-            listen: listen(settings)?,
+            listen: ListenConfig::read(settings)?,
             feed: feed(settings)?,
             keys: keys(settings)?,
             policy: policy(settings)?,
@@ -212,29 +241,6 @@ impl Config {
         }
         Ok(config)
     }
-}
-
-fn listen(settings: &Settings) -> Result<ListenConfig, ConfigError> {
-    let address = "an address and port such as 127.0.0.1:8081";
-    let admin = match settings.text("VERIFIER_ADMIN_LISTEN") {
-        Some(OFF) => None,
-        _ => Some(settings.parse("VERIFIER_ADMIN_LISTEN", address)?),
-    };
-    let mode = settings.required("VERIFIER_SOCKET_MODE")?;
-    let socket_mode =
-        socket::parse_mode(mode).ok_or_else(|| settings.unfit("VERIFIER_SOCKET_MODE", "a mode such as 0660"))?;
-    let group = |text| {
-        socket::parse_group(text)
-            .ok_or_else(|| settings.unfit("VERIFIER_SOCKET_GROUP", "a group of this machine or a number"))
-    };
-    Ok(ListenConfig {
-        socket: path_or_off(settings, "VERIFIER_SOCKET")?,
-        socket_mode,
-        socket_group: settings.text("VERIFIER_SOCKET_GROUP").map(group).transpose()?,
-        tcp: settings.parse_optional("VERIFIER_LISTEN", address)?,
-        admin,
-        grace: settings.duration("SHUTDOWN_GRACE")?,
-    })
 }
 
 fn path_or_off(settings: &Settings, name: &'static str) -> Result<Option<PathBuf>, ConfigError> {
