@@ -4,6 +4,9 @@
 #[path = "../fuzz/src/bodies.rs"]
 mod bodies;
 #[allow(clippy::expect_used, missing_docs)]
+#[path = "../fuzz/src/login.rs"]
+mod login;
+#[allow(clippy::expect_used, missing_docs)]
 #[path = "../fuzz/src/request.rs"]
 mod request;
 
@@ -14,13 +17,14 @@ type Target = fn(&[u8]);
 
 #[test]
 fn no_seed_breaks_a_law() {
-    let targets: [(&str, Target); 6] = [
+    let targets: [(&str, Target); 7] = [
         ("token", bodies::token),
         ("jwks", bodies::jwks),
         ("authorization", request::authorization),
         ("feed", bodies::feed),
         ("segment", bodies::segment),
         ("routes", request::routes),
+        ("login", login::bodies),
     ];
     for (name, body) in targets {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(name);

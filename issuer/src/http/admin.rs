@@ -12,8 +12,9 @@ use sidegate_common::token::Rejection;
 use super::api::Api;
 use super::audit;
 use super::bearer::required_bearer;
-use super::call::{Call, Fields};
+use super::call::Call;
 use super::error::Failure;
+use super::fields::{Fields, Invalid};
 use super::login::json as ok;
 use super::logout::no_content;
 use super::router::{Answer, framed, handler};
@@ -79,7 +80,7 @@ async fn revoke<U: Users, S: Store, P: Passwords>(api: Arc<Api<U, S, P>>, call: 
 }
 
 /// Exactly one of the five.
-fn order(mut fields: Fields) -> Result<Order, Failure> {
+fn order(mut fields: Fields) -> Result<Order, Invalid> {
     let mut orders = Vec::new();
     if let Some(token) = fields.optional_text("token")? {
         orders.push(Order::Token(token));
@@ -98,7 +99,7 @@ fn order(mut fields: Fields) -> Result<Order, Failure> {
     }
     match (orders.pop(), orders.is_empty()) {
         (Some(order), true) => Ok(order),
-        _ => Err(Failure::Invalid("exactly one of token, session, user, key and all must be given".to_owned())),
+        _ => Err(Invalid("exactly one of token, session, user, key and all must be given".to_owned())),
     }
 }
 

@@ -6,6 +6,7 @@ use sidegate_common::problem::{Code, MEDIA_TYPE, Problem};
 use sidegate_common::token::Rejection;
 use sidegate_common::verdict::Unknown;
 
+use super::fields::Invalid;
 use crate::domain::login::LoginError;
 use crate::domain::logout::LogoutError;
 use crate::domain::ports::Unavailable;
@@ -37,6 +38,12 @@ pub(super) enum Failure {
     Unavailable(Unavailable),
     /// A fault of ours.
     Internal,
+}
+
+impl From<Invalid> for Failure {
+    fn from(Invalid(detail): Invalid) -> Self {
+        Self::Invalid(detail)
+    }
 }
 
 impl From<Rejection> for Failure {

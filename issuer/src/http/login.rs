@@ -9,8 +9,9 @@ use sidegate_common::secret::Secret;
 
 use super::api::Api;
 use super::audit;
-use super::call::{Call, Fields};
+use super::call::Call;
 use super::error::Failure;
+use super::fields::{Fields, Invalid};
 use super::router::Answer;
 use crate::domain::Granted;
 use crate::domain::login::Credentials;
@@ -25,7 +26,10 @@ pub(super) async fn login<U: Users, S: Store, P: Passwords>(api: Arc<Api<U, S, P
 }
 
 /// JSON with `email`, or the form with `username` that OAuth2 clients send.
-fn credentials(mut fields: Fields) -> Result<Credentials, Failure> {
+///
+/// # Errors
+/// A field is missing, or is no text.
+pub fn credentials(mut fields: Fields) -> Result<Credentials, Invalid> {
     let name = if !fields.has("email") && fields.has("username") { "username" } else { "email" };
     let email = fields.text(name)?;
     Ok(Credentials { email, password: Secret::new(fields.text("password")?) })

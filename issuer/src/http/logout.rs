@@ -10,6 +10,7 @@ use super::audit;
 use super::bearer::bearer;
 use super::call::Call;
 use super::error::Failure;
+use super::fields::{Fields, Invalid};
 use super::router::Answer;
 use crate::domain::logout::{Presented, Scope};
 use crate::domain::ports::{Passwords, Store, Users};
@@ -17,19 +18,25 @@ use crate::domain::ports::{Passwords, Store, Users};
 pub(super) async fn logout<U: Users, S: Store, P: Passwords>(api: Arc<Api<U, S, P>>, call: Call) -> Answer {
     let client = call.client(&api.proxies);
     let access = bearer(&call.head.headers)?.map(str::to_owned);
-    let mut fields = call.optional_fields().await?;
-    let refresh = fields.optional_text("refresh_token")?;
-    let scope = match fields.optional_text("scope")? {
-        None => Scope::Local,
-        Some(word) => {
-            Scope::parse(&word).ok_or_else(|| Failure::Invalid("scope must be local, others or global".to_owned()))?
-        }
-    };
+    let (refresh, scope) = wish(call.optional_fields().await?)?;
     let presented = Presented { access: access.as_deref(), refresh: refresh.as_deref() };
     let outcome = api.auth.logout(presented, scope, (api.clock)()).await;
     audit::logout(&api.metrics, &client, scope, outcome.as_ref());
     outcome.map_err(Failure::Logout)?;
     Ok(no_content())
+}
+
+/// A refresh token, if there is one, and how far the logout reaches.
+///
+/// # Errors
+/// A field is no text, or the scope is not one of the three.
+pub fn wish(mut fields: Fields) -> Result<(Option<String>, Scope), Invalid> {
+    let refresh = fields.optional_text("refresh_token")?;
+    let scope = match fields.optional_text("scope")? {
+        None => Scope::Local,
+        Some(word) => Scope::parse(&word).ok_or_else(|| Invalid("scope must be local, others or global".to_owned()))?,
+    };
+    Ok((refresh, scope))
 }
 
 /// A 204.

@@ -1,7 +1,7 @@
 //! The wire: bytes to domain commands and back. Knows no store, no SQL, no Redis.
 //!
 //! - [`api`]: what handlers share. [`router`]: paths and methods. [`frame`]: what every answer gets.
-//! - [`call`]: a request taken apart. [`bearer`]: the `Authorization` header. [`origin`]: who the client is; CORS.
+//! - [`call`]: a request taken apart. [`fields`]: its body's fields. [`bearer`]: the `Authorization` header. [`origin`]: who the client is; CORS.
 //! - [`login`], [`refresh`], [`logout`], [`me`], [`sessions`], [`jwks`], [`docs`]: one endpoint each.
 //! - [`admin`]: the admin listener. [`error`]: the one table from errors to answers.
 //! - [`audit`]: who did what, when, from where, with what result; never a secret.
@@ -13,13 +13,14 @@ mod bearer;
 mod call;
 mod docs;
 mod error;
+pub mod fields;
 mod frame;
 pub mod jwks;
-mod login;
-mod logout;
+pub mod login;
+pub mod logout;
 mod me;
 pub mod openapi;
 pub mod origin;
-mod refresh;
+pub mod refresh;
 pub mod router;
 mod sessions;

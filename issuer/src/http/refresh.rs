@@ -6,14 +6,23 @@ use super::api::Api;
 use super::audit;
 use super::call::Call;
 use super::error::Failure;
+use super::fields::{Fields, Invalid};
 use super::login::pair;
 use super::router::Answer;
 use crate::domain::ports::{Passwords, Store, Users};
 
 pub(super) async fn refresh<U: Users, S: Store, P: Passwords>(api: Arc<Api<U, S, P>>, call: Call) -> Answer {
     let client = call.client(&api.proxies);
-    let token = call.fields().await?.text("refresh_token")?;
+    let token = token(call.fields().await?)?;
     let outcome = api.auth.refresh(&token).await;
     audit::refresh(&api.metrics, &client, outcome.as_ref());
     Ok(pair(&outcome.map_err(Failure::Refresh)?.granted))
+}
+
+/// The token to be refreshed.
+///
+/// # Errors
+/// It is missing, or is no text.
+pub fn token(mut fields: Fields) -> Result<String, Invalid> {
+    fields.text("refresh_token")
 }

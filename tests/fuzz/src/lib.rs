@@ -2,5 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bodies;
-#[cfg(feature = "verifier")]
+#[cfg(feature = "programs")]
+pub mod login;
+#[cfg(feature = "programs")]
 pub mod request;

@@ -1,0 +1,220 @@
+//! A body's fields by name and type: JSON or a form, read strictly and without a server.
+
+use std::fmt;
+
+use http::{HeaderValue, header};
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
+use serde_json::{Map, Value};
+
+/// The two shapes of a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `application/json`
+    Json,
+    /// `application/x-www-form-urlencoded`
+    Form,
+}
+
+/// A body that is not what the endpoint takes; the words are for the client, and never quote a value.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Invalid(pub String);
+
+/// The fields of a body. Unknown ones are ignored.
+#[derive(Default)]
+pub struct Fields(Map<String, Value>);
+
+impl Kind {
+    /// The shape that a `Content-Type` announces; none for any other.
+    pub fn of(content_type: &HeaderValue) -> Option<Self> {
+        let text = content_type.to_str().ok()?;
+        let essence = text.split(';').next().unwrap_or_default().trim();
+        if essence.eq_ignore_ascii_case("application/json") {
+            Some(Self::Json)
+        } else if essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+            Some(Self::Form)
+        } else {
+            None
+        }
+    }
+
+    /// The shape of the body that comes with these headers; none where they name none.
+    ///
+    /// # Errors
+    /// They name another shape.
+    pub fn announced(headers: &http::HeaderMap) -> Result<Option<Self>, OtherKind> {
+        headers.get(header::CONTENT_TYPE).map(|value| Self::of(value).ok_or(OtherKind)).transpose()
+    }
+}
+
+/// A body of another shape than the two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("neither JSON nor a form")]
+pub struct OtherKind;
+
+impl Fields {
+    /// Takes a whole body apart. A field that stands twice is refused: which one counts would be anybody's guess.
+    ///
+    /// # Errors
+    /// The body is not of its kind.
+    pub fn read(kind: Kind, bytes: &[u8]) -> Result<Self, Invalid> {
+        match kind {
+            Kind::Json => read_json(bytes),
+            Kind::Form => read_form(bytes),
+        }
+    }
+
+    /// A text that must be there.
+    ///
+    /// # Errors
+    /// It is not, or is no text.
+    pub fn text(&mut self, name: &'static str) -> Result<String, Invalid> {
+        self.optional_text(name)?.ok_or_else(|| Invalid(format!("{name} is missing")))
+    }
+
+    /// A text that may be there.
+    ///
+    /// # Errors
+    /// It is no text.
+    pub fn optional_text(&mut self, name: &'static str) -> Result<Option<String>, Invalid> {
+        match self.0.remove(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(_) => Err(Invalid(format!("{name} must be a string"))),
+        }
+    }
+
+    /// A switch that may be there.
+    ///
+    /// # Errors
+    /// It is no switch.
+    pub fn optional_flag(&mut self, name: &'static str) -> Result<Option<bool>, Invalid> {
+        match self.0.remove(name) {
+            None => Ok(None),
+            Some(Value::Bool(flag)) => Ok(Some(flag)),
+            Some(_) => Err(Invalid(format!("{name} must be true or false"))),
+        }
+    }
+
+    /// True if the field is there, whatever it is.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+}
+
+fn read_json(bytes: &[u8]) -> Result<Fields, Invalid> {
+    // serde_json does not look at the encoding of what it skips.
+    let text = std::str::from_utf8(bytes).map_err(|_| Invalid("the body is not UTF-8".to_owned()))?;
+    serde_json::from_str(text).map_err(|error| match error.classify() {
+        // serde_json's own message may quote the body, which may hold a password.
+        serde_json::error::Category::Data => {
+            Invalid("the body must be a JSON object in which each member stands once".to_owned())
+        }
+        _ => Invalid(format!("the body is not JSON (column {})", error.column())),
+    })
+}
+
+impl<'de> Deserialize<'de> for Fields {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = Fields;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Fields, A::Error> {
+                let mut fields = Map::new();
+                while let Some((name, value)) = members.next_entry::<String, Value>()? {
+                    if fields.insert(name, value).is_some() {
+                        return Err(A::Error::custom("a member stands twice"));
+                    }
+                }
+                Ok(Fields(fields))
+            }
+        }
+        deserializer.deserialize_map(Members)
+    }
+}
+
+fn read_form(bytes: &[u8]) -> Result<Fields, Invalid> {
+    let malformed = || Invalid("the form is malformed".to_owned());
+    let text = std::str::from_utf8(bytes).map_err(|_| malformed())?;
+    let pairs: Vec<(String, String)> = serde_urlencoded::from_str(text).map_err(|_| malformed())?;
+    // The decoder replaces what is not UTF-8: a password would not be used exactly as received.
+    let replaced = |text: &str| text.contains('\u{fffd}');
+    let meant = text.contains('\u{fffd}') || text.to_ascii_uppercase().contains("%EF%BF%BD");
+    if !meant && pairs.iter().any(|(name, value)| replaced(name) || replaced(value)) {
+        return Err(Invalid("the form is not UTF-8".to_owned()));
+    }
+    let mut fields = Map::new();
+    for (name, value) in pairs {
+        if fields.insert(name.clone(), Value::String(value)).is_some() {
+            return Err(Invalid(format!("{} is given twice", shown(&name))));
+        }
+    }
+    Ok(Fields(fields))
+}
+
+/// A field's name that came from outside, cut to a bearable length.
+fn shown(name: &str) -> String {
+    name.chars().take(40).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn form(text: &str) -> Result<Fields, Invalid> {
+        Fields::read(Kind::Form, text.as_bytes())
+    }
+
+    fn json(text: &str) -> Result<Fields, Invalid> {
+        Fields::read(Kind::Json, text.as_bytes())
+    }
+
+    #[test]
+    fn forms_keep_the_password_as_it_was_sent() {
+        let mut fields = form("username=a%40b&password=+x%2B%C3%A9%EF%BF%BD").unwrap();
+        assert_eq!(fields.text("password").unwrap(), " x+\u{e9}\u{fffd}");
+        assert!(form("password=%ff").is_err(), "would be replaced");
+        assert!(form("a=1&a=2").is_err(), "given twice");
+        assert!(Fields::read(Kind::Form, b"a=\xff").is_err());
+    }
+
+    #[test]
+    fn a_member_stands_once() {
+        assert!(json(r#"{"email":"a","password":"b"}"#).is_ok());
+        for twice in [r#"{"email":"a","email":"a"}"#, r#"{"email":"a","e\u006dail":"b"}"#] {
+            assert!(json(twice).is_err(), "{twice}");
+        }
+        for other in ["[]", "1", "null", "", "{", "{} {}", "\"a\""] {
+            assert!(json(other).is_err(), "{other}");
+        }
+        assert!(Fields::read(Kind::Json, b"{\"x\":\"\xff\"}").is_err(), "not UTF-8, even where nobody looks");
+    }
+
+    #[test]
+    fn errors_name_the_field_and_never_quote_the_body() {
+        let mut fields = json(r#"{"a":1,"b":null}"#).unwrap();
+        for (name, expected) in [("a", "a must be a string"), ("b", "b must be a string"), ("c", "c is missing")] {
+            assert_eq!(fields.text(name), Err(Invalid(expected.to_owned())), "{name}");
+        }
+        for cut in [r#"{"password":"canary"#, r#"["canary"]"#, r#""canary""#, r#"{"canary":1,"canary":2}"#] {
+            let Err(Invalid(detail)) = json(cut) else { panic!("{cut}") };
+            assert!(!detail.contains("canary"), "{detail}");
+        }
+    }
+
+    #[test]
+    fn content_types() {
+        let kind = |text: &'static str| Kind::of(&HeaderValue::from_static(text));
+        assert_eq!(kind("application/json"), Some(Kind::Json));
+        assert_eq!(kind("Application/JSON ; charset=utf-8"), Some(Kind::Json));
+        assert_eq!(kind("application/x-www-form-urlencoded"), Some(Kind::Form));
+        for other in ["", "text/plain", "application/jsonx", "multipart/form-data"] {
+            assert_eq!(kind(other), None, "{other}");
+        }
+    }
+}
