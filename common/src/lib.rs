@@ -7,6 +7,7 @@
 //! - [`time`]: moments and durations, and the floor under a verifier's clock.
 //! - [`text`]: which strings may become a claim, a header value, a scope.
 //! - [`secret`]: bytes that never reach a log.
+//! - [`bearer`]: the one token of an `Authorization` header.
 //! - [`claims`], [`token`], [`key`], [`jwks`]: the access token, its strict verification and its signing.
 //! - [`revocation`]: what a revocation is, and its bytes in the log.
 //! - [`wire`]: key names and messages, the contract between issuer and verifier.
@@ -16,6 +17,7 @@
 //! - [`problem`]: the error body of RFC 9457 and the table of stable codes.
 #![forbid(unsafe_code)]
 
+pub mod bearer;
 pub mod claims;
 pub mod index;
 mod json;

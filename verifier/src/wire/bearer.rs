@@ -2,6 +2,8 @@
 
 use http::header::{AUTHORIZATION, COOKIE, HOST, HeaderMap, ORIGIN};
 
+use sidegate_common::bearer::{bearer, one_token};
+
 use crate::domain::decide::Presented;
 
 /// The headers of the request in question that matter here, each as often as it came.
@@ -60,29 +62,14 @@ pub fn present<'a>(
 }
 
 fn from_authorization(headers: &impl Headers) -> Presented<'_> {
-    let mut values = headers.authorization();
-    let Some(value) = values.next() else { return Presented::Nothing };
-    if values.next().is_some() {
-        return Presented::Refused("two Authorization headers");
-    }
-    let scheme_end = value.iter().position(|byte| *byte == b' ').unwrap_or(value.len());
-    let (scheme, rest) = value.split_at(scheme_end);
-    if !scheme.eq_ignore_ascii_case(b"bearer") {
-        // Another scheme presents no bearer token; but a proxy may have joined two headers with a comma.
-        let joined = value.contains(&b',') && value.to_ascii_lowercase().windows(6).any(|word| word == b"bearer");
-        return if joined { Presented::Refused("two Authorization headers") } else { Presented::Nothing };
-    }
-    let token = rest.trim_ascii_start();
-    if token.is_empty() {
-        return Presented::Nothing;
-    }
-    one_token(token)
+    presented(bearer(headers.authorization()))
 }
 
-fn one_token(token: &[u8]) -> Presented<'_> {
-    match std::str::from_utf8(token) {
-        Ok(text) if text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',') => Presented::Token(text),
-        _ => Presented::Refused("more than one token, or characters that no token has"),
+fn presented<'a>(found: Result<Option<&'a str>, &'static str>) -> Presented<'a> {
+    match found {
+        Ok(Some(token)) => Presented::Token(token),
+        Ok(None) => Presented::Nothing,
+        Err(why) => Presented::Refused(why),
     }
 }
 
@@ -97,7 +84,7 @@ fn from_cookie<'a>(headers: &'a impl Headers, name: &str) -> Presented<'a> {
     if found.next().is_some() {
         return Presented::Refused("two cookies of the same name");
     }
-    if value.is_empty() { Presented::Nothing } else { one_token(value) }
+    if value.is_empty() { Presented::Nothing } else { presented(one_token(value).map(Some)) }
 }
 
 /// RFC 9110 §9.2.1.
@@ -126,44 +113,12 @@ mod tests {
         map
     }
 
-    fn bearer(values: &[&[u8]]) -> Result<Option<String>, &'static str> {
-        let pairs: Vec<_> = values.iter().map(|value| ("authorization", *value)).collect();
-        shown(present(&headers(&pairs), None, "GET", None))
-    }
-
     fn shown(presented: Presented<'_>) -> Result<Option<String>, &'static str> {
         match presented {
             Presented::Nothing => Ok(None),
             Presented::Token(token) => Ok(Some(token.to_owned())),
             Presented::Refused(why) => Err(why),
         }
-    }
-
-    #[test]
-    fn one_bearer_token_in_any_spelling_of_the_scheme() {
-        for value in [&b"Bearer a.b.c"[..], b"bearer a.b.c", b"BEARER  a.b.c"] {
-            assert_eq!(bearer(&[value]), Ok(Some("a.b.c".to_owned())));
-        }
-        for value in [&b""[..], b"Bearer", b"Bearer ", b"Basic YTpi", b"a.b.c", b"Bearerx a.b.c"] {
-            assert_eq!(bearer(&[value]), Ok(None), "{value:?}");
-        }
-        assert_eq!(bearer(&[]), Ok(None));
-    }
-
-    #[test]
-    fn anything_but_one_token_is_refused() {
-        for value in [
-            &b"Bearer a,bearer b"[..],
-            b"Bearer a b",
-            b"Bearer a\tb",
-            b"Bearer \xff",
-            b"Bearer a,",
-            b"Basic x,Bearer a.b.c",
-        ] {
-            assert!(bearer(&[value]).is_err(), "{value:?}");
-        }
-        assert!(bearer(&[b"Bearer a", b"Bearer a"]).is_err());
-        assert!(bearer(&[b"Basic a", b"Bearer a"]).is_err());
     }
 
     fn cookie(method: &str, pairs: &[(&'static str, &[u8])]) -> Result<Option<String>, &'static str> {
