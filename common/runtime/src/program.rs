@@ -55,12 +55,15 @@ pub async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _sender_gone = stop.wait_for(|stopped| *stopped).await;
 }
 
-/// Makes the process' memory unreadable to others and keeps it out of core dumps: RLIMIT_CORE 0, PR_SET_DUMPABLE 0.
+/// Makes the process' memory unreadable to others and keeps it out of core dumps: RLIMIT_CORE 0, PR_SET_DUMPABLE 0. And lets
+/// it open as many files as it may: with the usual 1,024, as many silent clients would keep everybody else out.
 ///
 /// # Errors
 /// The kernel refuses.
 pub fn harden() -> std::io::Result<()> {
-    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
+    let files = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: files.maximum, maximum: files.maximum })?;
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     Ok(())

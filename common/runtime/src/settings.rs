@@ -299,12 +299,13 @@ fn read_file(table: &[Setting], path: &Path) -> Result<BTreeMap<String, String>,
 }
 
 fn read_secret(name: &str, path: &str) -> Result<String, ConfigError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| ConfigError::new(format!("{name}_FILE"), format!("{path} cannot be read: {error}")))?;
-    let line = text.strip_suffix('\n').unwrap_or(&text);
+    let unfit = |problem: String| ConfigError::new(format!("{name}_FILE"), format!("{path} {problem}"));
+    let text = std::fs::read(path).map(Secret::new).map_err(|error| unfit(format!("cannot be read: {error}")))?;
+    let text = text.expose_str().ok_or_else(|| unfit("is not UTF-8".to_owned()))?;
+    let line = text.strip_suffix('\n').unwrap_or(text);
     let line = line.strip_suffix('\r').unwrap_or(line);
     if line.is_empty() {
-        return Err(ConfigError::new(format!("{name}_FILE"), format!("{path} is empty")));
+        return Err(unfit("is empty".to_owned()));
     }
     Ok(line.to_owned())
 }

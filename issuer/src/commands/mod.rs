@@ -40,7 +40,7 @@ pub fn serve(source: &Source) -> Result<ExitCode, ConfigError> {
     let config = Config::read(&settings)?;
     logging::start(&settings)?;
     if let Err(error) = program::harden() {
-        tracing::warn!(%error, "this process' memory could not be hidden from others of the same user");
+        tracing::warn!(%error, "this process could not be hardened: its memory may be open to others of the same user");
     }
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(config.worker_threads).enable_all().build();
