@@ -4,7 +4,7 @@
 //! - [`row`]: what is printed, and how pairs of measurements become one ratio.
 //! - [`load`]: a lean HTTP/1.1 load generator over a Unix socket.
 //! - [`bare`]: the peer: a hyper server that answers 200 and does nothing else.
-//! - [`check`], [`revocation`], [`feed`], [`login`], [`memory`]: the rows.
+//! - [`check`], [`revocation`], [`feed`], [`login`], [`memory`], [`reject`]: the rows.
 
 pub mod bare;
 pub mod check;
@@ -12,5 +12,6 @@ pub mod feed;
 pub mod load;
 pub mod login;
 pub mod memory;
+pub mod reject;
 pub mod revocation;
 pub mod row;

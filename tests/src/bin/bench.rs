@@ -4,7 +4,7 @@
 use std::pin::Pin;
 
 use sidegate_tests::bench::row::Row;
-use sidegate_tests::bench::{bare, check, feed, login, memory, revocation};
+use sidegate_tests::bench::{bare, check, feed, login, memory, reject, revocation};
 
 type Rows = fn() -> Pin<Box<dyn Future<Output = Vec<Row>>>>;
 
@@ -15,6 +15,7 @@ const GROUPS: &[(&str, Rows)] = &[
     ("login", || Box::pin(login::rows())),
     ("feed", || Box::pin(feed::rows())),
     ("memory", || Box::pin(memory::rows())),
+    ("reject", || Box::pin(reject::rows())),
 ];
 
 fn main() {
