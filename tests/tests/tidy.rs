@@ -180,3 +180,32 @@ fn no_registry_and_no_machine_is_named() {
     }
     assert!(faults.is_empty(), "{faults:#?}");
 }
+
+/// What docs/attacks.md promises: each class ends with `*Tests: …*`, and whatever is named there exists.
+#[test]
+fn every_attack_names_tests_that_exist() {
+    let doc = std::fs::read_to_string(root().join("docs/attacks.md")).expect("docs/attacks.md");
+    let sources = sources();
+    let any = |what: &str| sources.iter().any(|(name, text)| name != "tests/tests/tidy.rs" && text.contains(what));
+    let mut faults = Vec::new();
+    for class in doc.split("\n\n").filter(|paragraph| paragraph.starts_with("**")) {
+        let name = class.split("**").nth(1).unwrap_or_default();
+        let Some((_, tests)) = class.split_once("*Tests:") else {
+            faults.push(format!("{name} names no tests"));
+            continue;
+        };
+        let tests = tests.split_whitespace().collect::<Vec<_>>().join(" ");
+        for category in tests.split('"').skip(1).step_by(2) {
+            if !any(&format!("category(\"{category}\")")) {
+                faults.push(format!("{name}: the corpus has no category {category:?}"));
+            }
+        }
+        for named in tests.split('`').skip(1).step_by(2).filter(|named| !named.ends_with('_')) {
+            let exists = if named.contains('/') { root().join(named).exists() } else { any(&format!("fn {named}(")) };
+            if !exists {
+                faults.push(format!("{name}: there is no {named}"));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{faults:#?}");
+}
