@@ -18,6 +18,9 @@ const GROUPS: &[(&str, Rows)] = &[
     ("reject", || Box::pin(reject::rows())),
 ];
 
+/// Rows that take minutes: only where they are named.
+const LONG: &[(&str, Rows)] = &[("feed10m", || Box::pin(feed::rows_of_ten_million()))];
+
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if let [flag, socket, workers] = arguments.as_slice()
@@ -33,12 +36,13 @@ fn main() {
         return;
     }
     if arguments == ["--list"] {
-        GROUPS.iter().for_each(|(name, _)| println!("{name}"));
+        GROUPS.iter().chain(LONG).for_each(|(name, _)| println!("{name}"));
         return;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    for (name, rows) in GROUPS {
-        if arguments.is_empty() || arguments.iter().any(|wanted| wanted == name) {
+    for (name, rows) in GROUPS.iter().chain(LONG) {
+        let all = arguments.is_empty() && !LONG.iter().any(|(long, _)| long == name);
+        if all || arguments.iter().any(|wanted| wanted == name) {
             runtime.block_on(rows()).iter().for_each(Row::print);
         }
     }
