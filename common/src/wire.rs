@@ -52,6 +52,11 @@ impl Keys {
         Self { tag: format!("{{{prefix}:{partition}}}") }
     }
 
+    /// What the names of all of them begin with.
+    pub fn tag(&self) -> &str {
+        &self.tag
+    }
+
     /// Hash: `v`, `epoch`, `last`, `since`, `partitions`, `all`.
     pub fn meta(&self) -> String {
         format!("{}:meta", self.tag)

@@ -28,7 +28,7 @@ use crate::domain::Auth;
 use crate::domain::minting::Minter;
 use crate::domain::ports::Store as _;
 use crate::feed::local::LocalSource;
-use crate::feed::own::{OwnSource, keep};
+use crate::feed::own::{Heard, OwnList, OwnSource, keep};
 use crate::feed::server::FeedService;
 use crate::http::api::{Api, Clock};
 use crate::http::{admin, router};
@@ -36,7 +36,7 @@ use crate::keys::set::KeySetError;
 use crate::metrics::Metrics;
 use crate::password::PasswordPool;
 use crate::store::any::AnyStore;
-use crate::store::redis::{Link, OpenError, RedisStore};
+use crate::store::redis::{Demands, Link, OpenError, Pace, RedisStore};
 use crate::store::sqlite::EmbeddedStore;
 use crate::store::users::SqlUsers;
 
@@ -98,7 +98,14 @@ impl App {
         let (index, freshness) = (Arc::new(Index::new(partitions)), Arc::new(Freshness::new(partitions)));
         let judge = Arc::new(Judge::new(config.policy.clone(), config.staleness, index, freshness));
         judge.set_keys(keys.ring);
-        let metrics = Metrics::new(passwords.counts());
+        if let AnyStore::Redis(store) = &store {
+            let index = Arc::clone(judge.index());
+            let held = move |partition, revocation: &_| {
+                index.apply(partition, revocation);
+            };
+            store.recall(held).await?;
+        }
+        let metrics = Metrics::new(passwords.counts(), &store.counts());
         let api = Arc::new(Api {
             auth: Auth {
                 users,
@@ -143,11 +150,14 @@ impl App {
         tracing::info!(version, listening = addresses.0, admin = addresses.1, feed = feed_at, "issuer started");
         warn_of_weaknesses(&config);
         let mut background = JoinSet::new();
-        background.spawn(keep(source, Arc::clone(&api.auth.judge), config.probe_interval, signals.stop.clone()));
+        let list = OwnList { judge: Arc::clone(&api.auth.judge), heard: heard(&api.auth.store) };
+        background.spawn(keep(source, list, config.probe_interval, signals.stop.clone()));
         background.spawn(warn_of_missing_index(Arc::clone(&api)));
         background.spawn(rotation::watch(Arc::clone(&api), config.keys.clone(), reread, signals.reload.clone()));
-        if let AnyStore::Redis(store) = &api.auth.store {
-            background.spawn(store.clone().watch());
+        if let (AnyStore::Redis(store), StoreConfig::Redis { demands, .. }) = (&api.auth.store, &config.store) {
+            let judge = Arc::clone(&api.auth.judge);
+            let proven = move || judge.freshness().oldest();
+            background.spawn(store.clone().watch(Pace::default(), *demands, proven));
         }
         let limits = Limits { grace: config.listen.grace, ..Limits::default() };
         let mut serving = JoinSet::new();
@@ -165,6 +175,17 @@ impl App {
         while serving.join_next().await.is_some() {}
         background.shutdown().await;
         tracing::info!("stopped");
+    }
+}
+
+/// Who else hears of what the feed brings: the journal, where there is one.
+fn heard(store: &AnyStore) -> Heard {
+    match store {
+        AnyStore::Redis(store) => {
+            let store = store.clone();
+            Box::new(move |partition, revocation| store.heard(partition, revocation))
+        }
+        AnyStore::Embedded(_) => Box::new(|_, _| {}),
     }
 }
 
@@ -188,11 +209,17 @@ async fn open_store(config: &Config) -> Result<(AnyStore, OwnSource), StartError
             let source = OwnSource::Local(LocalSource(store.feed()));
             Ok((AnyStore::Embedded(store), source))
         }
-        StoreConfig::Redis { url, prefix, partitions, require_persistence } => {
+        StoreConfig::Redis { url, prefix, partitions, demands, wait, journal } => {
             let url = url.expose_str().unwrap_or_default();
             let unfit = |_| ConfigError::new("REDIS_URL", "is not a Redis URL");
-            let store = RedisStore::new(Link::new(url).map_err(unfit)?, prefix, *partitions, config.terms);
-            wait_for_redis(&store, *require_persistence).await?;
+            let mut store = RedisStore::new(Link::new(url).map_err(unfit)?, prefix, *partitions, config.terms);
+            if let Some(journal) = journal {
+                store = store.journaling(journal)?;
+            }
+            if wait.is_needed() {
+                store = store.waiting(Link::new(url).map_err(unfit)?, *wait);
+            }
+            wait_for_redis(&store, *demands).await?;
             let source = OwnSource::Redis(Box::new(RedisSource::new(url, prefix).map_err(unfit)?));
             Ok((AnyStore::Redis(store), source))
         }
@@ -200,10 +227,10 @@ async fn open_store(config: &Config) -> Result<(AnyStore, OwnSource), StartError
 }
 
 /// Waits for a Redis that is starting, but not for ever: whoever started us should hear of it.
-async fn wait_for_redis(store: &RedisStore, require_persistence: bool) -> Result<(), OpenError> {
+async fn wait_for_redis(store: &RedisStore, demands: Demands) -> Result<(), OpenError> {
     let started = tokio::time::Instant::now();
     loop {
-        let ready = match store.check_server(require_persistence).await {
+        let ready = match store.check_server(demands).await {
             Ok(()) => store.initialise().await,
             Err(error) => Err(error),
         };

@@ -21,6 +21,7 @@ use crate::domain::session::Terms;
 use crate::http::origin::{CorsOrigins, Network, TrustedProxies};
 use crate::keys::set::{KeySet, KeySetError, Secrets};
 use crate::password::PoolSettings;
+use crate::store::redis::{Demands, JournalSettings, WaitSettings};
 use crate::store::users::{EmailMatch, Table};
 
 /// The table.
@@ -75,6 +76,28 @@ pub static SETTINGS: &[Setting] = &[
     secret("REDIS_URL", "Redis for sessions and the revocation log; the embedded store is used if not set"),
     setting("REDIS_PREFIX", "sidegate", "prefix of all keys in Redis, the same at every issuer and verifier"),
     setting("REDIS_REQUIRE_PERSISTENCE", "true", "whether to refuse a Redis that keeps nothing on disk"),
+    setting("REDIS_REQUIRE_NOEVICTION", "true", "whether to refuse a Redis that drops keys when memory is short"),
+    setting(
+        "REDIS_WAIT_REPLICAS",
+        "0",
+        "how many replicas must have a revocation before it counts as stored (WAIT); too few in time are answered 503",
+    ),
+    setting("REDIS_WAIT_TIMEOUT", "1s", "how long is waited for them, at most 10s"),
+    setting(
+        "REDIS_WAIT_FSYNC",
+        "false",
+        "whether it must also be on the disks of Redis and of those replicas (WAITAOF, Redis 7.2 or newer)",
+    ),
+    setting(
+        "REVOCATION_JOURNAL",
+        "",
+        "a file of this issuer's own in which it also keeps revocations, to build the log again after Redis lost its data",
+    ),
+    setting(
+        "REVOCATION_JOURNAL_SOLE",
+        "false",
+        "whether this is the only issuer, so that its journal tells everything however old it is",
+    ),
     setting("REVOCATION_PARTITIONS", "1", "parts of the log in Redis, fixed at first start; more for a Cluster"),
     setting("STORE_URL", "sqlite://sidegate-store.db", "the embedded store's file, where REDIS_URL is not set"),
     setting("PROBE_INTERVAL", "250ms", "how often the issuer compares its own list with the log's head"),
@@ -112,8 +135,12 @@ pub enum StoreConfig {
         prefix: String,
         /// `REVOCATION_PARTITIONS`.
         partitions: u16,
-        /// `REDIS_REQUIRE_PERSISTENCE`.
-        require_persistence: bool,
+        /// `REDIS_REQUIRE_…`.
+        demands: Demands,
+        /// `REDIS_WAIT_…`.
+        wait: WaitSettings,
+        /// `REVOCATION_JOURNAL`.
+        journal: Option<JournalSettings>,
     },
     /// `STORE_URL`.
     Embedded {
@@ -252,19 +279,34 @@ fn store(settings: &Settings) -> Result<StoreConfig, ConfigError> {
     let partitions = settings.number("REVOCATION_PARTITIONS", 1..=1024)? as u16;
     if let Some(url) = settings.secret("REDIS_URL") {
         let text = url.expose_str().unwrap_or_default();
-        RedisUrl::parse(text).map_err(|_| {
+        let parsed = RedisUrl::parse(text).map_err(|_| {
             settings.unfit("REDIS_URL", "a Redis URL: redis://, rediss://, redis+sentinel:// or redis+cluster://")
         })?;
+        let wait = wait(settings)?;
+        if wait.is_needed() && matches!(parsed, RedisUrl::Cluster(_)) {
+            let name = if wait.replicas > 0 { "REDIS_WAIT_REPLICAS" } else { "REDIS_WAIT_FSYNC" };
+            return Err(ConfigError::new(name, "cannot be used with redis+cluster://"));
+        }
         return Ok(StoreConfig::Redis {
             url,
             prefix: redis_prefix(settings)?,
             partitions,
-            require_persistence: settings.flag("REDIS_REQUIRE_PERSISTENCE")?,
+            demands: Demands {
+                persistence: settings.flag("REDIS_REQUIRE_PERSISTENCE")?,
+                noeviction: settings.flag("REDIS_REQUIRE_NOEVICTION")?,
+                waitaof: wait.fsync,
+            },
+            wait,
+            journal: journal(settings)?,
         });
     }
     let url = settings.required("STORE_URL")?.to_owned();
     if !url.starts_with("sqlite://") || url.contains(":memory:") {
         return Err(settings.unfit("STORE_URL", "sqlite://path"));
+    }
+    if settings.text("REVOCATION_JOURNAL").is_some() {
+        let problem = "is for REDIS_URL: the embedded store keeps its log in a file of its own";
+        return Err(ConfigError::new("REVOCATION_JOURNAL", problem));
     }
     if partitions != 1 {
         return Err(ConfigError::new(
@@ -278,6 +320,19 @@ fn store(settings: &Settings) -> Result<StoreConfig, ConfigError> {
         return Err(ConfigError::new("FEED_TOKEN", problem));
     }
     Ok(StoreConfig::Embedded { url, feed_token })
+}
+
+fn wait(settings: &Settings) -> Result<WaitSettings, ConfigError> {
+    Ok(WaitSettings {
+        replicas: settings.number("REDIS_WAIT_REPLICAS", 0..=100)?,
+        timeout: within(settings, "REDIS_WAIT_TIMEOUT", Duration::from_millis(1), Duration::from_secs(10))?,
+        fsync: settings.flag("REDIS_WAIT_FSYNC")?,
+    })
+}
+
+fn journal(settings: &Settings) -> Result<Option<JournalSettings>, ConfigError> {
+    let sole = settings.flag("REVOCATION_JOURNAL_SOLE")?;
+    Ok(settings.text("REVOCATION_JOURNAL").map(|path| JournalSettings { path: PathBuf::from(path), sole }))
 }
 
 fn redis_prefix(settings: &Settings) -> Result<String, ConfigError> {
@@ -541,6 +596,15 @@ mod tests {
         let redis = ("REDIS_URL", "redis://127.0.0.1/");
         assert!(read(&[open, redis]).is_ok(), "there is no feed with Redis");
         assert!(read(&[redis, ("REVOCATION_PARTITIONS", "4")]).is_ok());
+        let journal = ("REVOCATION_JOURNAL", "/nonexistent/journal");
+        assert_eq!(read(&[journal]).err().unwrap().setting, "REVOCATION_JOURNAL", "the embedded store is one already");
+        assert!(read(&[redis, journal]).is_ok());
+        for bad in [("REDIS_WAIT_REPLICAS", "-1"), ("REDIS_WAIT_TIMEOUT", "11s"), ("REDIS_WAIT_FSYNC", "maybe")] {
+            assert_eq!(read(&[redis, bad]).err().unwrap().setting, bad.0);
+        }
+        let (cluster, wait) = (("REDIS_URL", "redis+cluster://127.0.0.1"), ("REDIS_WAIT_REPLICAS", "1"));
+        assert!(read(&[redis, wait]).is_ok());
+        assert_eq!(read(&[cluster, wait]).err().unwrap().setting, "REDIS_WAIT_REPLICAS");
         assert_eq!(read(&[redis, ("REDIS_PREFIX", "a{b}")]).err().unwrap().setting, "REDIS_PREFIX");
     }
 }

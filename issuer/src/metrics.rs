@@ -10,6 +10,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::password::Counts;
+use crate::store::counts::Counts as StoreCounts;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ByResult {
@@ -46,8 +47,8 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Metrics at zero. `passwords` is what the password pool counts.
-    pub fn new(passwords: Arc<Counts>) -> Self {
+    /// Metrics at zero, beside what the password pool and the store count.
+    pub fn new(passwords: Arc<Counts>, store: &StoreCounts) -> Self {
         let mut registry = Registry::with_prefix("sidegate_issuer");
         let (logins, refreshes) = (Family::default(), Family::default());
         let (logouts, revocations, answers) = (Family::default(), Family::default(), Family::default());
@@ -59,6 +60,7 @@ impl Metrics {
         registry.register("answers", "HTTP answers, by status", answers.clone());
         registry.register("bcrypt_rounds", "Bcrypt rounds spent since the start", bcrypt_rounds.clone());
         registry.register("bcrypt_queue", "Passwords that wait to be checked", bcrypt_waiting.clone());
+        store.register(&mut registry);
         Self { registry, logins, refreshes, logouts, revocations, answers, bcrypt_rounds, bcrypt_waiting, passwords }
     }
 

@@ -114,9 +114,13 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
             let verified = self.authentic(access, scope, at)?;
             named.push(Named::by_claims(verified.claims()).ok_or(Rejection::Claim("sid"))?);
         }
+        let mut unread = None;
         if let Some(refresh) = presented.refresh {
             let token = self.refresh_keys.read(refresh)?;
-            let session = self.session_of(&token).await?;
+            let session = self.session_of(&token).await.unwrap_or_else(|error| {
+                unread = Some(error);
+                None
+            });
             if !named.iter().any(|one| one.sid == Id::Packed(token.sid)) {
                 named.push(Named::by_refresh(&token, session.as_ref()));
             }
@@ -124,11 +128,13 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
         if named.is_empty() {
             return Err(Rejection::Missing.into());
         }
-        match scope {
+        // A store that cannot be read is asked all the same: what it refuses it keeps, and does later.
+        let ended = match scope {
             Scope::Local => self.end_each(&named).await,
             Scope::Others => self.end_others(&named).await,
             Scope::Global => self.end_all(&named).await,
-        }
+        };
+        unread.map_or(ended, |error| Err(error.into()))
     }
 
     /// Verifies an access token for a logout. For its own session an expired or revoked one will do; to end others it
@@ -147,39 +153,39 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
     }
 
     async fn end_each(&self, named: &[Named]) -> Result<Vec<EndedSession>, LogoutError> {
-        let mut ended = Vec::with_capacity(named.len());
+        let mut ended = Each::default();
         for one in named {
-            ended.push(self.end_named(one).await?);
+            ended.note(self.end_named(one).await);
         }
-        Ok(ended)
+        ended.result()
     }
 
     async fn end_others(&self, named: &[Named]) -> Result<Vec<EndedSession>, LogoutError> {
-        let mut ended = Vec::new();
+        let mut ended = Each::default();
         for sub in users_of(named) {
             for session in self.store.sessions(&sub).await? {
                 if named.iter().all(|one| one.sid != session.sid) {
-                    ended.push(self.end_session(&session.sid, &sub).await?);
+                    ended.note(self.end_session(&session.sid, &sub).await);
                 }
             }
         }
-        Ok(ended)
+        ended.result()
     }
 
     async fn end_all(&self, named: &[Named]) -> Result<Vec<EndedSession>, LogoutError> {
-        let mut ended = Vec::new();
+        let mut ended = Each::default();
         for sub in users_of(named) {
-            self.store.revoke_subject(&sub).await?;
-            ended.push(EndedSession { sid: None, sub: Some(sub), ended: Ended::Now });
+            let revoked = self.store.revoke_subject(&sub).await;
+            ended.note(revoked.map(|_| EndedSession { sid: None, sub: Some(sub), ended: Ended::Now }));
         }
         // A refresh token whose record is gone names no user: its own session is ended at least.
         for one in named.iter().filter(|one| one.sub.is_none()) {
-            ended.push(self.end_named(one).await?);
+            ended.note(self.end_named(one).await);
         }
-        Ok(ended)
+        ended.result()
     }
 
-    async fn end_named(&self, one: &Named) -> Result<EndedSession, LogoutError> {
+    async fn end_named(&self, one: &Named) -> Result<EndedSession, Unavailable> {
         let ending = Ending {
             sid: one.sid.clone(),
             partition: one.subject.partition(self.store.partitions()),
@@ -205,6 +211,26 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
         };
         let ended = self.store.end(&ending).await?;
         Ok(EndedSession { sid: Some(sid.to_string()), sub: Some(sub.to_owned()), ended })
+    }
+}
+
+/// What became of several endings. Each is tried, whatever became of the others: the store keeps what it refuses.
+#[derive(Default)]
+struct Each {
+    ended: Vec<EndedSession>,
+    trouble: Option<Unavailable>,
+}
+
+impl Each {
+    fn note(&mut self, outcome: Result<EndedSession, Unavailable>) {
+        match outcome {
+            Ok(ended) => self.ended.push(ended),
+            Err(error) => self.trouble = Some(error),
+        }
+    }
+
+    fn result(self) -> Result<Vec<EndedSession>, LogoutError> {
+        self.trouble.map_or(Ok(self.ended), |error| Err(error.into()))
     }
 }
 

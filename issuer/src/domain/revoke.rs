@@ -1,5 +1,6 @@
 //! Revocation by the operator or the application: a token, a session, a user, a key, or everything.
 
+use futures_util::future::join_all;
 use sidegate_common::revocation::{Id, Revocation, SubjectTag, Target};
 use sidegate_common::text::is_identifier;
 use sidegate_common::time::{REVOCATION_MARGIN_SECONDS, UnixTime};
@@ -71,9 +72,7 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
             }
             Order::Key(_) => Err(RevokeError::Unfit("key")),
             Order::All => {
-                for partition in 0..self.store.partitions() {
-                    self.store.revoke_all(partition).await?;
-                }
+                self.everywhere(|partition| self.store.revoke_all(partition)).await?;
                 Ok("*".to_owned())
             }
         }
@@ -85,10 +84,16 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
     /// The log could not be written everywhere; a retry does the rest.
     pub async fn revoke_key(&self, kid: &str) -> Result<(), Unavailable> {
         let revocation = Revocation { target: Target::Key { kid: kid.into() }, expires_at: AS_LONG_AS_POSSIBLE };
-        for partition in 0..self.store.partitions() {
-            self.store.append(partition, &revocation).await?;
-        }
-        Ok(())
+        self.everywhere(|partition| self.store.append(partition, &revocation)).await
+    }
+
+    /// Does something in every partition at once, in each whatever became of the others: the store keeps what it refuses.
+    async fn everywhere<T, F: Future<Output = Result<T, Unavailable>>>(
+        &self,
+        act: impl Fn(u16) -> F,
+    ) -> Result<(), Unavailable> {
+        let outcomes = join_all((0..self.store.partitions()).map(act)).await;
+        outcomes.into_iter().try_for_each(|outcome| outcome.map(|_| ()))
     }
 
     async fn revoke_token(&self, token: &str, now: UnixTime) -> Result<String, RevokeError> {
@@ -114,14 +119,32 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
     /// Ends the session wherever it is; if no partition has it, its revocation is appended all the same.
     async fn revoke_session(&self, sid: &str) -> Result<(), RevokeError> {
         let sid = Id::parse(sid).ok_or(RevokeError::Unfit("session"))?;
-        for partition in 0..self.store.partitions() {
-            if let Some(session) = self.store.read(partition, &sid).await? {
-                self.end_session(&sid, &session.sub).await?;
-                return Ok(());
+        let ending = |partition| Ending {
+            sid: sid.clone(),
+            partition,
+            sub: None,
+            subject: None,
+            exp_seen: UnixTime(0),
+            known: false,
+        };
+        let found = join_all((0..self.store.partitions()).map(|partition| self.store.read(partition, &sid))).await;
+        let mut unread = Vec::new();
+        for (partition, session) in (0..).zip(found) {
+            match session {
+                Ok(Some(session)) => {
+                    self.end_session(&sid, &session.sub).await?;
+                    return Ok(());
+                }
+                Ok(None) => {}
+                Err(error) => unread.push((ending(partition), error)),
             }
         }
-        let nowhere = Ending { sid, partition: 0, sub: None, subject: None, exp_seen: UnixTime(0), known: false };
-        self.store.end(&nowhere).await?;
-        Ok(())
+        if unread.is_empty() {
+            self.store.end(&ending(0)).await?;
+            return Ok(());
+        }
+        // It may be in one of these: what the store refuses now it keeps, and does later.
+        join_all(unread.iter().map(|(ending, _)| self.store.end(ending))).await;
+        unread.pop().map_or(Ok(()), |(_, error)| Err(error.into()))
     }
 }

@@ -27,25 +27,38 @@ pub enum OwnSource {
     Redis(Box<RedisSource>),
 }
 
-struct JudgeSink(Arc<Judge>);
+/// Hears of each revocation that was not known before.
+pub type Heard = Box<dyn Fn(u16, &Revocation) + Send + Sync>;
 
-impl Sink for JudgeSink {
+/// The list, and who else hears of what the feed brings.
+pub struct OwnList {
+    /// Who judges by it.
+    pub judge: Arc<Judge>,
+    /// Called before anything is called proven.
+    pub heard: Heard,
+}
+
+impl Sink for OwnList {
     fn apply(&self, partition: u16, revocation: &Revocation) -> bool {
-        self.0.index().apply(partition, revocation) == Applied::New
+        let new = self.judge.index().apply(partition, revocation) == Applied::New;
+        if new {
+            (self.heard)(partition, revocation);
+        }
+        new
     }
 
     fn since(&self, partition: u16, moment: UnixTime) {
-        self.0.index().raise_since(partition, moment);
+        self.judge.index().raise_since(partition, moment);
     }
 
     fn fresh(&self, partition: u16, as_of: Instants) {
-        self.0.freshness().proven(partition, as_of.monotonic_ms);
+        self.judge.freshness().proven(partition, as_of.monotonic_ms);
     }
 }
 
-/// Keeps the judge's list until `stop`.
-pub async fn keep(source: OwnSource, judge: Arc<Judge>, probe_interval: Duration, stop: watch::Receiver<bool>) {
-    let expiring = Arc::clone(&judge);
+/// Keeps the list until `stop`.
+pub async fn keep(source: OwnSource, list: OwnList, probe_interval: Duration, stop: watch::Receiver<bool>) {
+    let expiring = Arc::clone(&list.judge);
     let expire = async move {
         loop {
             tokio::time::sleep(EXPIRE_EVERY).await;
@@ -54,8 +67,8 @@ pub async fn keep(source: OwnSource, judge: Arc<Judge>, probe_interval: Duration
     };
     let following = async {
         match source {
-            OwnSource::Local(source) => keep_from(source, judge, probe_interval, stop).await,
-            OwnSource::Redis(source) => keep_from(*source, judge, probe_interval, stop).await,
+            OwnSource::Local(source) => keep_from(source, list, probe_interval, stop).await,
+            OwnSource::Redis(source) => keep_from(*source, list, probe_interval, stop).await,
         }
     };
     tokio::select! {
@@ -64,8 +77,8 @@ pub async fn keep(source: OwnSource, judge: Arc<Judge>, probe_interval: Duration
     }
 }
 
-async fn keep_from<S: Source>(source: S, judge: Arc<Judge>, probe_interval: Duration, stop: watch::Receiver<bool>) {
-    let partitions = judge.index().partitions();
+async fn keep_from<S: Source>(source: S, list: OwnList, probe_interval: Duration, stop: watch::Receiver<bool>) {
+    let partitions = list.judge.index().partitions();
     let (pace, status) = (Pace::every(probe_interval), Arc::new(Status::default()));
-    follow(Arc::new(source), partitions, Vec::new(), Arc::new(JudgeSink(judge)), pace, status, stop).await;
+    follow(Arc::new(source), partitions, Vec::new(), Arc::new(list), pace, status, stop).await;
 }

@@ -3,6 +3,7 @@
 use sidegate_common::revocation::{Id, Revocation};
 use sidegate_common::time::UnixTime;
 
+use super::counts::Counts;
 use super::redis::RedisStore;
 use super::sqlite::EmbeddedStore;
 use crate::domain::ports::{Store, Unavailable};
@@ -24,6 +25,16 @@ macro_rules! either {
             AnyStore::Embedded(store) => store.$method($($argument),*).await,
         }
     };
+}
+
+impl AnyStore {
+    /// What it counts; nothing, for the embedded one.
+    pub fn counts(&self) -> Counts {
+        match self {
+            Self::Redis(store) => store.counts().clone(),
+            Self::Embedded(_) => Counts::default(),
+        }
+    }
 }
 
 impl Store for AnyStore {

@@ -4,8 +4,10 @@
 //! - [`redis`]: sessions and log in Redis, one Lua script per change.
 //! - [`sqlite`]: the same in a file of this one machine.
 //! - [`any`]: the one of the two that the configuration chose.
+//! - [`counts`]: what is counted of it.
 
 pub mod any;
+pub mod counts;
 pub mod redis;
 pub mod sqlite;
 pub mod users;

@@ -3,6 +3,8 @@
 
 pub mod postgres;
 pub mod redis;
+pub mod store;
+pub mod switchboard;
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};

@@ -1,10 +1,21 @@
 //! A real redis-server of one's own.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use redis::aio::MultiplexedConnection;
+use rustix::process::{Pid, Signal, kill_process};
+use sidegate_common::revocation::{Revocation, Target};
+use sidegate_common::wire::{Keys, Position};
 
 use super::{Scratch, eventually, free_port};
+
+/// What the tests' keys begin with.
+pub const PREFIX: &str = "test";
+
+/// An entry of a stream: its id, its fields and their values.
+type StreamEntry = (String, Vec<(String, Vec<u8>)>);
 
 pub struct RedisServer {
     child: Child,
@@ -33,9 +44,66 @@ impl RedisServer {
         client.get_multiplexed_async_connection().await.unwrap()
     }
 
+    /// Sends a command on a connection of its own.
+    pub async fn command<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
+        self.try_command(words).await.unwrap_or_else(|error| panic!("{words:?}: {error}"))
+    }
+
+    pub async fn try_command<T: redis::FromRedisValue>(&self, words: &[&str]) -> redis::RedisResult<T> {
+        let mut command = redis::cmd(words[0]);
+        command.arg(&words[1..]);
+        command.query_async(&mut self.connect().await).await
+    }
+
+    /// A partition's log, under the prefix of the tests.
+    pub async fn log(&self, partition: u16) -> Vec<(Position, Revocation)> {
+        let key = Keys::new(PREFIX, partition).log();
+        let entries: Vec<StreamEntry> = self.command(&["XRANGE", &key, "-", "+"]).await;
+        let read = |(id, fields): StreamEntry| {
+            assert_eq!(fields.len(), 1);
+            assert_eq!(fields[0].0, "r");
+            (Position::parse(&id).unwrap(), Revocation::from_bytes(&fields[0].1).unwrap())
+        };
+        entries.into_iter().map(read).collect()
+    }
+
+    /// How often the log says that `target` is dead.
+    pub async fn times(&self, target: &Target) -> usize {
+        self.log(0).await.iter().filter(|(_, revocation)| revocation.target == *target).count()
+    }
+
+    /// Everything there is, by key, as bytes.
+    pub async fn contents(&self) -> BTreeMap<String, Vec<u8>> {
+        let keys: Vec<String> = self.command(&["KEYS", "*"]).await;
+        let mut contents = BTreeMap::new();
+        for key in keys {
+            contents.insert(key.clone(), self.command(&["DUMP", &key]).await);
+        }
+        contents
+    }
+
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.file(name)
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// Starts it again with further options, and does not wait.
+    pub fn spawn_again(&mut self, options: &[&str]) {
+        let mut all = self.extra.clone();
+        all.extend(options.iter().map(|word| (*word).to_owned()));
+        self.child = spawn(self.port, &self.folder, &all);
     }
 
     pub async fn restart(&mut self) {
@@ -43,7 +111,7 @@ impl RedisServer {
         self.wait().await;
     }
 
-    async fn wait(&self) {
+    pub async fn wait(&self) {
         let client = redis::Client::open(self.url()).unwrap();
         eventually("redis answers", async || match client.get_multiplexed_async_connection().await {
             Ok(mut connection) => redis::cmd("PING").query_async::<String>(&mut connection).await.is_ok(),

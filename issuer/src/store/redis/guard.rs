@@ -2,6 +2,20 @@
 
 use redis::Value;
 
+/// What is demanded of a server beside its version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Demands {
+    /// It keeps its data on disk (`REDIS_REQUIRE_PERSISTENCE`).
+    pub persistence: bool,
+    /// It never drops a key for want of memory (`REDIS_REQUIRE_NOEVICTION`).
+    pub noeviction: bool,
+    /// It knows WAITAOF (`REDIS_WAIT_FSYNC`).
+    pub waitaof: bool,
+}
+
+/// The reasons that are counted.
+pub(super) const REASONS: [&str; 4] = ["version", "evicts", "forgets", "no_waitaof"];
+
 /// Why a server is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
@@ -9,7 +23,10 @@ pub enum Unfit {
     #[error("Redis {0} is too old: 7.0 or later is needed")]
     Version(String),
     /// It would drop revocations when memory is short.
-    #[error("Redis' maxmemory-policy is {0}: set noeviction, or revoked tokens come back when memory is short")]
+    #[error(
+        "Redis' maxmemory-policy is {0}, so revoked tokens come back when memory is short: set maxmemory-policy \
+         noeviction, or REDIS_REQUIRE_NOEVICTION=false to accept that"
+    )]
     Evicts(String),
     /// It forgets everything when it restarts.
     #[error(
@@ -17,6 +34,21 @@ pub enum Unfit {
          REDIS_REQUIRE_PERSISTENCE=false to accept that"
     )]
     Forgets,
+    /// Before 7.2: no WAITAOF.
+    #[error("REDIS_WAIT_FSYNC needs the command WAITAOF, which Redis has from 7.2 on; this one is {0}")]
+    NoWaitAof(String),
+}
+
+impl Unfit {
+    /// Its stable name, for metrics.
+    pub(super) const fn reason(&self) -> &'static str {
+        match self {
+            Self::Version(_) => "version",
+            Self::Evicts(_) => "evicts",
+            Self::Forgets => "forgets",
+            Self::NoWaitAof(_) => "no_waitaof",
+        }
+    }
 }
 
 /// The text of an INFO answer, from one server or from all of a Cluster.
@@ -30,25 +62,27 @@ pub(super) fn info_text(answer: &Value) -> String {
     }
 }
 
-/// Judges INFO's text.
-///
-/// # Errors
-/// See [`Unfit`].
-pub(super) fn check(info: &str, persistence_required: bool) -> Result<(), Unfit> {
+/// Judges INFO's text: everything that is wrong.
+pub(super) fn faults(info: &str, demands: Demands) -> Vec<Unfit> {
     let fields = |name: &'static str| {
         info.lines().filter_map(move |line| line.trim().strip_prefix(name)?.strip_prefix(':').map(str::to_owned))
     };
-    for version in fields("redis_version") {
-        let major: u32 = version.split('.').next().and_then(|part| part.parse().ok()).unwrap_or(0);
-        if major < 7 {
-            return Err(Unfit::Version(version));
-        }
+    let number = |version: &str| {
+        let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+        (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
+    };
+    let mut faults = Vec::new();
+    faults.extend(fields("redis_version").find(|version| number(version) < (7, 0)).map(Unfit::Version));
+    if demands.waitaof {
+        faults.extend(fields("redis_version").find(|version| number(version) < (7, 2)).map(Unfit::NoWaitAof));
     }
-    if let Some(policy) = fields("maxmemory_policy").find(|policy| policy != "noeviction") {
-        return Err(Unfit::Evicts(policy));
+    if demands.noeviction {
+        faults.extend(fields("maxmemory_policy").find(|policy| policy != "noeviction").map(Unfit::Evicts));
     }
-    let forgets = fields("aof_enabled").any(|enabled| enabled == "0");
-    if persistence_required && forgets { Err(Unfit::Forgets) } else { Ok(()) }
+    if demands.persistence && fields("aof_enabled").any(|enabled| enabled == "0") {
+        faults.push(Unfit::Forgets);
+    }
+    faults
 }
 
 #[cfg(test)]
@@ -59,12 +93,18 @@ mod tests {
         format!("# Server\r\nredis_version:{version}\r\nmaxmemory_policy:{policy}\r\naof_enabled:{aof}\r\n")
     }
 
+    const ALL: Demands = Demands { persistence: true, noeviction: true, waitaof: false };
+
     #[test]
     fn forgetful_servers_are_refused() {
-        assert_eq!(check(&info("7.0.15", "noeviction", "1"), true), Ok(()));
-        assert_eq!(check(&info("8.2.0", "noeviction", "0"), false), Ok(()));
-        assert_eq!(check(&info("6.2.7", "noeviction", "1"), true), Err(Unfit::Version("6.2.7".into())));
-        assert_eq!(check(&info("7.0.15", "allkeys-lru", "1"), true), Err(Unfit::Evicts("allkeys-lru".into())));
-        assert_eq!(check(&info("7.0.15", "noeviction", "0"), true), Err(Unfit::Forgets));
+        assert_eq!(faults(&info("7.0.15", "noeviction", "1"), ALL), []);
+        assert_eq!(faults(&info("6.2.7", "noeviction", "1"), ALL), [Unfit::Version("6.2.7".into())]);
+        let both = [Unfit::Evicts("allkeys-lru".into()), Unfit::Forgets];
+        assert_eq!(faults(&info("7.0.15", "allkeys-lru", "0"), ALL), both);
+        let waitaof = Demands { waitaof: true, ..ALL };
+        assert_eq!(faults(&info("7.0.15", "noeviction", "1"), waitaof), [Unfit::NoWaitAof("7.0.15".into())]);
+        assert_eq!(faults(&info("7.2.0", "noeviction", "1"), waitaof), []);
+        let none = Demands { persistence: false, noeviction: false, waitaof: false };
+        assert_eq!(faults(&info("8.2.0", "allkeys-lru", "0"), none), []);
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use redis::aio::{ConnectionLike as _, MultiplexedConnection};
 use redis::cluster::{ClusterClient, ClusterClientBuilder};
 use redis::cluster_async::ClusterConnection;
-use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
+use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind, Value};
 use sidegate_runtime::redis_url::{Nodes, RedisUrl, tcp_settings};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -36,6 +36,7 @@ struct Slot {
 /// A connection that heals.
 pub struct Link {
     target: Target,
+    answer_timeout: Duration,
     slot: Mutex<Slot>,
 }
 
@@ -49,7 +50,13 @@ impl Link {
             RedisUrl::Cluster(nodes) => Target::Cluster(Box::new(cluster(&nodes)?)),
             direct => Target::Direct(Box::new(direct)),
         };
-        Ok(Self { target, slot: Mutex::new(Slot { connection: None, generation: 0, not_before: None }) })
+        let slot = Mutex::new(Slot { connection: None, generation: 0, not_before: None });
+        Ok(Self { target, answer_timeout: ANSWER_TIMEOUT, slot })
+    }
+
+    /// The same, for commands that may take so much longer than others.
+    pub fn patient(self, longer: Duration) -> Self {
+        Self { answer_timeout: ANSWER_TIMEOUT + longer, ..self }
     }
 
     /// Sends a command. A connection that proves broken, or leads to a server that has ceased to be the master, is
@@ -64,15 +71,32 @@ impl Link {
             Connection::Cluster(mut cluster) => cluster.req_packed_command(command).await,
         };
         let answer = answer.and_then(Value::extract_error);
-        if let Err(error) = &answer
-            && is_fatal(error)
-        {
+        self.drop_if_broken(generation, answer.as_ref().err()).await;
+        answer
+    }
+
+    /// Sends several commands, which the server gets one after the other on one connection. Not on a Cluster.
+    ///
+    /// # Errors
+    /// As [`Link::call`], also if only one of them fails.
+    pub async fn together(&self, commands: &Pipeline, count: usize) -> Result<Vec<Value>, RedisError> {
+        let (generation, connection) = self.connection().await?;
+        let Connection::Direct(mut direct) = connection else {
+            return Err(RedisError::from((ErrorKind::InvalidClientConfig, "not on a Cluster")));
+        };
+        let answers = direct.send_packed_commands(commands, 0, count).await;
+        let answers = answers.and_then(|answers| answers.into_iter().map(Value::extract_error).collect());
+        self.drop_if_broken(generation, answers.as_ref().err()).await;
+        answers
+    }
+
+    async fn drop_if_broken(&self, generation: u64, error: Option<&RedisError>) {
+        if error.is_some_and(is_fatal) {
             let mut slot = self.slot.lock().await;
             if slot.connection.as_ref().is_some_and(|(current, _)| *current == generation) {
                 slot.connection = None;
             }
         }
-        answer
     }
 
     async fn connection(&self) -> Result<(u64, Connection), RedisError> {
@@ -104,7 +128,7 @@ impl Link {
     async fn connect(&self) -> Result<Connection, RedisError> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(ANSWER_TIMEOUT));
+            .set_response_timeout(Some(self.answer_timeout));
         match &self.target {
             Target::Direct(url) => {
                 let candidates = url.candidates().await?;
@@ -124,6 +148,8 @@ fn is_fatal(error: &RedisError) -> bool {
         || error.is_connection_dropped()
         || error.is_unrecoverable_error()
         || matches!(error.kind(), ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown))
+        // A master that lost its replicas may have been replaced: ask the Sentinels again.
+        || error.code() == Some("NOREPLICAS")
 }
 
 fn cluster(nodes: &Nodes) -> Result<ClusterClient, RedisError> {

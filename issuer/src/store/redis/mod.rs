@@ -2,32 +2,45 @@
 //!
 //! The scripts lie in `scripts/`, one a file, and share `prelude.lua`. docs/protocol.md describes the keys.
 
+mod deed;
 mod guard;
+mod journal;
+mod keeper;
 mod link;
+mod outbox;
+mod recall;
 mod ring;
 mod scripts;
+mod sightings;
+mod waiter;
 
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use redis::{RedisError, Value};
 use sidegate_common::revocation::{Id, Revocation, SubjectTag, Target};
-use sidegate_common::time::{REVOCATION_MARGIN_SECONDS, UnixTime};
-use sidegate_common::wire::Keys;
+use sidegate_common::time::{CLOCK_SKEW_SECONDS, REVOCATION_MARGIN_SECONDS, UnixTime};
+use sidegate_common::wire::{Keys, Position};
 
-pub use guard::Unfit;
+pub use guard::{Demands, Unfit};
+pub use journal::JournalError;
+pub use keeper::Pace;
 pub use link::Link;
+pub use waiter::WaitSettings;
 
 use crate::domain::ports::{Store, Unavailable};
 use crate::domain::session::{Ended, Ending, NewSession, Refusal, Rotated, Rotation, Session, Terms};
-use crate::store::new_epoch;
+use crate::store::counts::Counts;
+use deed::Deed;
+use journal::Journal;
+use outbox::Outbox;
 use ring::Ring;
 use scripts::{Call, Script};
+use sightings::Sightings;
+use waiter::Waiter;
 
 /// The store's name in error messages.
 const NAME: &str = "Redis";
-/// How often the store looks whether its data set is still there.
-const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// The store in Redis.
 #[derive(Clone)]
@@ -40,6 +53,13 @@ struct Shared {
     partitions: Vec<Keys>,
     terms: Terms,
     ring: Ring,
+    outbox: Outbox,
+    sightings: Sightings,
+    journal: Option<Arc<Journal>>,
+    waiter: Option<Waiter>,
+    /// One at a time makes a lost data set again.
+    making: tokio::sync::Mutex<()>,
+    counts: Counts,
 }
 
 /// Why the store could not be used from the start.
@@ -61,78 +81,71 @@ pub enum OpenError {
     /// Redis is set up so that it would lose revocations.
     #[error(transparent)]
     Unfit(#[from] Unfit),
+    /// The journal cannot be used.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}
+
+/// Where a journal is (`REVOCATION_JOURNAL`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JournalSettings {
+    /// The file.
+    pub path: PathBuf,
+    /// `REVOCATION_JOURNAL_SOLE`.
+    pub sole: bool,
 }
 
 impl RedisStore {
     /// Uses `link`, with `partitions` partitions under `prefix`.
     pub fn new(link: Link, prefix: &str, partitions: u16, terms: Terms) -> Self {
         let partitions = (0..partitions.max(1)).map(|partition| Keys::new(prefix, partition)).collect();
-        Self { shared: Arc::new(Shared { link, partitions, terms, ring: Ring::default() }) }
+        let counts = Counts::default();
+        let shared = Shared {
+            link,
+            partitions,
+            terms,
+            ring: Ring::new(counts.clone()),
+            outbox: Outbox::new(counts.clone()),
+            sightings: Sightings::default(),
+            journal: None,
+            waiter: None,
+            making: tokio::sync::Mutex::new(()),
+            counts,
+        };
+        Self { shared: Arc::new(shared) }
     }
 
-    /// Makes the data set where it is not there yet, and checks that it is laid out as configured.
+    /// Waits, on a connection of its own, for what `settings` ask before a revocation counts as stored.
+    #[must_use]
+    pub fn waiting(mut self, link: Link, settings: WaitSettings) -> Self {
+        let key = format!("{}:wait", self.keys(0).tag());
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            shared.waiter = Some(Waiter::start(link.patient(settings.timeout), key, settings));
+        }
+        self
+    }
+
+    /// Keeps a journal, and takes from it what was acknowledged lately before a restart.
     ///
     /// # Errors
-    /// Redis does not answer, or the layout is another.
-    pub async fn initialise(&self) -> Result<(), OpenError> {
-        for partition in 0..self.partitions() {
-            match self.ensure_epoch(partition).await {
-                Ok(()) => {}
-                Err(error) if error.code() == Some("PARTITIONS") => {
-                    let found = error.detail().unwrap_or_default().to_owned();
-                    return Err(OpenError::Partitions { found, wanted: self.partitions() });
-                }
-                Err(error) => return Err(unavailable(error).into()),
-            }
+    /// The file cannot be used, or another issuer does.
+    pub fn journaling(mut self, settings: &JournalSettings) -> Result<Self, OpenError> {
+        let owner = journal::Owner {
+            prefix: self.keys(0).tag().to_owned(),
+            partitions: self.partitions(),
+            sole: settings.sole,
+        };
+        let journal = Journal::open(&settings.path, &owner, self.shared.counts.clone())?;
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            shared.remember(&journal).map_err(|error| JournalError::Io(settings.path.clone(), error))?;
+            shared.journal = Some(Arc::new(journal));
         }
-        Ok(())
+        Ok(self)
     }
 
-    /// Refuses a server that would forget revocations: see [`Unfit`].
-    ///
-    /// # Errors
-    /// Redis does not answer, or is unfit.
-    pub async fn check_server(&self, persistence_required: bool) -> Result<(), OpenError> {
-        let answer = self.shared.link.call(redis::cmd("INFO").arg("everything")).await.map_err(unavailable)?;
-        guard::check(&guard::info_text(&answer), persistence_required)?;
-        Ok(())
-    }
-
-    /// Looks once a second whether the data set is still there and the server the same, makes it again if not, and puts
-    /// back what this issuer acknowledged lately. Runs until dropped.
-    pub async fn watch(self) {
-        loop {
-            tokio::time::sleep(HEARTBEAT).await;
-            for partition in 0..self.partitions() {
-                if let Err(error) = self.ensure_epoch(partition).await {
-                    tracing::warn!(partition, error = %error, "the revocation log cannot be looked at");
-                }
-            }
-        }
-    }
-
-    /// Makes the partition's data set if it is gone, with the entries acknowledged lately in it. If another issuer made
-    /// it, or the server is another one, those entries are appended: they may be missing, and twice does no harm.
-    async fn ensure_epoch(&self, partition: u16) -> Result<(), RedisError> {
-        let keys = self.keys(partition);
-        let epoch = new_epoch().map_err(|_| (redis::ErrorKind::Client, "no randomness"))?;
-        let lately = self.shared.ring.lately(partition);
-        let mut call = self.call(Script::Init, keys).arg(epoch).arg(self.partitions());
-        for entry in &lately {
-            call = call.arg(entry.clone());
-        }
-        let (epoch, made, replid): (String, u8, String) = call.run(&self.shared.link).await?;
-        let replay = self.shared.ring.remember(partition, &epoch, &replid);
-        if made == 1 {
-            tracing::warn!(partition, replayed = lately.len(), "made a new revocation log");
-        } else if replay && !lately.is_empty() {
-            tracing::warn!(partition, replayed = lately.len(), "the server or its data changed; replaying revocations");
-            for entry in lately {
-                let append = self.call(Script::Append, keys);
-                let () = append_args(append, &entry, &self.shared.terms).run(&self.shared.link).await?;
-            }
-        }
-        Ok(())
+    /// What it counts.
+    pub fn counts(&self) -> &Counts {
+        &self.shared.counts
     }
 
     fn keys(&self, partition: u16) -> &Keys {
@@ -157,11 +170,55 @@ impl RedisStore {
     async fn run<T: redis::FromRedisValue>(&self, partition: u16, call: &Call) -> Result<T, Unavailable> {
         match call.run(&self.shared.link).await {
             Err(error) if error.code() == Some("NOEPOCH") => {
-                self.ensure_epoch(partition).await.map_err(unavailable)?;
+                self.made(partition).await?;
                 call.run(&self.shared.link).await.map_err(unavailable)
             }
             answer => answer.map_err(unavailable),
         }
+    }
+
+    /// What follows a revocation that the log has taken, before anybody hears that it is stored.
+    async fn stored(&self, partition: u16, target: Target, position: &str) -> Result<(), Unavailable> {
+        let deed = Deed::done(partition, target, &self.shared.terms, Position::parse(position));
+        self.shared.ring.acknowledged(deed.clone());
+        let confirmed = self.confirmed(&deed).await;
+        match confirmed {
+            Ok(()) => self.shared.outbox.done(&deed),
+            Err(_) => self.shared.outbox.keep_unconfirmed(deed),
+        }
+        confirmed
+    }
+
+    /// Returns once the journal has a deed that the log has, and replicas and disks as far as they are waited for.
+    async fn confirmed(&self, deed: &Deed) -> Result<(), Unavailable> {
+        let journal = async {
+            match &self.shared.journal {
+                Some(journal) if !journal.acknowledged(deed).await => {
+                    Err(Unavailable::new("the journal", "it cannot be written"))
+                }
+                _ => Ok(()),
+            }
+        };
+        let replicas = async {
+            let Some(waiter) = &self.shared.waiter else { return Ok(()) };
+            let position = deed.position.map(|position| position.to_string());
+            let waited = waiter.wait(self.keys(deed.partition).log(), position).await;
+            waited.map_err(|trouble| Unavailable::new(NAME, trouble))
+        };
+        let (journal, replicas) = tokio::join!(journal, replicas);
+        journal.and(replicas)
+    }
+
+    /// Keeps a revocation that was refused, or may have been: it is delivered once Redis takes it.
+    fn refused(&self, partition: u16, target: Target, error: Unavailable) -> Unavailable {
+        self.shared.outbox.keep(Deed::owed(partition, target, &self.shared.terms));
+        error
+    }
+
+    /// The store's clock, as near as it is known.
+    fn store_now(&self, partition: u16) -> UnixTime {
+        let known = self.shared.sightings.store_now(partition);
+        known.unwrap_or_else(|| sidegate_runtime::clock::unix_now().plus(CLOCK_SKEW_SECONDS))
     }
 }
 
@@ -230,7 +287,7 @@ impl Store for RedisStore {
         let answer: Vec<Value> = self.run(partition, &call).await?;
         let rotated = rotated(&answer).map_err(unavailable)?;
         if matches!(rotated, Rotated::Reused { .. }) {
-            self.shared.ring.acknowledged(partition, target, terms);
+            self.stored(partition, target, &scripts::text(answer.get(3)).map_err(unavailable)?).await?;
         }
         Ok(rotated)
     }
@@ -249,8 +306,9 @@ impl Store for RedisStore {
             .arg(ending.exp_seen.0)
             .arg(self.shared.terms.lifetime_max)
             .arg(u8::from(ending.known));
-        let ended: u8 = self.run(ending.partition, &call).await?;
-        self.shared.ring.acknowledged(ending.partition, target, &self.shared.terms);
+        let answer: Result<(u8, String), _> = self.run(ending.partition, &call).await;
+        let (ended, position) = answer.map_err(|error| self.refused(ending.partition, target.clone(), error))?;
+        self.stored(ending.partition, target, &position).await?;
         Ok(if ended == 1 { Ended::Now } else { Ended::Before })
     }
 
@@ -268,26 +326,32 @@ impl Store for RedisStore {
             .arg(keys.session(""))
             .arg(terms.lifetime_max)
             .arg(terms.watermark_ttl());
-        let threshold = self.run(partition, &call).await.map(UnixTime)?;
-        self.shared.ring.acknowledged(partition, Target::Subject { sub: sub.into(), threshold }, terms);
-        Ok(threshold)
+        let target = |threshold| Target::Subject { sub: sub.into(), threshold };
+        let asked = self.store_now(partition);
+        let answer: Result<(u64, String), _> = self.run(partition, &call).await;
+        let (threshold, position) = answer.map_err(|error| self.refused(partition, target(asked), error))?;
+        self.stored(partition, target(UnixTime(threshold)), &position).await?;
+        Ok(UnixTime(threshold))
     }
 
     async fn revoke_all(&self, partition: u16) -> Result<UnixTime, Unavailable> {
         let (head, _) = head_and_tail(Target::All { threshold: UnixTime(0) });
         let terms = &self.shared.terms;
         let call = self.call(Script::RevokeAll, self.keys(partition)).arg(head).arg(terms.lifetime_max);
-        let threshold = self.run(partition, &call).await.map(UnixTime)?;
-        self.shared.ring.acknowledged(partition, Target::All { threshold }, terms);
-        Ok(threshold)
+        let asked = self.store_now(partition);
+        let answer: Result<(u64, String), _> = self.run(partition, &call).await;
+        let refused = |error| self.refused(partition, Target::All { threshold: asked }, error);
+        let (threshold, position) = answer.map_err(refused)?;
+        self.stored(partition, Target::All { threshold: UnixTime(threshold) }, &position).await?;
+        Ok(UnixTime(threshold))
     }
 
     async fn append(&self, partition: u16, revocation: &Revocation) -> Result<(), Unavailable> {
         let call = self.call(Script::Append, self.keys(partition));
         let call = append_args(call, &revocation.to_bytes(), &self.shared.terms);
-        let _appended: u8 = self.run(partition, &call).await?;
-        self.shared.ring.acknowledged(partition, revocation.target.clone(), &self.shared.terms);
-        Ok(())
+        let answer: Result<String, _> = self.run(partition, &call).await;
+        let position = answer.map_err(|error| self.refused(partition, revocation.target.clone(), error))?;
+        self.stored(partition, revocation.target.clone(), &position).await
     }
 
     async fn sessions(&self, sub: &str) -> Result<Vec<Session>, Unavailable> {

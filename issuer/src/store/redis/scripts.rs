@@ -21,10 +21,13 @@ pub(super) enum Script {
     Append,
     Sessions,
     Probe,
+    Look,
+    Replay,
+    Forget,
 }
 
 const PRELUDE: &str = include_str!("scripts/prelude.lua");
-const BODIES: [&str; 9] = [
+const BODIES: [&str; 12] = [
     include_str!("scripts/init.lua"),
     include_str!("scripts/create.lua"),
     include_str!("scripts/rotate.lua"),
@@ -34,6 +37,9 @@ const BODIES: [&str; 9] = [
     include_str!("scripts/append.lua"),
     include_str!("scripts/sessions.lua"),
     include_str!("scripts/probe.lua"),
+    include_str!("scripts/look.lua"),
+    include_str!("scripts/replay.lua"),
+    include_str!("scripts/forget.lua"),
 ];
 
 struct Text {
@@ -51,6 +57,7 @@ static TEXTS: LazyLock<Vec<Text>> = LazyLock::new(|| {
 });
 
 /// A script with its keys and arguments.
+#[derive(Clone)]
 pub(super) struct Call {
     script: Script,
     keys: Vec<String>,

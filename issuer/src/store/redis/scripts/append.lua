@@ -1,7 +1,9 @@
 -- Appends an entry as it is: KEYS meta, log; ARGV[4] head byte, [5] expires_at (0: as long as a token can live), [6] tail,
 -- [7] max token lifetime. An entry that has expired is dropped.
+-- Returns its position, '' if it was dropped.
 local meta = load_meta()
 local expires_at = tonumber(ARGV[5])
 if expires_at == 0 then expires_at = NOW + tonumber(ARGV[7]) + MARGIN end
-if expires_at > NOW then append(meta, ARGV[4] .. seconds(expires_at) .. ARGV[6]) end
-return 1
+if expires_at <= NOW then return '' end
+append(meta, ARGV[4] .. seconds(expires_at) .. ARGV[6])
+return meta.last

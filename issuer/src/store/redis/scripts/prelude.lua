@@ -16,15 +16,22 @@ local function expect(key, kind)
   return found ~= 'none'
 end
 
--- The state of the partition's log. NOEPOCH if the data set was lost: an issuer has to make a new one first.
-local function load_meta()
+-- The state of the partition's log; `epoch` is none if the data set was lost, or its log does not end where it should.
+local function look_at_meta()
   expect(META, 'hash')
-  local has_log = expect(LOG, 'stream')
-  local row = redis.call('HMGET', META, 'v', 'epoch', 'last', 'all', 'peak')
-  if not row[2] or not row[3] then error({err = 'NOEPOCH the revocation log is not there'}) end
-  if row[1] ~= '1' then error({err = 'BADVERSION the revocation log is of another version'}) end
-  if row[3] ~= '0-0' and not has_log then error({err = 'NOEPOCH the revocation log was deleted'}) end
-  return {epoch = row[2], last = row[3], all = tonumber(row[4]) or 0, peak = tonumber(row[5]) or 0}
+  local newest = expect(LOG, 'stream') and redis.call('XREVRANGE', LOG, '+', '-', 'COUNT', 1)[1]
+  local row = redis.call('HMGET', META, 'v', 'epoch', 'last', 'all', 'peak', 'since')
+  if row[1] and row[1] ~= '1' then error({err = 'BADVERSION the revocation log is of another version'}) end
+  local whole = row[1] and row[2] and row[3] and (row[3] == '0-0' or (newest and newest[1] == row[3]))
+  return {epoch = whole and row[2], last = row[3] or '0-0', newest = newest and newest[1] or '0-0', since = row[6] or '0',
+    all = tonumber(row[4]) or 0, peak = tonumber(row[5]) or 0}
+end
+
+-- The same; NOEPOCH if the data set was lost: an issuer has to make a new one first.
+local function load_meta()
+  local meta = look_at_meta()
+  if not meta.epoch then error({err = 'NOEPOCH the revocation log is not there, or not whole'}) end
+  return meta
 end
 
 -- Whole seconds as four bytes, big endian, as entries have them.

@@ -1,6 +1,6 @@
 -- Kills all of a user's tokens and sessions: KEYS meta, log, user, watermark; ARGV[4] head byte of the entry, [5] sub,
 -- [6] what the names of session keys begin with, [7] max token lifetime, [8] how long the watermark is kept.
--- Session keys share the partition's hash tag, so the script may name them itself. Returns the threshold.
+-- Session keys share the partition's hash tag, so the script may name them itself. Returns {threshold, position}.
 local USER, WATERMARK = KEYS[3], KEYS[4]
 local meta = load_meta()
 expect(USER, 'zset')
@@ -12,4 +12,4 @@ redis.call('HSET', META, 'peak', math.max(meta.peak, threshold))
 redis.call('SET', WATERMARK, threshold, 'EXAT', threshold + tonumber(ARGV[8]))
 for _, sid in ipairs(sessions) do redis.call('DEL', ARGV[6] .. sid) end
 redis.call('DEL', USER)
-return threshold
+return {threshold, meta.last}

@@ -1,7 +1,7 @@
 -- Trades a refresh token: KEYS meta, log, session, user, watermark; ARGV[4] sid, [5] sub, [6] generation presented,
 -- [7] access_ttl, [8] idle_ttl, [9] retry window, [10] head byte and [11] tail of the session's entry.
 -- The rules are those of domain/session.rs, `decide`. Returns {'traded'|'retried', generation, iat}, {'refused', why} or
--- {'reused', generations old, seconds since the rotation}.
+-- {'reused', generations old, seconds since the rotation, position of the entry}.
 local SESSION, USER, WATERMARK = KEYS[3], KEYS[4], KEYS[5]
 local meta = load_meta()
 expect(USER, 'zset')
@@ -19,7 +19,7 @@ if presented < generation and not retry then
   append(meta, ARGV[10] .. seconds(exp_max + MARGIN) .. ARGV[11])
   redis.call('DEL', SESSION)
   redis.call('ZREM', USER, ARGV[4])
-  return {'reused', generation - presented, NOW - rotated}
+  return {'reused', generation - presented, NOW - rotated, meta.last}
 end
 if watermark > 0 and issued <= watermark then return {'refused', 'revoked'} end
 if NOW >= math.min(idle_ends, ends) then return {'refused', 'expired'} end

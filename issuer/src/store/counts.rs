@@ -1,0 +1,73 @@
+//! What the store counts, for `/metrics`.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+/// Why a Redis server is unfit for revocations.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ByReason {
+    reason: &'static str,
+}
+
+/// Counters of a store; all zero for the embedded one, which needs none of it.
+#[derive(Clone, Debug, Default)]
+pub struct Counts {
+    /// Revocations that the store refused and that wait to be delivered.
+    pub outbox: Gauge,
+    /// Revocations delivered from the outbox.
+    pub delivered: Counter,
+    /// Revocations that the outbox had no room for.
+    pub overflowed: Counter,
+    /// Revocations put back after the store lost them.
+    pub replayed: Counter,
+    /// Revocations acknowledged lately that were forgotten before their time, for want of room.
+    pub forgotten: Counter,
+    /// The journal's length.
+    pub journal_bytes: Gauge,
+    /// Writings of the journal that failed.
+    pub journal_failures: Counter,
+    unfit: Family<ByReason, Gauge>,
+}
+
+impl Counts {
+    /// Says whether the server is unfit for this reason.
+    pub fn unfit(&self, reason: &'static str, unfit: bool) {
+        self.unfit.get_or_create(&ByReason { reason }).set(i64::from(unfit));
+    }
+
+    /// True if the server is unfit for this reason.
+    pub fn is_unfit(&self, reason: &'static str) -> bool {
+        self.unfit.get_or_create(&ByReason { reason }).get() != 0
+    }
+
+    /// Puts them into a registry.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "outbox",
+            "Revocations that Redis refused and that wait to be delivered",
+            self.outbox.clone(),
+        );
+        registry.register("outbox_delivered", "Revocations delivered from the outbox", self.delivered.clone());
+        registry.register(
+            "outbox_overflowed",
+            "Revocations refused by Redis that the outbox had no room for: only the client's retry can do them",
+            self.overflowed.clone(),
+        );
+        registry.register("replayed", "Revocations put back after Redis lost them", self.replayed.clone());
+        registry.register(
+            "replay_forgotten",
+            "Revocations acknowledged lately that could not be kept for a replay, for want of room",
+            self.forgotten.clone(),
+        );
+        registry.register("journal_bytes", "Length of REVOCATION_JOURNAL", self.journal_bytes.clone());
+        registry.register("journal_failures", "Writings of the journal that failed", self.journal_failures.clone());
+        registry.register(
+            "redis_unfit",
+            "1 while Redis is set up so that it would lose revocations, by reason",
+            self.unfit.clone(),
+        );
+    }
+}

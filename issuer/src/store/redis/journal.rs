@@ -1,0 +1,547 @@
+//! A local file with every revocation that this issuer knows to be in the log, from which the log is built again after
+//! Redis lost its data (`REVOCATION_JOURNAL`). It holds identifiers, never a token.
+
+mod format;
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufReader, BufWriter, Read as _, Seek as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+
+use sidegate_common::revocation::Revocation;
+use sidegate_common::time::UnixTime;
+use sidegate_runtime::clock::unix_now;
+use tokio::sync::oneshot;
+
+use super::deed::Deed;
+use crate::store::counts::Counts;
+pub(super) use format::Proof;
+use format::{End, MAGIC, Record};
+
+/// How much may be written at once before it is synced.
+const BATCH_BYTES_MAX: usize = 1 << 20;
+/// How many chunks are read ahead of who replays them.
+const CHUNKS_AHEAD: usize = 4;
+/// A journal is written anew when it has grown to twice what was alive in it, and by this much.
+const COMPACTION_BYTES_MIN: u64 = 16 << 20;
+
+/// Why a journal cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The file system refuses.
+    #[error("REVOCATION_JOURNAL: {0}: {1}")]
+    Io(PathBuf, io::Error),
+    /// Another issuer writes to it.
+    #[error("REVOCATION_JOURNAL: another process has {0} open: each issuer needs a journal of its own")]
+    InUse(PathBuf),
+    /// Not a journal, or of another version.
+    #[error("REVOCATION_JOURNAL: {0} is not a journal of this version of Sidegate")]
+    Foreign(PathBuf),
+    /// Of another data set.
+    #[error("REVOCATION_JOURNAL: {0} belongs to another REDIS_PREFIX or REVOCATION_PARTITIONS")]
+    Misplaced(PathBuf),
+}
+
+enum Job {
+    Write(Vec<u8>, Option<oneshot::Sender<bool>>),
+    /// Answered once everything before it has been written.
+    Flush(mpsc::Sender<()>),
+}
+
+/// A journal that is written to.
+pub(super) struct Journal {
+    path: PathBuf,
+    jobs: mpsc::Sender<Job>,
+    state: Mutex<State>,
+    /// An entry could not be written: nothing is proven any more until the log has been read anew, by a restart.
+    holed: Arc<AtomicBool>,
+    /// Whether this is the only issuer, so that nobody else can have revoked anything.
+    sole: bool,
+    _lock: File,
+}
+
+#[derive(Default)]
+struct State {
+    proofs: HashMap<u16, Proof>,
+    /// Own entries that were written lately, in two generations: the feed brings them once more.
+    written: [HashSet<Vec<u8>>; 2],
+}
+
+/// What a journal belongs to.
+#[derive(Clone, Debug)]
+pub(super) struct Owner {
+    pub(super) prefix: String,
+    pub(super) partitions: u16,
+    /// `REVOCATION_JOURNAL_SOLE`.
+    pub(super) sole: bool,
+}
+
+impl Journal {
+    /// Opens or makes the journal at `path`, drops what has expired, and starts its writer.
+    pub(super) fn open(path: &Path, owner: &Owner, counts: Counts) -> Result<Self, JournalError> {
+        let failed = |error| JournalError::Io(path.to_owned(), error);
+        let lock_path = beside(path, ".lock");
+        let lock = private().write(true).create(true).truncate(false).open(&lock_path).map_err(failed)?;
+        let exclusive = rustix::fs::FlockOperation::NonBlockingLockExclusive;
+        rustix::fs::flock(&lock, exclusive).map_err(|_| JournalError::InUse(path.to_owned()))?;
+        let head = Record::Head { partitions: owner.partitions, prefix: owner.prefix.clone() };
+        let proofs = match File::open(path) {
+            Ok(file) => examine(path, file, &head)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => HashMap::new(),
+            Err(error) => return Err(failed(error)),
+        };
+        let (file, bytes) = compact(path, &head, &proofs).map_err(failed)?;
+        let (jobs, queue) = mpsc::channel();
+        counts.journal_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        let holed = Arc::new(AtomicBool::new(false));
+        let hole = Arc::clone(&holed);
+        let writer = Writer { path: path.to_owned(), head, file, bytes, compacted: bytes, hole, counts };
+        let thread = std::thread::Builder::new().name("journal".to_owned());
+        thread.spawn(move || writer.run(&queue)).map_err(failed)?;
+        let state = Mutex::new(State { proofs, ..State::default() });
+        Ok(Self { path: path.to_owned(), jobs, state, holed, sole: owner.sole, _lock: lock })
+    }
+
+    /// Writes an entry that the log has taken; true once it is on disk.
+    pub(super) async fn acknowledged(&self, deed: &Deed) -> bool {
+        let entry = Record::Entry {
+            own: true,
+            partition: deed.partition,
+            position: deed.position,
+            revocation: deed.revocation.clone(),
+        };
+        self.locked().written[0].insert(deed.key().1);
+        let (done, written) = oneshot::channel();
+        let sent = self.jobs.send(Job::Write(entry.to_bytes(), Some(done))).is_ok();
+        sent && written.await.unwrap_or(false)
+    }
+
+    /// Writes an entry that the feed brought, unless it is one of our own.
+    pub(super) fn heard(&self, partition: u16, revocation: &Revocation) {
+        let deed = Deed { partition, revocation: revocation.clone(), position: None, estimated: false };
+        let key = deed.key().1;
+        if self.locked().written.iter().any(|generation| generation.contains(&key)) {
+            return;
+        }
+        let entry = Record::Entry { own: false, partition, position: None, revocation: deed.revocation };
+        let sent = self.jobs.send(Job::Write(entry.to_bytes(), None));
+        // The writer lives as long as this does.
+        debug_assert!(sent.is_ok(), "nobody writes");
+    }
+
+    /// Notes that everything the partition's log had at that moment has been heard.
+    pub(super) async fn proven(&self, partition: u16, proof: Proof) {
+        if self.holed.load(Ordering::Acquire) {
+            return;
+        }
+        let (done, written) = oneshot::channel();
+        let sent = self.jobs.send(Job::Write(Record::Proof(partition, proof.clone()).to_bytes(), Some(done))).is_ok();
+        let written = sent && written.await.unwrap_or(false);
+        if written {
+            let mut state = self.locked();
+            state.proofs.insert(partition, proof);
+            let older = std::mem::take(&mut state.written[0]);
+            state.written[1] = older;
+        }
+    }
+
+    /// The last proof of each partition, as the file had it at the start.
+    pub(super) fn proofs(&self) -> HashMap<u16, Proof> {
+        self.locked().proofs.clone()
+    }
+
+    /// Since when the journal has everything, if it can say so at `now` (the store's clock): nobody revokes without the
+    /// feed's telling of it but for a while that living issuers make up for, or ever, if there is no other issuer.
+    pub(super) fn complete_since(&self, partition: u16, now: UnixTime) -> Option<UnixTime> {
+        let state = self.locked();
+        let proof = state.proofs.get(&partition).filter(|_| !self.holed.load(Ordering::Acquire))?;
+        let recent = now.0.saturating_sub(proof.now.0) <= super::sightings::COVERED.as_secs();
+        (self.sole || recent).then_some(proof.since)
+    }
+
+    /// Visits every entry in the file that has not expired; blocks.
+    pub(super) fn each(&self, mut visit: impl FnMut(Deed, bool)) -> io::Result<()> {
+        let (done, flushed) = mpsc::channel();
+        if self.jobs.send(Job::Flush(done)).is_ok() {
+            let _whatever_came_of_it = flushed.recv();
+        }
+        let now = unix_now();
+        let mut file = BufReader::new(File::open(&self.path)?);
+        file.seek(io::SeekFrom::Start(MAGIC.len() as u64))?;
+        format::read(file, |record| {
+            if let Record::Entry { own, partition, position, revocation } = record
+                && revocation.expires_at >= now
+            {
+                visit(Deed { partition, revocation, position, estimated: false }, own);
+            }
+        })?;
+        Ok(())
+    }
+
+    /// The same for one partition, off the runtime's threads, some at a time.
+    pub(super) fn deeds(
+        self: &Arc<Self>,
+        of: u16,
+        at_once: usize,
+    ) -> tokio::sync::mpsc::Receiver<io::Result<Vec<Deed>>> {
+        let (chunks, stream) = tokio::sync::mpsc::channel(CHUNKS_AHEAD);
+        let journal = Arc::clone(self);
+        tokio::task::spawn_blocking(move || {
+            let mut chunk = Vec::with_capacity(at_once);
+            let read = journal.each(|deed, _| {
+                if deed.partition == of {
+                    chunk.push(deed);
+                }
+                if chunk.len() == at_once {
+                    // Who has gone away needs no more.
+                    let _gone = chunks.blocking_send(Ok(std::mem::take(&mut chunk)));
+                }
+            });
+            let _gone = chunks.blocking_send(read.map(|()| chunk));
+        });
+        stream
+    }
+
+    fn locked(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.mode(0o600);
+    options
+}
+
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    PathBuf::from(name)
+}
+
+/// Reads a journal's proofs. One with a hole in it proves nothing; a torn tail was never acknowledged.
+fn examine(path: &Path, file: File, head: &Record) -> Result<HashMap<u16, Proof>, JournalError> {
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => JournalError::Foreign(path.to_owned()),
+        _ => JournalError::Io(path.to_owned(), error),
+    };
+    let mut file = BufReader::new(file);
+    let mut magic = [0; MAGIC.len()];
+    file.read_exact(&mut magic).map_err(failed)?;
+    if magic != *MAGIC {
+        return Err(JournalError::Foreign(path.to_owned()));
+    }
+    let (mut first, mut proofs) = (None, HashMap::new());
+    let (good, end) = format::read(&mut file, |record| {
+        if let Record::Proof(partition, proof) = &record {
+            proofs.insert(*partition, proof.clone());
+        }
+        first.get_or_insert(record);
+    })
+    .map_err(failed)?;
+    if first.is_some_and(|first| first != *head) {
+        return Err(JournalError::Misplaced(path.to_owned()));
+    }
+    if end == End::Torn {
+        let mut rest = Vec::new();
+        file.seek(io::SeekFrom::Start(good)).and_then(|_| file.read_to_end(&mut rest)).map_err(failed)?;
+        tracing::warn!(bytes = rest.len(), "the journal's last writing was cut off; those bytes are dropped");
+        if format::has_record(&rest) {
+            tracing::error!(at = good, "the journal is damaged: what follows is dropped, and it proves nothing now");
+            proofs.clear();
+        }
+    }
+    Ok(proofs)
+}
+
+/// Writes the journal anew without what has expired: beside it first, and then in its place. Gives the file, to be
+/// appended to, and its length.
+fn compact(path: &Path, head: &Record, proofs: &HashMap<u16, Proof>) -> io::Result<(File, u64)> {
+    let new_path = beside(path, ".new");
+    let file = private().write(true).create(true).truncate(true).open(&new_path)?;
+    let mut out = BufWriter::with_capacity(BATCH_BYTES_MAX, file);
+    let mut bytes = MAGIC.len() as u64;
+    out.write_all(MAGIC)?;
+    let mut written = Ok(());
+    let now = unix_now();
+    let mut put = |record: &Record| {
+        let record = record.to_bytes();
+        bytes += record.len() as u64;
+        if written.is_ok() {
+            written = out.write_all(&record);
+        }
+    };
+    put(head);
+    match File::open(path) {
+        Ok(old) => {
+            let mut old = BufReader::with_capacity(BATCH_BYTES_MAX, old);
+            old.seek(io::SeekFrom::Start(MAGIC.len() as u64))?;
+            format::read(old, |record| match &record {
+                Record::Entry { revocation, .. } if revocation.expires_at >= now => put(&record),
+                _ => {}
+            })?;
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    proofs.iter().for_each(|(partition, proof)| put(&Record::Proof(*partition, proof.clone())));
+    written?;
+    let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
+    file.sync_all()?;
+    std::fs::rename(&new_path, path)?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    File::open(folder)?.sync_all()?;
+    Ok((file, bytes))
+}
+
+/// The thread that writes: whatever has queued up goes to disk in one go, and only then is anybody answered.
+struct Writer {
+    path: PathBuf,
+    head: Record,
+    file: File,
+    bytes: u64,
+    compacted: u64,
+    hole: Arc<AtomicBool>,
+    counts: Counts,
+}
+
+impl Writer {
+    fn run(mut self, queue: &mpsc::Receiver<Job>) {
+        while let Ok(job) = queue.recv() {
+            let mut batch = Batch::default();
+            batch.take(job);
+            while batch.bytes.len() < BATCH_BYTES_MAX
+                && let Ok(job) = queue.try_recv()
+            {
+                batch.take(job);
+            }
+            let written = self.write(&batch.bytes);
+            if let Err(error) = &written {
+                self.hole.store(true, Ordering::Release);
+                self.counts.journal_failures.inc();
+                tracing::error!(%error, path = %self.path.display(), "the journal cannot be written: it proves nothing until a restart");
+            }
+            for waiting in batch.waiting {
+                let _gone = waiting.send(written.is_ok());
+            }
+            for flush in batch.flushes {
+                let _gone = flush.send(());
+            }
+            self.compact_if_due();
+        }
+    }
+
+    fn write(&mut self, batch: &[u8]) -> io::Result<()> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let written = self.file.write_all(batch).and_then(|()| self.file.sync_data());
+        match written {
+            Ok(()) => self.bytes += batch.len() as u64,
+            // Half a record must not stand before the next one.
+            Err(_) => {
+                self.file.set_len(self.bytes)?;
+                self.file.seek(io::SeekFrom::Start(self.bytes))?;
+            }
+        }
+        self.counts.journal_bytes.set(i64::try_from(self.bytes).unwrap_or(i64::MAX));
+        written
+    }
+
+    fn compact_if_due(&mut self) {
+        if self.bytes < self.compacted * 2 + COMPACTION_BYTES_MIN {
+            return;
+        }
+        let mut proofs = HashMap::new();
+        let read = File::open(&self.path).and_then(|file| {
+            let mut file = BufReader::with_capacity(BATCH_BYTES_MAX, file);
+            file.seek(io::SeekFrom::Start(MAGIC.len() as u64))?;
+            format::read(file, |record| {
+                if let Record::Proof(partition, proof) = record {
+                    proofs.insert(partition, proof);
+                }
+            })
+        });
+        match read.and_then(|_| compact(&self.path, &self.head, &proofs)) {
+            Ok((file, bytes)) => (self.file, self.bytes, self.compacted) = (file, bytes, bytes),
+            Err(error) => {
+                // The old file is whole and stays in use; the next attempt comes when it has doubled again.
+                self.compacted = self.bytes;
+                tracing::error!(%error, "the journal cannot be made smaller");
+            }
+        }
+    }
+}
+
+/// What goes to disk in one go, and who waits for it.
+#[derive(Default)]
+struct Batch {
+    bytes: Vec<u8>,
+    waiting: Vec<oneshot::Sender<bool>>,
+    flushes: Vec<mpsc::Sender<()>>,
+}
+
+impl Batch {
+    fn take(&mut self, job: Job) {
+        match job {
+            Job::Write(bytes, done) => {
+                self.bytes.extend(bytes);
+                self.waiting.extend(done);
+            }
+            Job::Flush(done) => self.flushes.push(done),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::session::Terms;
+    use sidegate_common::revocation::Target;
+    use sidegate_common::wire::Position;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    const TERMS: Terms = Terms { access_ttl: 1, idle_ttl: 1, absolute_ttl: 1, retry_window: 0, lifetime_max: 60 };
+
+    fn scratch(name: &str) -> PathBuf {
+        let folder = std::env::temp_dir().join(format!("sidegate-journal-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        folder.join("journal")
+    }
+
+    fn owner(sole: bool) -> Owner {
+        Owner { prefix: "{test:0}".into(), partitions: 2, sole }
+    }
+
+    fn open(path: &Path) -> Journal {
+        Journal::open(path, &owner(false), Counts::default()).unwrap()
+    }
+
+    fn key(kid: &str) -> Deed {
+        let position = Some(Position { ms: 5, sequence: 0 });
+        Deed::done(1, Target::Key { kid: kid.into() }, &TERMS, position)
+    }
+
+    fn proof() -> Proof {
+        let last = Position { ms: 5, sequence: 0 };
+        Proof { epoch: "e".into(), replid: "r".into(), last, since: UnixTime(7), now: UnixTime(1000) }
+    }
+
+    /// Entries as the file has them.
+    async fn held(journal: Journal) -> Vec<(Deed, bool)> {
+        let reading = tokio::task::spawn_blocking(move || {
+            let mut all = Vec::new();
+            journal.each(|deed, own| all.push((deed, own))).unwrap();
+            all
+        });
+        reading.await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_was_acknowledged_is_there_after_a_restart_and_private() {
+        let path = scratch("restart");
+        let journal = open(&path);
+        assert!(matches!(Journal::open(&path, &owner(false), Counts::default()), Err(JournalError::InUse(_))));
+        assert!(journal.acknowledged(&key("k1")).await);
+        journal.heard(1, &key("k1").revocation);
+        journal.heard(0, &key("k2").revocation);
+        journal.proven(1, proof()).await;
+        drop(journal);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let journal = open(&path);
+        assert_eq!(journal.proofs(), HashMap::from([(1, proof())]));
+        let held = held(journal).await;
+        let kinds: Vec<_> = held.iter().map(|(deed, own)| (deed.partition, deed.position.is_some(), *own)).collect();
+        assert_eq!(kinds, [(1, true, true), (0, false, false)], "what the feed brings of our own is not written twice");
+    }
+
+    #[tokio::test]
+    async fn everything_is_claimed_only_while_nobody_else_can_have_revoked_unheard() {
+        let path = scratch("claims");
+        let journal = open(&path);
+        assert_eq!(journal.complete_since(1, UnixTime(1000)), None, "nothing was ever proven");
+        journal.proven(1, proof()).await;
+        assert_eq!(journal.complete_since(1, UnixTime(1100)), Some(UnixTime(7)));
+        assert_eq!(journal.complete_since(1, UnixTime(1101)), None, "others may have revoked since");
+        assert_eq!(journal.complete_since(0, UnixTime(1000)), None, "of another partition");
+        drop(journal);
+        let sole = Journal::open(&path, &owner(true), Counts::default()).unwrap();
+        assert_eq!(sole.complete_since(1, UnixTime(9_999_999)), Some(UnixTime(7)), "there are no others");
+    }
+
+    #[tokio::test]
+    async fn a_torn_tail_is_dropped_and_a_hole_proves_nothing() {
+        let path = scratch("torn");
+        let journal = open(&path);
+        assert!(journal.acknowledged(&key("k1")).await);
+        journal.proven(1, proof()).await;
+        drop(journal);
+        let whole = std::fs::read(&path).unwrap();
+        let more =
+            Record::Entry { own: true, partition: 1, position: None, revocation: key("k2").revocation }.to_bytes();
+        std::fs::write(&path, [whole.as_slice(), &more[..more.len() - 1]].concat()).unwrap();
+        let journal = open(&path);
+        assert_eq!(journal.proofs().len(), 1);
+        drop(journal);
+        let mut holed = [whole.as_slice(), &more, &more].concat();
+        holed[whole.len() + 8] ^= 1;
+        std::fs::write(&path, holed).unwrap();
+        let journal = open(&path);
+        assert_eq!(journal.proofs().len(), 0);
+        assert_eq!(held(journal).await.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_is_no_journal_of_ours_is_left_alone() {
+        let path = scratch("foreign");
+        for (bytes, misplaced) in [
+            (b"something else".to_vec(), false),
+            (b"SGJRNL\0\x02".to_vec(), false),
+            ([&MAGIC[..], &Record::Head { partitions: 9, prefix: "other".into() }.to_bytes()].concat(), true),
+        ] {
+            std::fs::write(&path, &bytes).unwrap();
+            let refused = Journal::open(&path, &owner(false), Counts::default()).err().unwrap();
+            assert_eq!(matches!(refused, JournalError::Misplaced(_)), misplaced, "{refused}");
+            assert_eq!(std::fs::read(&path).unwrap(), bytes);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_has_expired_leaves_the_file() {
+        let path = scratch("expiry");
+        let journal = open(&path);
+        let mut old = key("old");
+        old.revocation.expires_at = UnixTime(1_000_000_000);
+        assert!(journal.acknowledged(&old).await && journal.acknowledged(&key("new")).await);
+        drop(journal);
+        let before = std::fs::metadata(&path).unwrap().len();
+        let journal = open(&path);
+        assert!(std::fs::metadata(&path).unwrap().len() < before);
+        assert_eq!(held(journal).await.len(), 1);
+    }
+
+    #[test]
+    fn a_full_disk_is_answered_as_such_and_ends_the_proofs() {
+        let counts = Counts::default();
+        let hole = Arc::new(AtomicBool::new(false));
+        let writer = Writer {
+            path: scratch("full"),
+            head: Record::Head { partitions: 1, prefix: String::new() },
+            file: OpenOptions::new().write(true).open("/dev/full").unwrap(),
+            bytes: 0,
+            compacted: 0,
+            hole: Arc::clone(&hole),
+            counts: counts.clone(),
+        };
+        let (jobs, queue) = mpsc::channel();
+        let (done, written) = oneshot::channel();
+        jobs.send(Job::Write(b"x".to_vec(), Some(done))).unwrap();
+        drop(jobs);
+        writer.run(&queue);
+        assert_eq!(written.blocking_recv(), Ok(false));
+        assert!(hole.load(Ordering::Acquire) && counts.journal_failures.get() == 1);
+    }
+}

@@ -1,0 +1,188 @@
+//! Revocations that Redis refused: the client heard 503, and they are delivered all the same once Redis takes them.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use sidegate_common::revocation::Target;
+
+use super::deed::Deed;
+use crate::store::counts::Counts;
+
+/// The most that is kept, about 20 MB. Beyond it only the client's own retry helps.
+const DEEDS_MAX: usize = 100_000;
+
+/// A partition, and what of it is dead.
+type Key = (u16, Vec<u8>);
+
+/// A deed that is owed.
+struct Owed {
+    turn: u64,
+    deed: Deed,
+    /// The log has it already; what it must be confirmed by does not.
+    appended: bool,
+}
+
+#[derive(Default)]
+struct State {
+    owed: HashMap<Key, Owed>,
+    /// How many were ever put in: tells a deed from a later one of the same key.
+    turn: u64,
+}
+
+/// What this issuer owes the log.
+pub(super) struct Outbox {
+    state: Mutex<State>,
+    most: usize,
+    counts: Counts,
+}
+
+/// A deed on its way, and which turn of its key it was.
+pub(super) struct Parcel {
+    key: Key,
+    turn: u64,
+    pub(super) deed: Deed,
+    pub(super) appended: bool,
+}
+
+impl Outbox {
+    pub(super) fn new(counts: Counts) -> Self {
+        Self { state: Mutex::default(), most: DEEDS_MAX, counts }
+    }
+
+    /// Keeps what was refused. The later threshold wins.
+    pub(super) fn keep(&self, deed: Deed) {
+        self.put(deed, false);
+    }
+
+    /// Keeps what the log has taken, but what it must be confirmed by has not.
+    pub(super) fn keep_unconfirmed(&self, deed: Deed) {
+        self.put(deed, true);
+    }
+
+    fn put(&self, mut deed: Deed, appended: bool) {
+        let key = deed.key();
+        let mut state = self.locked();
+        if let Some(held) = state.owed.get(&key) {
+            keep_later(&mut deed, &held.deed);
+        } else if state.owed.len() >= self.most {
+            if self.counts.overflowed.inc().is_power_of_two() || self.counts.overflowed.get() == 1 {
+                tracing::error!(most = self.most, "the outbox is full: a refused revocation is left to the client");
+            }
+            return;
+        }
+        state.turn += 1;
+        let turn = state.turn;
+        state.owed.insert(key, Owed { turn, deed, appended });
+        self.measure(&state);
+    }
+
+    /// Forgets what has been done after all, by the client's retry.
+    pub(super) fn done(&self, deed: &Deed) {
+        let mut state = self.locked();
+        if !state.owed.is_empty() && state.owed.remove(&deed.key()).is_some() {
+            self.measure(&state);
+        }
+    }
+
+    /// Up to `most` of a partition that have not been delivered.
+    pub(super) fn parcels(&self, partition: u16, most: usize) -> Vec<Parcel> {
+        let state = self.locked();
+        let of = state.owed.iter().filter(|((its, _), _)| *its == partition).take(most);
+        let parcel = |(key, owed): (&Key, &Owed)| Parcel {
+            key: key.clone(),
+            turn: owed.turn,
+            deed: owed.deed.clone(),
+            appended: owed.appended,
+        };
+        of.map(parcel).collect()
+    }
+
+    /// Notes that the log has it, as the parcel's deed says.
+    pub(super) fn appended(&self, parcel: &Parcel) {
+        let mut state = self.locked();
+        if let Some(owed) = state.owed.get_mut(&parcel.key).filter(|owed| owed.turn == parcel.turn) {
+            (owed.appended, owed.deed) = (true, parcel.deed.clone());
+        }
+    }
+
+    /// Takes out what the log has now, but for what was refused again meanwhile.
+    pub(super) fn delivered(&self, parcels: &[Parcel]) {
+        let mut state = self.locked();
+        for parcel in parcels {
+            if state.owed.get(&parcel.key).is_some_and(|owed| owed.turn == parcel.turn) {
+                state.owed.remove(&parcel.key);
+                self.counts.delivered.inc();
+            }
+        }
+        self.measure(&state);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.locked().owed.is_empty()
+    }
+
+    fn measure(&self, state: &State) {
+        self.counts.outbox.set(i64::try_from(state.owed.len()).unwrap_or(i64::MAX));
+    }
+
+    fn locked(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn keep_later(deed: &mut Deed, held: &Deed) {
+    let (Target::Subject { threshold, .. } | Target::All { threshold }) = &mut deed.revocation.target else { return };
+    if let Target::Subject { threshold: before, .. } | Target::All { threshold: before } = &held.revocation.target {
+        *threshold = (*threshold).max(*before);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::session::Terms;
+    use sidegate_common::time::UnixTime;
+
+    const TERMS: Terms = Terms { access_ttl: 1, idle_ttl: 1, absolute_ttl: 1, retry_window: 0, lifetime_max: 60 };
+
+    fn user(sub: &str, threshold: u64) -> Deed {
+        Deed::owed(0, Target::Subject { sub: sub.into(), threshold: UnixTime(threshold) }, &TERMS)
+    }
+
+    fn held(outbox: &Outbox) -> Vec<Deed> {
+        outbox.parcels(0, 10).into_iter().map(|parcel| parcel.deed).collect()
+    }
+
+    #[test]
+    fn keeps_one_of_a_kind_with_the_later_threshold() {
+        let outbox = Outbox::new(Counts::default());
+        outbox.keep(user("1", 9));
+        outbox.keep(user("1", 7));
+        assert_eq!(held(&outbox).len(), 1);
+        assert_eq!(held(&outbox)[0].revocation.target, user("1", 9).revocation.target);
+        outbox.done(&user("1", 12));
+        assert!(outbox.is_empty(), "the retry did it");
+    }
+
+    #[test]
+    fn what_is_refused_again_while_on_its_way_stays() {
+        let counts = Counts::default();
+        let outbox = Outbox::new(counts.clone());
+        outbox.keep(user("1", 7));
+        outbox.keep(user("2", 7));
+        let parcels = outbox.parcels(0, 10);
+        outbox.keep(user("1", 9));
+        outbox.delivered(&parcels);
+        assert_eq!(held(&outbox)[0].revocation.target, user("1", 9).revocation.target);
+        assert_eq!((counts.outbox.get(), counts.delivered.get()), (1, 1));
+    }
+
+    #[test]
+    fn is_bounded_and_counts_what_it_refuses() {
+        let counts = Counts::default();
+        let outbox = Outbox { most: 2, ..Outbox::new(counts.clone()) };
+        ["1", "2", "3"].iter().for_each(|sub| outbox.keep(user(sub, 7)));
+        outbox.keep(user("2", 8));
+        assert_eq!((counts.outbox.get(), counts.overflowed.get()), (2, 1));
+    }
+}

@@ -1,0 +1,111 @@
+//! What the journal is for: what was acknowledged before a restart, the list that the issuer's own routes judge by, and
+//! since when a log built from it has everything.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+
+use redis::RedisError;
+use sidegate_common::revocation::Revocation;
+use sidegate_common::time::UnixTime;
+use sidegate_runtime::clock::monotonic_ms;
+
+use super::journal::{Journal, Proof};
+use super::keeper::DEEDS_AT_ONCE;
+use super::ring::REMEMBERED;
+use super::sightings::Look;
+use super::{RedisStore, Shared};
+use crate::domain::ports::Store as _;
+
+/// What was seen of a log, until the feed has brought all of it: its proof to be, and when it was seen.
+pub(super) type Pending = HashMap<u16, (u64, Proof)>;
+
+impl Shared {
+    /// Takes from a journal what a restart forgot: which log it was, where it ended, and what was acknowledged lately.
+    pub(super) fn remember(&self, journal: &Journal) -> io::Result<()> {
+        let proofs = journal.proofs();
+        for (partition, proof) in &proofs {
+            let look = Look {
+                epoch: Some(proof.epoch.clone()),
+                last: proof.last,
+                since: proof.since,
+                now: proof.now,
+                replid: proof.replid.clone(),
+            };
+            self.sightings.remember(*partition, look);
+        }
+        journal.each(|deed, own| {
+            let proven = proofs.get(&deed.partition).map_or(0, |proof| proof.now.0);
+            let lately = proven.saturating_sub(REMEMBERED.as_secs());
+            if own && deed.position.is_none_or(|position| position.ms / 1000 >= lately) {
+                self.ring.acknowledged(deed);
+            }
+        })
+    }
+}
+
+impl RedisStore {
+    /// Visits every revocation in the journal, where there is one.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub async fn recall(&self, mut visit: impl FnMut(u16, &Revocation) + Send + 'static) -> io::Result<()> {
+        let Some(journal) = self.shared.journal.as_ref().map(Arc::clone) else { return Ok(()) };
+        let reading =
+            tokio::task::spawn_blocking(move || journal.each(|deed, _| visit(deed.partition, &deed.revocation)));
+        reading.await.map_err(io::Error::other)?
+    }
+
+    /// Takes a revocation that the feed brought and that was not known, into the journal where there is one.
+    pub fn heard(&self, partition: u16, revocation: &Revocation) {
+        if let Some(journal) = &self.shared.journal {
+            journal.heard(partition, revocation);
+        }
+    }
+
+    /// Puts the whole journal into the log, where there is one; gives how much was missing, and since when the log has
+    /// everything now, if the journal can say that at `now`.
+    pub(super) async fn replay_journal(
+        &self,
+        partition: u16,
+        now: UnixTime,
+    ) -> Result<(u64, Option<UnixTime>), RedisError> {
+        let Some(journal) = &self.shared.journal else { return Ok((0, None)) };
+        let mut since = journal.complete_since(partition, now);
+        let (mut appended, mut chunks) = (0, journal.deeds(partition, DEEDS_AT_ONCE));
+        while let Some(chunk) = chunks.recv().await {
+            match chunk {
+                Ok(deeds) => {
+                    let replayed = self.replay_at_once(partition, deeds.iter()).await?;
+                    appended += replayed.positions.iter().flatten().count() as u64;
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the journal cannot be read");
+                    since = None;
+                }
+            }
+        }
+        self.shared.counts.replayed.inc_by(appended);
+        Ok((appended, since))
+    }
+
+    /// Notes in the journal that it has everything, once the feed has been proven to have brought what a look saw.
+    pub(super) async fn prove(&self, pending: &mut Pending, proven_ms: Option<u64>) {
+        let Some(journal) = &self.shared.journal else { return };
+        for partition in 0..self.partitions() {
+            if let Some((seen_ms, _)) = pending.get(&partition) {
+                if proven_ms.is_some_and(|proven| proven >= *seen_ms)
+                    && let Some((_, proof)) = pending.remove(&partition)
+                {
+                    journal.proven(partition, proof).await;
+                }
+            } else if let Some((look, ago)) = self.shared.sightings.last(partition)
+                && let Some(epoch) = look.epoch
+            {
+                let proof = Proof { epoch, replid: look.replid, last: look.last, since: look.since, now: look.now };
+                let seen_ms = monotonic_ms().saturating_sub(ago.as_millis() as u64);
+                pending.insert(partition, (seen_ms, proof));
+            }
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! A store in Redis as the tests use it: its terms, its pace, and what it is asked for.
+
+use std::time::Duration;
+
+use sidegate_common::revocation::{Id, Revocation, SubjectTag, Target};
+use sidegate_common::time::UnixTime;
+use sidegate_issuer::domain::ports::{Store as _, Unavailable};
+use sidegate_issuer::domain::session::{Ended, Ending, NewSession, Terms};
+use sidegate_issuer::store::redis::{Demands, Link, Pace, RedisStore};
+use sidegate_runtime::clock::monotonic_ms;
+
+use super::redis::PREFIX;
+
+pub const TERMS: Terms =
+    Terms { access_ttl: 600, idle_ttl: 3600, absolute_ttl: 7200, retry_window: 30, lifetime_max: 86_400 };
+pub const STRICT: Demands = Demands { persistence: true, noeviction: true, waitaof: false };
+/// Seconds become tens of milliseconds.
+pub const FAST: Pace = Pace {
+    heartbeat: Duration::from_millis(50),
+    delivery: Duration::from_millis(20),
+    inspection: Duration::from_millis(50),
+    proof: Duration::from_millis(20),
+};
+
+pub fn store_at(url: &str) -> RedisStore {
+    RedisStore::new(Link::new(url).unwrap(), PREFIX, 1, TERMS)
+}
+
+/// A store whose heart beats.
+pub async fn beating(url: &str) -> RedisStore {
+    let store = store_at(url);
+    store.initialise().await.unwrap();
+    tokio::spawn(store.clone().watch(FAST, STRICT, || Some(monotonic_ms())));
+    store
+}
+
+pub fn sid(number: u8) -> Id {
+    Id::Packed([number; 16])
+}
+
+/// The user of session `number`.
+pub fn user(number: u8) -> String {
+    format!("user-{number}")
+}
+
+pub async fn log_in(store: &RedisStore, number: u8) {
+    store.create(&new_session(number, number)).await.unwrap();
+}
+
+/// Session `number` of a user.
+pub fn new_session(number: u8, of: u8) -> NewSession {
+    NewSession { sid: sid(number), sub: user(of), address: String::new(), agent: String::new() }
+}
+
+pub async fn is_there(store: &RedisStore, number: u8) -> bool {
+    store.read(0, &sid(number)).await.unwrap().is_some()
+}
+
+pub async fn log_out(store: &RedisStore, number: u8) -> Result<Ended, Unavailable> {
+    let subject = Some(SubjectTag::of(&user(number)));
+    let (sid, sub) = (sid(number), Some(user(number)));
+    store.end(&Ending { sid, partition: 0, sub, subject, exp_seen: UnixTime(0), known: false }).await
+}
+
+pub fn session(number: u8) -> Target {
+    Target::Session { sid: sid(number), subject: Some(SubjectTag::of(&user(number))) }
+}
+
+/// Revokes token `number`.
+pub async fn revoke_token(store: &RedisStore, number: u8) -> Result<(), Unavailable> {
+    store.append(0, &Revocation { target: token(number), expires_at: UnixTime(0) }).await
+}
+
+pub fn token(number: u8) -> Target {
+    Target::Token { jti: sid(number), subject: None }
+}
