@@ -174,6 +174,9 @@ impl App {
         tracing::info!("stopping: finishing what is in flight");
         while serving.join_next().await.is_some() {}
         background.shutdown().await;
+        if let AnyStore::Redis(store) = &api.auth.store {
+            store.deliver_at_last().await;
+        }
         tracing::info!("stopped");
     }
 }

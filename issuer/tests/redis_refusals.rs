@@ -192,6 +192,21 @@ async fn what_the_client_retries_is_not_delivered_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_issuer_that_stops_delivers_before() {
+    let server = RedisServer::start(&[]).await;
+    let store = store_at(&server.url());
+    store.initialise().await.unwrap();
+    before(&store).await;
+    set(&server, "maxmemory", "1").await;
+    refused(&store).await;
+    store.deliver_at_last().await;
+    assert_eq!(store.counts().outbox.get(), 3, "in vain");
+    set(&server, "maxmemory", "0").await;
+    store.deliver_at_last().await;
+    delivered(&store, &server).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_login_after_a_refused_logout_of_the_user_survives_its_delivery() {
     let server = RedisServer::start(&[]).await;
     let store = store_at(&server.url());

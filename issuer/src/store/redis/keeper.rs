@@ -108,6 +108,22 @@ impl RedisStore {
         }
     }
 
+    /// Tries once more to deliver what waits, before the program ends and forgets it.
+    pub async fn deliver_at_last(&self) {
+        if self.shared.outbox.is_empty() {
+            return;
+        }
+        // Whatever comes of it: what is left is told.
+        let _last = tokio::time::timeout(MAKING_TIMEOUT, self.beat()).await;
+        let left = self.shared.counts.outbox.get();
+        if left > 0 {
+            tracing::error!(
+                left,
+                "stopping with revocations that Redis refused: only their clients' retries can do them"
+            );
+        }
+    }
+
     async fn beat(&self) -> Result<(), Unavailable> {
         for partition in 0..self.partitions() {
             self.look_after(partition).await.map_err(unavailable)?;
