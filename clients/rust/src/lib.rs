@@ -24,6 +24,7 @@
 mod cache;
 mod daemon;
 mod denied;
+mod front;
 #[cfg(any(feature = "axum", feature = "tower"))]
 pub mod http;
 mod sidegate;

@@ -140,7 +140,7 @@ impl Sidegate {
 
     #[inline]
     fn cached(&self, token: &str) -> Option<Verified> {
-        self.0.cache.check(token.as_bytes(), &CoarseClock)
+        self.0.cache.check(self.0.segment.load(Ordering::Relaxed), token.as_bytes(), &CoarseClock)
     }
 
     fn ask(&self, token: &str) -> Result<Verified, Denied> {

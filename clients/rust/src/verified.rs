@@ -180,6 +180,11 @@ impl Verified {
         Probe::from_words([word(0), word(1), word(2), word(3), word(4), word(5), word(6), word(7), word(8)])
     }
 
+    /// The same in memory of its own, so that no other thread counts references there.
+    pub(crate) fn private_copy(&self) -> Self {
+        Self(Arc::from(&*self.0))
+    }
+
     #[inline]
     pub(crate) fn epoch(&self) -> u64 {
         self.word(EPOCH)

@@ -157,6 +157,12 @@ impl Probe {
         self.segment
     }
 
+    /// The token's line in the table, for [`crate::Reader::fetch`].
+    #[inline]
+    pub fn home(&self) -> u32 {
+        self.home as u32
+    }
+
     /// The probe as plain words, to be kept beside a token.
     pub fn to_words(self) -> [u64; Self::WORDS] {
         [

@@ -70,6 +70,12 @@ impl<W: Load> Reader<W> {
         self.header.probe(facts)
     }
 
+    /// Says that a token whose [`Probe::home`] this is will be checked in a moment, so that its line is under way.
+    #[inline]
+    pub fn fetch(&self, home: u32) {
+        self.words.fetch(self.header.table.word(home as usize));
+    }
+
     /// Whether a token that the daemon judged good under `key_epoch` still is.
     ///
     /// The order of the loads is the protocol (docs/shm.md): the promise first, then the tables, then the line again,
@@ -100,6 +106,12 @@ impl<W: Load> Reader<W> {
         if unbound == 0 || found != Found::Nothing {
             return found.reason();
         }
+        self.look_up_unbound(probe)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn look_up_unbound(&self, probe: &Probe) -> Option<AskReason> {
         let find = |home: u64, word| {
             table::look_up(&self.words, self.header.unbound, home as usize, &Want::word(word)).reason()
         };

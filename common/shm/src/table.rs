@@ -22,7 +22,7 @@ const OVERFLOW_SLOT: usize = 0;
 const SATURATED_SLOT: usize = 1;
 
 /// Looks for the wanted words in the chain that begins at line `home`.
-#[inline]
+#[inline(always)]
 pub(crate) fn look_up(words: &impl Load, region: Region, home: usize, want: &Want) -> Found {
     let line = words.line(region.word(home));
     if want.is_in(&line) {

@@ -11,6 +11,8 @@ use memmap2::{MmapOptions, MmapRaw};
 
 /// Bytes in a word.
 pub const WORD_BYTES: usize = 8;
+/// Bytes in a cache line.
+const LINE_BYTES: usize = 64;
 
 /// Words that can be read while another thread or process writes them.
 pub trait Load {
@@ -30,6 +32,12 @@ pub trait Load {
 
     /// Reads one word by a relaxed atomic load. Panics as [`Load::line`].
     fn load(&self, index: usize) -> u64;
+
+    /// Tells the processor that the line at `first` will be wanted in a moment; where that is no line, nothing.
+    #[inline]
+    fn fetch(&self, first: usize) {
+        let _ = first;
+    }
 
     /// Orders the loads before it ahead of everything after it, against the [`Store::publish`] that they read from.
     fn acquire(&self);
@@ -71,6 +79,27 @@ impl WordsMut {
     }
 }
 
+/// Tells the processor that `value` will be wanted in a moment, every cache line of it. Changes nothing but the time it takes.
+#[inline]
+pub fn fetch<T>(value: &T) {
+    let first = std::ptr::from_ref(value).cast::<u8>();
+    for offset in (0..size_of::<T>()).step_by(LINE_BYTES) {
+        fetch_at(first.wrapping_add(offset));
+    }
+}
+
+#[inline]
+fn fetch_at(place: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint, which reads nothing that a program could see and never faults, whatever the address.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(place.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = place;
+}
+
 #[inline]
 fn word(map: &MmapRaw, index: usize) -> &AtomicU64 {
     assert!(index < map.len() / WORD_BYTES, "word {index} lies outside the segment");
@@ -106,6 +135,12 @@ fn line(map: &MmapRaw, first: usize) -> [u64; 8] {
 impl Load for Words {
     fn len(&self) -> usize {
         self.0.len() / WORD_BYTES
+    }
+
+    #[inline]
+    fn fetch(&self, first: usize) {
+        // Any address will do for a hint, even one that wrapped around.
+        fetch_at(self.0.as_ptr().wrapping_add(first.wrapping_mul(WORD_BYTES)));
     }
 
     #[inline]
