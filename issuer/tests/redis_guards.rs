@@ -102,15 +102,45 @@ async fn too_few_replicas_in_time_is_refused_and_confirmed_later_without_a_secon
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_else_is_held_up_by_who_waits() {
-    let master = RedisServer::start(&[]).await;
-    let store = waiting(&master, WaitSettings { timeout: Duration::from_secs(8), ..PATIENT }).await;
+    let (master, replica) = (RedisServer::start(&[]).await, RedisServer::start(&[]).await);
+    let store = waiting(&master, WaitSettings { timeout: Duration::from_secs(120), ..PATIENT }).await;
     log_in(&store, 1).await;
-    let (ending, one) = (store.clone(), tokio::time::Instant::now());
-    let waits = tokio::spawn(async move { log_out(&ending, 1).await.map_err(|_| one.elapsed()) });
+    let ending = store.clone();
+    let waits = tokio::spawn(async move { log_out(&ending, 1).await });
     eventually("it waits", async || !master.log(0).await.is_empty()).await;
     for number in 2..=50 {
         log_in(&store, number).await;
     }
     assert!(!waits.is_finished(), "forty-nine logins went through while one logout waited");
-    waits.await.unwrap().unwrap_err();
+    follow(&replica, &master).await;
+    waits.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_on_disk_before_it_counts_as_stored() {
+    let disk = WaitSettings { replicas: 0, timeout: Duration::from_secs(1), fsync: true };
+    let Some(server) = RedisServer::start_newer(&[]).await else {
+        println!("NOT RUN: no server that knows WAITAOF (tests/run installs one)");
+        return;
+    };
+    let demands = Demands { waitaof: true, ..STRICT };
+    let store = waiting(&server, disk).await;
+    store.check_server(demands).await.unwrap();
+    log_in(&store, 1).await;
+    log_out(&store, 1).await.unwrap();
+    assert_eq!((server.log(0).await.len(), store.counts().outbox.get()), (1, 0));
+    // And on a replica's.
+    let both = waiting(&server, WaitSettings { replicas: 1, timeout: Duration::from_millis(50), ..disk }).await;
+    tokio::spawn(both.clone().watch(FAST, demands, || None));
+    log_in(&both, 2).await;
+    let refused = log_out(&both, 2).await.unwrap_err().to_string();
+    assert!(refused.contains("fewer than 1 replicas"), "{refused}");
+    let replica = RedisServer::start_newer(&[]).await.expect("it was there a moment ago");
+    follow(&replica, &server).await;
+    eventually("it is confirmed", async || both.counts().outbox.get() == 0).await;
+    assert_eq!(replica.times(&session(2)).await, 1);
+    // Without an append-only file there is nothing to wait for.
+    let _ok: String = server.command(&["CONFIG", "SET", "appendonly", "no"]).await;
+    log_in(&store, 3).await;
+    log_out(&store, 3).await.unwrap_err();
 }

@@ -4,10 +4,11 @@
 
 mod support;
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use sidegate_common::revocation::Target;
+use sidegate_common::revocation::{Id, Revocation, Target};
 use sidegate_common::time::UnixTime;
 use sidegate_common::wire::Keys;
 use sidegate_issuer::domain::ports::Store as _;
@@ -273,4 +274,65 @@ async fn a_record_of_the_wrong_type_does_not_hold_up_what_is_delivered() {
     assert_eq!(server.times(&session(1)).await, 1, "the entry is what matters");
     assert!(server.log(0).await.iter().all(|(_, revocation)| revocation.expires_at > UnixTime(0)));
     assert_eq!(server.log(0).await.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn under_load_and_changing_troubles_nothing_is_lost() {
+    let (server, store) = server_and_store(&[]).await;
+    let target = |number: u16| {
+        let mut id = [7; 16];
+        id[..2].copy_from_slice(&number.to_be_bytes());
+        Target::Token { jti: Id::Packed(id), subject: None }
+    };
+    let troubles = async {
+        let mut connection = server.connect().await;
+        for round in 0..40 {
+            let (name, bad, good) =
+                if round % 2 == 0 { ("maxmemory", "1", "0") } else { ("min-replicas-to-write", "1", "0") };
+            for value in [bad, good] {
+                let mut set = redis::cmd("CONFIG");
+                let _ok: String = set.arg("SET").arg(name).arg(value).query_async(&mut connection).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            let mut kill = redis::cmd("CLIENT");
+            let _killed: i64 = kill
+                .arg("KILL")
+                .arg("TYPE")
+                .arg("normal")
+                .arg("SKIPME")
+                .arg("yes")
+                .query_async(&mut connection)
+                .await
+                .unwrap();
+        }
+    };
+    let revoking = (0..8).map(|worker| {
+        let store = store.clone();
+        async move {
+            let mut refused = 0;
+            for number in (worker * 250)..(worker * 250 + 250) {
+                let revocation = Revocation { target: target(number), expires_at: UnixTime(0) };
+                refused += u64::from(store.append(0, &revocation).await.is_err());
+                tokio::time::sleep(Duration::from_millis(3)).await;
+            }
+            refused
+        }
+    });
+    let ((), refused) = tokio::join!(troubles, futures_util::future::join_all(revoking));
+    let refused: u64 = refused.iter().sum();
+    assert!((1..2000).contains(&refused), "{refused} refused: the troubles were meant to meet some of them");
+    eventually("the outbox is empty", async || store.counts().outbox.get() == 0).await;
+    assert_eq!(store.counts().overflowed.get(), 0);
+    let all = async || {
+        let log = server.log(0).await;
+        let dead: HashSet<_> = log.into_iter().map(|(_, revocation)| key(revocation.target)).collect();
+        (0..2000).all(|number| dead.contains(&key(target(number))))
+    };
+    assert!(all().await, "every revocation is in the log, acknowledged or refused");
+    let _ok: String = server.command(&["FLUSHALL"]).await;
+    eventually("and again after its loss", all).await;
+}
+
+fn key(target: Target) -> Vec<u8> {
+    Revocation { target, expires_at: UnixTime(0) }.to_bytes()
 }

@@ -1,7 +1,7 @@
 //! A real redis-server of one's own.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use redis::aio::MultiplexedConnection;
@@ -22,15 +22,37 @@ pub struct RedisServer {
     port: u16,
     extra: Vec<String>,
     folder: Scratch,
+    program: PathBuf,
 }
 
 impl RedisServer {
     pub async fn start(extra: &[&str]) -> Self {
+        Self::start_as(PathBuf::from("redis-server"), extra).await
+    }
+
+    /// A server of version 7.2 or later, where `tests/run` has installed one: Debian's Redis is 7.0.
+    pub async fn start_newer(extra: &[&str]) -> Option<Self> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/valkey/lib");
+        let mut folders: Vec<PathBuf> = vec![folder];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+                if entry.file_name() == "valkey-server" && entry.path().is_file() {
+                    return Some(Self::start_as(entry.path(), extra).await);
+                }
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    folders.push(entry.path());
+                }
+            }
+        }
+        None
+    }
+
+    async fn start_as(program: PathBuf, extra: &[&str]) -> Self {
         let folder = Scratch::new("redis");
         let port = free_port();
         let extra: Vec<String> = extra.iter().map(|word| (*word).to_owned()).collect();
-        let child = spawn(port, &folder, &extra);
-        let server = Self { child, port, extra, folder };
+        let child = spawn(&program, port, &folder, &extra);
+        let server = Self { child, port, extra, folder, program };
         server.wait().await;
         server
     }
@@ -103,11 +125,11 @@ impl RedisServer {
     pub fn spawn_again(&mut self, options: &[&str]) {
         let mut all = self.extra.clone();
         all.extend(options.iter().map(|word| (*word).to_owned()));
-        self.child = spawn(self.port, &self.folder, &all);
+        self.child = spawn(&self.program, self.port, &self.folder, &all);
     }
 
     pub async fn restart(&mut self) {
-        self.child = spawn(self.port, &self.folder, &self.extra);
+        self.child = spawn(&self.program, self.port, &self.folder, &self.extra);
         self.wait().await;
     }
 
@@ -128,8 +150,8 @@ impl Drop for RedisServer {
     }
 }
 
-fn spawn(port: u16, folder: &Scratch, extra: &[String]) -> Child {
-    Command::new("redis-server")
+fn spawn(program: &Path, port: u16, folder: &Scratch, extra: &[String]) -> Child {
+    Command::new(program)
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"])
         .args(["--dir", folder.path().to_str().unwrap(), "--loglevel", "warning"])
         .args(extra)
