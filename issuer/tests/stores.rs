@@ -148,6 +148,7 @@ suite!(
     ending_covers_the_last_token_of_the_session,
     a_user_can_be_logged_out_everywhere,
     kills_within_one_second_all_count,
+    killing_again_and_again_puts_nothing_into_the_future,
     everybody_can_be_logged_out,
     sessions_end_by_idling_and_by_age,
     entries_are_appended_in_order,
@@ -257,6 +258,31 @@ async fn redis_that_lost_its_data_gets_a_new_epoch_with_what_was_acknowledged_la
     assert_eq!(bench.log(0).await.len(), 2, "what was acknowledged before the loss is there again");
     let since: u64 = bench.command(&["HGET", &meta, "since"]).await;
     assert!(since > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_moment_in_the_future_refuses_logins_in_redis() {
+    let bench = RedisBench::start(1).await;
+    let future = sidegate_runtime::clock::unix_now().0 + 3600;
+    let watermark = Keys::new(PREFIX, 0).watermark("1");
+    let () = bench.command(&["SET", &watermark, &future.to_string()]).await;
+    let new = conformance::new_session("1");
+    let refused = bench.store.create(&new).await.unwrap_err();
+    assert!(refused.cause.contains("AHEAD"), "{refused}");
+    assert!(bench.store.read(0, &new.sid).await.unwrap().is_none(), "nothing was written");
+    bench.store.create(&conformance::new_session("2")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_moment_in_the_future_refuses_logins_in_the_embedded_store() {
+    let bench = SqliteBench::start().await;
+    bench.elapse(3600).await;
+    bench.store.revoke_subject("1").await.unwrap();
+    bench.ahead_ms.store(0, Ordering::Relaxed);
+    let new = conformance::new_session("1");
+    assert!(bench.store.create(&new).await.is_err());
+    assert!(bench.store.read(0, &new.sid).await.unwrap().is_none(), "nothing was written");
+    bench.store.create(&conformance::new_session("2")).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -83,18 +83,20 @@ struct Named {
     sub: Option<String>,
     subject: SubjectTag,
     exp_seen: UnixTime,
+    /// True if the user has been logged out everywhere since the token was issued.
+    logged_out: bool,
 }
 
 impl Named {
-    fn by_claims(claims: &Claims) -> Option<Self> {
+    fn by_claims(claims: &Claims, logged_out: bool) -> Option<Self> {
         let sid = Id::parse(&claims.sid)?;
         let subject = SubjectTag::of(&claims.sub);
-        Some(Self { sid, sub: Some(claims.sub.clone()), subject, exp_seen: claims.expires_at() })
+        Some(Self { sid, sub: Some(claims.sub.clone()), subject, exp_seen: claims.expires_at(), logged_out })
     }
 
     fn by_refresh(token: &RefreshToken, session: Option<&Session>) -> Self {
         let sub = session.map(|session| session.sub.clone());
-        Self { sid: Id::Packed(token.sid), sub, subject: token.subject, exp_seen: UnixTime(0) }
+        Self { sid: Id::Packed(token.sid), sub, subject: token.subject, exp_seen: UnixTime(0), logged_out: false }
     }
 }
 
@@ -112,7 +114,9 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
         let mut named = Vec::with_capacity(2);
         if let Some(access) = presented.access {
             let verified = self.authentic(access, scope, at)?;
-            named.push(Named::by_claims(verified.claims()).ok_or(Rejection::Claim("sid"))?);
+            let claims = verified.claims();
+            let logged_out = self.knows_logged_out(&claims.sub, claims.iat);
+            named.push(Named::by_claims(claims, logged_out).ok_or(Rejection::Claim("sid"))?);
         }
         let mut unread = None;
         if let Some(refresh) = presented.refresh {
@@ -138,18 +142,21 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
     }
 
     /// Verifies an access token for a logout. For its own session an expired or revoked one will do; to end others it
-    /// must not have expired, and to spare its own it must be good.
+    /// must be good, or have been revoked by this very logout, whose answer was lost.
     fn authentic(&self, access: &str, scope: Scope, at: Moment) -> Result<VerifiedToken, Rejection> {
         let verified = token::verify_expired_too(&self.judge.keys(), self.judge.policy(), at.now, access)?;
-        if scope != Scope::Local {
-            token::still_valid(&verified, self.judge.policy(), at.now)?;
+        if scope == Scope::Local {
+            return Ok(verified);
         }
-        if scope == Scope::Others
-            && let Verdict::Denied(rejection) = self.judge.check(access, at)
-        {
-            return Err(rejection);
+        token::still_valid(&verified, self.judge.policy(), at.now)?;
+        let claims = verified.claims();
+        match self.judge.check(access, at) {
+            Verdict::Denied(_) if scope == Scope::Global && self.knows_logged_out(&claims.sub, claims.iat) => {
+                Ok(verified)
+            }
+            Verdict::Denied(rejection) => Err(rejection),
+            Verdict::Good(_) | Verdict::CannotJudge(_) => Ok(verified),
         }
-        Ok(verified)
     }
 
     async fn end_each(&self, named: &[Named]) -> Result<Vec<EndedSession>, LogoutError> {
@@ -175,8 +182,10 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
     async fn end_all(&self, named: &[Named]) -> Result<Vec<EndedSession>, LogoutError> {
         let mut ended = Each::default();
         for sub in users_of(named) {
-            let revoked = self.store.revoke_subject(&sub).await;
-            ended.note(revoked.map(|_| EndedSession { sid: None, sub: Some(sub), ended: Ended::Now }));
+            let before = named.iter().filter(|one| one.sub.as_ref() == Some(&sub)).all(|one| one.logged_out);
+            let revoked =
+                if before { Ok(Ended::Before) } else { self.store.revoke_subject(&sub).await.map(|_| Ended::Now) };
+            ended.note(revoked.map(|state| EndedSession { sid: None, sub: Some(sub), ended: state }));
         }
         // A refresh token whose record is gone names no user: its own session is ended at least.
         for one in named.iter().filter(|one| one.sub.is_none()) {

@@ -84,22 +84,27 @@ fn random_id() -> Result<[u8; 16], NoRandomness> {
 impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
     /// True if this issuer's own list has the revocation of the session itself.
     fn knows_ended(&self, sid: &Id) -> bool {
-        self.knows(&sid.to_string(), "-")
+        self.knows("-", u64::MAX, &sid.to_string(), "-")
     }
 
     /// True if this issuer's own list has the revocation of the key.
     pub fn knows_retired(&self, kid: &str) -> bool {
-        self.knows("-", kid)
+        self.knows("-", u64::MAX, "-", kid)
     }
 
-    fn knows(&self, sid: &str, kid: &str) -> bool {
-        // Claims of a token that only its session or its key could have killed.
+    /// True if, by this issuer's own list, the user's tokens issued at `iat` are dead, whatever their session.
+    fn knows_logged_out(&self, sub: &str, iat: u64) -> bool {
+        self.knows(sub, iat, "-", "-")
+    }
+
+    fn knows(&self, sub: &str, iat: u64, sid: &str, kid: &str) -> bool {
+        // Claims of a token that only what was given could have killed.
         let claims = Claims {
             iss: String::new(),
             aud: Audience::One(String::new()),
-            sub: "-".to_owned(),
+            sub: sub.to_owned(),
             client_id: String::new(),
-            iat: u64::MAX,
+            iat,
             exp: u64::MAX,
             nbf: None,
             jti: "-".to_owned(),

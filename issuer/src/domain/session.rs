@@ -212,9 +212,14 @@ pub fn decide(
     if retry { Decision::Retry } else { Decision::Trade(presented.saturating_add(1)) }
 }
 
-/// When a token is issued: never at or before a watermark, so that it is not born dead.
-pub fn issue_at(now: UnixTime, watermark: Option<UnixTime>) -> UnixTime {
-    watermark.map_or(now, |dead| now.max(dead.plus(1)))
+/// How far ahead of the store's clock a token may be issued, in seconds. Its client waits until it is valid; further ahead
+/// the clock was wrong once, and nothing is issued.
+pub const AHEAD_MAX_SECONDS: u64 = 5;
+
+/// When a token is issued: never at or before a watermark, so that it is not born dead. None if that is too far ahead.
+pub fn issue_at(now: UnixTime, watermark: Option<UnixTime>) -> Option<UnixTime> {
+    let issued = watermark.map_or(now, |dead| now.max(dead.plus(1)));
+    (issued <= now.plus(AHEAD_MAX_SECONDS)).then_some(issued)
 }
 
 #[cfg(test)]
@@ -262,10 +267,11 @@ mod tests {
 
     #[test]
     fn no_token_is_born_dead() {
-        assert_eq!(issue_at(NOW, None), NOW);
-        assert_eq!(issue_at(NOW, Some(UnixTime(990))), NOW);
-        assert_eq!(issue_at(NOW, Some(NOW)), UnixTime(1001));
-        assert_eq!(issue_at(NOW, Some(UnixTime(1005))), UnixTime(1006));
+        assert_eq!(issue_at(NOW, None), Some(NOW));
+        assert_eq!(issue_at(NOW, Some(UnixTime(990))), Some(NOW));
+        assert_eq!(issue_at(NOW, Some(NOW)), Some(UnixTime(1001)));
+        assert_eq!(issue_at(NOW, Some(UnixTime(1004))), Some(UnixTime(1005)));
+        assert_eq!(issue_at(NOW, Some(UnixTime(1005))), None, "no client waits that long");
     }
 
     #[test]

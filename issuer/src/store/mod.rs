@@ -12,6 +12,8 @@ pub mod redis;
 pub mod sqlite;
 pub mod users;
 
+use std::time::Duration;
+
 use aws_lc_rs::rand;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -23,4 +25,11 @@ fn new_epoch() -> Result<String, Unavailable> {
     let mut bytes = [0; 16];
     rand::fill(&mut bytes).map_err(|_| Unavailable::new("the random number generator", "no randomness"))?;
     Ok(URL_SAFE_NO_PAD.encode(bytes))
+}
+
+/// A token issued right after its user was logged out everywhere is ahead of the clock: its client gets it once it is valid.
+async fn until_valid(ahead_ms: u64) {
+    if ahead_ms > 0 {
+        tokio::time::sleep(Duration::from_millis(ahead_ms)).await;
+    }
 }

@@ -198,6 +198,28 @@ pub async fn kills_within_one_second_all_count<B: Bench>(bench: &B) {
     assert!(bench.store().revoke_all(partition(bench, "1")).await.unwrap() >= issued);
 }
 
+pub async fn killing_again_and_again_puts_nothing_into_the_future<B: Bench>(bench: &B) {
+    let of = partition(bench, "1");
+    for _ in 0..20 {
+        bench.store().revoke_subject("1").await.unwrap();
+        bench.store().revoke_all(of).await.unwrap();
+    }
+    let new = new_session("1");
+    let now = || sidegate_runtime::clock::unix_now();
+    let issued = bench.store().create(&new).await.unwrap();
+    assert!(issued <= now(), "a token is handed out once it is valid");
+    let killed = bench.store().revoke_subject("1").await.unwrap();
+    assert!(killed >= issued);
+    assert!(bench.store().create(&new_session("1")).await.unwrap() <= now());
+    for _ in 0..3 {
+        let other = new_session("2");
+        bench.store().create(&other).await.unwrap();
+        let killed = bench.store().revoke_all(partition(bench, "2")).await.unwrap();
+        assert!(matches!(rotate(bench, &other, 0).await, Rotated::Refused(_)));
+        assert!(killed <= now());
+    }
+}
+
 pub async fn everybody_can_be_logged_out<B: Bench>(bench: &B) {
     let new = new_session("1");
     let of = partition(bench, "1");

@@ -31,6 +31,7 @@ pub use waiter::WaitSettings;
 use crate::domain::ports::{Store, Unavailable};
 use crate::domain::session::{Ended, Ending, NewSession, Refusal, Rotated, Rotation, Session, Terms};
 use crate::store::counts::Counts;
+use crate::store::until_valid;
 use deed::Deed;
 use journal::Journal;
 use outbox::Outbox;
@@ -254,7 +255,9 @@ impl Store for RedisStore {
             .arg(terms.absolute_ttl)
             .arg(new.address.as_str())
             .arg(new.agent.as_str());
-        self.run(partition, &call).await.map(UnixTime)
+        let (issued, ahead_ms) = self.run(partition, &call).await?;
+        until_valid(ahead_ms).await;
+        Ok(UnixTime(issued))
     }
 
     async fn read(&self, partition: u16, sid: &Id) -> Result<Option<Session>, Unavailable> {
@@ -286,8 +289,12 @@ impl Store for RedisStore {
             .arg(tail);
         let answer: Vec<Value> = self.run(partition, &call).await?;
         let rotated = rotated(&answer).map_err(unavailable)?;
-        if matches!(rotated, Rotated::Reused { .. }) {
-            self.stored(partition, target, &scripts::text(answer.get(3)).map_err(unavailable)?).await?;
+        match rotated {
+            Rotated::Reused { .. } => {
+                self.stored(partition, target, &scripts::text(answer.get(3)).map_err(unavailable)?).await?;
+            }
+            Rotated::Traded { .. } => until_valid(scripts::number(answer.get(3)).map_err(unavailable)?).await,
+            Rotated::Refused(_) => {}
         }
         Ok(rotated)
     }

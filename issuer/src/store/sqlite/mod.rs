@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::domain::ports::{Store, Unavailable};
 use crate::domain::session::{Ended, Ending, NewSession, Rotated, Rotation, Session, Terms};
+use crate::store::until_valid;
 use feed::Feed;
 use writer::{Command, Job, Reply, Writer};
 
@@ -111,6 +112,10 @@ impl EmbeddedStore {
     fn now(&self) -> UnixTime {
         UnixTime((self.clock)() / 1000)
     }
+
+    async fn until_valid(&self, issued: UnixTime) {
+        until_valid((issued.0 * 1000).saturating_sub((self.clock)())).await;
+    }
 }
 
 fn take_lock(path: &Path) -> Result<File, OpenError> {
@@ -130,6 +135,10 @@ fn unavailable(error: sqlx::Error) -> Unavailable {
     Unavailable::new(NAME, error)
 }
 
+fn ahead() -> Unavailable {
+    Unavailable::new(NAME, "the last dead moment lies in the future: the clock was wrong once")
+}
+
 fn mismatch() -> Unavailable {
     Unavailable::new(NAME, "its writer answered another question")
 }
@@ -137,7 +146,11 @@ fn mismatch() -> Unavailable {
 impl Store for EmbeddedStore {
     async fn create(&self, new: &NewSession) -> Result<UnixTime, Unavailable> {
         match self.ask(Command::Create(new.clone())).await? {
-            Reply::Moment(issued) => Ok(issued),
+            Reply::Moment(issued) => {
+                self.until_valid(issued).await;
+                Ok(issued)
+            }
+            Reply::Ahead => Err(ahead()),
             _ => Err(mismatch()),
         }
     }
@@ -149,7 +162,13 @@ impl Store for EmbeddedStore {
 
     async fn rotate(&self, rotation: &Rotation) -> Result<Rotated, Unavailable> {
         match self.ask(Command::Rotate(rotation.clone())).await? {
-            Reply::Rotated(rotated) => Ok(rotated),
+            Reply::Rotated(rotated) => {
+                if let Rotated::Traded { issued, .. } = &rotated {
+                    self.until_valid(*issued).await;
+                }
+                Ok(rotated)
+            }
+            Reply::Ahead => Err(ahead()),
             _ => Err(mismatch()),
         }
     }

@@ -190,6 +190,12 @@ pub(super) async fn delete_session(connection: &mut SqliteConnection, sid: &Id) 
     Ok(())
 }
 
+/// The latest `iat` that any session of a user was given.
+pub(super) async fn latest_issued(connection: &mut SqliteConnection, sub: &str) -> Result<UnixTime, sqlx::Error> {
+    let latest = "SELECT coalesce(max(issued), 0) AS latest FROM session WHERE sub = ?";
+    moment(&query(latest).bind(sub).fetch_one(connection).await?, "latest")
+}
+
 pub(super) async fn delete_sessions_of(connection: &mut SqliteConnection, sub: &str) -> Result<(), sqlx::Error> {
     query("DELETE FROM session WHERE sub = ?").bind(sub).execute(connection).await?;
     Ok(())

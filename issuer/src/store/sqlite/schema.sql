@@ -6,7 +6,7 @@ CREATE TABLE IF NOT EXISTS meta (
     last_ms INTEGER NOT NULL,
     last_sequence INTEGER NOT NULL,
     since INTEGER NOT NULL,
-    -- The last `iat` that is dead for everybody, and the highest threshold ever set for anybody.
+    -- The last `iat` that is dead for everybody, and the highest one ever given to or killed for anybody.
     all_dead INTEGER NOT NULL,
     peak INTEGER NOT NULL
 ) STRICT;

@@ -36,6 +36,8 @@ pub(super) enum Reply {
     Rotated(Rotated),
     Ended(Ended),
     Done,
+    /// The last dead moment lies too far in the future for a token to be issued.
+    Ahead,
 }
 
 /// A change and who waits for it.
@@ -123,8 +125,8 @@ struct Batch<'a> {
 impl Batch<'_> {
     async fn apply(&mut self, command: &Command) -> Result<Reply, sqlx::Error> {
         match command {
-            Command::Create(new) => self.create(new).await.map(Reply::Moment),
-            Command::Rotate(rotation) => self.rotate(rotation).await.map(Reply::Rotated),
+            Command::Create(new) => self.create(new).await,
+            Command::Rotate(rotation) => self.rotate(rotation).await,
             Command::End(ending) => self.end(ending).await.map(Reply::Ended),
             Command::RevokeSubject(sub) => self.revoke_subject(sub).await.map(Reply::Moment),
             Command::RevokeAll => self.revoke_all().await.map(Reply::Moment),
@@ -141,24 +143,26 @@ impl Batch<'_> {
         rows::trim(self.connection, self.now_ms.saturating_sub(self.terms.retention() * 1000)).await
     }
 
-    async fn create(&mut self, new: &NewSession) -> Result<UnixTime, sqlx::Error> {
+    async fn create(&mut self, new: &NewSession) -> Result<Reply, sqlx::Error> {
         rows::sweep(self.connection, self.now).await?;
-        let issued = issue_at(self.now, self.watermark(&new.sub).await?);
+        let Some(issued) = issue_at(self.now, self.watermark(&new.sub).await?) else { return Ok(Reply::Ahead) };
         let session = Session::new(new, self.now, issued, &self.terms);
+        self.meta.peak = self.meta.peak.max(issued);
         rows::save_session(self.connection, &session).await?;
-        Ok(issued)
+        Ok(Reply::Moment(issued))
     }
 
-    async fn rotate(&mut self, rotation: &Rotation) -> Result<Rotated, sqlx::Error> {
+    async fn rotate(&mut self, rotation: &Rotation) -> Result<Reply, sqlx::Error> {
+        let refused = |refusal| Ok(Reply::Rotated(Rotated::Refused(refusal)));
         let found = rows::session(self.connection, &rotation.sid).await?;
         let Some(mut session) = found.filter(|session| session.sub == rotation.sub) else {
-            return Ok(Rotated::Refused(Refusal::Gone));
+            return refused(Refusal::Gone);
         };
         let watermark = self.watermark(&session.sub).await?;
         let decision = decide(&session, rotation.presented, self.now, watermark, self.terms.retry_window);
         let retried = match decision {
-            Decision::Refuse(refusal) => return Ok(Rotated::Refused(refusal)),
-            Decision::Reuse => return self.end_reused(&session, rotation.presented).await,
+            Decision::Refuse(refusal) => return refused(refusal),
+            Decision::Reuse => return self.end_reused(&session, rotation.presented).await.map(Reply::Rotated),
             Decision::Retry => true,
             Decision::Trade(generation) => {
                 session.generation = generation;
@@ -167,11 +171,14 @@ impl Batch<'_> {
                 false
             }
         };
+        let Some(issued) = issue_at(self.now, watermark) else { return Ok(Reply::Ahead) };
         session.refreshed = self.now;
-        session.issued = issue_at(self.now, watermark);
-        session.exp_max = session.exp_max.max(session.issued.plus(self.terms.access_ttl));
+        // Should the clock ever go back, the record still names the latest token there is.
+        session.issued = session.issued.max(issued);
+        session.exp_max = session.exp_max.max(issued.plus(self.terms.access_ttl));
+        self.meta.peak = self.meta.peak.max(issued);
         rows::save_session(self.connection, &session).await?;
-        Ok(Rotated::Traded { generation: session.generation, issued: session.issued, retried })
+        Ok(Reply::Rotated(Rotated::Traded { generation: session.generation, issued, retried }))
     }
 
     async fn end_reused(&mut self, session: &Session, presented: u32) -> Result<Rotated, sqlx::Error> {
@@ -201,7 +208,9 @@ impl Batch<'_> {
     }
 
     async fn revoke_subject(&mut self, sub: &str) -> Result<UnixTime, sqlx::Error> {
-        let threshold = issue_at(self.now, self.watermark(sub).await?);
+        // It reaches the latest token of every session there is, also one that is ahead of the clock.
+        let latest = rows::latest_issued(self.connection, sub).await?;
+        let threshold = self.now.max(self.watermark(sub).await?.unwrap_or_default()).max(latest);
         self.append(Target::Subject { sub: sub.into(), threshold }, threshold.plus(self.terms.lifetime_max)).await?;
         let kept_until = threshold.plus(self.terms.watermark_ttl());
         rows::save_watermark(self.connection, sub, threshold, kept_until).await?;
@@ -211,7 +220,7 @@ impl Batch<'_> {
     }
 
     async fn revoke_all(&mut self) -> Result<UnixTime, sqlx::Error> {
-        let threshold = issue_at(self.now, Some(self.meta.all_dead.max(self.meta.peak)));
+        let threshold = self.now.max(self.meta.all_dead).max(self.meta.peak);
         self.append(Target::All { threshold }, threshold.plus(self.terms.lifetime_max)).await?;
         self.meta.all_dead = threshold;
         self.meta.peak = threshold;

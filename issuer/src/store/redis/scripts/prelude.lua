@@ -3,6 +3,7 @@
 -- roll back.
 local META, LOG = KEYS[1], KEYS[2]
 local CHANNEL, RETENTION, MARGIN = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local AHEAD_MAX = 5
 
 local time = redis.call('TIME')
 local NOW = tonumber(time[1])
@@ -54,10 +55,18 @@ local function watermark_of(meta, key)
   return math.max(tonumber(redis.call('GET', key) or '0') or 0, meta.all)
 end
 
--- Never at or before a watermark, so that no token is born dead.
+-- Never at or before a watermark, so that no token is born dead; and how many milliseconds ahead of the clock that is.
+-- AHEAD if it is so far ahead that the client cannot be made to wait for it: the clock was wrong once.
 local function issue_at(watermark)
-  if watermark == 0 then return NOW end
-  return math.max(NOW, watermark + 1)
+  local issued = NOW
+  if watermark > 0 then issued = math.max(NOW, watermark + 1) end
+  if issued > NOW + AHEAD_MAX then error({err = 'AHEAD the last dead moment lies in the future'}) end
+  return issued, math.max(0, issued * 1000 - NOW_MS)
+end
+
+-- Notes a token's `iat`: "everybody" must reach it.
+local function note_issued(meta, issued)
+  if issued > meta.peak then redis.call('HSET', META, 'peak', issued) end
 end
 
 -- Files a session among its user's, under the moment its record goes.

@@ -1,7 +1,7 @@
 -- Trades a refresh token: KEYS meta, log, session, user, watermark; ARGV[4] sid, [5] sub, [6] generation presented,
 -- [7] access_ttl, [8] idle_ttl, [9] retry window, [10] head byte and [11] tail of the session's entry.
--- The rules are those of domain/session.rs, `decide`. Returns {'traded'|'retried', generation, iat}, {'refused', why} or
--- {'reused', generations old, seconds since the rotation, position of the entry}.
+-- The rules are those of domain/session.rs, `decide`. Returns {'traded'|'retried', generation, iat, milliseconds that is
+-- ahead}, {'refused', why} or {'reused', generations old, seconds since the rotation, position of the entry}.
 local SESSION, USER, WATERMARK = KEYS[3], KEYS[4], KEYS[5]
 local meta = load_meta()
 expect(USER, 'zset')
@@ -24,15 +24,18 @@ end
 if watermark > 0 and issued <= watermark then return {'refused', 'revoked'} end
 if NOW >= math.min(idle_ends, ends) then return {'refused', 'expired'} end
 
-issued = issue_at(watermark)
+local ahead_ms
+issued, ahead_ms = issue_at(watermark)
 exp_max = math.max(exp_max, issued + tonumber(ARGV[7]))
 if not retry then
   -- A generation ahead of ours is authentic all the same: a failover lost the rotation that made it.
   generation, rotated, idle_ends = math.min(presented + 1, 4294967295), NOW, NOW + tonumber(ARGV[8])
 end
 local kept_until = math.max(math.min(idle_ends, ends), exp_max + MARGIN)
+-- Should the clock ever go back, the record still names the latest token there is.
 redis.call('HSET', SESSION, 'gen', string.format('%.0f', generation), 'refreshed', NOW, 'rotated', rotated,
-  'issued', issued, 'exp_max', exp_max, 'idle', idle_ends)
+  'issued', math.max(issued, tonumber(row[5])), 'exp_max', exp_max, 'idle', idle_ends)
 redis.call('EXPIREAT', SESSION, kept_until)
 file_session(USER, ARGV[4], kept_until)
-return {retry and 'retried' or 'traded', generation, issued}
+note_issued(meta, issued)
+return {retry and 'retried' or 'traded', generation, issued, ahead_ms}
