@@ -141,10 +141,16 @@ impl SqlUsers {
 
     async fn find(&self, email: &str) -> Result<Lookup, sqlx::Error> {
         let statements = self.statements().await?;
-        let mut exact = self.select(&statements.find, email).await?;
-        exact.retain(|(_, found)| found == email);
-        if exact.is_empty() && self.table.email_match == EmailMatch::IgnoreCase {
-            exact = self.select(&statements.find_ignoring_case, email).await?;
+        let (mut exact, others): (Vec<_>, Vec<_>) =
+            self.select(&statements.find, email).await?.into_iter().partition(|(_, found)| found == email);
+        // The second question is asked of everybody, so that its time does not tell a user from nobody.
+        let folded = match (self.table.email_match, statements.ignores_case_natively) {
+            (EmailMatch::Exact, _) => Vec::new(),
+            (EmailMatch::IgnoreCase, true) => others,
+            (EmailMatch::IgnoreCase, false) => self.select(&statements.find_ignoring_case, email).await?,
+        };
+        if exact.is_empty() {
+            exact = folded;
         }
         let mut found = exact.into_iter();
         Ok(match (found.next(), found.next()) {

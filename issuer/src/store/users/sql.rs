@@ -38,7 +38,8 @@ pub(super) struct Statements {
     pub(super) find_ignoring_case: String,
     pub(super) read: String,
     pub(super) rehash: String,
-    ignores_case_natively: bool,
+    /// True if `find` ignores case already (citext).
+    pub(super) ignores_case_natively: bool,
 }
 
 /// The type of a column: binds the table and the column.
@@ -174,8 +175,8 @@ impl Table {
             (true, true) => None,
             (false, _) => Some(format!("no index on {table}.{email}: every login reads the whole table")),
             (true, false) => Some(format!(
-                "no index on {table}.{email} that ignores case: logins with an email of unknown spelling read the whole \
-                 table; add one, or set USERS_EMAIL_MATCH=exact"
+                "no index on {table}.{email} that ignores case: every login reads the whole table; add one, or set \
+                 USERS_EMAIL_MATCH=exact"
             )),
         }
     }
