@@ -36,7 +36,15 @@ pub(super) async fn watch(
         };
         if asked {
             match reread() {
-                Ok(fresh) => config = fresh.keys,
+                Ok(fresh) => {
+                    config = fresh.keys;
+                    match config.refresh_keys() {
+                        Ok(keys) => api.auth.refresh_keys.replace(&keys),
+                        Err(error) => {
+                            tracing::error!(%error, "the session secret is wrong now; the one in force stays")
+                        }
+                    }
+                }
                 Err(error) => tracing::error!(%error, "the configuration is wrong now; the one read before stays"),
             }
         }

@@ -4,6 +4,8 @@
 //! is HMAC-SHA256 cut to 128 bits under a key derived from `SESSION_SECRET_KEY`. A child is made under its parent's key,
 //! so that N refreshes of one token give one and the same child.
 
+use std::sync::{Arc, PoisonError, RwLock};
+
 use aws_lc_rs::{constant_time, hkdf, hmac};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -55,10 +57,20 @@ struct Key {
     mac: hmac::Key,
 }
 
-/// The keys that refresh tokens are made and recognised with.
+/// The keys that refresh tokens are made and recognised with. They may be replaced at any time.
 pub struct RefreshKeys {
+    ring: RwLock<Arc<Ring>>,
+}
+
+struct Ring {
     current: Key,
     previous: Vec<Key>,
+}
+
+impl Ring {
+    fn key(&self, tag: [u8; 4]) -> Option<&Key> {
+        std::iter::once(&self.current).chain(&self.previous).find(|key| key.tag == tag)
+    }
 }
 
 impl std::fmt::Debug for RefreshKeys {
@@ -104,17 +116,28 @@ impl RefreshKeys {
     /// The key derivation refuses a secret.
     pub fn new(current: &Secret, previous: &[Secret]) -> Result<Self, Underivable> {
         let previous = previous.iter().map(Key::new).collect::<Result<_, _>>()?;
-        Ok(Self { current: Key::new(current)?, previous })
+        Ok(Self { ring: RwLock::new(Arc::new(Ring { current: Key::new(current)?, previous })) })
+    }
+
+    /// Uses the keys of `other` from now on.
+    pub fn replace(&self, other: &Self) {
+        let ring = other.ring();
+        *self.ring.write().unwrap_or_else(PoisonError::into_inner) = ring;
+    }
+
+    fn ring(&self) -> Arc<Ring> {
+        Arc::clone(&self.ring.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The first refresh token of a session.
     pub fn first(&self, subject: SubjectTag, sid: [u8; 16]) -> RefreshToken {
-        RefreshToken { subject, sid, generation: 0, key_tag: self.current.tag }
+        RefreshToken { subject, sid, generation: 0, key_tag: self.ring().current.tag }
     }
 
-    /// Writes a token; none if its key is gone, which cannot be for one that [`RefreshKeys::read`] just gave.
+    /// Writes a token; none if its key is gone, which is only if it was taken away since [`RefreshKeys::read`] gave the token.
     pub fn write(&self, token: &RefreshToken) -> Option<String> {
-        let key = self.key(token.key_tag)?;
+        let ring = self.ring();
+        let key = ring.key(token.key_tag)?;
         let mut bytes = body(token).to_vec();
         bytes.extend(&hmac::sign(&key.mac, &bytes).as_ref()[..MAC_BYTES]);
         Some(URL_SAFE_NO_PAD.encode(bytes))
@@ -136,7 +159,8 @@ impl RefreshKeys {
         let (body, mac) = bytes.split_at(BODY_BYTES);
         let mut rest = &body[1..];
         let key_tag = take(&mut rest)?;
-        let key = self.key(key_tag).ok_or(NotAuthentic::UnknownKey)?;
+        let ring = self.ring();
+        let key = ring.key(key_tag).ok_or(NotAuthentic::UnknownKey)?;
         let expected = hmac::sign(&key.mac, body);
         constant_time::verify_slices_are_equal(&expected.as_ref()[..MAC_BYTES], mac)
             .map_err(|_| NotAuthentic::Forged)?;
@@ -146,10 +170,6 @@ impl RefreshKeys {
         let sid = take(&mut rest)?;
         let generation = u32::from_be_bytes(take(&mut rest)?);
         Ok(RefreshToken { subject, sid, generation, key_tag })
-    }
-
-    fn key(&self, tag: [u8; 4]) -> Option<&Key> {
-        std::iter::once(&self.current).chain(&self.previous).find(|key| key.tag == tag)
     }
 }
 
@@ -216,6 +236,17 @@ mod tests {
         let only_new = RefreshKeys::new(&new_secret, &[]).unwrap();
         assert_eq!(only_new.read(&text), Err(NotAuthentic::UnknownKey));
         assert_eq!(only_new.write(&read), None);
+    }
+
+    #[test]
+    fn keys_are_replaced_while_in_use() {
+        let in_use = keys();
+        let text = in_use.write(&in_use.first(SubjectTag::of("42"), [7; 16])).unwrap();
+        let new = secret("another session secret, for later");
+        in_use.replace(&RefreshKeys::new(&new, &[secret("the session secret of this test!")]).unwrap());
+        assert!(in_use.read(&text).is_ok(), "the one before is still good");
+        in_use.replace(&RefreshKeys::new(&new, &[]).unwrap());
+        assert_eq!(in_use.read(&text), Err(NotAuthentic::UnknownKey));
     }
 
     #[test]
