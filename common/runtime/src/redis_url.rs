@@ -3,14 +3,20 @@
 //! `redis://[user:password@]host[:port][/db]` is one server and `rediss://` the same over TLS.
 //! `redis+sentinel://[user:password@]host[:port],…/service[/db]` is the master that Sentinels name, and
 //! `redis+cluster://[user:password@]host[:port],…` a Cluster; `rediss+sentinel` and `rediss+cluster` speak TLS.
+//!
+//! With TLS the machine's own roots are trusted (`SSL_CERT_FILE`, `SSL_CERT_DIR` or the usual places), or Mozilla's where
+//! there are none, as in an image from scratch.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use redis::io::tcp::TcpSettings;
 use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
 use redis::{
-    ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo as _, ProtocolVersion, RedisConnectionInfo,
-    RedisError, TlsMode,
+    Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo as _, ProtocolVersion, RedisConnectionInfo,
+    RedisError, TlsCertificates, TlsMode,
 };
 
 const SENTINEL_PORT: u16 = 26379;
@@ -66,7 +72,7 @@ impl RedisUrl {
             _ => None,
         });
         let Some((tls, sentinel, rest)) = several else {
-            return Ok(Self::Single(settled(url.into_connection_info()?)));
+            return Ok(Self::Single(settled(url.into_connection_info()?)?));
         };
         let default_port = if sentinel { SENTINEL_PORT } else { REDIS_PORT };
         let nodes = Nodes::parse(rest, tls, default_port)
@@ -91,7 +97,7 @@ impl RedisUrl {
             Self::Single(info) => Ok(vec![info.clone()]),
             Self::Sentinel(nodes) => {
                 let client = nodes.sentinel_client()?.async_get_client().await?;
-                Ok(vec![settled(client.get_connection_info().clone())])
+                Ok(vec![settled(client.get_connection_info().clone())?])
             }
             Self::Cluster(nodes) => nodes.hosts.iter().map(|(host, port)| nodes.cluster_node(host, *port)).collect(),
         }
@@ -122,6 +128,11 @@ impl Nodes {
         if self.tls {
             builder =
                 builder.set_client_to_redis_tls_mode(TlsMode::Secure).set_client_to_sentinel_tls_mode(TlsMode::Secure);
+            if let Some(roots) = machine_roots() {
+                builder = builder
+                    .set_client_to_redis_certificates(roots.clone())
+                    .set_client_to_sentinel_certificates(roots.clone());
+            }
         }
         if let Some(username) = &self.username {
             builder = builder.set_client_to_redis_username(username);
@@ -141,7 +152,7 @@ impl Nodes {
             login = login.set_password(password);
         }
         let info = address(host, port, self.tls).into_connection_info()?;
-        Ok(settled(info.set_redis_settings(login)))
+        settled(info.set_redis_settings(login))
     }
 }
 
@@ -156,7 +167,7 @@ pub fn redirected(from: &ConnectionInfo, to: &str) -> Option<ConnectionInfo> {
         _ => return None,
     };
     let host = if host.is_empty() { asked } else { host.trim_start_matches('[').trim_end_matches(']') };
-    Some(from.clone().set_addr(address(host, port, tls)))
+    settled(from.clone().set_addr(address(host, port, tls))).ok()
 }
 
 /// No delay, keepalive and a user timeout: a peer that is gone is noticed.
@@ -167,9 +178,36 @@ pub fn tcp_settings() -> TcpSettings {
     TcpSettings::default().set_nodelay(true).set_keepalive(keepalive).set_user_timeout(USER_TIMEOUT)
 }
 
-fn settled(info: ConnectionInfo) -> ConnectionInfo {
+fn settled(info: ConnectionInfo) -> Result<ConnectionInfo, RedisError> {
     let resp3 = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-    info.set_tcp_settings(tcp_settings()).set_redis_settings(resp3)
+    let info = info.set_tcp_settings(tcp_settings()).set_redis_settings(resp3);
+    match (info.addr(), machine_roots()) {
+        (ConnectionAddr::TcpTls { .. }, Some(roots)) => {
+            Ok(Client::build_with_tls(info, roots.clone())?.get_connection_info().clone())
+        }
+        _ => Ok(info),
+    }
+}
+
+/// The machine's own roots, in the form that the client library takes; none where there are none, and it uses Mozilla's.
+pub fn machine_roots() -> Option<&'static TlsCertificates> {
+    static ROOTS: LazyLock<Option<TlsCertificates>> = LazyLock::new(|| {
+        let mut pem = String::new();
+        for certificate in rustls_native_certs::load_native_certs().certs {
+            // One that cannot be a root is left out: the library would refuse them all for its sake.
+            if rustls::RootCertStore::empty().add(certificate.clone()).is_ok() {
+                let body = STANDARD.encode(&certificate);
+                pem.push_str("-----BEGIN CERTIFICATE-----\n");
+                for line in body.as_bytes().chunks(64) {
+                    pem.push_str(&String::from_utf8_lossy(line));
+                    pem.push('\n');
+                }
+                pem.push_str("-----END CERTIFICATE-----\n");
+            }
+        }
+        (!pem.is_empty()).then(|| TlsCertificates { client_tls: None, root_cert: Some(pem.into_bytes()) })
+    });
+    ROOTS.as_ref()
 }
 
 fn address(host: &str, port: u16, tls: bool) -> ConnectionAddr {

@@ -6,7 +6,7 @@ use redis::aio::{ConnectionLike as _, MultiplexedConnection};
 use redis::cluster::{ClusterClient, ClusterClientBuilder};
 use redis::cluster_async::ClusterConnection;
 use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind, Value};
-use sidegate_runtime::redis_url::{Nodes, RedisUrl, tcp_settings};
+use sidegate_runtime::redis_url::{Nodes, RedisUrl, machine_roots, tcp_settings};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -167,6 +167,9 @@ fn cluster(nodes: &Nodes) -> Result<ClusterClient, RedisError> {
     }
     if let Some(password) = &nodes.password {
         builder = builder.password(password);
+    }
+    if let Some(roots) = machine_roots().filter(|_| nodes.tls) {
+        builder = builder.certs(roots.clone());
     }
     builder.build()
 }
