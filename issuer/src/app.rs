@@ -26,6 +26,7 @@ use tower::ServiceExt as _;
 use crate::config::{Config, StoreConfig};
 use crate::domain::Auth;
 use crate::domain::minting::Minter;
+use crate::domain::password::COST_ADVISED;
 use crate::domain::ports::Store as _;
 use crate::feed::local::LocalSource;
 use crate::feed::own::{Heard, OwnList, OwnSource, keep};
@@ -264,7 +265,7 @@ fn warn_of_weaknesses(config: &Config) {
              holds that secret, every verifier among them, could forge them"
         );
     }
-    if config.passwords.cost < 10 {
+    if config.passwords.cost < COST_ADVISED {
         tracing::warn!(cost = config.passwords.cost, "BCRYPT_COST is below 10: fit for tests only");
     }
 }

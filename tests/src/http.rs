@@ -55,7 +55,11 @@ pub struct Call {
     headers: HeaderMap,
     body: Bytes,
     h2: bool,
+    limit: Duration,
 }
+
+/// How long an answer may take.
+const LIMIT: Duration = Duration::from_secs(20);
 
 impl At {
     pub fn get(&self, path: &str) -> Call {
@@ -68,7 +72,7 @@ impl At {
 
     pub fn call(&self, method: Method, path: &str) -> Call {
         let headers = HeaderMap::new();
-        Call { at: self.clone(), method, path: path.to_owned(), headers, body: Bytes::new(), h2: false }
+        Call { at: self.clone(), method, path: path.to_owned(), headers, body: Bytes::new(), h2: false, limit: LIMIT }
     }
 }
 
@@ -102,6 +106,12 @@ impl Call {
         self
     }
 
+    /// Waits longer for the answer than usual.
+    pub const fn within(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
     /// Sends it on a connection of its own.
     ///
     /// # Panics
@@ -114,15 +124,16 @@ impl Call {
     /// Sends it on a connection of its own.
     ///
     /// # Errors
-    /// No connection, or no whole answer within 20 s.
+    /// No connection, or no whole answer in time.
     pub async fn try_send(self) -> Result<Reply, NoAnswer> {
+        let limit = self.limit;
         let exchange = async move {
             match self.at.clone() {
                 At::Tcp(address) => exchange(TcpStream::connect(address).await?, self).await,
                 At::Unix(path) => exchange(UnixStream::connect(path).await?, self).await,
             }
         };
-        match tokio::time::timeout(Duration::from_secs(20), exchange).await {
+        match tokio::time::timeout(limit, exchange).await {
             Ok(Ok(reply)) => Ok(reply),
             Ok(Err(error)) => Err(NoAnswer(error.to_string())),
             Err(_) => Err(NoAnswer("timed out".into())),

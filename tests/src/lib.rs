@@ -10,8 +10,10 @@
 //! - [`grpc_check`]: Envoy's gRPC question.
 //! - [`proxies`]: real proxies with our shipped configurations.
 //! - [`redis`], [`postgres`]: real servers.
+//! - [`redis_kinds`]: Redis behind Sentinels, as a Cluster, over TLS.
+//! - [`jwks_server`]: serves a JWK set and counts who asks.
 //! - [`users`]: the application's own table.
-//! - [`stack`]: issuer and verifiers put together.
+//! - [`stack`]: issuer and verifiers put together. [`scenario`]: the main job over them.
 //! - [`bench`]: the benchmark rows.
 #![forbid(unsafe_code)]
 
@@ -19,10 +21,13 @@ pub mod bench;
 pub mod daemon;
 pub mod grpc_check;
 pub mod http;
+pub mod jwks_server;
 pub mod postgres;
 pub mod program;
 pub mod proxies;
 pub mod redis;
+pub mod redis_kinds;
+pub mod scenario;
 pub mod scratch;
 pub mod stack;
 pub mod users;

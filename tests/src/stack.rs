@@ -176,6 +176,14 @@ impl Verifier {
     }
 }
 
+/// The value of a metric of an admin listener, named as the text format has it, with its labels; 0 if it is not there yet.
+pub async fn metric(admin: &At, name: &str) -> u64 {
+    let reply = admin.get("/metrics").send().await;
+    let text = String::from_utf8_lossy(&reply.body).into_owned();
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.map_or(0, |value| value.parse().expect("a whole number"))
+}
+
 async fn ready(program: &mut Program, admin: &At) {
     let started = std::time::Instant::now();
     loop {

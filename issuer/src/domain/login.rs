@@ -4,7 +4,7 @@ use sidegate_common::revocation::{Id, SubjectTag};
 use sidegate_common::secret::Secret;
 
 use super::minting::{Minter, Unmintable};
-use super::password::{Attempt, Outcome, Overloaded, Reason};
+use super::password::{Attempt, COST_ADVISED, Outcome, Overloaded, Reason};
 use super::ports::{Account, Lookup, Passwords, Store, Unavailable, Users};
 use super::session::NewSession;
 use super::{Auth, Client, Granted, random_id};
@@ -92,10 +92,17 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
             eligible: account.is_some_and(|account| account.active),
         };
         let outcome = self.passwords.check(attempt).await?;
-        let (account, rehashed) = match (account, outcome) {
-            (Some(account), Outcome::Right { rehashed, .. }) => (account, rehashed),
+        let (account, cost, rehashed) = match (account, outcome) {
+            (Some(account), Outcome::Right { cost, rehashed }) => (account, cost, rehashed),
             (_, outcome) => return Err(refusal(&found, &outcome)),
         };
+        if cost < COST_ADVISED && rehashed.is_none() {
+            tracing::warn!(
+                sub = account.id,
+                cost,
+                "the stored hash is of a lower cost than 10; USERS_REHASH mends that"
+            );
+        }
         self.store_rehashed(account, rehashed).await;
         self.open_session(account, client).await
     }

@@ -6,6 +6,8 @@ use sidegate_common::secret::Secret;
 pub const PASSWORD_BYTES_MAX: usize = 72;
 /// The lowest cost bcrypt has.
 pub const COST_MIN: u32 = 4;
+/// The least cost that is advised for stored hashes (OWASP Password Storage Cheat Sheet).
+pub const COST_ADVISED: u32 = 10;
 /// The highest stored cost that is honoured: cost 31 would take a core for days.
 pub const COST_MAX: u32 = 14;
 

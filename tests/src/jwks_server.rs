@@ -1,0 +1,69 @@
+//! An HTTP server that serves one JWK set, which the test may change, and counts how often it was asked.
+
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use sidegate_common::key::SigningKey;
+use tokio::net::TcpListener;
+
+/// The server; it ends with the test's runtime.
+#[derive(Debug)]
+pub struct JwksServer {
+    url: String,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    document: Mutex<String>,
+    asked: AtomicU64,
+}
+
+impl JwksServer {
+    /// Starts one that serves `document`.
+    pub async fn start(document: &Value) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("http://{}/jwks.json", listener.local_addr().expect("an address"));
+        let shared = Arc::new(Shared { document: Mutex::new(document.to_string()), asked: AtomicU64::new(0) });
+        let serving = Arc::clone(&shared);
+        tokio::spawn(async move {
+            loop {
+                let Ok((stream, _)) = listener.accept().await else { continue };
+                let shared = Arc::clone(&serving);
+                let answer = service_fn(move |_| {
+                    shared.asked.fetch_add(1, Ordering::Relaxed);
+                    let document = shared.document.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                    async move { Ok::<_, Infallible>(http::Response::new(Full::new(Bytes::from(document)))) }
+                });
+                tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer));
+            }
+        });
+        Self { url, shared }
+    }
+
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// How often the set was fetched.
+    pub fn asked(&self) -> u64 {
+        self.shared.asked.load(Ordering::Relaxed)
+    }
+
+    /// Serves another set from now on.
+    pub fn serve(&self, document: &Value) {
+        *self.shared.document.lock().unwrap_or_else(PoisonError::into_inner) = document.to_string();
+    }
+}
+
+/// The public halves of keys as a JWK set.
+pub fn jwk_set(keys: &[&SigningKey]) -> Value {
+    let keys: Vec<_> = keys.iter().map(|key| key.jwk().expect("an asymmetric key")).collect();
+    json!({ "keys": keys })
+}

@@ -1,0 +1,266 @@
+//! Secrets are replaced, and algorithms changed, without losing a session.
+
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use rustix::process::Signal;
+use sidegate_issuer::keys::folder::Folder;
+use sidegate_issuer::keys::generate::{Kind, generate};
+use sidegate_tests::http::At;
+use sidegate_tests::program::Program;
+use sidegate_tests::scratch::Scratch;
+use sidegate_tests::stack::{EMAIL, Issuer, SECRET, Stack, Store, Tokens, Verifier, tokens};
+use sidegate_tests::wait::eventually;
+
+const OLD: &str = "the-old-secret-of-these-tests-of-thirty-two-bytes";
+const NEW: &str = "the-new-secret-of-these-tests-of-thirty-two-bytes";
+
+/// Refreshes, which must work.
+async fn refreshed(issuer: &Issuer, pair: &Tokens) -> Tokens {
+    let reply = issuer.refresh(&pair.refresh).await;
+    assert_eq!(reply.status, 200, "{}", String::from_utf8_lossy(&reply.body));
+    tokens(&reply)
+}
+
+fn set(settings: &mut std::collections::BTreeMap<String, String>, changes: &[(&str, &str)]) {
+    for (name, value) in changes {
+        settings.insert((*name).to_owned(), (*value).to_owned());
+    }
+}
+
+/// Stops a program in order and starts it with other settings.
+async fn restarted(issuer: &mut Issuer, changes: &[(&str, &str)]) {
+    assert!(issuer.program.stop().success());
+    set(&mut issuer.settings, changes);
+    issuer.restart().await;
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn from_a_shared_secret_to_keys_of_ones_own() {
+    let mut stack = Stack::start(Store::Redis, 1).await;
+    let old = stack.issuer.login(EMAIL).await;
+
+    // One: the issuer signs with a key of its own; the secret beside it verifies only, and still knows refresh tokens.
+    let folder = Scratch::new();
+    let pem = generate(Kind::EdDsa).expect("a key");
+    Folder::read(folder.path()).expect("empty").add(&pem).expect("added");
+    let At::Tcp(address) = stack.issuer.at else { unreachable!("TCP") };
+    let url = format!("http://{address}/.well-known/jwks.json");
+    // Verifiers first: they must know the key before it signs, and keep the secret.
+    let verifier = &mut stack.verifiers[0];
+    assert!(verifier.program.stop().success());
+    set(&mut verifier.settings, &[("JWKS_URL", &url), ("JWKS_REFRESH", "1s")]);
+    verifier.restart().await;
+    restarted(&mut stack.issuer, &[("JWT_KEYS_DIR", text(folder.path())), ("SESSION_SECRET_KEY", NEW)]).await;
+    let verifier = &stack.verifiers[0];
+    eventually("the verifier to have the key", || async {
+        (verifier.admin.get("/readyz").send().await.json()["key_count"] == 2).then_some(())
+    })
+    .await;
+    assert_eq!(verifier.check(&old.access).await.status, 200, "tokens under the secret are still good");
+    let moved = refreshed(&stack.issuer, &old).await;
+    assert_ne!(old.access.split('.').next(), moved.access.split('.').next(), "under another key now");
+    assert_eq!(verifier.check(&moved.access).await.status, 200);
+    let fresh = stack.issuer.login(EMAIL).await;
+
+    // Two: once the last token under the secret has expired, verifiers forget it, and the issuer keeps it for refresh tokens
+    // only.
+    let only = [("JWT_SECRET_KEY", ""), ("SESSION_SECRET_KEY_PREVIOUS", SECRET)];
+    restarted(&mut stack.issuer, &only).await;
+    let verifier = &mut stack.verifiers[0];
+    assert!(verifier.program.stop().success());
+    set(&mut verifier.settings, &[("JWT_SECRET_KEY", "")]);
+    verifier.restart().await;
+    let verifier = &stack.verifiers[0];
+    for pair in [&moved, &fresh] {
+        assert_eq!(verifier.check(&pair.access).await.status, 200);
+        let next = refreshed(&stack.issuer, pair).await;
+        assert_eq!(verifier.check(&next.access).await.status, 200);
+    }
+    assert_eq!(verifier.check(&old.access).await.code(), "token_invalid", "the secret means nothing any more");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_session_secret_is_replaced_on_sighup() {
+    let folder = Scratch::new();
+    let (current, previous) = (folder.file("session"), folder.file("session-previous"));
+    std::fs::write(&current, OLD).expect("written");
+    // There is always one before: what never made a token.
+    std::fs::write(&previous, "a-secret-that-has-never-been-used-by-anybody").expect("written");
+    let settings = [("SESSION_SECRET_KEY_FILE", text(&current)), ("SESSION_SECRET_KEY_PREVIOUS_FILE", text(&previous))];
+    let stack = Stack::with(Store::Embedded, 0, &settings, &[]).await;
+    let old = stack.issuer.login(EMAIL).await;
+    std::fs::write(&previous, OLD).expect("written");
+    std::fs::write(&current, NEW).expect("written");
+    stack.issuer.program.signal(Signal::HUP);
+    // A new session is made with the new secret once it is in force: bytes 1 to 4 name the secret.
+    let secret_of = |pair: &Tokens| pair.refresh[..6].to_owned();
+    let new = eventually("the new secret to be in force", || async {
+        let pair = stack.issuer.login(EMAIL).await;
+        (secret_of(&pair) != secret_of(&old)).then_some(pair)
+    })
+    .await;
+    let child = refreshed(&stack.issuer, &old).await;
+    refreshed(&stack.issuer, &child).await;
+    refreshed(&stack.issuer, &new).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_issuers_replace_the_session_secret_one_after_the_other() {
+    let stack = Stack::with(Store::Redis, 0, &[("SESSION_SECRET_KEY", OLD)], &[]).await;
+    let url = stack.redis.as_ref().expect("on Redis").url();
+    let database = stack.issuer.settings["DATABASE_URL"].clone();
+    let settings = [("REDIS_URL", url.as_str()), ("DATABASE_URL", &database), ("SESSION_SECRET_KEY", OLD)];
+    let second = Issuer::start(&stack.folder, "issuer2", &settings).await;
+    let Stack { issuer: first, redis: _redis, folder: _folder, .. } = stack;
+    let mut issuers = [first, second];
+    let mut pairs = vec![issuers[0].login(EMAIL).await, issuers[1].login(EMAIL).await];
+    // First both learn the new one, in the place of the previous; then they change places.
+    for step in [
+        [("SESSION_SECRET_KEY", OLD), ("SESSION_SECRET_KEY_PREVIOUS", NEW)],
+        [("SESSION_SECRET_KEY", NEW), ("SESSION_SECRET_KEY_PREVIOUS", OLD)],
+    ] {
+        for at in 0..2 {
+            restarted(&mut issuers[at], &step).await;
+            pairs.push(issuers[at].login(EMAIL).await);
+            for pair in &mut pairs {
+                for issuer in &issuers {
+                    *pair = refreshed(issuer, pair).await;
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_shared_secret_is_replaced_on_sighup_of_both_programs() {
+    let folder = Scratch::new();
+    let (current, previous) = (folder.file("jwt"), folder.file("jwt-previous"));
+    std::fs::write(&current, OLD).expect("written");
+    std::fs::write(&previous, NEW).expect("written");
+    let files = [
+        ("JWT_SECRET_KEY_FILE", text(&current)),
+        ("JWT_SECRET_KEY_PREVIOUS_FILE", text(&previous)),
+        ("JWT_SECRET_KEY", ""),
+    ];
+    let stack = Stack::with(Store::Embedded, 1, &files, &files).await;
+    let verifier = &stack.verifiers[0];
+    let old = stack.issuer.login(EMAIL).await;
+    std::fs::write(&current, NEW).expect("written");
+    std::fs::write(&previous, OLD).expect("written");
+    for program in [&verifier.program, &stack.issuer.program] {
+        program.signal(Signal::HUP);
+    }
+    let header = |pair: &Tokens| pair.access.split('.').next().map(str::to_owned);
+    let new = eventually("the new secret to sign", || async {
+        let pair = stack.issuer.login(EMAIL).await;
+        (header(&pair) != header(&old)).then_some(pair)
+    })
+    .await;
+    assert_eq!(verifier.check(&new.access).await.status, 200);
+    assert_eq!(verifier.check(&old.access).await.status, 200, "the one before still verifies");
+    refreshed(&stack.issuer, &old).await;
+}
+
+/// A folder as Kubernetes mounts a secret: `..data` leads to the present version, and each name through it.
+struct Mount {
+    folder: Scratch,
+    version: u32,
+}
+
+impl Mount {
+    fn new(files: &[(&str, &[u8])]) -> Self {
+        let mut mount = Self { folder: Scratch::new(), version: 0 };
+        mount.publish(files);
+        mount
+    }
+
+    /// Writes a new version beside the old one and swaps it in with one rename, as the kubelet does.
+    fn publish(&mut self, files: &[(&str, &[u8])]) {
+        self.version += 1;
+        let version = format!("..2026_{}", self.version);
+        std::fs::create_dir(self.folder.file(&version)).expect("made");
+        for (name, bytes) in files {
+            std::fs::write(self.folder.file(&version).join(name), bytes).expect("written");
+            let link = self.folder.file(name);
+            if !link.is_symlink() {
+                symlink(format!("..data/{name}"), link).expect("linked");
+            }
+        }
+        symlink(&version, self.folder.file("..data_tmp")).expect("linked");
+        std::fs::rename(self.folder.file("..data_tmp"), self.folder.file("..data")).expect("swapped");
+        if self.version > 1 {
+            let old = format!("..2026_{}", self.version - 1);
+            std::fs::remove_dir_all(self.folder.file(&old)).expect("removed");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_kubernetes_swaps_is_noticed() {
+    let kept = Scratch::new();
+    let first_pem = generate(Kind::EdDsa).expect("a key");
+    let second_pem = generate(Kind::Es256).expect("a key");
+    let first = Folder::read(kept.path()).expect("empty").add(&first_pem).expect("added");
+    let states =
+        |signing: &str, retired: &str| format!("signing = \"{signing}\"\nretired = [{retired}]\n").into_bytes();
+    let mut mount = Mount::new(&[("a.pem", &first_pem), ("keys.toml", &states(&first, ""))]);
+    let settings = [
+        ("JWT_KEYS_DIR", text(mount.folder.path())),
+        ("JWT_SECRET_KEY", ""),
+        ("SESSION_SECRET_KEY", NEW),
+        ("KEY_PREPUBLISH", "2s"),
+    ];
+    let stack = Stack::with(Store::Embedded, 0, &settings, &[]).await;
+    let (At::Tcp(address), feed) = (stack.issuer.at.clone(), stack.issuer.feed_url()) else { unreachable!("TCP") };
+    let url = format!("http://{address}/.well-known/jwks.json");
+    let follow = [
+        ("ISSUER_FEED_URL", feed.as_str()),
+        ("JWT_SECRET_KEY", ""),
+        ("JWKS_URL", url.as_str()),
+        ("JWKS_REFRESH", "1s"),
+    ];
+    let verifier = Verifier::start(&stack.folder, "v", &follow).await;
+    let pair = stack.issuer.login(EMAIL).await;
+
+    // The second key is published.
+    mount.publish(&[("a.pem", &first_pem), ("b.pem", &second_pem), ("keys.toml", &states(&first, ""))]);
+    let keys = eventually("the key to be published", || async {
+        let keys = stack.issuer.at.get("/.well-known/jwks.json").send().await.json();
+        (keys["keys"].as_array().expect("keys").len() == 2).then_some(keys)
+    })
+    .await;
+    let kids = keys["keys"].as_array().expect("keys").iter().map(|key| key["kid"].as_str().expect("a kid").to_owned());
+    let second = kids.into_iter().find(|kid| *kid != first).expect("another one");
+    eventually("the verifier to know it", || async {
+        (verifier.admin.get("/readyz").send().await.json()["key_count"] == 2).then_some(())
+    })
+    .await;
+    // It signs.
+    mount.publish(&[("a.pem", &first_pem), ("b.pem", &second_pem), ("keys.toml", &states(&second, ""))]);
+    let new = eventually("it to sign", || async {
+        let next = stack.issuer.login(EMAIL).await;
+        (next.access.split('.').next() != pair.access.split('.').next()).then_some(next)
+    })
+    .await;
+    assert_eq!(verifier.check(&new.access).await.status, 200);
+    assert_eq!(verifier.check(&pair.access).await.status, 200, "the first is still published");
+    // The first is retired.
+    let retired = states(&second, &format!("\"{first}\""));
+    mount.publish(&[("a.pem", &first_pem), ("b.pem", &second_pem), ("keys.toml", &retired)]);
+    assert_eq!(verifier.until_denied(&pair.access).await.code(), "token_revoked");
+    assert_eq!(verifier.check(&new.access).await.status, 200);
+    // A version that is wrong changes nothing.
+    mount.publish(&[("a.pem", b"junk"), ("b.pem", &second_pem), ("keys.toml", &retired)]);
+    eventually("the error to be logged", || async { logged(&stack.issuer.program, "the keys are wrong now") }).await;
+    let last = stack.issuer.login(EMAIL).await;
+    assert_eq!(verifier.check(&last.access).await.status, 200);
+}
+
+fn logged(program: &Program, what: &str) -> Option<()> {
+    program.output().contains(what).then_some(())
+}

@@ -1,0 +1,56 @@
+//! A storm of logins: the excess is told to come again, and nothing else suffers.
+
+use std::time::Duration;
+
+use serde_json::json;
+use sidegate_tests::http::Reply;
+use sidegate_tests::stack::{EMAIL, Stack, Store, metric, tokens};
+
+const CLIENTS: usize = 50;
+/// bcrypt runs at the lowest priority: on a machine that is busy with other things its turn comes late.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_excess_of_a_storm_is_shed_and_nothing_else_fails() {
+    let settings = [("BCRYPT_COST", "12"), ("BCRYPT_THREADS", "2"), ("BCRYPT_QUEUE_MAX", "4")];
+    let stack = Stack::with(Store::Redis, 1, &settings, &[]).await;
+    let pair = stack.issuer.login(EMAIL).await;
+    let body = json!({"email": EMAIL, "password": "wrong"});
+    let login = stack.issuer.at.post("/auth/login").json(&body).within(PATIENCE);
+    let storm: Vec<_> = (0..CLIENTS).map(|_| tokio::spawn(login.clone().send())).collect();
+
+    // Everything else goes on, again and again for as long as the storm lasts.
+    let mut refresh = pair.refresh.clone();
+    let mut rounds = 0;
+    while rounds < 10 || storm.iter().any(|client| !client.is_finished()) {
+        let next = tokens(&stack.issuer.refresh(&refresh).await);
+        refresh = next.refresh;
+        let me = stack.issuer.at.get("/auth/me").bearer(&next.access).send().await;
+        let keys = stack.issuer.at.get("/.well-known/jwks.json").send().await;
+        let live = stack.issuer.admin.get("/livez").send().await;
+        let ready = stack.issuer.admin.get("/readyz").send().await;
+        let check = stack.verifiers[0].check(&next.access).await;
+        let statuses = [&me, &keys, &live, &ready, &check].map(|reply: &Reply| reply.status.as_u16());
+        assert_eq!(statuses, [200; 5], "me, keys, live, ready, check");
+        rounds += 1;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let (mut refused, mut shed) = (0, 0);
+    for client in storm {
+        let reply = client.await.expect("an answer");
+        match (reply.status.as_u16(), reply.code().as_str()) {
+            (401, "invalid_credentials") => refused += 1,
+            (503, "temporarily_unavailable") => {
+                let after = reply.header("retry-after").and_then(|value| value.parse::<u32>().ok());
+                assert!(after.is_some_and(|seconds| seconds > 0), "{:?}", reply.headers);
+                shed += 1;
+            }
+            other => panic!("neither refused nor shed: {other:?}"),
+        }
+    }
+    assert!(refused >= 4 && shed >= CLIENTS / 2, "{refused} refused, {shed} shed");
+    let overloaded = "sidegate_issuer_logins_total{result=\"overloaded\"}";
+    assert_eq!(metric(&stack.issuer.admin, overloaded).await, shed as u64);
+    let next = stack.issuer.login(EMAIL).await;
+    assert_eq!(stack.issuer.logout(&next.access).await.status, 204, "and after the storm all is as before");
+}
