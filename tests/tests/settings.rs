@@ -105,6 +105,28 @@ fn hash_password_prints_the_hash_and_nothing_else() {
     assert!(!long.status.success() && long.stdout.is_empty(), "what bcrypt would cut off is refused");
 }
 
+#[tokio::test]
+async fn demo_users_are_made_in_databases_of_our_own_only() {
+    let folder = Scratch::new();
+    let (ours, theirs) = (folder.file("demo.db"), folder.file("app.db"));
+    let make = |path: &std::path::Path| {
+        let url = format!("sqlite://{}", path.display());
+        let settings = [("DATABASE_URL", url.as_str()), ("BCRYPT_COST", "4")];
+        run("sidegate-issuer", &["demo-user", "--email", "demo@example.org"], &settings, "a password\n")
+    };
+    for _ in 0..2 {
+        let output = make(&ours);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "1", "again is the same user");
+    }
+    sidegate_tests::users::sqlite(&theirs, &["alice@example.org"]).await;
+    let before = std::fs::read(&theirs).unwrap();
+    let output = make(&theirs);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("not made by Sidegate"));
+    assert_eq!(std::fs::read(&theirs).unwrap(), before, "not a byte is changed");
+}
+
 #[test]
 fn versions_are_told() {
     for program in PROGRAMS {
