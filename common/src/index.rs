@@ -269,6 +269,25 @@ impl Index {
             || Id::parse(&claims.jti).is_none_or(|jti| self.tokens.holds(&jti))
     }
 
+    /// True if the revocation of this session is held.
+    pub fn has_session(&self, sid: &Id) -> bool {
+        self.sessions.holds(sid)
+    }
+
+    /// True if the revocation of this key is held.
+    pub fn has_key(&self, kid: &str) -> bool {
+        self.keys.contains_key(kid)
+    }
+
+    /// True if a user's tokens issued at `iat` are dead, whatever their session: the user, or everybody, was logged out.
+    pub fn has_logged_out(&self, sub: &str, iat: UnixTime) -> bool {
+        let partition = match self.partitions.len() {
+            1 => 0,
+            _ => SubjectTag::of(sub).partition(self.partitions()),
+        };
+        iat <= self.marks(partition).0 || self.subjects.get(sub).is_some_and(|held| iat <= held.threshold)
+    }
+
     /// Drops what no living token can bear, and says what that was. `now` is the floor, never the bare wall clock.
     pub fn expire(&self, now: UnixTime) -> Expired {
         let mut expired = Expired::default();
@@ -443,5 +462,23 @@ mod tests {
         seen.sort_by_key(|revocation| revocation.expires_at);
         assert_eq!(seen, entries);
         assert_eq!(index.counts(), Counts { tokens: 1, sessions: 2, subjects: 1, keys: 1 });
+    }
+
+    #[test]
+    fn what_is_held_can_be_asked_for() {
+        let index = Index::new(1);
+        let sid = Id::parse(SID).unwrap();
+        assert!(!index.has_session(&sid) && !index.has_key("k1") && !index.has_logged_out("42", UnixTime(1)));
+        let hold = |target| index.apply(0, &Revocation { target, expires_at: UnixTime(u64::from(u32::MAX)) });
+        hold(Target::Session { sid: sid.clone(), subject: None });
+        hold(Target::Key { kid: "k1".into() });
+        hold(Target::Subject { sub: "42".into(), threshold: UnixTime(100) });
+        assert!(index.has_session(&sid) && index.has_key("k1") && !index.has_key("k2"));
+        assert!(index.has_logged_out("42", UnixTime(100)) && !index.has_logged_out("42", UnixTime(101)));
+        assert!(!index.has_logged_out("43", UnixTime(100)));
+        index.raise_since(0, UnixTime(200));
+        assert!(!index.has_logged_out("43", UnixTime(100)), "not to be known is not to be logged out");
+        hold(Target::All { threshold: UnixTime(150) });
+        assert!(index.has_logged_out("43", UnixTime(150)) && !index.has_logged_out("42", UnixTime(151)));
     }
 }

@@ -62,6 +62,7 @@ enum Keys {
     /// Sign with a key from now on
     Activate {
         /// The key's identifier
+        #[arg(allow_hyphen_values = true)]
         kid: String,
         /// Although it has not been published for KEY_PREPUBLISH: verifiers may not know it yet
         #[arg(long)]
@@ -70,6 +71,7 @@ enum Keys {
     /// Retire a key: its tokens stop working everywhere
     Retire {
         /// The key's identifier
+        #[arg(allow_hyphen_values = true)]
         kid: String,
     },
 }
@@ -79,16 +81,19 @@ enum Revoke {
     /// One token: the JWT or its jti, or - to read it from standard input, where no process list shows it
     Token {
         /// The token
+        #[arg(allow_hyphen_values = true)]
         token: String,
     },
     /// One session, by sid
     Session {
         /// The session's identifier
+        #[arg(allow_hyphen_values = true)]
         sid: String,
     },
     /// All tokens and sessions of a user
     User {
         /// The user's id
+        #[arg(allow_hyphen_values = true)]
         sub: String,
     },
     /// Every token there is
@@ -100,7 +105,7 @@ enum Sessions {
     /// A user's live sessions, as JSON
     List {
         /// The user's id
-        #[arg(long)]
+        #[arg(long, allow_hyphen_values = true)]
         user: String,
     },
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
+use sidegate_common::claims::Claims;
 use sidegate_common::key::SigningKey;
 use sidegate_common::token;
 use sidegate_issuer::keys::generate::{Kind, generate};
@@ -154,7 +155,9 @@ async fn a_rotation_under_load_loses_not_one_request() {
         keys_done(it.folder.path(), &["retire", &old]);
         for verifier in &stack.verifiers {
             if old == it.first {
-                assert_eq!(verifier.until_denied(&witness.access).await.code(), "token_revoked");
+                // Revoked by the log; unless the verifier has read the set again already, and the key is unknown.
+                let code = verifier.until_denied(&witness.access).await.code();
+                assert!(["token_revoked", "token_invalid"].contains(&code.as_str()), "{code}");
             }
         }
         old = new;
@@ -211,6 +214,9 @@ async fn the_commands_keep_the_order_of_a_keys_life() {
     keys_done(folder.path(), &["activate", &second, "--now"]);
     keys_done(folder.path(), &["retire", &first]);
     refused(&["activate", &first], "retired");
+    refused(&["activate", "--now", &first], "retired");
+    refused(&["activate", "-begins-with-a-dash"], "no key -begins-with-a-dash");
+    refused(&["activate", "--now", "-begins-with-a-dash"], "no key -begins-with-a-dash");
     let list = keys_done(folder.path(), &["list"]);
     assert!(list.contains(&format!("{first} EdDSA retired")), "{list}");
     assert!(list.contains(&format!("{second} ES256 signing")), "{list}");
@@ -234,7 +240,9 @@ async fn the_set_is_public_cacheable_for_less_than_a_keys_notice_and_never_symme
 
 /// A token that only lacks a known key.
 fn under(key: &SigningKey) -> String {
-    token::sign(key, &claims("1")).expect("fit claims")
+    let now = sidegate_runtime::clock::unix_now().0;
+    // Not older than the store: what was issued before it cannot be judged.
+    token::sign(key, &Claims { iat: now, exp: now + 3600, ..claims("1") }).expect("fit claims")
 }
 
 fn new_key() -> SigningKey {

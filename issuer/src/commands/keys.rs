@@ -79,6 +79,7 @@ pub fn activate(source: &Source, kid: &str, now: bool) -> Result<ExitCode, Confi
     if let Ok(key) = folder.key(kid)
         && signs
         && !now
+        && folder.state(kid) == State::Published
     {
         let age = unix_now().0.saturating_sub(key.since);
         if age < prepublish {

@@ -115,7 +115,7 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
         if let Some(access) = presented.access {
             let verified = self.authentic(access, scope, at)?;
             let claims = verified.claims();
-            let logged_out = self.knows_logged_out(&claims.sub, claims.iat);
+            let logged_out = self.knows_logged_out(&claims.sub, claims.issued_at());
             named.push(Named::by_claims(claims, logged_out).ok_or(Rejection::Claim("sid"))?);
         }
         let mut unread = None;
@@ -151,7 +151,7 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
         token::still_valid(&verified, self.judge.policy(), at.now)?;
         let claims = verified.claims();
         match self.judge.check(access, at) {
-            Verdict::Denied(_) if scope == Scope::Global && self.knows_logged_out(&claims.sub, claims.iat) => {
+            Verdict::Denied(_) if scope == Scope::Global && self.knows_logged_out(&claims.sub, claims.issued_at()) => {
                 Ok(verified)
             }
             Verdict::Denied(rejection) => Err(rejection),

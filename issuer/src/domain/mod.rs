@@ -19,8 +19,8 @@ pub mod sessions;
 use std::sync::Arc;
 
 use aws_lc_rs::rand;
-use sidegate_common::claims::{Audience, Claims};
 use sidegate_common::revocation::Id;
+use sidegate_common::time::UnixTime;
 use sidegate_common::verdict::Judge;
 
 use minting::Minter;
@@ -84,33 +84,16 @@ fn random_id() -> Result<[u8; 16], NoRandomness> {
 impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
     /// True if this issuer's own list has the revocation of the session itself.
     fn knows_ended(&self, sid: &Id) -> bool {
-        self.knows("-", u64::MAX, &sid.to_string(), "-")
+        self.judge.index().has_session(sid)
     }
 
     /// True if this issuer's own list has the revocation of the key.
     pub fn knows_retired(&self, kid: &str) -> bool {
-        self.knows("-", u64::MAX, "-", kid)
+        self.judge.index().has_key(kid)
     }
 
     /// True if, by this issuer's own list, the user's tokens issued at `iat` are dead, whatever their session.
-    fn knows_logged_out(&self, sub: &str, iat: u64) -> bool {
-        self.knows(sub, iat, "-", "-")
-    }
-
-    fn knows(&self, sub: &str, iat: u64, sid: &str, kid: &str) -> bool {
-        // Claims of a token that only what was given could have killed.
-        let claims = Claims {
-            iss: String::new(),
-            aud: Audience::One(String::new()),
-            sub: sub.to_owned(),
-            client_id: String::new(),
-            iat,
-            exp: u64::MAX,
-            nbf: None,
-            jti: "-".to_owned(),
-            sid: sid.to_owned(),
-            scope: None,
-        };
-        self.judge.index().revokes(&claims, kid)
+    fn knows_logged_out(&self, sub: &str, iat: UnixTime) -> bool {
+        self.judge.index().has_logged_out(sub, iat)
     }
 }
