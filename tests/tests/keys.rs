@@ -72,9 +72,9 @@ impl Asymmetric {
 
     /// Makes a key, waits until everybody knows it, and signs with it.
     async fn rotate(&self, algorithm: &str) -> String {
-        let before = self.stack.issuer.at.get("/.well-known/jwks.json").send().await.json();
-        let count = before["keys"].as_array().expect("keys").len() as u64 + 1;
         let new = keys_done(self.folder.path(), &["generate", "--algorithm", algorithm]);
+        let list = keys_done(self.folder.path(), &["list"]);
+        let count = list.lines().filter(|line| !line.ends_with("retired")).count();
         for verifier in &self.stack.verifiers {
             eventually("the verifier to know the new key", || async {
                 (verifier.admin.get("/readyz").send().await.json()["key_count"] == count).then_some(())
@@ -154,6 +154,10 @@ async fn a_rotation_under_load_loses_not_one_request() {
         all_under(&new).await;
         keys_done(it.folder.path(), &["retire", &old]);
         for verifier in &stack.verifiers {
+            eventually("the verifier to forget the retired key", || async {
+                (verifier.admin.get("/readyz").send().await.json()["key_count"] == 1).then_some(())
+            })
+            .await;
             if old == it.first {
                 // Revoked by the log; unless the verifier has read the set again already, and the key is unknown.
                 let code = verifier.until_denied(&witness.access).await.code();
@@ -162,8 +166,6 @@ async fn a_rotation_under_load_loses_not_one_request() {
         }
         old = new;
     }
-    // Retired keys are read again and again meanwhile; nobody minds.
-    tokio::time::sleep(Duration::from_secs(2)).await;
     stop.store(true, Ordering::Relaxed);
     for task in tasks {
         task.await.expect("not one request failed");
