@@ -80,7 +80,8 @@ for i = 9, #ARGV, 4 do
     end
   elseif kind == 4 then
     local threshold
-    threshold, entry = with_threshold(entry, estimated, math.max(meta.all, meta.peak))
+    -- Not over `peak`: that names tokens issued since the order was given, too.
+    threshold, entry = with_threshold(entry, estimated, meta.all)
     put(position, entry)
     meta.all, meta.peak = math.max(meta.all, threshold), math.max(meta.peak, threshold)
     redis.call('HSET', META, 'all', meta.all, 'peak', meta.peak)
