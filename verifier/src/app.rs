@@ -124,7 +124,7 @@ impl App {
             async move { keys.keep_reading(again).await }
         });
         background.spawn(reload(config.clone(), source, Arc::clone(&gate), signals.reload.clone()));
-        background.spawn(follow(config.clone(), Arc::clone(&gate), feed, board, signals.stop.clone()));
+        background.spawn(follow(config.clone(), Arc::clone(&gate), Arc::clone(&feed), board, signals.stop.clone()));
         background.spawn(report_health(Arc::clone(&gate), health.clone()));
         let mut serving = JoinSet::new();
         for listener in fronts {
@@ -132,7 +132,7 @@ impl App {
             serving.spawn(serve(listener, limits, signals.stop.clone(), move |peer| front.connection(peer)));
         }
         if let Some(listener) = admin {
-            let admin = Admin::new(Arc::clone(&gate));
+            let admin = Admin::new(Arc::clone(&gate), Arc::clone(&feed));
             serving.spawn(serve(listener, limits, signals.stop.clone(), move |_| admin.clone()));
         }
         background.spawn(service_manager::keep_watchdog_quiet());

@@ -13,7 +13,7 @@ use sidegate_runtime::{logging, program};
 use crate::app::{self, App};
 use crate::ask::{At, ask};
 use crate::config::{Config, ListenConfig, SETTINGS};
-use crate::wire::admin::Readiness;
+use crate::wire::admin::{PartitionReadiness, Readiness};
 
 /// Exit code for "cannot be said" (EX_UNAVAILABLE of sysexits.h).
 const EX_UNAVAILABLE: u8 = 69;
@@ -181,13 +181,31 @@ pub fn status(source: &Source) -> Result<ExitCode, ConfigError> {
     println!("keys:         {}", state.key_count);
     println!("list loaded:  {}", yes(state.snapshot));
     println!("proven:       {age}");
-    println!("revocations:  {}", state.revocations);
+    let held = state.by_kind;
+    println!(
+        "revocations:  {} (tokens {}, sessions {}, users {}, keys {})",
+        state.revocations, held.tokens, held.sessions, held.subjects, held.keys
+    );
+    for (number, partition) in state.feed.iter().enumerate() {
+        println!("log {number}:        {}", describe(partition));
+    }
     println!(
         "segment:      {}",
         if state.segment == 0 { "none".to_owned() } else { format!("{:016x}", state.segment) }
     );
     println!("version:      {}", state.version);
     Ok(if state.ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn describe(partition: &PartitionReadiness) -> String {
+    let PartitionReadiness { phase, position, gaps, resyncs, reconnects, .. } = partition;
+    let mut line = format!("{phase} at {position}; gaps {gaps}, resyncs {resyncs}, reconnects {reconnects}");
+    for (what, why) in [("alarm", &partition.alarm), ("trouble", &partition.trouble)] {
+        if let Some(why) = why {
+            line.push_str(&format!("; {what}: {why}"));
+        }
+    }
+    line
 }
 
 /// Whether the running daemon can judge, as an exit code; if not, why, for the log of a probe.

@@ -9,6 +9,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
+use sidegate_common::index::Counts;
 use sidegate_common::problem::Code;
 
 /// The interfaces that are counted.
@@ -25,19 +26,30 @@ struct ReadLabels {
     result: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct KindLabels {
+    kind: &'static str,
+}
+
+/// The kinds that are counted one by one; the watermark over everybody is one number, not an entry.
+const KINDS: [&str; 4] = ["token", "session", "subject", "key"];
+
 /// The counters, and how they are shown.
 #[derive(Debug)]
 pub struct Metrics {
     /// All counters exist from the start, so that counting takes no lock.
     checks: HashMap<(&'static str, &'static str), Counter>,
     jwks_reads: [Counter; 2],
+    held: [Gauge; 4],
     registry: Mutex<Registry>,
 }
 
 impl Metrics {
     /// All counters at zero.
     pub fn new() -> Self {
-        let mut registry = Registry::with_prefix("sidegate_verifier");
+        // Only what is counted here bears the program's name: the feed's metrics are the same in every program.
+        let mut all = Registry::default();
+        let registry = all.sub_registry_with_prefix("sidegate_verifier");
         let version = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "Which build this is", version);
         let family = Family::<CheckLabels, Counter>::default();
@@ -52,7 +64,10 @@ impl Metrics {
         let reads = Family::<ReadLabels, Counter>::default();
         registry.register("jwks_reads", "Readings of the JWK set", reads.clone());
         let jwks_reads = ["failed", "ok"].map(|result| reads.get_or_create(&ReadLabels { result }).clone());
-        Self { checks, jwks_reads, registry: Mutex::new(registry) }
+        let kinds = Family::<KindLabels, Gauge>::default();
+        registry.register("revocations", "Revocations held, by kind", kinds.clone());
+        let held = KINDS.map(|kind| kinds.get_or_create(&KindLabels { kind }).clone());
+        Self { checks, jwks_reads, held, registry: Mutex::new(all) }
     }
 
     /// Counts an answered check.
@@ -67,16 +82,17 @@ impl Metrics {
         self.jwks_reads[usize::from(ok)].inc();
     }
 
-    /// Lets another part of the program add what it counts.
-    pub fn register(&self, add: impl FnOnce(&mut Registry)) {
-        add(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner));
+    /// How many revocations of each kind are held; to be told before they are shown.
+    pub fn held(&self, counts: Counts) {
+        let counts = [counts.tokens, counts.sessions, counts.subjects, counts.keys];
+        for (gauge, count) in self.held.iter().zip(counts) {
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
     }
 
-    /// A gauge that is set when metrics are read.
-    pub fn gauge(&self, name: &'static str, help: &'static str) -> Gauge<f64, std::sync::atomic::AtomicU64> {
-        let gauge = Gauge::default();
-        self.register(|registry| registry.register(name, help, gauge.clone()));
-        gauge
+    /// Lets another part of the program add what it counts, under a name of its own.
+    pub fn register(&self, add: impl FnOnce(&mut Registry)) {
+        add(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// All metrics in the OpenMetrics text format.
@@ -109,6 +125,9 @@ mod tests {
         has("sidegate_verifier_checks_total{interface=\"check\",outcome=\"token_revoked\"} 1");
         has("sidegate_verifier_checks_total{interface=\"grpc\",outcome=\"stale\"} 0");
         has("sidegate_verifier_jwks_reads_total{result=\"failed\"} 1");
+        metrics.held(Counts { tokens: 3, ..Counts::default() });
+        let text = metrics.text();
+        assert!(text.lines().any(|have| have == "sidegate_verifier_revocations{kind=\"token\"} 3"), "{text}");
         assert!(text.contains("sidegate_verifier_build_info{version=\""));
     }
 }

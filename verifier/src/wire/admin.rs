@@ -8,7 +8,10 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use sidegate_common::problem::Code;
+use sidegate_common::time::Instants;
 use sidegate_common::verdict::Unknown;
+use sidegate_runtime::clock::instants;
+use sidegate_runtime::feed::status::{PartitionStatus, Status};
 
 use super::answer::{Answer, json, problem};
 use super::http::{Body, not_allowed};
@@ -32,6 +35,12 @@ pub struct Readiness {
     pub fresh_age_ms: Option<u64>,
     /// How many revocations are held.
     pub revocations: u64,
+    /// The same, by kind.
+    #[serde(default)]
+    pub by_kind: ByKind,
+    /// Where each partition of the log stands; empty until their number is known.
+    #[serde(default)]
+    pub feed: Vec<PartitionReadiness>,
     /// How many keys there are.
     pub key_count: u64,
     /// The shared-memory segment, 0 if there is none.
@@ -42,20 +51,78 @@ pub struct Readiness {
     pub version: String,
 }
 
+/// How many revocations of each kind are held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ByKind {
+    /// Tokens.
+    pub tokens: u64,
+    /// Sessions.
+    pub sessions: u64,
+    /// Users with a watermark.
+    pub subjects: u64,
+    /// Keys.
+    pub keys: u64,
+}
+
+/// How one partition of the log is followed.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct PartitionReadiness {
+    /// `disconnected`, `probing`, `reading` or `live`.
+    pub phase: String,
+    /// Up to here every entry of the log is held.
+    pub position: String,
+    /// Milliseconds since the list was proven complete.
+    pub fresh_age_ms: Option<u64>,
+    /// What keeps the list from being proven.
+    pub alarm: Option<String>,
+    /// Why there is no connection.
+    pub trouble: Option<String>,
+    /// Pushes that showed that one before them was lost.
+    pub gaps: u64,
+    /// Times the log was read because a proof had failed.
+    pub resyncs: u64,
+    /// Connections made after the first.
+    pub reconnects: u64,
+}
+
+impl PartitionReadiness {
+    fn of(status: &PartitionStatus, now: Instants) -> Self {
+        Self {
+            phase: status.phase.name().to_owned(),
+            position: status.last.to_string(),
+            fresh_age_ms: status.fresh_age_ms(now),
+            alarm: status.alarm.map(|alarm| alarm.name().to_owned()),
+            trouble: status.trouble.clone(),
+            gaps: status.counters.gaps,
+            resyncs: status.counters.resyncs,
+            reconnects: status.reconnects,
+        }
+    }
+}
+
 impl Readiness {
     /// As it stands.
-    pub fn of(gate: &Gate) -> Self {
+    pub fn of(gate: &Gate, feed: &Status) -> Self {
         let (judge, ready) = (gate.judge(), gate.ready());
         let proven = judge.freshness().oldest();
         let keys = gate.keys().loaded();
         let snapshot = proven.is_some();
+        let counts = judge.index().counts();
+        let now = instants();
         Self {
             ready: ready.is_ok(),
             keys,
             snapshot,
             fresh: snapshot && !matches!(ready, Err(Unknown::Stale(_))),
             fresh_age_ms: proven.map(|proven| gate.moment().monotonic_ms.saturating_sub(proven)),
-            revocations: judge.index().counts().total(),
+            revocations: counts.total(),
+            by_kind: ByKind {
+                tokens: counts.tokens,
+                sessions: counts.sessions,
+                subjects: counts.subjects,
+                keys: counts.keys,
+            },
+            feed: feed.partitions().iter().map(|status| PartitionReadiness::of(status, now)).collect(),
             key_count: gate.keys().count() as u64,
             segment: gate.segment(),
             reason: ready.err().map(|unknown| unknown.to_string()),
@@ -68,12 +135,13 @@ impl Readiness {
 #[derive(Clone, Debug)]
 pub struct Admin {
     gate: Arc<Gate>,
+    feed: Arc<Status>,
 }
 
 impl Admin {
-    /// The admin interface of `gate`.
-    pub const fn new(gate: Arc<Gate>) -> Self {
-        Self { gate }
+    /// The admin interface of `gate` and of the `feed` that it lives on.
+    pub const fn new(gate: Arc<Gate>, feed: Arc<Status>) -> Self {
+        Self { gate, feed }
     }
 
     fn answer(&self, method: &Method, path: &str) -> Answer {
@@ -81,10 +149,11 @@ impl Admin {
         match path {
             _ if known && !matches!(*method, Method::GET | Method::HEAD) => not_allowed("GET, HEAD"),
             "/livez" => json(&serde_json::json!({"alive": true})),
-            "/readyz" => readyz(&self.gate),
+            "/readyz" => readyz(&self.gate, &self.feed),
             "/metrics" => {
                 let mut answer = json(&());
                 answer.headers.insert(CONTENT_TYPE, OPENMETRICS);
+                self.gate.metrics().held(self.gate.judge().index().counts());
                 answer.body = self.gate.metrics().text().into();
                 answer
             }
@@ -93,8 +162,8 @@ impl Admin {
     }
 }
 
-fn readyz(gate: &Gate) -> Answer {
-    let readiness = Readiness::of(gate);
+fn readyz(gate: &Gate, feed: &Status) -> Answer {
+    let readiness = Readiness::of(gate, feed);
     let mut answer = json(&readiness);
     if !readiness.ready {
         answer.status = StatusCode::SERVICE_UNAVAILABLE;

@@ -192,6 +192,12 @@ impl Collector for Status {
         )?;
         let connected = partitions.iter().map(|status| f64::from(u8::from(status.phase != Phase::Disconnected)));
         gauges(&mut encoder, "sidegate_feed_connected", "1 while subscribed to the log", connected)?;
+        gauges(
+            &mut encoder,
+            "sidegate_feed_position_seconds",
+            "Up to where every entry of the log is held: when the newest of them was stored, by the store's clock",
+            partitions.iter().map(|status| status.last.ms as f64 / 1000.0),
+        )?;
         let columns: [Column; 9] = [
             ("gaps", "Pushes that showed that one before them was lost", |status| status.counters.gaps),
             ("resyncs", "Times the log was read because a proof had failed", |status| status.counters.resyncs),
