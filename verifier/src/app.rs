@@ -172,7 +172,7 @@ async fn report_health(gate: Arc<Gate>, health: HealthReporter) {
     }
 }
 
-/// Reads routes again when their file changes, and routes and secrets on SIGHUP. Never returns.
+/// Reads routes again when their file changes; and routes, secrets and the feed's credentials on SIGHUP. Never returns.
 async fn reload(config: Config, source: Source, gate: Arc<Gate>, mut again: watch::Receiver<u64>) {
     let mut seen = config.routes_file.as_deref().and_then(stamp);
     loop {
@@ -190,7 +190,10 @@ async fn reload(config: Config, source: Source, gate: Arc<Gate>, mut again: watc
         }
         if asked {
             match source.config() {
-                Ok(fresh) => gate.keys().set_secrets(fresh.keys.secrets),
+                Ok(fresh) => {
+                    gate.keys().set_secrets(fresh.keys.secrets);
+                    config.feed.source.renew(&fresh.feed.source);
+                }
                 Err(error) => tracing::error!(%error, "the configuration is wrong now; the keys held stay in force"),
             }
         }

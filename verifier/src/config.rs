@@ -170,6 +170,15 @@ pub enum FeedSource {
     Issuer(Box<GrpcSource>),
 }
 
+impl FeedSource {
+    /// Takes over what may change while it is followed: where Redis is and who may log in.
+    pub fn renew(&self, with: &Self) {
+        if let (Self::Redis(ours), Self::Redis(new)) = (self, with) {
+            ours.renew(new);
+        }
+    }
+}
+
 /// The shared-memory segment's door.
 #[derive(Clone, Debug)]
 pub struct AttachConfig {

@@ -53,4 +53,44 @@ mod tests {
         backoff.reset();
         assert!(backoff.wait() <= Duration::from_millis(50));
     }
+
+    /// When an attempt first finds the store back, in virtual time: it is away for `lasts`, and an attempt that finds it
+    /// away takes `hangs`.
+    fn found_after(backoff: &mut Backoff, lasts: Duration, hangs: Duration) -> (Duration, u32) {
+        let (mut now, mut attempts) = (backoff.wait(), 1);
+        while now < lasts {
+            now += hangs + backoff.wait();
+            attempts += 1;
+        }
+        (now - lasts, attempts)
+    }
+
+    #[test]
+    fn after_an_outage_of_any_length_an_attempt_follows_within_two_seconds() {
+        let pace = super::super::driver::Pace::every(Duration::from_millis(250));
+        let hanging = super::super::redis::SETUP_TIMEOUT;
+        for seconds in [1, 20, 600, 6 * 3_600] {
+            for hangs in [Duration::ZERO, hanging] {
+                let lasts = Duration::from_secs(seconds);
+                let mut backoff = Backoff::new(pace.backoff_first, pace.backoff_most);
+                let (after, attempts) = found_after(&mut backoff, lasts, hangs);
+                assert!(after <= pace.backoff_most + hangs && after <= Duration::from_secs(2), "{lasts:?}: {after:?}");
+                let fastest = pace.backoff_most.as_secs_f64() / 2.0;
+                assert!(f64::from(attempts) <= seconds as f64 / fastest + 10.0, "no hot loop: {attempts} in {lasts:?}");
+            }
+        }
+    }
+
+    /// A thousand followers whose store is away for a minute do not come back in step.
+    #[test]
+    fn f20_a_herd_comes_back_spread_out() {
+        let pace = super::super::driver::Pace::every(Duration::from_millis(250));
+        let back = || {
+            let mut backoff = Backoff::new(pace.backoff_first, pace.backoff_most);
+            found_after(&mut backoff, Duration::from_secs(60), Duration::ZERO).0.as_millis() / 100
+        };
+        let back: Vec<_> = (0..1_000).map(|_| back()).collect();
+        let most = (0..20).map(|tenth| back.iter().filter(|at| **at == tenth).count()).max().unwrap();
+        assert!(most <= 300, "{most} of a thousand came back within the same tenth of a second");
+    }
 }

@@ -38,7 +38,8 @@ impl Pace {
             timing,
             connect_timeout: Duration::from_secs(3),
             backoff_first: Duration::from_millis(50),
-            backoff_most: Duration::from_secs(2),
+            // An attempt may hang for as long again, and the two together are to stay within two seconds.
+            backoff_most: Duration::from_secs(1),
             clock: crate::clock::instants,
         }
     }

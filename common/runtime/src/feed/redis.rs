@@ -3,6 +3,7 @@
 //! The client library's automatic reconnection is not used: it hides what was lost. One RESP3 connection carries the
 //! subscription, the probes and the reads, so that everything on it comes in the order in which the server sent it.
 
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -18,16 +19,16 @@ mod reply;
 pub use link::RedisLink;
 
 /// How long one command of the set-up may take.
-const SETUP_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const SETUP_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often a Cluster may send us on before we give up.
 const REDIRECTIONS_MAX: usize = 4;
 /// What connections are called in CLIENT LIST.
 const CLIENT_NAME: &str = "sidegate-feed";
 
-/// The log in Redis.
+/// The log in Redis. Clones share the URL, so that a rotated password reaches the follower.
 #[derive(Clone, Debug)]
 pub struct RedisSource {
-    url: RedisUrl,
+    url: Arc<RwLock<RedisUrl>>,
     prefix: String,
 }
 
@@ -37,7 +38,17 @@ impl RedisSource {
     /// # Errors
     /// The URL is of no known form.
     pub fn new(url: &str, prefix: &str) -> Result<Self, RedisError> {
-        Ok(Self { url: RedisUrl::parse(url)?, prefix: prefix.to_owned() })
+        Ok(Self { url: Arc::new(RwLock::new(RedisUrl::parse(url)?)), prefix: prefix.to_owned() })
+    }
+
+    /// Takes over another source's URL; the next connection is made with it.
+    pub fn renew(&self, with: &Self) {
+        let url = with.url();
+        *self.url.write().unwrap_or_else(PoisonError::into_inner) = url;
+    }
+
+    fn url(&self) -> RedisUrl {
+        self.url.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn keys(&self, partition: u16) -> Keys {
@@ -46,7 +57,7 @@ impl RedisSource {
 
     /// Connects to where `first` can be asked, following a Cluster's redirections; returns its answer too.
     async fn open(&self, first: &Cmd) -> Result<(MultiplexedConnection, link::Pushes, Value), FeedError> {
-        let mut candidates = self.url.candidates().await.map_err(|error| unreachable(&error))?;
+        let mut candidates = self.url().candidates().await.map_err(|error| unreachable(&error))?;
         let mut trouble = FeedError::Unreachable("no address".to_owned());
         let mut redirections = 0;
         while !candidates.is_empty() {
@@ -79,7 +90,7 @@ impl Source for RedisSource {
     }
 
     fn groups(&self, partitions: u16) -> Vec<Vec<u16>> {
-        match self.url {
+        match self.url() {
             RedisUrl::Cluster(_) => (0..partitions).map(|partition| vec![partition]).collect(),
             RedisUrl::Single(_) | RedisUrl::Sentinel(_) => vec![(0..partitions).collect()],
         }
