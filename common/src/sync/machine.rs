@@ -144,7 +144,7 @@ struct Probe {
     lost: bool,
 }
 
-/// What a reading is to reach, and what is proven then.
+/// What an answer proves if everything up to `last` is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Aim {
     last: Position,
@@ -157,7 +157,7 @@ struct Aim {
 enum State {
     Down,
     Probing,
-    Reading { request: u64, from: ReadFrom, asked_ms: u64, aim: Aim },
+    Reading { request: u64, from: ReadFrom, asked_ms: u64, to: Position },
     Live { check: Option<u64> },
 }
 
@@ -238,6 +238,12 @@ impl Machine {
     /// What it has counted.
     pub const fn counters(&self) -> Counters {
         self.counters
+    }
+
+    /// For the model checker: machines that differ in what they have counted only are the same.
+    #[cfg(test)]
+    pub(super) fn forget_counters(&mut self) {
+        self.counters = Counters::default();
     }
 
     /// When, in monotonic milliseconds, the next [`Event::Tick`] has something to do; none without a connection.
@@ -366,15 +372,15 @@ impl Machine {
             _ => {
                 self.counters.resyncs += 1;
                 let from = if self.last == Position::START { ReadFrom::Start } else { ReadFrom::At(self.last) };
-                self.read(from, aim, now, out);
+                self.read(from, aim.last, now, out);
             }
         }
     }
 
     fn on_page(&mut self, request: u64, entries: Vec<Entry>, complete: bool, now: Instants, out: &mut Vec<Action>) {
         match self.state {
-            State::Reading { request: awaited, from, aim, .. } if awaited == request => {
-                self.on_log_page(from, aim, entries, complete, now, out);
+            State::Reading { request: awaited, from, to, .. } if awaited == request => {
+                self.on_log_page(from, to, entries, complete, now, out);
             }
             State::Live { check: Some(awaited) } if awaited == request => {
                 self.on_check_page(entries, now, out);
@@ -387,7 +393,7 @@ impl Machine {
     fn on_log_page(
         &mut self,
         from: ReadFrom,
-        aim: Aim,
+        to: Position,
         entries: Vec<Entry>,
         complete: bool,
         now: Instants,
@@ -400,7 +406,7 @@ impl Machine {
             hold(entries, out);
             self.last = Position::START;
             self.skipped = None;
-            self.read(ReadFrom::Start, aim, now, out);
+            self.read(ReadFrom::Start, to, now, out);
             return;
         }
         let empty = entries.is_empty();
@@ -414,16 +420,17 @@ impl Machine {
             self.last = self.last.max(entry.position);
         }
         self.join_tail();
-        if self.last < aim.last && !complete && !empty {
+        if self.last < to && !complete && !empty {
             // Asked for before these are held, so that the store works meanwhile.
-            self.read(ReadFrom::After(self.last), aim, now, out);
+            self.read(ReadFrom::After(self.last), to, now, out);
             hold(entries, out);
             return;
         }
         hold(entries, out);
-        if self.last >= aim.last {
+        if self.last >= to {
+            // Not proven yet: another log may have taken this one's place while it was read. An answer that is still to
+            // come was made after the last page, and says which log that was of.
             self.state = State::Live { check: None };
-            self.prove(aim, now, out);
             if self.probe_under_way().is_none() {
                 self.probe(now, out);
             }
@@ -501,7 +508,8 @@ impl Machine {
             self.since = Some(aim.since);
         }
         debug_assert!(aim.sent.monotonic_ms <= now.monotonic_ms, "proven before it was asked");
-        self.proven = self.proven.max(Some(aim.now));
+        // The newest, not the latest: a clock of the store that was ahead for a while must not speak for later times.
+        self.proven = Some(aim.now);
         self.proven_at = Some(aim.sent);
         out.push(Action::Fresh(aim.sent));
         if self.alarm.take().is_some() {
@@ -509,12 +517,12 @@ impl Machine {
         }
     }
 
-    fn read(&mut self, from: ReadFrom, aim: Aim, now: Instants, out: &mut Vec<Action>) {
+    fn read(&mut self, from: ReadFrom, to: Position, now: Instants, out: &mut Vec<Action>) {
         if from == ReadFrom::Start {
             self.counters.full_reads += 1;
         }
         let request = self.number();
-        self.state = State::Reading { request, from, asked_ms: now.monotonic_ms, aim };
+        self.state = State::Reading { request, from, asked_ms: now.monotonic_ms, to };
         out.push(Action::Read { request, from });
     }
 

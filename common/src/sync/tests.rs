@@ -56,11 +56,13 @@ struct Desk {
     machine: Machine,
     now: u64,
     done: Vec<Action>,
+    /// The head that was answered last.
+    head: Option<Head>,
 }
 
 impl Desk {
     fn new() -> Self {
-        Self { machine: Machine::new(Timing::default(), 1), now: 0, done: Vec::new() }
+        Self { machine: Machine::new(Timing::default(), 1), now: 0, done: Vec::new(), head: None }
     }
 
     /// Subscribed to epoch `e`, history `h`, holding entries up to `last`, probed at 100 and live.
@@ -108,6 +110,7 @@ impl Desk {
 
     /// Answers the newest probe.
     fn answer(&mut self, head: Head) -> &mut Self {
+        self.head = Some(head.clone());
         self.answer_with(Answer::Head(head))
     }
 
@@ -117,8 +120,17 @@ impl Desk {
         self.on(Event::Answered { token, answer })
     }
 
-    /// Answers the newest read.
+    /// Answers the newest read; and where that was all, the probe that follows, with the same head as before.
     fn page(&mut self, entries: Vec<Entry>, complete: bool) -> &mut Self {
+        self.page_only(entries, complete);
+        if let (Phase::Live, Some(token), Some(head)) = (self.machine.phase(), self.probing(), self.head.clone()) {
+            self.on(Event::Answered { token, answer: Answer::Head(head) });
+        }
+        self
+    }
+
+    /// Answers the newest read.
+    fn page_only(&mut self, entries: Vec<Entry>, complete: bool) -> &mut Self {
         let (request, _) = self.reading().expect("a read is under way");
         self.done.clear();
         self.on(Event::Page { request, entries, complete })
@@ -156,16 +168,14 @@ fn start_reads_the_whole_log_then_proves_as_of_the_probe() {
         ]
     );
     desk.done.push(Action::Read { request: 3, from: ReadFrom::Start });
-    desk.page(vec![entry(3)], true);
+    desk.page_only(vec![entry(3)], true);
+    assert_eq!(desk.took(), [Action::ApplyAll(vec![revocation(3)]), Action::Probe { token: 4 }], "not proven yet");
+    desk.now = 160;
+    desk.on(Event::Answered { token: 4, answer: Answer::Head(head("e", "h", 3)) });
     assert_eq!(
         desk.took(),
-        [
-            Action::ApplyAll(vec![revocation(3)]),
-            Action::Since(UnixTime(1_000)),
-            Action::Fresh(at(100)),
-            Action::Probe { token: 4 },
-        ],
-        "held first, then what cannot be known, then proven as of the probe that gave the head"
+        [Action::Since(UnixTime(1_000)), Action::Fresh(at(150))],
+        "what cannot be known first; proven as of the probe that followed the last page"
     );
     assert_eq!(desk.machine.phase(), Phase::Live);
 }
@@ -475,9 +485,10 @@ fn catch_up_under_constant_load_ends_live_without_a_false_gap() {
     let first = desk.reading().unwrap().0;
     desk.on(push("e", 5, 6)).on(push("e", 6, 7));
     desk.done = vec![Action::Read { request: first, from: ReadFrom::Start }];
-    desk.page((1..=5).map(entry).collect(), false);
-    assert_eq!(desk.freshened(), Some(0));
+    desk.on(Event::Page { request: first, entries: (1..=5).map(entry).collect(), complete: false });
     assert_eq!(desk.machine.last(), p(7), "the pushes that came meanwhile follow what was read");
+    desk.answer(head("e", "h", 7));
+    assert_eq!(desk.freshened(), Some(0));
     assert_eq!(desk.on(push("e", 7, 8)).machine.last(), p(8));
     assert_eq!(desk.machine.counters().gaps, 0);
 }
@@ -503,7 +514,22 @@ fn a_page_asked_for_before_the_log_changed_does_not_count() {
     desk.on(Event::Page { request: old, entries: (1..=9).map(entry).collect(), complete: true });
     assert!(matches!(desk.took()[..], [Action::ApplyAll(_)]), "held, but nothing proven");
     desk.on(Event::Page { request: new, entries: (1..=3).map(entry).collect(), complete: true });
+    desk.answer(head("f", "h", 3));
     assert_eq!(desk.freshened(), Some(250));
+}
+
+#[test]
+fn a_log_that_is_replaced_while_it_is_read_is_not_taken_for_the_one_that_was_asked_about() {
+    let mut desk = Desk::new();
+    desk.on(Event::Subscribed).answer(head("e", "h", 9));
+    desk.page_only((1..=4).map(entry).collect(), false);
+    // FLUSHALL, and an issuer makes the data set anew with what it remembers, at positions that are later by its clock.
+    desk.page_only(vec![entry(20), entry(21)], true);
+    assert_eq!(desk.freshened(), None, "entries 5 to 9 have never been read");
+    desk.answer(Head { since: UnixTime(2_500), ..head("f", "h", 21) });
+    assert_eq!(desk.reading().map(|read| read.1), Some(ReadFrom::Start));
+    desk.page(vec![entry(20), entry(21)], true);
+    assert!(desk.done.contains(&Action::Since(UnixTime(2_500))), "it cannot know what 5 to 9 were");
 }
 
 #[test]
@@ -577,7 +603,7 @@ fn another_number_of_partitions_is_an_alarm() {
 #[test]
 fn a_restart_from_disk_goes_on_from_there_and_is_stale_until_proven() {
     let kept = Desk::live(3).machine.checkpoint().unwrap();
-    let mut desk = Desk { machine: Machine::resume(Timing::default(), 1, kept), now: 7, done: Vec::new() };
+    let mut desk = Desk { machine: Machine::resume(Timing::default(), 1, kept), now: 7, ..Desk::new() };
     assert_eq!(desk.machine.fresh_as_of(), None);
     desk.on(Event::Subscribed).answer(head("e", "h", 4));
     assert_eq!(desk.reading().map(|read| read.1), Some(ReadFrom::At(p(3))));
