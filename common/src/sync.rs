@@ -17,6 +17,8 @@ mod head;
 mod machine;
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod simulation;
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,9 @@ use crate::revocation::EntryError;
 use crate::sync::Event;
 use crate::wire::{Message, Position};
 
+/// What may befall a world.
+pub type Among = &'static [Fault];
+
 /// Something that goes wrong for a while, or once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -27,9 +30,11 @@ pub enum Fault {
     StepClock,
     Unreadable,
     LongOutage,
+    StepStoreClock,
 }
 
-const ALL: [Fault; 18] = [
+/// All but the store's own clock, which has a test of its own.
+pub const ALL: &[Fault] = &[
     Fault::Cut,
     Fault::LosePushes,
     Fault::BlackHole,
@@ -60,10 +65,11 @@ impl World {
         if self.random.chance(20) {
             self.kept = self.verifier.snapshot().or(self.kept.take());
         }
-        let pick = self.random.between(0, ALL.len() as u64) as usize;
-        let mut fault = ALL[pick];
-        // These end a schedule's usefulness or its brevity, so they are rare.
-        if matches!(fault, Fault::Unreadable | Fault::LongOutage) && !self.random.chance(15) {
+        let pick = self.random.between(0, self.among.len() as u64) as usize;
+        let mut fault = self.among[pick];
+        // These end a schedule's usefulness or its brevity, so they are rare among others.
+        let rare = matches!(fault, Fault::Unreadable | Fault::LongOutage) && self.among.len() > 1;
+        if rare && !self.random.chance(15) {
             fault = Fault::Cut;
         }
         let lasts = self.random.between(50, 6_000);
@@ -83,9 +89,8 @@ impl World {
             }
             Fault::FlushAll => self.store.lose_everything(),
             Fault::DeleteLog => {
-                let master = self.store.master();
-                master.log.clear();
-                master.log_is_there = false;
+                self.store.empty_log();
+                self.store.master().log_is_there = false;
             }
             Fault::Failover | Fault::IsolatedMaster => self.fail_over(fault == Fault::IsolatedMaster),
             Fault::RestoreBackup => {
@@ -99,6 +104,10 @@ impl World {
             Fault::Trim => self.store.trim(self.now),
             Fault::StepClock => self.verifier.step_ms = self.random.between(0, 7_200_000) as i64 - 3_600_000,
             Fault::Unreadable => self.revoke_unreadably(),
+            Fault::StepStoreClock => {
+                let most = self.store_steps_ms;
+                self.store.step_ms = self.random.between(0, 2 * most + 1) as i64 - most as i64;
+            }
         }
         let over = self.now + if fault == Fault::LongOutage { 600_000 } else { lasts };
         self.last_fault_over = self.last_fault_over.max(over);
@@ -119,6 +128,7 @@ impl World {
             }
             // The clock is put right.
             Fault::StepClock => self.verifier.step_ms = 0,
+            Fault::StepStoreClock => self.store.step_ms = 0,
             // The old master hears that it is none, and cuts its clients off.
             Fault::IsolatedMaster => {
                 let master = self.store.master;
@@ -182,10 +192,15 @@ impl World {
 
 impl Store {
     fn lose_everything(&mut self) {
+        self.empty_log();
         let master = self.master();
         (master.epoch, master.last) = (None, Position::START);
-        master.log.clear();
         master.log_is_there = true;
+    }
+
+    fn empty_log(&mut self) {
+        let gone: Vec<_> = self.master().log.drain(..).map(|(_, id)| id).collect();
+        self.emptied.extend(gone);
     }
 
     /// All but the newest entries go. What is gone early is lost for who did not have it.

@@ -10,13 +10,17 @@
 //! `SIDEGATE_SCHEDULES` sets how many schedules are run (10,000 in the usual tests), `SIDEGATE_SEED` the first seed.
 
 mod faults;
+mod mutant;
 mod random;
 mod store;
 mod verifier;
 mod world;
 
-use verifier::Mutant;
+use faults::{ALL, Among, Fault};
+pub(super) use mutant::Mutant;
 use world::{Outcome, World};
+
+use crate::time::CLOCK_SKEW_SECONDS;
 
 const SCHEDULES: u64 = 10_000;
 
@@ -25,7 +29,45 @@ fn from_environment(name: &str, default: u64) -> u64 {
 }
 
 fn run(seed: u64, mutant: Option<Mutant>) -> Outcome {
-    World::new(seed, mutant).run()
+    World::new(seed, mutant, ALL).run()
+}
+
+/// Schedules of some kinds of faults only; what they came to.
+fn run_some(among: Among, strikes: u64, store_steps_ms: u64) -> Vec<Outcome> {
+    let outcomes = (0..500).map(|seed| {
+        let mut world = World::new(seed, None, among);
+        (world.strikes_left, world.store_steps_ms) = (strikes, store_steps_ms);
+        let outcome = world.run();
+        assert_eq!(outcome.violation, None, "seed {seed}");
+        outcome
+    });
+    outcomes.collect()
+}
+
+/// Simulated: a real server's clock cannot be stepped here. What a verifier holds it keeps, and positions never go back; a
+/// step beyond the skew that is provided for may trim entries early, which then are missing to who was not there.
+#[test]
+fn f15_steps_of_the_stores_clock_take_nothing_from_who_was_there() {
+    const AMONG: Among = &[Fault::StepStoreClock, Fault::Cut, Fault::LosePushes, Fault::PauseVerifier];
+    let hour = run_some(AMONG, u64::MAX, 3_600_000);
+    assert!(hour.iter().any(|outcome| outcome.trimmed_alive > 0), "an hour is more than is provided for");
+    let skew = run_some(AMONG, u64::MAX, CLOCK_SKEW_SECONDS * 1_000);
+    assert!(skew.iter().all(|outcome| outcome.trimmed_alive == 0), "within the skew nothing alive is trimmed");
+}
+
+/// Simulated: the verifier's clock is up to 5 s off in every schedule, and is stepped by up to an hour here.
+#[test]
+fn f16_a_verifiers_clock_ahead_or_behind_revives_nothing() {
+    const AMONG: Among = &[Fault::StepClock, Fault::Cut, Fault::RestartVerifier, Fault::LosePushes];
+    run_some(AMONG, u64::MAX, 0);
+}
+
+/// Redis away for ten minutes: the list is proven again within two seconds of its return.
+#[test]
+fn an_outage_of_ten_minutes_is_over_within_two_seconds() {
+    for outcome in run_some(&[Fault::LongOutage], 1, 0) {
+        assert!(outcome.back_after_ms.is_some_and(|after| after <= 2_000), "{outcome:?}");
+    }
 }
 
 #[test]

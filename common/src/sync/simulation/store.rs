@@ -2,7 +2,7 @@
 
 use crate::revocation::{EntryError, Id, Revocation, Target};
 use crate::sync::{Answer, Entry, Head, Lineage, ReadFrom, Role};
-use crate::time::{REVOCATION_MARGIN_SECONDS, UnixTime};
+use crate::time::{CLOCK_SKEW_SECONDS, LEEWAY_MAX_SECONDS, REVOCATION_MARGIN_SECONDS, UnixTime};
 use crate::wire::Position;
 
 /// Entries of a page, few so that readings take several.
@@ -73,6 +73,12 @@ pub struct Store {
     seen: Option<(u64, u64)>,
     positions: Vec<(u64, Position)>,
     numbers: u64,
+    /// What the log had when it was lost, until an issuer has noticed: another one's data may take its place before.
+    pub emptied: Vec<usize>,
+    /// How far the store's clock is off, in milliseconds.
+    pub step_ms: i64,
+    /// Entries trimmed although their tokens might still be accepted.
+    pub trimmed_alive: u64,
 }
 
 /// What was appended, for pushing.
@@ -84,7 +90,8 @@ pub struct Appended {
     pub id: usize,
 }
 
-pub fn store_seconds(now: u64) -> UnixTime {
+/// The true time.
+pub fn true_seconds(now: u64) -> UnixTime {
     UnixTime((ORIGIN_MS + now) / 1000)
 }
 
@@ -99,7 +106,26 @@ impl Store {
             since: UnixTime(0),
             isolated: false,
         };
-        Self { servers: vec![empty], master: 0, truths: Vec::new(), seen: None, positions: Vec::new(), numbers: 1 }
+        Self {
+            servers: vec![empty],
+            master: 0,
+            truths: Vec::new(),
+            seen: None,
+            positions: Vec::new(),
+            numbers: 1,
+            emptied: Vec::new(),
+            step_ms: 0,
+            trimmed_alive: 0,
+        }
+    }
+
+    fn clock_ms(&self, now: u64) -> u64 {
+        (ORIGIN_MS + now).saturating_add_signed(self.step_ms)
+    }
+
+    /// The time by the store's clock.
+    pub fn seconds(&self, now: u64) -> UnixTime {
+        UnixTime(self.clock_ms(now) / 1000)
     }
 
     pub fn number(&mut self) -> u64 {
@@ -126,8 +152,8 @@ impl Store {
     }
 
     fn append(&mut self, now: u64, id: usize) -> Option<Appended> {
-        let grain = (ORIGIN_MS + now) / GRAIN_MS * GRAIN_MS;
-        let oldest = ORIGIN_MS + now - (LIFETIME_MAX + REVOCATION_MARGIN_SECONDS) * 1000;
+        let grain = self.clock_ms(now) / GRAIN_MS * GRAIN_MS;
+        let oldest = self.clock_ms(now) - (LIFETIME_MAX + REVOCATION_MARGIN_SECONDS) * 1000;
         for (_, to) in self.truths[id].lost.iter_mut().filter(|(_, to)| *to == u64::MAX) {
             *to = now;
         }
@@ -142,7 +168,17 @@ impl Store {
         let previous = std::mem::replace(&mut master.last, position);
         master.log.push((position, id));
         master.log_is_there = true;
-        master.log.retain(|(position, _)| position.ms + GRAIN_MS >= oldest);
+        let kept = |(position, _): &(Position, usize)| position.ms + GRAIN_MS >= oldest;
+        let gone: Vec<usize> = master.log.iter().filter(|entry| !kept(entry)).map(|(_, id)| *id).collect();
+        master.log.retain(kept);
+        for id in gone {
+            let truth = &mut self.truths[id];
+            let accepted_until = truth.token_expires.plus(LEEWAY_MAX_SECONDS + CLOCK_SKEW_SECONDS);
+            if accepted_until >= true_seconds(now) {
+                self.trimmed_alive += 1;
+                truth.lost.push((now, u64::MAX));
+            }
+        }
         self.positions.push((now, position));
         Some(Appended { epoch, previous, position, id })
     }
@@ -153,17 +189,18 @@ impl Store {
         let remembers = |truth: &Truth| now - truth.acknowledged_ms <= REMEMBERED_MS;
         let lately: Vec<_> = (0..self.truths.len()).filter(|id| remembers(&self.truths[*id])).collect();
         if self.intact().is_none() {
-            let epoch = self.number();
+            let (epoch, since) = (self.number(), self.seconds(now));
             let master = self.master();
-            (master.epoch, master.last, master.since) = (Some(epoch), Position::START, store_seconds(now));
+            (master.epoch, master.last, master.since) = (Some(epoch), Position::START, since);
             let history = master.history;
             self.seen = Some((epoch, history));
             self.positions.clear();
+            self.emptied.clear();
             // In the script that makes the data set: nobody hears of them one by one.
             for id in lately {
                 self.append(now, id);
             }
-            self.master().since = store_seconds(now);
+            self.master().since = self.seconds(now);
             return Vec::new();
         }
         let now_seen = self.master().epoch.map(|epoch| (epoch, self.servers[self.master].history));
@@ -173,7 +210,7 @@ impl Store {
         self.seen = now_seen;
         let settled = self.positions.iter().rev().find(|(seen, _)| now - seen > REMEMBERED_MS / 2);
         if settled.is_some_and(|(_, position)| *position > self.servers[self.master].last) {
-            self.master().since = store_seconds(now);
+            self.master().since = self.seconds(now);
             for (_, to) in self.truths.iter_mut().flat_map(|truth| &mut truth.lost).filter(|(_, to)| *to == u64::MAX) {
                 *to = now;
             }
@@ -183,7 +220,8 @@ impl Store {
 
     /// Replaces the master's data by what `with` holds, as another history; what that lacks is lost.
     pub fn replace(&mut self, now: u64, with: Server) {
-        let had: Vec<usize> = self.master().log.iter().map(|(_, id)| *id).collect();
+        let mut had: Vec<usize> = self.master().log.iter().map(|(_, id)| *id).collect();
+        had.append(&mut self.emptied);
         let history = self.number();
         for id in had {
             if !with.log.iter().any(|(_, kept)| *kept == id) {
@@ -206,7 +244,7 @@ impl Store {
             last: newest,
             empty: server.log.is_empty(),
             since: server.since,
-            now: store_seconds(now),
+            now: self.seconds(now),
             partitions: 1,
             role: Role::Master { replicas_needed: 1, replicas_good: good },
         })

@@ -1,45 +1,11 @@
-//! The simulated verifier: the real machine, a list with expiry, clocks that err; and the ways to weaken it.
+//! The simulated verifier: the real machine, a list with expiry, clocks that err.
 
 use std::collections::BTreeMap;
 
-use super::store::{LIFETIME_MAX, Truth, id_of, revocation};
-use crate::sync::{Action, Answer, Checkpoint, Entry, Event, Lineage, Machine, ReadFrom, Timing};
+use super::mutant::Mutant;
+use super::store::{LIFETIME_MAX, Truth, id_of};
+use crate::sync::{Action, Checkpoint, Event, Machine, Timing};
 use crate::time::{CLOCK_SKEW_SECONDS, Instants, LEEWAY_MAX_SECONDS, TimeFloor, UnixTime};
-use crate::wire::Position;
-
-/// A follower that lacks one of the rules.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mutant {
-    /// Takes every push for the next one.
-    NoPredecessorCheck,
-    /// Compares positions only, whatever log they are of.
-    CounterOnly,
-    /// Takes an answer to a probe for the proof, whether or not what was pushed before it has arrived.
-    ProbeBeforePushes,
-    /// Forgets an entry when its token expires, without leeway and skew.
-    ForgetsAtExpiry,
-    /// Counts from when the answer came, not from when the probe was sent.
-    FreshOnReceipt,
-    /// Never says what it cannot know.
-    NoSince,
-    /// Steps over entries that it cannot read.
-    SkipsUnreadable,
-    /// Goes on from a snapshot although the clock was ahead when it was written.
-    TrustsAnySnapshot,
-}
-
-impl Mutant {
-    pub const ALL: [Self; 8] = [
-        Self::NoPredecessorCheck,
-        Self::CounterOnly,
-        Self::ProbeBeforePushes,
-        Self::ForgetsAtExpiry,
-        Self::FreshOnReceipt,
-        Self::NoSince,
-        Self::SkipsUnreadable,
-        Self::TrustsAnySnapshot,
-    ];
-}
 
 /// What a verifier keeps on disk.
 #[derive(Clone, Debug)]
@@ -104,7 +70,10 @@ impl Verifier {
 
     /// Gives an event to the machine and does what concerns the list; returns the rest.
     pub fn on(&mut self, event: Event, now: Instants) -> Vec<Action> {
-        let event = self.weakened(event);
+        let event = match self.mutant {
+            Some(mutant) => mutant.weaken(&self.machine, event),
+            None => event,
+        };
         let actions = self.machine.on(event, now);
         let mut rest = Vec::new();
         for action in actions {
@@ -125,8 +94,9 @@ impl Verifier {
                     self.fresh_as_of = Some(as_of);
                     self.proofs += 1;
                 }
-                Action::Read { request, from: ReadFrom::At(at) } if self.mutant == Some(Mutant::CounterOnly) => {
-                    rest.push(Action::Read { request, from: ReadFrom::After(at) });
+                Action::Read { request, from } => {
+                    let from = self.mutant.map_or(from, |mutant| mutant.weaken_read(from));
+                    rest.push(Action::Read { request, from });
                 }
                 other => rest.push(other),
             }
@@ -147,53 +117,5 @@ impl Verifier {
         let alive = now <= truth.token_expires.plus(self.leeway);
         debug_assert!(truth.token_expires.0 <= truth.issued.0 + LIFETIME_MAX, "no token lives longer");
         alive && !self.held.contains_key(&id) && truth.issued > self.since
-    }
-
-    /// What a follower without one of the rules makes of an event.
-    fn weakened(&self, event: Event) -> Event {
-        let last = self.machine.last();
-        match (self.mutant, event) {
-            (Some(Mutant::NoPredecessorCheck), Event::Pushed(mut message)) => {
-                message.previous = last;
-                Event::Pushed(message)
-            }
-            (Some(Mutant::ProbeBeforePushes), Event::Answered { token, answer: Answer::Head(mut head) }) => {
-                if self.machine.lineage() == Some(&head.lineage) {
-                    head.last = last;
-                }
-                Event::Answered { token, answer: Answer::Head(head) }
-            }
-            (Some(Mutant::CounterOnly), event) => counter_only(event, last),
-            (Some(Mutant::SkipsUnreadable), Event::Page { request, entries, complete }) => {
-                let skip = |entry: Entry| Entry {
-                    revocation: entry.revocation.or(Ok(revocation(usize::MAX >> 8, UnixTime(0)))),
-                    ..entry
-                };
-                Event::Page { request, entries: entries.into_iter().map(skip).collect(), complete }
-            }
-            (_, event) => event,
-        }
-    }
-}
-
-/// All logs look like one, and a log never looks shorter than before.
-fn counter_only(event: Event, last: Position) -> Event {
-    match event {
-        Event::Pushed(mut message) => {
-            message.epoch = "any".into();
-            Event::Pushed(message)
-        }
-        Event::Answered { token, answer: Answer::Head(mut head) } => {
-            head.lineage = Lineage { epoch: "any".into(), history: "any".into() };
-            head.last = head.last.max(last);
-            Event::Answered { token, answer: Answer::Head(head) }
-        }
-        Event::Page { request, mut entries, complete } => {
-            if last != Position::START {
-                entries.insert(0, Entry { position: last, revocation: Ok(revocation(usize::MAX >> 8, UnixTime(0))) });
-            }
-            Event::Page { request, entries, complete }
-        }
-        event => event,
     }
 }

@@ -3,10 +3,11 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use super::faults::Fault;
+use super::faults::{Among, Fault};
+use super::mutant::Mutant;
 use super::random::Random;
-use super::store::{Appended, LIFETIME_MAX, ORIGIN_MS, Server, Store, Truth, epoch_name, store_seconds};
-use super::verifier::{Mutant, Snapshot, Verifier};
+use super::store::{Appended, LIFETIME_MAX, ORIGIN_MS, Server, Store, Truth, epoch_name, true_seconds};
+use super::verifier::{Snapshot, Verifier};
 use crate::sync::{Action, Event};
 use crate::time::{Instants, REVOCATION_MARGIN_SECONDS};
 use crate::wire::Message;
@@ -17,6 +18,8 @@ const FAULTS_UNTIL_MS: u64 = 60_000;
 const PEACE_MS: u64 = 12_000;
 /// The longest time without a look at the list, in milliseconds.
 const LOOK_MS: u64 = 200;
+/// The waits between attempts to connect: the shortest and the longest of the follower's back-off.
+const BACKOFF_MS: std::ops::Range<u64> = 25..1_001;
 /// How fresh it must be at the end.
 const FRESH_WITHIN_MS: u64 = 2_000;
 
@@ -27,6 +30,9 @@ pub struct Outcome {
     pub faults: u64,
     pub revocations: u64,
     pub proofs: u64,
+    /// From the end of the last fault to the next proof, in milliseconds.
+    pub back_after_ms: Option<u64>,
+    pub trimmed_alive: u64,
 }
 
 pub enum What {
@@ -108,12 +114,20 @@ pub struct World {
     pub last_fault_over: u64,
     /// When an unreadable entry was written, if ever: then no end is fresh until it is gone.
     pub unreadable: bool,
+    /// What may befall it.
+    pub among: Among,
+    /// How many more faults there are to come.
+    pub strikes_left: u64,
+    /// How far the store's clock may be stepped, in milliseconds.
+    pub store_steps_ms: u64,
+    /// When the list was first proven after the last fault.
+    back_at: Option<u64>,
     violation: Option<String>,
     looked: (u64, u64),
 }
 
 impl World {
-    pub fn new(seed: u64, mutant: Option<Mutant>) -> Self {
+    pub fn new(seed: u64, mutant: Option<Mutant>, among: Among) -> Self {
         let mut random = Random::new(seed);
         let skew_ms = random.between(0, 10_001) as i64 - 5_000;
         let leeway = random.between(0, 61);
@@ -137,6 +151,10 @@ impl World {
             faults: 0,
             last_fault_over: 0,
             unreadable: false,
+            among,
+            strikes_left: u64::MAX,
+            store_steps_ms: 3_600_000,
+            back_at: None,
             violation: None,
             looked: (0, 0),
         };
@@ -175,6 +193,8 @@ impl World {
             faults: self.faults,
             revocations: self.store.truths.len() as u64,
             proofs: self.verifier.proofs,
+            back_after_ms: self.back_at.map(|at| at - self.last_fault_over.max(FAULTS_UNTIL_MS)),
+            trimmed_alive: self.store.trimmed_alive,
         }
     }
 
@@ -205,7 +225,8 @@ impl World {
                 }
             }
             What::Strike => {
-                if self.now < FAULTS_UNTIL_MS {
+                if self.now < FAULTS_UNTIL_MS && self.strikes_left > 0 {
+                    self.strikes_left -= 1;
                     self.strike();
                     let next = self.now + self.random.between(500, 7_000);
                     self.at(next, What::Strike);
@@ -223,7 +244,7 @@ impl World {
             return;
         }
         let age = self.random.between(0, 100);
-        let issued = store_seconds(self.now).minus(age);
+        let issued = true_seconds(self.now).minus(age);
         let lifetime = self.random.between(age + 1, LIFETIME_MAX + 1);
         let token_expires = issued.plus(lifetime);
         let truth = Truth {
@@ -241,7 +262,7 @@ impl World {
 
     /// Revokes in a format that this verifier does not know yet.
     pub fn revoke_unreadably(&mut self) {
-        let issued = store_seconds(self.now);
+        let issued = true_seconds(self.now);
         let truth = Truth {
             acknowledged_ms: self.now,
             issued,
@@ -309,7 +330,7 @@ impl World {
             return;
         }
         if !self.reachable || self.now < self.server_frozen_until || self.now < self.verifier_paused_until {
-            let again = self.now + self.random.between(50, 2_000);
+            let again = self.now + self.random.between(BACKOFF_MS.start, BACKOFF_MS.end);
             self.at(again, What::Connect);
             return;
         }
@@ -324,14 +345,14 @@ impl World {
     pub fn cut(&mut self) {
         if self.connection.take().is_some() {
             self.tell(Event::Disconnected);
-            let again = self.now + self.random.between(25, 2_000);
+            let again = self.now + self.random.between(BACKOFF_MS.start, BACKOFF_MS.end);
             self.at(again, What::Connect);
         }
     }
 
     /// Gives the verifier an event and carries its questions to the server.
     fn tell(&mut self, event: Event) {
-        let now = self.instants();
+        let (now, proofs) = (self.instants(), self.verifier.proofs);
         for action in self.verifier.on(event, now) {
             match action {
                 Action::Probe { .. } | Action::Read { .. } => {
@@ -344,12 +365,16 @@ impl World {
                 }
                 Action::Reconnect => {
                     self.connection = None;
-                    let again = self.now + self.random.between(25, 2_000);
+                    let again = self.now + self.random.between(BACKOFF_MS.start, BACKOFF_MS.end);
                     self.at(again, What::Connect);
                 }
                 Action::Alarm(_) => {}
                 other => panic!("not for the network: {other:?}"),
             }
+        }
+        let over = self.last_fault_over.max(FAULTS_UNTIL_MS);
+        if self.verifier.proofs > proofs && self.now >= over {
+            self.back_at.get_or_insert(self.now);
         }
         if let Some(wake) = self.verifier.machine.wake_ms() {
             self.set_timer(wake.max(self.now + 1));

@@ -1,0 +1,481 @@
+//! A small world that is explored completely: every order of revocations, a failover that loses a suffix, a cut, a lost
+//! push, a flush, and the verifier's questions, over the very [`Machine`] of the daemon (model checking by stateright).
+//!
+//! Time is a counter of what matters to a promise: acknowledgements, losses and replays. A probe sent at 5 is sent after
+//! the fifth of them. Not modelled: expiry, trimming, split brain, timeouts; the simulation has them.
+//!
+//! `SIDEGATE_MODEL=large` explores a larger world (`./tests/long model`).
+
+use std::collections::VecDeque;
+
+use stateright::{Checker as _, HasDiscoveries, Model, Property};
+
+use super::simulation::Mutant;
+use crate::revocation::{Id, Revocation, Target};
+use crate::sync::{Action, Answer, Entry, Event, Head, Lineage, Machine, Phase, ReadFrom, Role, Timing};
+use crate::time::{Instants, UnixTime};
+use crate::wire::{Message, Position};
+
+/// Entries of a page: fewer than there are revocations, so that a reading takes several.
+const PAGE: usize = 1;
+/// Nothing but a cut ends a wait here.
+const TIMING: Timing = Timing {
+    probe_interval_ms: 0,
+    probe_timeout_ms: 1_000_000,
+    probes_lost_max: 2,
+    read_timeout_ms: 1_000_000,
+    unreadable_retry_ms: 1_000_000,
+};
+
+/// How often each thing may happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Budget {
+    revocations: u8,
+    failovers: u8,
+    cuts: u8,
+    flushes: u8,
+    pushes_lost: u8,
+    /// Probes by the clock; those on connecting and on gaps come on top.
+    ticks: u8,
+}
+
+const SMALL: Budget = Budget { revocations: 2, failovers: 1, cuts: 1, flushes: 1, pushes_lost: 1, ticks: 1 };
+const LARGE: Budget = Budget { revocations: 3, failovers: 1, cuts: 1, flushes: 1, pushes_lost: 1, ticks: 1 };
+
+/// The store: one server's data at a time.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Log {
+    epoch: Option<u8>,
+    history: u8,
+    entries: Vec<(u8, u8)>,
+}
+
+impl Log {
+    fn last(&self) -> u8 {
+        self.entries.last().map_or(0, |(position, _)| *position)
+    }
+}
+
+/// What is true of one revocation.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
+struct Truth {
+    acknowledged: Option<u8>,
+    /// From when to when the log lacked it although it was acknowledged.
+    lost: Vec<(u8, u8)>,
+    held: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Connection {
+    Down,
+    Up,
+    /// To a server that is gone: what it has sent may still arrive, and then the end.
+    Dying,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Question {
+    Probe(u64),
+    Read(u64, ReadFrom),
+}
+
+/// What is on its way to the verifier.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Item {
+    Push { epoch: u8, previous: u8, position: u8, id: u8 },
+    Head { token: u64, epoch: Option<u8>, history: u8, last: u8, empty: bool },
+    Page { request: u64, entries: Vec<(u8, u8)>, complete: bool },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct State {
+    machine: Machine,
+    proven: Option<u64>,
+    log: Log,
+    truths: Vec<Truth>,
+    /// What the issuer last saw of the log: it replays when that has changed.
+    seen: Option<(u8, u8)>,
+    names: u8,
+    clock: u8,
+    connection: Connection,
+    to_store: VecDeque<Question>,
+    to_verifier: VecDeque<Item>,
+    left: Budget,
+    /// For [`Mutant::ProvenByTheLastPage`] alone: when each probe was sent, and when the one answered last.
+    sent: Vec<(u64, u64)>,
+    answered: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Step {
+    Revoke { heard: bool },
+    Failover { lacking: u8 },
+    Flush,
+    Heartbeat,
+    Connect,
+    Cut,
+    Tick,
+    Serve,
+    Deliver,
+}
+
+struct World {
+    budget: Budget,
+    mutant: Option<Mutant>,
+}
+
+fn position(number: u8) -> Position {
+    if number == 0 { Position::START } else { Position { ms: 1, sequence: u64::from(number) } }
+}
+
+fn revocation(id: u8) -> Revocation {
+    let target = Target::Token { jti: Id::Packed([id; 16]), subject: None };
+    Revocation { target, expires_at: UnixTime(u64::from(u32::MAX)) }
+}
+
+fn id_of(revocation: &Revocation) -> Option<usize> {
+    match revocation.target {
+        Target::Token { jti: Id::Packed(bytes), .. } => Some(usize::from(bytes[0])),
+        _ => None,
+    }
+}
+
+fn name(number: u8) -> Box<str> {
+    number.to_string().into()
+}
+
+fn entry(&(at, id): &(u8, u8)) -> Entry {
+    Entry { position: position(at), revocation: Ok(revocation(id)) }
+}
+
+impl State {
+    fn new(budget: Budget) -> Self {
+        Self {
+            machine: Machine::new(TIMING, 1),
+            proven: None,
+            log: Log { epoch: None, history: 1, entries: Vec::new() },
+            truths: vec![Truth::default(); usize::from(budget.revocations)],
+            seen: None,
+            names: 1,
+            clock: 0,
+            connection: Connection::Down,
+            to_store: VecDeque::new(),
+            to_verifier: VecDeque::new(),
+            left: budget,
+            sent: Vec::new(),
+            answered: 0,
+        }
+    }
+
+    fn name(&mut self) -> u8 {
+        self.names += 1;
+        self.names
+    }
+
+    fn append(&mut self, id: u8, heard: bool) {
+        let Some(epoch) = self.log.epoch else { return };
+        let previous = self.log.last();
+        self.log.entries.push((previous + 1, id));
+        if heard && self.connection == Connection::Up {
+            self.to_verifier.push_back(Item::Push { epoch, previous, position: previous + 1, id });
+        }
+    }
+
+    fn acknowledged(&self) -> Vec<u8> {
+        (0..self.truths.len() as u8).filter(|id| self.truths[usize::from(*id)].acknowledged.is_some()).collect()
+    }
+
+    /// What every issuer does now and then: makes a lost data set anew with what it acknowledged in it, or appends that
+    /// again after a failover.
+    fn heartbeat(&mut self) {
+        let again = self.acknowledged();
+        let new = self.log.epoch.is_none();
+        if new {
+            self.log.epoch = Some(self.name());
+        }
+        let replay = new || self.seen.is_some();
+        self.seen = self.log.epoch.map(|epoch| (epoch, self.log.history));
+        if replay {
+            again.iter().for_each(|id| self.append(*id, !new));
+            self.clock += 1;
+        }
+        for (_, to) in self.truths.iter_mut().flat_map(|truth| &mut truth.lost).filter(|(_, to)| *to == u8::MAX) {
+            *to = self.clock;
+        }
+    }
+
+    fn fail_over(&mut self, lacking: u8) {
+        self.clock += 1;
+        let kept = self.log.entries.len().saturating_sub(usize::from(lacking));
+        for (_, id) in self.log.entries.split_off(kept) {
+            let again = self.log.entries.iter().any(|(_, kept)| *kept == id);
+            let lost = &mut self.truths[usize::from(id)].lost;
+            if !again && lost.last().is_none_or(|(_, to)| *to != u8::MAX) {
+                lost.push((self.clock, u8::MAX));
+            }
+        }
+        self.log.history = self.name();
+        self.die();
+    }
+
+    fn die(&mut self) {
+        self.to_store.clear();
+        if self.connection == Connection::Up {
+            self.connection = Connection::Dying;
+        }
+    }
+
+    fn serve(&mut self) {
+        let item = match self.to_store.pop_front() {
+            Some(Question::Probe(token)) => Item::Head {
+                token,
+                epoch: self.log.epoch,
+                history: self.log.history,
+                last: self.log.last(),
+                empty: self.log.entries.is_empty(),
+            },
+            Some(Question::Read(request, from)) => {
+                let rest = self.log.entries.iter().filter(|(at, _)| match from {
+                    ReadFrom::Start => true,
+                    ReadFrom::At(from) => position(*at) >= from,
+                    ReadFrom::After(from) => position(*at) > from,
+                });
+                let entries: Vec<_> = rest.take(PAGE).copied().collect();
+                let complete = entries.len() < PAGE;
+                Item::Page { request, entries, complete }
+            }
+            None => return,
+        };
+        self.to_verifier.push_back(item);
+    }
+
+    fn deliver(&mut self, mutant: Option<Mutant>) {
+        let event = match self.to_verifier.pop_front() {
+            Some(Item::Push { epoch, previous, position: at, id }) => Event::Pushed(Message {
+                epoch: name(epoch),
+                previous: position(previous),
+                position: position(at),
+                revocation: Ok(revocation(id)),
+            }),
+            Some(Item::Head { token, epoch: None, .. }) => Event::Answered { token, answer: Answer::NoEpoch },
+            Some(Item::Head { token, epoch: Some(epoch), history, last, empty }) => {
+                let head = Head {
+                    lineage: Lineage { epoch: name(epoch), history: name(history) },
+                    last: position(last),
+                    empty,
+                    since: UnixTime(0),
+                    now: UnixTime(1),
+                    partitions: 1,
+                    role: Role::ALONE,
+                };
+                Event::Answered { token, answer: Answer::Head(head) }
+            }
+            Some(Item::Page { request, entries, complete }) => {
+                Event::Page { request, entries: entries.iter().map(entry).collect(), complete }
+            }
+            None => return,
+        };
+        self.tell(event, mutant);
+    }
+
+    fn tell(&mut self, event: Event, mutant: Option<Mutant>) {
+        let event = match mutant {
+            Some(mutant) => mutant.weaken(&self.machine, event),
+            None => event,
+        };
+        let now = Instants { wall_ms: 0, monotonic_ms: u64::from(self.clock) };
+        let early = mutant == Some(Mutant::ProvenByTheLastPage);
+        if let (true, Event::Answered { token, .. }) = (early, &event) {
+            self.answered = self.sent.iter().find(|(sent, _)| sent == token).map_or(0, |(_, at)| *at);
+        }
+        let was_reading = self.machine.phase() == Phase::Reading;
+        let page = matches!(event, Event::Page { .. });
+        let actions = self.machine.on(event, now);
+        if early && page && was_reading && self.machine.phase() == Phase::Live {
+            self.proven = self.proven.max(Some(self.answered));
+        }
+        for action in actions {
+            match action {
+                Action::Probe { token } => {
+                    if early {
+                        self.sent.push((token, now.monotonic_ms));
+                    }
+                    self.to_store.push_back(Question::Probe(token));
+                }
+                Action::Read { request, from } => {
+                    let from = mutant.map_or(from, |mutant| mutant.weaken_read(from));
+                    self.to_store.push_back(Question::Read(request, from));
+                }
+                Action::Apply { revocation, .. } => self.hold(&revocation),
+                Action::ApplyAll(revocations) => revocations.iter().for_each(|revocation| self.hold(revocation)),
+                Action::Fresh(at) => {
+                    let received = mutant == Some(Mutant::FreshOnReceipt);
+                    self.proven = Some(if received { now.monotonic_ms } else { at.monotonic_ms });
+                }
+                Action::Reconnect => self.disconnect(),
+                Action::Since(_) | Action::Alarm(_) => {}
+            }
+        }
+        if self.connection != Connection::Up {
+            self.to_store.clear();
+        }
+        // What has been counted changes nothing that is to come.
+        self.machine.forget_counters();
+    }
+
+    fn hold(&mut self, revocation: &Revocation) {
+        if let Some(truth) = id_of(revocation).and_then(|id| self.truths.get_mut(id)) {
+            truth.held = true;
+        }
+    }
+
+    fn disconnect(&mut self) {
+        self.connection = Connection::Down;
+        self.to_store.clear();
+        self.to_verifier.clear();
+    }
+
+    /// Every revocation that the last proof speaks of is held.
+    fn keeps_its_promise(&self) -> bool {
+        let Some(proven) = self.proven else { return true };
+        let promised = |truth: &Truth| {
+            let lost = truth.lost.iter().any(|(from, to)| (u64::from(*from)..u64::from(*to)).contains(&proven));
+            truth.acknowledged.is_some_and(|at| u64::from(at) <= proven) && !lost
+        };
+        self.truths.iter().all(|truth| truth.held || !promised(truth))
+    }
+
+    /// With everything done that was to be done, and all of it seen.
+    fn is_at_rest(&self) -> bool {
+        let left = self.left;
+        (left.revocations, left.failovers, left.flushes) == (0, 0, 0) && self.proven == Some(u64::from(self.clock))
+    }
+}
+
+impl Model for World {
+    type State = State;
+    type Action = Step;
+
+    fn init_states(&self) -> Vec<State> {
+        vec![State::new(self.budget)]
+    }
+
+    fn actions(&self, state: &State, steps: &mut Vec<Step>) {
+        let left = state.left;
+        let mut may = |step: Step, allowed: bool| {
+            if allowed {
+                steps.push(step);
+            }
+        };
+        let current = state.log.epoch.map(|epoch| (epoch, state.log.history));
+        let up = state.connection == Connection::Up;
+        let intact = state.log.epoch.is_some();
+        may(Step::Revoke { heard: true }, intact && left.revocations > 0);
+        may(Step::Revoke { heard: false }, intact && left.revocations > 0 && up && left.pushes_lost > 0);
+        for lacking in 1..=2 {
+            let has = state.log.entries.len() >= usize::from(lacking);
+            may(Step::Failover { lacking }, intact && left.failovers > 0 && has);
+        }
+        may(Step::Flush, intact && left.flushes > 0);
+        may(Step::Heartbeat, current.is_none() || state.seen != current);
+        may(Step::Connect, state.connection == Connection::Down);
+        may(Step::Cut, (up && left.cuts > 0) || state.connection == Connection::Dying);
+        let due = state.machine.wake_ms().is_some_and(|due| due <= u64::from(state.clock));
+        may(Step::Tick, up && due && left.ticks > 0);
+        may(Step::Serve, up && !state.to_store.is_empty());
+        may(Step::Deliver, !state.to_verifier.is_empty());
+    }
+
+    fn next_state(&self, before: &State, step: Step) -> Option<State> {
+        let mut state = before.clone();
+        match step {
+            Step::Revoke { heard } => {
+                state.left.revocations -= 1;
+                state.left.pushes_lost -= u8::from(!heard);
+                state.clock += 1;
+                let id = state.left.revocations;
+                state.truths[usize::from(id)].acknowledged = Some(state.clock);
+                state.append(id, heard);
+            }
+            Step::Failover { lacking } => {
+                state.left.failovers -= 1;
+                state.fail_over(lacking);
+            }
+            Step::Flush => {
+                state.left.flushes -= 1;
+                state.log.epoch = None;
+                state.log.entries.clear();
+            }
+            Step::Heartbeat => state.heartbeat(),
+            Step::Connect => {
+                state.connection = Connection::Up;
+                state.tell(Event::Subscribed, self.mutant);
+            }
+            Step::Cut => {
+                state.left.cuts -= u8::from(state.connection == Connection::Up);
+                state.disconnect();
+                state.tell(Event::Disconnected, self.mutant);
+            }
+            Step::Tick => {
+                state.left.ticks -= 1;
+                state.tell(Event::Tick, self.mutant);
+            }
+            Step::Serve => state.serve(),
+            Step::Deliver => state.deliver(self.mutant),
+        }
+        Some(state)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        vec![
+            Property::always("what is proven is held", |_, state: &State| state.keeps_its_promise()),
+            Property::always("what an issuer has looked after is in the log", |_, state: &State| {
+                let looked_after = state.log.epoch.is_some_and(|epoch| state.seen == Some((epoch, state.log.history)));
+                let has = |id: &u8| state.log.entries.iter().any(|(_, held)| held == id);
+                !looked_after || state.acknowledged().iter().all(has)
+            }),
+            Property::sometimes("all is proven after everything has gone wrong", |_, state: &State| {
+                state.is_at_rest() && state.truths.iter().all(|truth| truth.held)
+            }),
+        ]
+    }
+}
+
+#[test]
+fn the_whole_of_a_small_world_keeps_its_promise() {
+    let large = std::env::var("SIDEGATE_MODEL").is_ok_and(|size| size == "large");
+    let budget = if large { LARGE } else { SMALL };
+    let started = std::time::Instant::now();
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let checked = World { budget, mutant: None }.checker().threads(threads).spawn_bfs().join();
+    println!(
+        "model: {} states, {} distinct, depth {}, in {:.1} s: {budget:?}",
+        checked.state_count(),
+        checked.unique_state_count(),
+        checked.max_depth(),
+        started.elapsed().as_secs_f64()
+    );
+    checked.assert_properties();
+}
+
+/// A model in which nothing can go wrong proves nothing: each of these weakened followers must be caught.
+#[test]
+fn every_mutant_that_the_model_can_tell_is_caught() {
+    let tellable = [
+        Mutant::NoPredecessorCheck,
+        Mutant::CounterOnly,
+        Mutant::ProbeBeforePushes,
+        Mutant::FreshOnReceipt,
+        Mutant::ProvenByTheLastPage,
+    ];
+    for mutant in tellable {
+        let checked = World { budget: SMALL, mutant: Some(mutant) }
+            .checker()
+            .finish_when(HasDiscoveries::AnyFailures)
+            .spawn_bfs()
+            .join();
+        let path = checked.discovery("what is proven is held").unwrap_or_else(|| panic!("{mutant:?} was not caught"));
+        let steps: Vec<_> = path.into_actions();
+        println!("{mutant:?} is caught in {} steps: {steps:?}", steps.len());
+    }
+}

@@ -1,0 +1,99 @@
+//! Ways to weaken a follower: what the tests of the tests take a rule away with, without a trace in the machine itself.
+
+use super::store::revocation;
+use crate::sync::{Answer, Entry, Event, Lineage, Machine, ReadFrom};
+use crate::time::UnixTime;
+use crate::wire::Position;
+
+/// A follower that lacks one of the rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutant {
+    /// Takes every push for the next one.
+    NoPredecessorCheck,
+    /// Compares positions only, whatever log they are of.
+    CounterOnly,
+    /// Takes an answer to a probe for the proof, whether or not what was pushed before it has arrived.
+    ProbeBeforePushes,
+    /// Forgets an entry when its token expires, without leeway and skew.
+    ForgetsAtExpiry,
+    /// Counts from when the answer came, not from when the probe was sent.
+    FreshOnReceipt,
+    /// Never says what it cannot know.
+    NoSince,
+    /// Steps over entries that it cannot read.
+    SkipsUnreadable,
+    /// Goes on from a snapshot although the clock was ahead when it was written.
+    TrustsAnySnapshot,
+    /// Takes a reading for the proof when it has reached the head it was for, whatever has become of the log meanwhile.
+    /// Only the model checker makes it.
+    ProvenByTheLastPage,
+}
+
+impl Mutant {
+    pub const ALL: [Self; 8] = [
+        Self::NoPredecessorCheck,
+        Self::CounterOnly,
+        Self::ProbeBeforePushes,
+        Self::ForgetsAtExpiry,
+        Self::FreshOnReceipt,
+        Self::NoSince,
+        Self::SkipsUnreadable,
+        Self::TrustsAnySnapshot,
+    ];
+
+    /// What a follower without this rule makes of an event.
+    pub fn weaken(self, machine: &Machine, event: Event) -> Event {
+        let last = machine.last();
+        match (self, event) {
+            (Self::NoPredecessorCheck, Event::Pushed(mut message)) => {
+                message.previous = last;
+                Event::Pushed(message)
+            }
+            (Self::ProbeBeforePushes, Event::Answered { token, answer: Answer::Head(mut head) }) => {
+                if machine.lineage() == Some(&head.lineage) {
+                    head.last = last;
+                }
+                Event::Answered { token, answer: Answer::Head(head) }
+            }
+            (Self::CounterOnly, event) => counter_only(event, last),
+            (Self::SkipsUnreadable, Event::Page { request, entries, complete }) => {
+                let skip = |entry: Entry| Entry {
+                    revocation: entry.revocation.or(Ok(revocation(usize::MAX >> 8, UnixTime(0)))),
+                    ..entry
+                };
+                Event::Page { request, entries: entries.into_iter().map(skip).collect(), complete }
+            }
+            (_, event) => event,
+        }
+    }
+
+    /// And of where to read from.
+    pub fn weaken_read(self, from: ReadFrom) -> ReadFrom {
+        match (self, from) {
+            (Self::CounterOnly, ReadFrom::At(at)) => ReadFrom::After(at),
+            _ => from,
+        }
+    }
+}
+
+/// All logs look like one, and a log never looks shorter than before.
+fn counter_only(event: Event, last: Position) -> Event {
+    match event {
+        Event::Pushed(mut message) => {
+            message.epoch = "any".into();
+            Event::Pushed(message)
+        }
+        Event::Answered { token, answer: Answer::Head(mut head) } => {
+            head.lineage = Lineage { epoch: "any".into(), history: "any".into() };
+            head.last = head.last.max(last);
+            Event::Answered { token, answer: Answer::Head(head) }
+        }
+        Event::Page { request, mut entries, complete } => {
+            if last != Position::START {
+                entries.insert(0, Entry { position: last, revocation: Ok(revocation(usize::MAX >> 8, UnixTime(0))) });
+            }
+            Event::Page { request, entries, complete }
+        }
+        event => event,
+    }
+}
