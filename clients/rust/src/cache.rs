@@ -172,3 +172,80 @@ fn write(lock: &RwLock<Ways>) -> Option<RwLockWriteGuard<'_, Ways>> {
         Err(TryLockError::WouldBlock) => None,
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test")]
+mod tests {
+    use std::cell::Cell;
+
+    use sidegate_shm::clock::NANOS;
+    use sidegate_shm::{CoarseClock, Entry, Geometry, Live, Now, State, Writer};
+
+    use super::*;
+    use crate::verified::Answer;
+
+    const TOKEN: &str = "header.payload.a-signature-of-some-length";
+
+    /// The machine's clocks, and what somebody has done to them.
+    struct Stepped(Cell<(i64, i64)>);
+
+    impl Stepped {
+        fn by(&self, monotonic_s: i64, realtime_s: i64) -> &Self {
+            self.0.set((monotonic_s * NANOS as i64, realtime_s * NANOS as i64));
+            self
+        }
+    }
+
+    impl Clock for Stepped {
+        fn now(&self) -> Now {
+            let (now, (monotonic, realtime)) = (CoarseClock.now(), self.0.get());
+            Now {
+                monotonic_ns: now.monotonic_ns.saturating_add_signed(monotonic),
+                realtime_ns: now.realtime_ns.saturating_add_signed(realtime),
+            }
+        }
+    }
+
+    /// Kept by the thread after the second look, so that what follows is said of either.
+    #[test]
+    fn a_token_is_judged_at_every_look_wherever_it_is_kept() {
+        let (mut writer, fd) = Writer::create(Geometry::for_entries(0)).unwrap();
+        let now = CoarseClock.now();
+        let live = Live {
+            valid_until_monotonic_ns: now.monotonic_ns + 60 * NANOS,
+            valid_until_realtime_ns: now.realtime_ns + 60 * NANOS,
+            state: State::Live,
+            key_epoch: 3,
+            time_floor_s: now.realtime_ns / NANOS,
+        };
+        writer.set_live(&live);
+        let reader = Arc::new(Reader::open(&fd).unwrap());
+        let cache = Cache::new(16);
+        cache.set_reader(&reader);
+        let exp = now.realtime_ns / NANOS + 7200;
+        let answer = format!(
+            r#"{{"claims":{{"iss":"i","aud":"a","sub":"s","client_id":"c","iat":1,"exp":{exp},"jti":"j","sid":"d"}},"segment":"1","epoch":3}}"#
+        );
+        let answer: Answer<'_> = serde_json::from_str(&answer).unwrap();
+        cache.insert(TOKEN.as_bytes(), answer.keep(TOKEN, |facts| Some(reader.probe(facts))).unwrap());
+        let (clock, id) = (Stepped(Cell::new((0, 0))), reader.id());
+        let good = |clock: &Stepped| cache.check(id, TOKEN.as_bytes(), clock).is_some();
+        for _ in 0..4 {
+            assert!(good(clock.by(0, 0)));
+            assert!(!good(clock.by(61, 0)), "the daemon has died");
+            assert!(!good(clock.by(0, 61)), "a suspend, or a step of the wall clock");
+            assert!(good(clock.by(0, -3600)), "a step back leaves it to the other clock");
+            assert!(!good(clock.by(0, 8000)), "expired as well");
+        }
+        clock.by(0, 0);
+        assert!(cache.check(id, b"header.PAYLOAD.a-signature-of-some-length", &clock).is_none(), "compared whole");
+        assert!(cache.check(id ^ 1, TOKEN.as_bytes(), &clock).is_some(), "the cache all threads share still has it");
+        let entry = Entry::Session { sid: b"d", subject: None };
+        writer.insert(&entry);
+        assert!(!good(&clock), "revoked");
+        assert!(writer.remove(&entry));
+        assert!(good(&clock));
+        writer.set_live(&Live { key_epoch: 4, ..live });
+        assert!(!good(&clock), "its key was retired");
+    }
+}

@@ -8,5 +8,5 @@ mod message;
 mod server;
 
 pub use client::{AttachError, Attachment, dial};
-pub use message::{MESSAGE_BYTES, Message};
+pub use message::{MESSAGE_BYTES, Message, MessageError};
 pub use server::{Allow, AttachServer, Board};
