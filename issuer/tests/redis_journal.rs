@@ -25,6 +25,11 @@ struct Issuer {
 
 impl Issuer {
     async fn start(server: &RedisServer, folder: &Scratch, sole: bool) -> Self {
+        Self::start_with(server, folder, sole, || Some(monotonic_ms())).await
+    }
+
+    /// With a feed that says so as of when it has brought everything.
+    async fn start_with(server: &RedisServer, folder: &Scratch, sole: bool, proven: fn() -> Option<u64>) -> Self {
         let settings = JournalSettings { path: folder.file("journal"), sole };
         let mut opened = None;
         // The one before it may not have let go of it yet.
@@ -35,7 +40,7 @@ impl Issuer {
         .await;
         let store = opened.unwrap();
         store.initialise().await.unwrap();
-        let beat = tokio::spawn(store.clone().watch(FAST, STRICT, || Some(monotonic_ms())));
+        let beat = tokio::spawn(store.clone().watch(FAST, STRICT, proven));
         Self { store, beat }
     }
 
@@ -121,6 +126,25 @@ async fn the_issuer_restarts_and_an_old_backup_was_restored_meanwhile() {
     log_out(&issuer.store, 1).await.unwrap();
     revoke_token(&issuer.store, 9).await.unwrap();
     noted(&server, &folder).await;
+    issuer.die();
+    server.kill();
+    server.restart().await;
+    assert_eq!(server.log(0).await, []);
+    let again = Issuer::start(&server, &folder, false).await;
+    has_everything(&server).await;
+    eventually("the session has ended again", async || !is_there(&again.store, 1).await).await;
+    assert!(is_there(&again.store, 3).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_issuer_died_before_its_journal_could_prove_anything() {
+    let (mut server, folder) = (RedisServer::start(&["--appendonly", "no"]).await, Scratch::new("journal"));
+    let issuer = Issuer::start_with(&server, &folder, false, || None).await;
+    log_in(&issuer.store, 1).await;
+    log_in(&issuer.store, 3).await;
+    let _ok: String = server.command(&["SAVE"]).await;
+    log_out(&issuer.store, 1).await.unwrap();
+    revoke_token(&issuer.store, 9).await.unwrap();
     issuer.die();
     server.kill();
     server.restart().await;

@@ -81,6 +81,25 @@ async fn what_an_operator_deletes_is_put_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn on_a_cluster_too() {
+    let server = RedisServer::start(&["--cluster-enabled", "yes"]).await;
+    let _ok: String = server.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).await;
+    eventually("the cluster is whole", async || {
+        server.command::<String>(&["CLUSTER", "INFO"]).await.contains("cluster_state:ok")
+    })
+    .await;
+    let store = beating(&format!("redis+cluster://127.0.0.1:{}", server.port())).await;
+    let threshold = acknowledged(&store).await;
+    let _ok: String = server.command(&["FLUSHALL"]).await;
+    in_the_log(&server, threshold).await;
+    let _ok: String = server.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    log_out(&store, 4).await.unwrap_err();
+    let _ok: String = server.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    eventually("the outbox is empty", async || store.counts().outbox.get() == 0).await;
+    assert_eq!(server.times(&session(4)).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_stands_is_not_written_twice() {
     let mut server = RedisServer::start(&["--appendfsync", "always"]).await;
     let store = beating(&server.url()).await;

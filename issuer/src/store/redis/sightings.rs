@@ -48,10 +48,10 @@ struct Seen {
 pub(super) struct Sightings(Mutex<HashMap<u16, Seen>>);
 
 impl Sightings {
-    /// What a look of `at` means. The first one means nothing.
+    /// What a look of `at` means. At the first one it cannot be told what is missing of that which a journal remembers.
     pub(super) fn finding(&self, partition: u16, look: &Look, at: Instant) -> Finding {
         let seen = self.locked();
-        let Some(seen) = seen.get(&partition) else { return Finding { changed: false, older: false } };
+        let Some(seen) = seen.get(&partition) else { return Finding { changed: true, older: false } };
         let recently = seen.changed.is_some_and(|changed| at.saturating_duration_since(changed) < UNSETTLED);
         let other = seen.look.epoch != look.epoch || seen.look.replid != look.replid;
         let settled = seen.ends.front().filter(|(since, _)| is_old(*since, seen.at));
@@ -129,7 +129,7 @@ mod tests {
     #[test]
     fn another_data_set_or_server_is_noticed_and_stays_unsettled_for_a_while() {
         let (sightings, start) = (Sightings::default(), Instant::now());
-        assert_eq!(sightings.finding(0, &look("e", "r", 5000), start), SAME, "the first sight is no change");
+        assert!(sightings.finding(0, &look("e", "r", 5000), start).changed, "nothing is known before the first sight");
         sightings.take(0, look("e", "r", 5000), start);
         assert_eq!(sightings.finding(0, &look("e", "r", 6000), start), SAME);
         assert!(sightings.finding(0, &look("f", "r", 6000), start).changed);
