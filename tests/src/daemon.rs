@@ -54,6 +54,47 @@ impl Daemon {
 
     /// Starts one in a folder that holds files for it.
     pub fn start_in(folder: Scratch, settings: &[(&str, &str)]) -> Self {
+        let (launched, config) = Launched::start(folder, settings);
+        let list = app::make_list(&config, 1, None);
+        launched.gate.install(Arc::clone(&list));
+        let Launched { at, tcp, admin, socket, gate, folder, reload, stop, task } = launched;
+        Self { at, tcp, admin, socket, gate, list, folder, reload, stop, task }
+    }
+
+    /// The list is complete as of now.
+    pub fn prove(&self) {
+        self.list.fresh(0, instants());
+    }
+
+    /// Ends a session.
+    pub fn revoke_session(&self, sid: &str) {
+        let target = Target::Session { sid: Id::parse(sid).expect("an id"), subject: None };
+        self.list.apply(0, &Revocation { target, expires_at: UnixTime(u64::from(u32::MAX)) });
+    }
+}
+
+/// A verifier in the test's own process, all of it, that follows a real feed.
+#[derive(Debug)]
+pub struct Launched {
+    pub at: At,
+    pub tcp: At,
+    pub admin: At,
+    pub socket: PathBuf,
+    pub gate: Arc<Gate>,
+    pub folder: Scratch,
+    pub reload: watch::Sender<u64>,
+    pub stop: watch::Sender<bool>,
+    pub task: Option<tokio::task::JoinHandle<()>>,
+}
+
+impl Launched {
+    /// Starts one with these settings over the defaults of a test, and does not wait.
+    pub fn start(folder: Scratch, settings: &[(&str, &str)]) -> (Self, Config) {
+        Self::start_with_file(folder, settings, None)
+    }
+
+    /// Starts one with a configuration file, which a reload reads again.
+    pub fn start_with_file(folder: Scratch, settings: &[(&str, &str)], file: Option<PathBuf>) -> (Self, Config) {
         let socket = folder.file("v.sock");
         let mut environment: BTreeMap<String, String> = [
             ("VERIFIER_SOCKET", socket.to_str().expect("UTF-8")),
@@ -67,31 +108,18 @@ impl Daemon {
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into();
         environment.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-        let settings = Settings::load(SETTINGS, &environment, None).expect("settings");
+        let settings = Settings::load(SETTINGS, &environment, file.as_deref()).expect("settings");
         let config = Config::read(&settings).expect("a configuration");
         let routes = app::read_routes(&config).expect("routes");
-        let app = App::start(config.clone(), routes, Source { file: None }).expect("free addresses");
+        let app = App::start(config.clone(), routes, Source { file }).expect("free addresses");
         let gate = Arc::clone(app.gate());
-        let list = app::make_list(&config, 1, None);
-        gate.install(Arc::clone(&list));
         let address = |text: &str| At::Tcp(text.parse().expect("an address"));
         let tcp = address(&app.addresses()[1]);
         let admin = At::Tcp(app.admin_address().expect("an admin address"));
         let (stop, stopped) = watch::channel(false);
         let (reload, reloads) = watch::channel(0);
         let task = Some(tokio::spawn(app.run(Signals { stop: stopped, reload: reloads })));
-        Self { at: At::Unix(socket.clone()), tcp, admin, socket, gate, list, folder, reload, stop, task }
-    }
-
-    /// The list is complete as of now.
-    pub fn prove(&self) {
-        self.list.fresh(0, instants());
-    }
-
-    /// Ends a session.
-    pub fn revoke_session(&self, sid: &str) {
-        let target = Target::Session { sid: Id::parse(sid).expect("an id"), subject: None };
-        self.list.apply(0, &Revocation { target, expires_at: UnixTime(u64::from(u32::MAX)) });
+        (Self { at: At::Unix(socket.clone()), tcp, admin, socket, gate, folder, reload, stop, task }, config)
     }
 }
 

@@ -5,6 +5,8 @@
 //! - [`program`]: a child process with captured output, killed when dropped.
 //! - [`scratch`]: a folder of its own for each test.
 //! - [`wait`]: waiting for a condition, with a generous limit.
+//! - [`random`]: numbers from a seed.
+//! - [`cable`]: a TCP proxy that can be cut, led elsewhere, or stop carrying.
 //! - [`http`]: requests over TCP and Unix sockets, cooked and raw.
 //! - [`daemon`]: a verifier in the test's own process, whose list the test feeds by hand.
 //! - [`grpc_check`]: Envoy's gRPC question.
@@ -18,6 +20,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bench;
+pub mod cable;
 pub mod daemon;
 pub mod grpc_check;
 pub mod http;
@@ -25,6 +28,7 @@ pub mod jwks_server;
 pub mod postgres;
 pub mod program;
 pub mod proxies;
+pub mod random;
 pub mod redis;
 pub mod redis_kinds;
 pub mod scenario;

@@ -78,6 +78,20 @@ impl Redis {
         self.program = None;
     }
 
+    /// Forgets its data; to be done while it is dead.
+    pub fn wipe(&self) {
+        for entry in std::fs::read_dir(self.folder.path()).expect("its folder").flatten() {
+            let path = entry.path();
+            let _gone = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+        }
+    }
+
+    /// One field of `INFO`.
+    pub async fn info(&self, section: &str, name: &str) -> Option<String> {
+        let text: String = redis::cmd("INFO").arg(section).query_async(&mut self.connection().await).await.ok()?;
+        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':').map(|value| value.trim().to_owned()))
+    }
+
     pub fn freeze(&self) {
         self.signal(Signal::STOP);
     }

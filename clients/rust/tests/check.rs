@@ -128,7 +128,7 @@ fn a_new_segment_is_taken_over_without_a_wrong_answer() {
 }
 
 #[test]
-fn a_dead_daemon_is_believed_no_longer_than_it_promised_and_a_new_one_is_found() {
+fn f18_a_dead_daemon_is_believed_no_longer_than_it_promised_and_a_new_one_is_found() {
     let (scratch, daemon, sidegate) = world();
     let token = claims(1).token();
     sidegate.check(&token).unwrap();

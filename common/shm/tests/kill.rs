@@ -192,7 +192,7 @@ fn check(reader: &Reader, name: &str, subject: Subject) -> Verdict {
 }
 
 #[test]
-fn readers_survive_a_writer_that_is_killed_while_it_writes() {
+fn f17_readers_survive_a_writer_that_is_killed_while_it_writes() {
     let kills: u64 = std::env::var("SIDEGATE_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(100);
     let directory = std::env::temp_dir().join(format!("sidegate-kill-{}", std::process::id()));
     std::fs::create_dir(&directory).unwrap();

@@ -139,7 +139,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn nothing_revoked_is_ever_clear_in_a_crowded_table(lines in 1..6u64, key: u64, ops in ops()) {
+    fn f19_nothing_revoked_is_ever_clear_in_a_crowded_table(lines in 1..6u64, key: u64, ops in ops()) {
         run(Geometry { table_lines: lines, unbound_lines: lines.min(2) }, key, &ops, false);
     }
 

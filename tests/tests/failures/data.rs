@@ -1,0 +1,101 @@
+//! What befalls the data, as verifiers see it: F6, F7, F13. What the issuer does about it is tested beside its store.
+
+use sidegate_common::time::UnixTime;
+use sidegate_common::wire::Keys;
+use sidegate_runtime::clock::unix_now;
+use sidegate_tests::wait::eventually;
+
+use super::desk::{AOF, Desk, Seen as _, a_while, issuer, say, token, until_feed, verifier};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f06_lost_data_is_an_alarm_and_what_is_held_stays_held() {
+    for lost_by in ["FLUSHALL", "DEL meta", "DEL log", "a restart with nothing"] {
+        let mut desk = Desk::start(&[]).await;
+        desk.revoke("dead").await;
+        desk.verifier.proven().await;
+        let keys = Keys::new("sidegate", 0);
+        let mut admin = desk.redis.connection().await;
+        let mut alarm = "no_epoch";
+        match lost_by {
+            "FLUSHALL" => drop(say(&mut admin, &["FLUSHALL"]).await),
+            "DEL meta" => drop(say(&mut admin, &["DEL", &keys.meta()]).await),
+            "DEL log" => {
+                drop(say(&mut admin, &["DEL", &keys.log()]).await);
+                alarm = "log_damaged";
+            }
+            _ => {
+                desk.redis.kill();
+                desk.redis.restart().await;
+            }
+        }
+        until_feed(&desk.verifier, "alarm", |raised| raised == alarm).await;
+        let proven = desk.verifier.gate.judge().freshness().oldest();
+        a_while().await;
+        assert_eq!(desk.verifier.gate.judge().freshness().oldest(), proven, "{lost_by}: nothing proves it");
+        desk.verifier.denies("dead").await;
+
+        // An issuer that remembers nothing makes the data set anew.
+        let (old, issued) = (token("issued-before"), unix_now());
+        eventually("the log to be made later than the token", || async { (unix_now() > issued.plus(1)).then_some(()) })
+            .await;
+        let _issuer = issuer(&desk.redis.url()).await;
+        desk.verifier.proven().await;
+        desk.verifier.denies("dead").await;
+        assert_eq!(desk.verifier.answer(&old).await.0, 200, "{lost_by}: it was there all the time");
+
+        // One that was not there cannot know, and says so of every token that is older than the log.
+        let since: u64 = redis::cmd("HGET")
+            .arg(keys.meta())
+            .arg("since")
+            .query_async(&mut desk.redis.connection().await)
+            .await
+            .expect("since");
+        let late = verifier(&desk.redis.url());
+        late.proven().await;
+        assert_eq!(late.answer(&old).await, (401, "token_revoked".to_owned()), "{lost_by}");
+        assert_eq!(late.gate.judge().index().marks(0).1, UnixTime(since));
+        eventually("tokens issued since then to be good", || async {
+            (late.answer(&token("issued-after")).await.0 == 200).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f07_a_restored_old_snapshot_takes_nothing_back() {
+    // Everything after the SAVE is in memory only: the restart restores an old RDB file.
+    let mut desk = Desk::start(&[]).await;
+    desk.revoke("in-the-snapshot").await;
+    say(&mut desk.redis.connection().await, &["SAVE"]).await;
+    desk.revoke("after-the-snapshot").await;
+    desk.verifier.proven().await;
+    let full_reads = desk.full_reads().await;
+    desk.redis.kill();
+    desk.redis.restart().await;
+    desk.verifier.proven().await;
+    assert!(desk.full_reads().await > full_reads, "a log that went back is read whole");
+    desk.verifier.denies("in-the-snapshot").await;
+    desk.verifier.denies("after-the-snapshot").await;
+    let late = verifier(&desk.redis.url());
+    late.proven().await;
+    late.denies("in-the-snapshot").await;
+    assert_eq!(late.answer(&token("after-the-snapshot")).await.0, 200, "which only an issuer's replay can put back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f13_a_log_trimmed_past_the_last_entry_held_is_read_whole() {
+    let desk = Desk::start(AOF).await;
+    desk.revoke("first").await;
+    desk.verifier.proven().await;
+    let full_reads = desk.full_reads().await;
+    desk.cable.pull();
+    until_feed(&desk.verifier, "phase", |phase| phase == "disconnected").await;
+    desk.revoke("second").await;
+    desk.revoke("third").await;
+    say(&mut desk.redis.connection().await, &["XTRIM", &Keys::new("sidegate", 0).log(), "MAXLEN", "1"]).await;
+    desk.cable.carry();
+    desk.verifier.proven().await;
+    assert_eq!(desk.full_reads().await, full_reads + 1.0);
+    desk.verifier.denies("first").await;
+    desk.verifier.denies("third").await;
+}

@@ -1,0 +1,92 @@
+//! F20 in small, on a real Redis: many followers come back at once. (That they do not come back in step is shown in virtual
+//! time, in common/runtime/src/feed/backoff.rs; ten million entries are a benchmark row.)
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use sidegate_common::revocation::Revocation;
+use sidegate_common::time::{Instants, UnixTime};
+use sidegate_common::wire::Keys;
+use sidegate_runtime::clock::monotonic_ms;
+use sidegate_runtime::feed::Sink;
+use sidegate_runtime::feed::driver::{self, Pace};
+use sidegate_runtime::feed::redis::RedisSource;
+use sidegate_runtime::feed::status::Status;
+use sidegate_tests::cable::Cable;
+use sidegate_tests::redis::Redis;
+use sidegate_tests::wait::eventually;
+use tokio::sync::watch;
+
+use super::desk::{AOF, issuer, revocation, revoke, say, through};
+
+const FOLLOWERS: usize = 50;
+const ENTRIES: u64 = 5_000;
+
+#[derive(Default)]
+struct Count {
+    applied: AtomicU64,
+    fresh_ms: AtomicU64,
+}
+
+impl Sink for Count {
+    fn apply(&self, _: u16, _: &Revocation) -> bool {
+        self.applied.fetch_add(1, Ordering::Relaxed);
+        true
+    }
+
+    fn since(&self, _: u16, _: UnixTime) {}
+
+    fn fresh(&self, _: u16, as_of: Instants) {
+        self.fresh_ms.store(as_of.monotonic_ms, Ordering::Release);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f20_a_herd_that_comes_back_reads_the_rest_and_not_the_whole() {
+    let redis = Redis::with(AOF).await;
+    let cable = Cable::to(redis.port()).await;
+    let store = issuer(&redis.url()).await;
+    let fill = "for n = 1, tonumber(ARGV[2]) do redis.call('XADD', KEYS[2], '*', 'r', ARGV[1]) end \
+                local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1) \
+                redis.call('HSET', KEYS[1], 'last', last[1][1])";
+    let keys = Keys::new("sidegate", 0);
+    let mut command = redis::cmd("EVAL");
+    command.arg(fill).arg(2).arg(keys.meta()).arg(keys.log()).arg(revocation("old").to_bytes()).arg(ENTRIES);
+    command.exec_async(&mut redis.connection().await).await.expect("filled");
+
+    let (_stop, stopped) = watch::channel(false);
+    let followers: Vec<(Arc<Count>, Arc<Status>)> = (0..FOLLOWERS).map(|_| Default::default()).collect();
+    for (count, status) in &followers {
+        let source = Arc::new(RedisSource::new(&through(&cable), "sidegate").expect("a URL"));
+        let pace = Pace::every(Duration::from_millis(250));
+        tokio::spawn(driver::follow(
+            source,
+            1,
+            Vec::new(),
+            Arc::clone(count),
+            pace,
+            Arc::clone(status),
+            stopped.clone(),
+        ));
+    }
+    let all_fresh = async |since: u64| {
+        eventually("all of the herd to be fresh", || async {
+            followers.iter().all(|(count, _)| count.fresh_ms.load(Ordering::Acquire) > since).then_some(())
+        })
+        .await;
+    };
+    all_fresh(0).await;
+    let applied = |follower: &(Arc<Count>, Arc<Status>)| follower.0.applied.load(Ordering::Relaxed);
+    assert!(followers.iter().all(|follower| applied(follower) == ENTRIES));
+
+    say(&mut redis.connection().await, &["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+    revoke(&store, "meanwhile").await;
+    all_fresh(monotonic_ms()).await;
+    for follower in &followers {
+        let status = &follower.1.partitions()[0];
+        assert_eq!((status.counters.full_reads, status.reconnects), (1, 1), "a delta was enough");
+        // The entry it went on from is read once more, to see that it still stands there.
+        assert!((ENTRIES + 1..=ENTRIES + 3).contains(&applied(follower)), "{}", applied(follower));
+    }
+}
