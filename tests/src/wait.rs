@@ -5,6 +5,9 @@ use std::time::{Duration, Instant};
 /// The limit of every wait: only a test that fails reaches it.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// The most that one look at a condition counts: a long run may be stopped for a while and go on.
+const LONGEST_STEP: Duration = Duration::from_secs(5);
+
 /// Polls `condition` until it gives a value, for at most [`PATIENCE`].
 ///
 /// # Panics
@@ -22,14 +25,15 @@ pub async fn within<T, F: Future<Output = Option<T>>>(
     what: &str,
     mut condition: impl FnMut() -> F,
 ) -> T {
-    let started = Instant::now();
-    let mut pause = Duration::from_millis(2);
+    let (mut waited, mut pause) = (Duration::ZERO, Duration::from_millis(2));
     loop {
+        let began = Instant::now();
         if let Some(value) = condition().await {
             return value;
         }
-        assert!(started.elapsed() < limit, "waited {limit:?} in vain for {what}");
+        assert!(waited < limit, "waited {limit:?} in vain for {what}");
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_millis(50));
+        waited += began.elapsed().min(LONGEST_STEP);
     }
 }

@@ -1,0 +1,150 @@
+//! One world: a Redis, cables to it, an issuer's store that writes, two verifiers that follow.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sidegate_common::revocation::{Revocation, Target};
+use sidegate_common::wire::Keys;
+use sidegate_runtime::clock::monotonic_ms;
+use sidegate_tests::cable::Cable;
+use sidegate_tests::daemon::Launched;
+use sidegate_tests::random::Random;
+use sidegate_tests::redis::Redis;
+use sidegate_tests::scratch::Scratch;
+use sidegate_tests::stack::Verifier;
+use tokio::time::sleep;
+
+use super::strike::Fault;
+use super::truth::{Totals, Truth};
+use super::watcher::{Outside, Watcher};
+use super::writer::Writer;
+
+/// kill -9 loses nothing that was acknowledged; and the user whose rights can be taken.
+pub const OPTIONS: &[&str] = &[
+    "--appendonly",
+    "yes",
+    "--appendfsync",
+    "always",
+    "--repl-diskless-sync-delay",
+    "0",
+    "--user",
+    "verifier",
+    "on",
+    ">secret",
+    "~*",
+    "&*",
+    "+@all",
+];
+/// How often a condition is looked at before it counts as never to come. Not a span of time: a long run may be stopped
+/// for a while and go on.
+const LOOKS_MAX: u32 = 3_000;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
+
+pub struct Rig {
+    pub redis: Redis,
+    pub verifiers: Cable,
+    pub issuers: Cable,
+    pub truth: Arc<Truth>,
+    watcher: Watcher,
+    inside: Launched,
+    process: Verifier,
+    outside: Outside,
+    /// How many revocations earlier cycles' issuers have left in good order.
+    settled: usize,
+    _folder: Scratch,
+}
+
+impl Rig {
+    pub async fn start(seed: u64) -> Self {
+        let redis = Redis::with(OPTIONS).await;
+        let (verifiers, issuers) = (Cable::to(redis.port()).await, Cable::to(redis.port()).await);
+        let truth = Arc::new(Truth::default());
+        drop(Writer::start(&url(&issuers), seed, &truth).await);
+        let feed = format!("redis://verifier:secret@127.0.0.1:{}/", verifiers.port());
+        let settings = [("REDIS_URL", feed.as_str()), ("PROBE_INTERVAL", "50ms"), ("MAX_STALENESS", "1s")];
+        let (inside, _) = Launched::start(Scratch::new(), &settings);
+        let folder = Scratch::new();
+        let process = Verifier::start(&folder, "process", &[("REDIS_URL", &feed)]).await;
+        let watcher = Watcher::start(Arc::clone(&inside.gate), Arc::clone(&truth));
+        let outside = Outside::default();
+        Self { redis, verifiers, issuers, truth, watcher, inside, process, outside, settled: 0, _folder: folder }
+    }
+
+    /// Writes, strikes, heals, and waits until everything is proven and asked about.
+    pub async fn cycle(&mut self, seed: u64, fault: Fault) {
+        let name = fault.name();
+        println!("seed {seed}: {name}");
+        let mut random = Random::new(seed);
+        let writer = Writer::start(&url(&self.issuers), seed, &self.truth).await;
+        sleep(Duration::from_millis(random.between(50, 300))).await;
+        self.strike(fault, &mut random).await;
+        self.outside.look(&self.process, &self.truth, &mut random, 20).await;
+
+        let healed = monotonic_ms();
+        let truth = Arc::clone(&self.truth);
+        until("revocations are taken again", async || truth.newest_ms() > healed).await;
+        writer.pause().await;
+        if truth.lost().is_some() {
+            // The issuer that acknowledged it lives until it has put it back: that it must is the promise's condition.
+            until("what Redis lost is put back", async || self.log_has_what_was_lost().await).await;
+        }
+        let newest = monotonic_ms();
+        until("the list is proven", async || self.watcher.look_at_all().0 > newest).await;
+        self.watcher.assert_no_violation(&format!("seed {seed}, {name}: SIDEGATE_FAULT_SEED={seed}"));
+        assert_eq!(self.watcher.look_at_all().1, 0, "everything acknowledged is held");
+        let outside = &mut self.outside;
+        until("the process' list is proven", async || {
+            outside.look(&self.process, &self.truth, &mut random, 60).await > newest
+        })
+        .await;
+        self.truth.lose(None);
+        self.settled = self.truth.count();
+        self.watcher.assert_no_violation(&format!("seed {seed}, {name}: SIDEGATE_FAULT_SEED={seed}"));
+    }
+
+    /// True if the log has every entry of this cycle's issuer that Redis may have lost.
+    async fn log_has_what_was_lost(&self) -> bool {
+        let mut range = redis::cmd("XRANGE");
+        range.arg(Keys::new("sidegate", 0).log()).arg("-").arg("+");
+        let rows = range.query_async::<Vec<(String, Vec<Vec<u8>>)>>(&mut self.redis.connection().await).await;
+        let Ok(rows) = rows else { return false };
+        let entries = rows.iter().filter_map(|(_, fields)| Revocation::from_bytes(fields.get(1)?).ok());
+        let names: HashSet<String> = entries.map(|entry| name_of(&entry.target)).collect();
+        let lost = self.truth.since(self.settled);
+        lost.iter().filter(|dead| self.truth.is_lost(dead)).all(|dead| names.contains(&dead.verified.claims().jti))
+    }
+
+    pub async fn end(mut self) -> Totals {
+        if let Some(task) = self.inside.task.take() {
+            self.inside.stop.send_replace(true);
+            let _stopped = tokio::time::timeout(Duration::from_secs(20), task).await;
+        }
+        let refused = Totals::refused_by(&self.truth);
+        Totals { refused, asked: self.outside.asked, ..self.watcher.totals() }
+    }
+}
+
+/// What the writer called a token, its session and its user.
+fn name_of(target: &Target) -> String {
+    match target {
+        Target::Token { jti: id, .. } | Target::Session { sid: id, .. } => id.to_string(),
+        Target::Subject { sub, .. } => sub.trim_start_matches("user-").to_owned(),
+        Target::All { .. } | Target::Key { .. } => String::new(),
+    }
+}
+
+fn url(cable: &Cable) -> String {
+    format!("redis://127.0.0.1:{}/", cable.port())
+}
+
+/// Looks until it is so.
+pub async fn until(what: &str, mut so: impl AsyncFnMut() -> bool) {
+    for _ in 0..LOOKS_MAX {
+        if so().await {
+            return;
+        }
+        sleep(BETWEEN_LOOKS).await;
+    }
+    panic!("never: {what}");
+}

@@ -1,0 +1,180 @@
+//! What goes wrong, for real, and how it is put right again.
+
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use sidegate_runtime::clock::monotonic_ms;
+use sidegate_tests::cable::Cable;
+use sidegate_tests::random::Random;
+use sidegate_tests::redis::Redis;
+use tokio::time::sleep;
+
+use super::rig::{OPTIONS, Rig, until};
+use super::truth::Lost;
+
+/// A fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// kill -9 and a restart with the append-only file.
+    Kill,
+    /// kill -9 and a restart with nothing, as without persistence.
+    KillLosingAll,
+    /// SIGSTOP for a while.
+    Freeze,
+    /// CLIENT KILL, several times.
+    KillClients,
+    /// FLUSHALL.
+    Flush,
+    /// Nothing is carried between Redis and the verifiers, and nobody is told.
+    BlackHole,
+    /// A replica whose link was cut before takes over: acknowledged entries are gone.
+    Failover,
+    /// The verifiers' user loses its rights.
+    AclLoss,
+    /// No memory for writes.
+    OutOfMemory,
+}
+
+const ALL: [Fault; 9] = [
+    Fault::Kill,
+    Fault::KillLosingAll,
+    Fault::Freeze,
+    Fault::KillClients,
+    Fault::Flush,
+    Fault::BlackHole,
+    Fault::Failover,
+    Fault::AclLoss,
+    Fault::OutOfMemory,
+];
+
+const RIGHTS: [&str; 6] = ["on", "resetpass", ">secret", "~*", "&*", "+@all"];
+
+impl Fault {
+    /// All of them take turns, so that any nine seeds in a row have each.
+    pub const fn of(seed: u64) -> Self {
+        ALL[(seed % ALL.len() as u64) as usize]
+    }
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Kill => "kill -9 with AOF",
+            Self::KillLosingAll => "kill -9 without",
+            Self::Freeze => "SIGSTOP",
+            Self::KillClients => "CLIENT KILL",
+            Self::Flush => "FLUSHALL",
+            Self::BlackHole => "black hole",
+            Self::Failover => "lossy failover",
+            Self::AclLoss => "ACL loss",
+            Self::OutOfMemory => "OOM",
+        }
+    }
+}
+
+async fn say(connection: &mut MultiplexedConnection, words: &[&str]) {
+    let mut command = redis::cmd(words[0]);
+    command.arg(&words[1..]);
+    command.exec_async(connection).await.unwrap_or_else(|error| panic!("{words:?}: {error}"));
+}
+
+impl Rig {
+    /// Something goes wrong, and is put right again.
+    pub async fn strike(&mut self, fault: Fault, random: &mut Random) {
+        let lasts = Duration::from_millis(random.between(30, 700));
+        let mut admin = self.redis.connection().await;
+        match fault {
+            Fault::Kill => {
+                self.redis.kill();
+                sleep(lasts / 2).await;
+                self.redis.restart().await;
+            }
+            Fault::KillLosingAll => {
+                self.truth.lose(Some(Lost { from_ms: 0, to_ms: u64::MAX }));
+                self.redis.kill();
+                self.truth.lose(Some(Lost { from_ms: 0, to_ms: self.acknowledged_by_the_dead().await }));
+                self.redis.wipe();
+                sleep(lasts / 2).await;
+                self.redis.restart().await;
+            }
+            Fault::Freeze => {
+                self.redis.freeze();
+                // Long enough, one time in two, for two probes to be lost.
+                sleep(lasts + Duration::from_millis(700 * random.between(0, 2))).await;
+                self.redis.thaw();
+            }
+            Fault::KillClients => {
+                for _ in 0..random.between(1, 4) {
+                    let kind = if random.between(0, 2) == 0 { "pubsub" } else { "normal" };
+                    say(&mut admin, &["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"]).await;
+                    sleep(lasts / 4).await;
+                }
+            }
+            Fault::Flush => {
+                let how = if random.between(0, 2) == 0 { "SYNC" } else { "ASYNC" };
+                say(&mut admin, &["FLUSHALL", how]).await;
+            }
+            Fault::BlackHole => {
+                self.verifiers.swallow();
+                sleep(lasts + Duration::from_millis(600 * random.between(0, 2))).await;
+                if random.between(0, 2) == 0 {
+                    self.verifiers.cut();
+                }
+                self.verifiers.carry();
+            }
+            Fault::Failover => self.fail_over(random).await,
+            Fault::AclLoss => {
+                let rules: &[&str] = match random.between(0, 4) {
+                    0 => &["-@all"],
+                    1 => &["resetchannels"],
+                    2 => &["-eval_ro", "-evalsha_ro"],
+                    _ => &["resetpass", ">another"],
+                };
+                say(&mut admin, &[&["ACL", "SETUSER", "verifier"], rules].concat()).await;
+                if rules[0] == "resetpass" {
+                    say(&mut admin, &["CLIENT", "KILL", "USER", "verifier"]).await;
+                }
+                sleep(lasts).await;
+                say(&mut admin, &[&["ACL", "SETUSER", "verifier"], &RIGHTS[..]].concat()).await;
+            }
+            Fault::OutOfMemory => {
+                say(&mut admin, &["CONFIG", "SET", "maxmemory", "1"]).await;
+                sleep(lasts).await;
+                say(&mut admin, &["CONFIG", "SET", "maxmemory", "0"]).await;
+            }
+        }
+    }
+
+    /// The moment by which every acknowledgement that a server gave before it died has been noted down.
+    async fn acknowledged_by_the_dead(&self) -> u64 {
+        self.issuers.cut();
+        sleep(Duration::from_millis(30)).await;
+        monotonic_ms()
+    }
+
+    /// A replica is made, its link is cut in silence, more is acknowledged, the master dies, the replica takes over.
+    async fn fail_over(&mut self, random: &mut Random) {
+        let link = Cable::to(self.redis.port()).await;
+        let port = link.port().to_string();
+        let replica = Redis::with(OPTIONS).await;
+        // Not an option of its start: it is a master when it is restarted by a later fault.
+        say(&mut replica.connection().await, &["REPLICAOF", "127.0.0.1", &port]).await;
+        until("the replica follows", async || {
+            replica.info("replication", "master_link_status").await.as_deref() == Some("up")
+        })
+        .await;
+        // What was acknowledged by now is in the replica.
+        let in_both = monotonic_ms();
+        let offset = |text: Option<String>| text.and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+        let written = offset(self.redis.info("replication", "master_repl_offset").await);
+        until("the replica has it", async || offset(replica.info("replication", "slave_repl_offset").await) >= written)
+            .await;
+        link.swallow();
+        sleep(Duration::from_millis(random.between(20, 300))).await;
+        self.truth.lose(Some(Lost { from_ms: in_both, to_ms: u64::MAX }));
+        self.redis.kill();
+        self.truth.lose(Some(Lost { from_ms: in_both, to_ms: self.acknowledged_by_the_dead().await }));
+        say(&mut replica.connection().await, &["REPLICAOF", "NO", "ONE"]).await;
+        self.verifiers.lead_to(replica.port());
+        self.issuers.lead_to(replica.port());
+        self.redis = replica;
+    }
+}

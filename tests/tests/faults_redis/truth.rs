@@ -1,0 +1,107 @@
+//! What is true: every revocation that the issuer acknowledged, and when; and which of them Redis lost.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use sidegate_common::token::VerifiedToken;
+
+/// A revocation whose acknowledgement has arrived.
+#[derive(Clone)]
+pub struct Dead {
+    pub token: Arc<str>,
+    pub verified: Arc<VerifiedToken>,
+    /// When the acknowledgement had arrived, on the clock of `fresh_as_of`.
+    pub acknowledged_ms: u64,
+}
+
+/// The acknowledgements that Redis may have lost, by when they arrived.
+#[derive(Clone, Copy, Debug)]
+pub struct Lost {
+    pub from_ms: u64,
+    pub to_ms: u64,
+}
+
+/// Shared by the writer, who fills it, and the watchers.
+#[derive(Default)]
+pub struct Truth {
+    dead: Mutex<Vec<Dead>>,
+    lost: Mutex<Option<Lost>>,
+    pub refused: AtomicU64,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Truth {
+    pub fn acknowledged(&self, dead: Dead) {
+        locked(&self.dead).push(dead);
+    }
+
+    pub fn count(&self) -> usize {
+        locked(&self.dead).len()
+    }
+
+    /// The revocations from the `from`th on.
+    pub fn since(&self, from: usize) -> Vec<Dead> {
+        locked(&self.dead)[from..].to_vec()
+    }
+
+    pub fn newest_ms(&self) -> u64 {
+        locked(&self.dead).iter().rev().take(1_000).map(|dead| dead.acknowledged_ms).max().unwrap_or(0)
+    }
+
+    /// From now on Redis may have lost what was acknowledged in between.
+    pub fn lose(&self, lost: Option<Lost>) {
+        *locked(&self.lost) = lost;
+    }
+
+    pub fn lost(&self) -> Option<Lost> {
+        *locked(&self.lost)
+    }
+
+    pub fn is_lost(&self, dead: &Dead) -> bool {
+        locked(&self.lost).is_some_and(|lost| (lost.from_ms..=lost.to_ms).contains(&dead.acknowledged_ms))
+    }
+}
+
+/// What was done and seen.
+#[derive(Clone, Copy, Default)]
+pub struct Totals {
+    pub acknowledged: u64,
+    pub refused: u64,
+    pub verdicts: u64,
+    pub asked: u64,
+    pub proofs: u64,
+    /// Entries that were answered good although acknowledged, for Redis had lost them before the verifier heard of them.
+    pub lost_and_unheard: u64,
+    pub stale: u64,
+}
+
+impl Totals {
+    pub fn add(&mut self, more: &Self) {
+        self.acknowledged += more.acknowledged;
+        self.refused += more.refused;
+        self.verdicts += more.verdicts;
+        self.asked += more.asked;
+        self.proofs += more.proofs;
+        self.lost_and_unheard += more.lost_and_unheard;
+        self.stale += more.stale;
+    }
+
+    pub fn refused_by(truth: &Truth) -> u64 {
+        truth.refused.load(Ordering::Relaxed)
+    }
+}
+
+impl fmt::Display for Totals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} revocations acknowledged, {} refused; {} proofs, {} verdicts in process, {} over the socket, \
+             {} looks at a stale verifier, {} entries lost by Redis, unheard and good until replayed",
+            self.acknowledged, self.refused, self.proofs, self.verdicts, self.asked, self.stale, self.lost_and_unheard
+        )
+    }
+}
