@@ -1,4 +1,4 @@
-//! The attack corpus through every path of the verifier: the same verdict on all, for each kind of key.
+//! The attack corpus through every path of verifier and issuer: the same verdict on all, for each kind of key.
 
 use std::collections::BTreeMap;
 
@@ -12,6 +12,8 @@ use sidegate_runtime::clock::unix_now;
 use sidegate_tests::daemon::Daemon;
 use sidegate_tests::http::{At, Call, raw};
 use sidegate_tests::scratch::Scratch;
+use sidegate_tests::stack::{EMAIL, Issuer, SECRET};
+use sidegate_tests::users;
 
 const INTROSPECT: &str = "an-introspection-token";
 
@@ -130,6 +132,71 @@ async fn every_path(kind: KeyKind) {
     }
     println!("{kind:?}: {} cases, 0 wrong verdicts; {tally:?}", cases.len());
     assert!(tally.values().all(|count| *count > 500), "{tally:?}");
+}
+
+/// The issuer's own protected route, then logout and refresh: an expired token may still end its session (DESIGN.md §5).
+async fn every_path_of_the_issuer(kind: KeyKind) {
+    let forge = Forge::generate(kind);
+    let folder = Scratch::new();
+    let database = folder.file("app.db");
+    users::sqlite(&database, &[EMAIL]).await;
+    let (database, keys) = (format!("sqlite://{}", database.display()), folder.file("keys"));
+    let store = format!("sqlite://{}", folder.file("store.db").display());
+    let mut settings = vec![("DATABASE_URL", database.as_str()), ("STORE_URL", store.as_str())];
+    match forge.secret() {
+        Some(secret) => settings.push(("JWT_SECRET_KEY", std::str::from_utf8(secret).unwrap())),
+        None => {
+            std::fs::create_dir(&keys).unwrap();
+            std::fs::write(keys.join("key.pem"), forge.private_pem().unwrap()).unwrap();
+            settings.extend([("JWT_SECRET_KEY", ""), ("JWT_KEYS_DIR", keys.to_str().unwrap())]);
+            settings.push(("SESSION_SECRET_KEY", SECRET));
+        }
+    }
+    let mut issuer = Issuer::start(&folder, "issuer", &settings).await;
+    // A store that has just been made says that nothing older than itself can be known to be alive.
+    assert!(issuer.program.stop().success());
+    let pool = sqlx::SqlitePool::connect(&store).await.unwrap();
+    sqlx::query("UPDATE meta SET since = 0").execute(&pool).await.unwrap();
+    pool.close().await;
+    issuer.restart().await;
+    let cases = corpus(&forge, &Setting::at(unix_now().0));
+    let cases: Vec<_> = cases.iter().filter(|case| !case.frozen && fits_a_header(&case.token)).collect();
+    for case in &cases {
+        over_http(issuer.at.get("/auth/me").bearer(&case.token), case, "/auth/me").await;
+        let reply = issuer.refresh(&case.token).await;
+        assert_eq!((reply.status.as_u16(), reply.code().as_str()), (401, "invalid_grant"), "refresh: {}", case.name);
+    }
+    for case in &cases {
+        let reply = issuer.logout(&case.token).await;
+        if matches!(case.expected, Expected::Good | Expected::Expired) {
+            assert_eq!(reply.status, 204, "logout: {} / {}", case.category, case.name);
+        } else {
+            let code = (reply.status.as_u16(), reply.code());
+            assert_eq!(code, (401, self::code(case.expected).to_owned()), "logout: {} / {}", case.category, case.name);
+        }
+    }
+    println!("{kind:?}: {} cases through /auth/me, /auth/refresh and /auth/logout, 0 wrong verdicts", cases.len());
+    assert!(cases.len() > 1000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_issuer_gives_the_same_verdicts_for_hs256() {
+    every_path_of_the_issuer(KeyKind::Hs256).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_issuer_gives_the_same_verdicts_for_eddsa() {
+    every_path_of_the_issuer(KeyKind::EdDsa).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_issuer_gives_the_same_verdicts_for_es256() {
+    every_path_of_the_issuer(KeyKind::Es256).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_issuer_gives_the_same_verdicts_for_rs256() {
+    every_path_of_the_issuer(KeyKind::Rs256).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
