@@ -4,7 +4,7 @@
 use std::pin::Pin;
 
 use sidegate_tests::bench::row::Row;
-use sidegate_tests::bench::{bare, check, feed, login, memory, reject, revocation};
+use sidegate_tests::bench::{bare, check, feed, idle, login, memory, reject, revocation};
 
 type Rows = fn() -> Pin<Box<dyn Future<Output = Vec<Row>>>>;
 
@@ -16,6 +16,7 @@ const GROUPS: &[(&str, Rows)] = &[
     ("feed", || Box::pin(feed::rows())),
     ("memory", || Box::pin(memory::rows())),
     ("reject", || Box::pin(reject::rows())),
+    ("idle", || Box::pin(idle::rows())),
 ];
 
 /// Rows that take minutes: only where they are named.
