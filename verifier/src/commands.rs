@@ -13,7 +13,7 @@ use sidegate_runtime::{logging, program};
 use crate::app::{self, App};
 use crate::ask::{At, ask};
 use crate::config::{Config, ListenConfig, SETTINGS};
-use crate::wire::admin::{PartitionReadiness, Readiness};
+use crate::wire::admin::{PartitionReadiness, Readiness, SharedMemory};
 
 /// Exit code for "cannot be said" (EX_UNAVAILABLE of sysexits.h).
 const EX_UNAVAILABLE: u8 = 69;
@@ -193,6 +193,16 @@ pub fn status(source: &Source) -> Result<ExitCode, ConfigError> {
         "segment:      {}",
         if state.segment == 0 { "none".to_owned() } else { format!("{:016x}", state.segment) }
     );
+    if let Some(shared) = state.shared_memory {
+        let SharedMemory { entries, used, slots, bytes, readers, .. } = shared;
+        let (kib, percent) = (bytes / 1024, used * 100 / slots.max(1));
+        println!("  holds:      {entries} entries, {used} of {slots} words used ({percent} %), {kib} KiB");
+        println!("  readers:    {readers} attached");
+        if shared.crowded_subjects + shared.saturated_lines > 0 {
+            let (users, lines) = (shared.crowded_subjects, shared.saturated_lines);
+            println!("  always ask: {users} users with too many entries, {lines} full lines");
+        }
+    }
     println!("version:      {}", state.version);
     Ok(if state.ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

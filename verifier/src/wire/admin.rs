@@ -12,6 +12,7 @@ use sidegate_common::time::Instants;
 use sidegate_common::verdict::Unknown;
 use sidegate_runtime::clock::instants;
 use sidegate_runtime::feed::status::{PartitionStatus, Status};
+use sidegate_shm::Stats;
 
 use super::answer::{Answer, json, problem};
 use super::http::{Body, not_allowed};
@@ -45,6 +46,8 @@ pub struct Readiness {
     pub key_count: u64,
     /// The shared-memory segment, 0 if there is none.
     pub segment: u64,
+    /// What is in it.
+    pub shared_memory: Option<SharedMemory>,
     /// Why not ready, in words.
     pub reason: Option<String>,
     /// Which build this is.
@@ -100,6 +103,32 @@ impl PartitionReadiness {
     }
 }
 
+/// The shared-memory segment, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct SharedMemory {
+    /// Revocations that it stands for.
+    pub entries: u64,
+    /// Words used, of `slots`: at three quarters it is replaced by a larger one.
+    pub used: u64,
+    /// Words there are.
+    pub slots: u64,
+    /// Its size.
+    pub bytes: u64,
+    /// Users about whom readers always ask, having too many revocations.
+    pub crowded_subjects: u64,
+    /// Lines about which readers always ask, being full.
+    pub saturated_lines: u64,
+    /// Readers that are connected to `ATTACH_SOCKET`.
+    pub readers: u64,
+}
+
+impl SharedMemory {
+    fn of((stats, readers): (Stats, usize)) -> Self {
+        let Stats { entries, used, slots, bytes, crowded_subjects, saturated_lines, .. } = stats;
+        Self { entries, used, slots, bytes, crowded_subjects, saturated_lines, readers: readers as u64 }
+    }
+}
+
 impl Readiness {
     /// As it stands.
     pub fn of(gate: &Gate, feed: &Status) -> Self {
@@ -125,6 +154,7 @@ impl Readiness {
             feed: feed.partitions().iter().map(|status| PartitionReadiness::of(status, now)).collect(),
             key_count: gate.keys().count() as u64,
             segment: gate.segment(),
+            shared_memory: gate.list().and_then(|list| list.stats()).map(SharedMemory::of),
             reason: ready.err().map(|unknown| unknown.to_string()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
