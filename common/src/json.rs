@@ -40,6 +40,32 @@ impl<'de> serde::Deserialize<'de> for Name<'de> {
     }
 }
 
+/// The names that an object has had so far. The first few lie in place: most objects have no more, and a hundred nested ones
+/// must not cost an allocation each.
+#[derive(Default)]
+struct Names<'de> {
+    few: [Cow<'de, str>; 2],
+    count: usize,
+    more: Option<HashSet<Cow<'de, str>>>,
+}
+
+impl<'de> Names<'de> {
+    /// False if the object has had this name already.
+    fn add(&mut self, name: Cow<'de, str>) -> bool {
+        if self.few[..self.count].contains(&name) {
+            return false;
+        }
+        match self.few.get_mut(self.count) {
+            Some(place) => {
+                *place = name;
+                self.count += 1;
+                true
+            }
+            None => self.more.get_or_insert_default().insert(name),
+        }
+    }
+}
+
 /// A value nobody reads, which must still be JSON without duplicate members.
 pub(crate) struct Unread;
 
@@ -88,13 +114,31 @@ impl<'de> Visitor<'de> for Unread {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let mut names: HashSet<Cow<'de, str>> = HashSet::new();
+        let mut names = Names::default();
         while let Some(Name(name)) = map.next_key()? {
-            if !names.insert(name) {
+            if !names.add(name) {
                 return Err(A::Error::custom("a member stands twice"));
             }
             map.next_value_seed(Unread)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_stands_once_however_many_there_are() {
+        for members in [1, 2, 3, 4, 60] {
+            let names: Vec<_> = (0..members).map(|n| format!("\"m{n}\":0")).collect();
+            assert!(parse(format!("{{{}}}", names.join(",")).as_bytes()).is_some(), "{members}");
+            for twice in 0..members {
+                let object = format!("{{{},\"m{twice}\":1}}", names.join(","));
+                assert!(parse(object.as_bytes()).is_none(), "{object}");
+                assert!(parse(format!("[{object}]").as_bytes()).is_none(), "nested {object}");
+            }
+        }
     }
 }

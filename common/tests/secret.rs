@@ -1,0 +1,42 @@
+//! A dropped secret is gone from this process' memory: looked for where it was, through /proc.
+
+#![allow(clippy::unwrap_used, missing_docs)] // helpers outside of test functions
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+
+use sidegate_common::secret::Secret;
+
+const CANARY: &[u8; 256] = &[0xa7; 256];
+
+/// How many bytes of the canary are still there, `length` bytes from `address` on.
+fn left(address: usize, length: usize) -> usize {
+    let mut found = vec![0; length];
+    File::open("/proc/self/mem").unwrap().read_exact_at(&mut found, u64::try_from(address).unwrap()).unwrap();
+    found.iter().zip(CANARY).filter(|(found, canary)| found == canary).count()
+}
+
+#[test]
+fn a_dropped_secret_is_wiped_and_plain_bytes_are_not() {
+    let secret = Secret::new(CANARY.to_vec());
+    let address = secret.expose().as_ptr().addr();
+    assert_eq!(left(address, CANARY.len()), CANARY.len(), "it is looked for at the right place");
+    drop(secret);
+    assert_eq!(left(address, CANARY.len()), 0);
+    // The test can fail: what is not a secret stays behind, but for what the allocator writes over its first bytes.
+    let plain = CANARY.to_vec();
+    // Or the compiler would see that nobody reads it, and not write it at all.
+    let address = std::hint::black_box(&plain).as_ptr().addr();
+    drop(plain);
+    assert!(left(address, CANARY.len()) > 200, "freed memory cannot be looked at this way here");
+}
+
+#[test]
+fn a_copy_is_wiped_as_well() {
+    let secret = Secret::new(CANARY.to_vec());
+    let copy = secret.clone();
+    let address = copy.expose().as_ptr().addr();
+    drop(copy);
+    assert_eq!(left(address, CANARY.len()), 0);
+    assert!(secret.matches(CANARY));
+}
