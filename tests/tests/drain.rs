@@ -10,7 +10,7 @@ use sidegate_tests::wait::eventually;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_login_in_flight_is_finished() {
-    let settings = [("BCRYPT_COST", "13"), ("BCRYPT_THREADS", "1"), ("SHUTDOWN_GRACE", "5m")];
+    let settings = [("BCRYPT_COST", "11"), ("BCRYPT_THREADS", "1"), ("SHUTDOWN_GRACE", "5m")];
     let mut stack = Stack::with(Store::Redis, 0, &settings, &[]).await;
     // Two wrong passwords: one at work, one waiting; so the third has not begun when the signal comes.
     let login = |password: &str| {
