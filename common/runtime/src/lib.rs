@@ -15,7 +15,7 @@
 pub mod clock;
 pub mod feed;
 pub mod logging;
-mod opening;
+mod patience;
 pub mod program;
 pub mod redis_url;
 pub mod serve;

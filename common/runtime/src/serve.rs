@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Incoming};
+use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use crate::opening::Opening;
+use crate::patience::{Answering, Heard, Patience, Stage, attend};
 use crate::program::stopped;
 use crate::socket::Listener;
 
@@ -26,13 +26,15 @@ pub enum Peer {
     Unix,
 }
 
-/// What a listener allows. Times are enforced by hyper, counts here.
+/// What a listener allows.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Connections open at once; more wait in the kernel's queue.
     pub connections_max: usize,
-    /// How long a client may take to send a request's head, or stay idle before one.
+    /// How long a client may take to send a request's head, from its first byte on.
     pub head_timeout: Duration,
+    /// How long a connection may stay without a request.
+    pub idle_timeout: Duration,
     /// Streams of one h2 connection.
     pub streams_max: u32,
     /// How long requests in flight may take once a stop is asked for.
@@ -43,14 +45,14 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections_max: 16_384,
-            head_timeout: Duration::from_secs(60),
+            head_timeout: Duration::from_secs(5),
+            idle_timeout: Duration::from_secs(60),
             streams_max: 200,
             grace: Duration::from_secs(10),
         }
     }
 }
 
-const HEADERS_MAX: usize = 100;
 /// Room for one request's head in HTTP/1, in bytes.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 const H2_HEAD_BYTES_MAX: u32 = 16 * 1024;
@@ -64,11 +66,12 @@ where
     S: hyper::service::Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
     S::Future: Send + 'static,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    B: Body + Send + 'static,
+    B: Body + Unpin + Send + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let graceful = GracefulShutdown::new();
+    // Each connection holds a receiver: a message makes it finish, and when all are gone the drain is done.
+    let (drain, draining) = watch::channel(());
     let connections = Arc::new(Semaphore::new(limits.connections_max));
     loop {
         let permit = tokio::select! {
@@ -78,8 +81,8 @@ where
         let Ok(permit) = permit else { break };
         tokio::select! {
             accepted = accept(&listener) => match accepted {
-                Ok((Io::Tcp(stream), peer)) => spawn(stream, service_for(peer), limits, &graceful, permit),
-                Ok((Io::Unix(stream), peer)) => spawn(stream, service_for(peer), limits, &graceful, permit),
+                Ok((Io::Tcp(stream), peer)) => spawn(stream, service_for(peer), limits, draining.clone(), permit),
+                Ok((Io::Unix(stream), peer)) => spawn(stream, service_for(peer), limits, draining.clone(), permit),
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
                     tokio::time::sleep(ACCEPT_RETRY).await;
@@ -90,7 +93,9 @@ where
     }
     let address = listener.describe();
     drop(listener);
-    if tokio::time::timeout(limits.grace, graceful.shutdown()).await.is_err() {
+    drop(draining);
+    let _nobody_is_connected = drain.send(());
+    if tokio::time::timeout(limits.grace, drain.closed()).await.is_err() {
         tracing::warn!(address, "requests were still in flight when the grace period ended");
     }
 }
@@ -111,24 +116,20 @@ async fn accept(listener: &Listener) -> std::io::Result<(Io, Peer)> {
     }
 }
 
-fn spawn<I, S, B>(stream: I, service: S, limits: Limits, graceful: &GracefulShutdown, permit: OwnedSemaphorePermit)
+fn spawn<I, S, B>(stream: I, service: S, limits: Limits, draining: watch::Receiver<()>, permit: OwnedSemaphorePermit)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: hyper::service::Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
     S::Future: Send + 'static,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    B: Body + Send + 'static,
+    B: Body + Unpin + Send + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.head_timeout)
-        .max_headers(HEADERS_MAX)
-        .max_buf_size(HEAD_BYTES_MAX)
-        .half_close(true);
+    // Answers are small: one write of what lies together is cheaper than gathering it.
+    // Not max_headers: hyper takes at most 100 by itself, and being told so makes it allocate for every request.
+    builder.http1().header_read_timeout(None).writev(false).max_buf_size(HEAD_BYTES_MAX).half_close(true);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -137,11 +138,17 @@ where
         .max_pending_accept_reset_streams(Some(20))
         .keep_alive_interval(Some(Duration::from_secs(30)))
         .keep_alive_timeout(Duration::from_secs(20));
-    let stream = Opening::new(stream, limits.head_timeout);
-    let watcher = graceful.watcher();
+    let stage = Arc::new(Stage::default());
+    let stream = TokioIo::new(Heard::new(stream, Arc::clone(&stage)));
+    let patience = Patience { head: limits.head_timeout, idle: limits.idle_timeout };
     tokio::spawn(async move {
-        let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-        if let Err(error) = watcher.watch(connection).await {
+        let told = Arc::clone(&stage);
+        let service = service_fn(move |request| {
+            let (open, answer) = (told.request(), service.call(request));
+            async move { Ok::<_, S::Error>(answer.await?.map(|body| Answering::new(body, open))) }
+        });
+        let connection = builder.serve_connection(stream, service).into_owned();
+        if let Err(error) = attend(connection, stage, patience, draining).await {
             tracing::debug!(%error, "connection ended");
         }
         drop(permit);
