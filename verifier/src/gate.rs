@@ -6,7 +6,7 @@ use sidegate_common::index::Index;
 use sidegate_common::secret::Secret;
 use sidegate_common::token::Rejection;
 use sidegate_common::verdict::{Freshness, Judge, Moment, Unknown};
-use sidegate_runtime::clock::instants;
+use sidegate_runtime::clock::{instants, monotonic_ms};
 
 use crate::config::Config;
 use crate::domain::check::{Checked, Checker};
@@ -84,7 +84,7 @@ impl Gate {
 
     /// The moment it is now.
     pub fn moment(&self) -> Moment {
-        self.time.moment(instants())
+        self.time.moment(monotonic_ms(), instants)
     }
 
     /// Whether any token could be judged good.

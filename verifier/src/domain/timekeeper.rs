@@ -28,13 +28,13 @@ impl Timekeeper {
         }
     }
 
-    /// The moment that a reading of the clocks stands for.
-    pub fn moment(&self, now: Instants) -> Moment {
+    /// The moment that `monotonic_ms` stands for. `both` reads both clocks, and is only asked when the floor has to move.
+    pub fn moment(&self, monotonic_ms: u64, both: impl FnOnce() -> Instants) -> Moment {
         let advanced = self.advanced_ms.load(Ordering::Acquire);
-        if now.monotonic_ms.saturating_sub(advanced) >= ADVANCE_EVERY_MS {
-            self.advance(now);
+        if monotonic_ms.saturating_sub(advanced) >= ADVANCE_EVERY_MS {
+            self.advance(both());
         }
-        Moment { now: UnixTime(self.seconds.load(Ordering::Acquire)), monotonic_ms: now.monotonic_ms }
+        Moment { now: UnixTime(self.seconds.load(Ordering::Acquire)), monotonic_ms }
     }
 
     /// One thread moves the floor; the others go on with the one it is about to replace.
@@ -57,9 +57,9 @@ mod tests {
     fn time_moves_with_both_clocks_and_never_back() {
         let at = |wall_ms, monotonic_ms| Instants { wall_ms, monotonic_ms };
         let keeper = Timekeeper::new(at(1_000_000, 10));
-        assert_eq!(keeper.moment(at(1_000_000, 10)).now, UnixTime(1_000));
-        assert_eq!(keeper.moment(at(1_003_000, 3_010)).now, UnixTime(1_003));
-        let back = keeper.moment(at(900_000, 4_010));
+        assert_eq!(keeper.moment(10, || unreachable!("the floor is new")).now, UnixTime(1_000));
+        assert_eq!(keeper.moment(3_010, || at(1_003_000, 3_010)).now, UnixTime(1_003));
+        let back = keeper.moment(4_010, || at(900_000, 4_010));
         assert_eq!(back.now, UnixTime(1_003));
         assert_eq!(back.monotonic_ms, 4_010);
     }

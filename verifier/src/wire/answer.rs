@@ -1,5 +1,7 @@
 //! From a decision to status, headers and body: the only such table, for every interface.
 
+use std::sync::OnceLock;
+
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Response, StatusCode};
@@ -31,9 +33,13 @@ const PROBLEM: HeaderValue = HeaderValue::from_static(MEDIA_TYPE);
 const SOON: HeaderValue = HeaderValue::from_static("1");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// The headers of an allowing answer, rendered once for each verified token.
+/// An allowing answer, rendered once for each verified token.
 #[derive(Clone, Debug)]
-pub struct Identity(HeaderMap);
+pub struct Identity {
+    headers: HeaderMap,
+    /// As a message of gRPC, once it has been asked for there.
+    grpc: OnceLock<Bytes>,
+}
 
 impl Identity {
     /// The headers that say who sent the token.
@@ -47,6 +53,16 @@ impl Identity {
         Self::with(values)
     }
 
+    /// The answer's headers.
+    pub const fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
+    /// The answer as a message of gRPC, which `encode` makes if nobody has yet.
+    pub fn grpc(&self, encode: impl FnOnce() -> Bytes) -> Bytes {
+        self.grpc.get_or_init(encode).clone()
+    }
+
     fn nobody() -> Self {
         Self::with([NOBODY; 6])
     }
@@ -55,7 +71,7 @@ impl Identity {
         let mut headers = HeaderMap::with_capacity(10);
         headers.insert(CACHE_CONTROL, NO_STORE);
         IDENTITY.into_iter().zip(values).for_each(|(name, value)| drop(headers.insert(name, value)));
-        Self(headers)
+        Self { headers, grpc: OnceLock::new() }
     }
 }
 
@@ -75,11 +91,14 @@ pub struct Answer {
 /// The table.
 pub fn answer(decision: Decision<Identity>) -> Answer {
     match decision {
-        Decision::Public => {
-            Answer { status: StatusCode::OK, headers: Identity::nobody().0, body: Bytes::new(), outcome: "public" }
-        }
+        Decision::Public => Answer {
+            status: StatusCode::OK,
+            headers: Identity::nobody().headers,
+            body: Bytes::new(),
+            outcome: "public",
+        },
         Decision::Allow(good, seen) => {
-            let mut headers = seen.rendered().0.clone();
+            let mut headers = seen.rendered().headers.clone();
             if let Some(seconds) = good.stale_seconds() {
                 headers.insert(STALE, HeaderValue::from(seconds));
             }

@@ -4,11 +4,14 @@
 //! a gRPC error (with `failure_mode_allow` that would let the request pass).
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::Arc;
 
+use bytes::{BufMut as _, Bytes};
 use http::header::HeaderMap;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
+use prost::Message as _;
 use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value};
 use sidegate_common::claims::{Audience, Claims};
@@ -16,12 +19,13 @@ use sidegate_common::token::Rejection;
 use sidegate_proto::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use sidegate_proto::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
 use sidegate_proto::envoy::service::auth::v3::attribute_context::HttpRequest;
-use sidegate_proto::envoy::service::auth::v3::authorization_server::{Authorization, AuthorizationServer};
+use sidegate_proto::envoy::service::auth::v3::authorization_server::SERVICE_NAME;
 use sidegate_proto::envoy::service::auth::v3::check_response::HttpResponse;
 use sidegate_proto::envoy::service::auth::v3::{CheckRequest, CheckResponse, DeniedHttpResponse, OkHttpResponse};
 use sidegate_proto::envoy::r#type::v3::HttpStatus;
 use sidegate_proto::google::rpc::Status as RpcStatus;
-use tonic::server::NamedService;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::server::{NamedService, UnaryService};
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 use tower::Service;
@@ -35,67 +39,129 @@ use crate::gate::Gate;
 
 const NAME: &str = "grpc";
 /// Envoy's name for our service, also in the health service.
-pub const AUTHORIZATION: &str = <AuthorizationServer<Authorizer> as NamedService>::NAME;
+pub const AUTHORIZATION: &str = SERVICE_NAME;
+const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
 
 /// Both services.
 #[derive(Clone, Debug)]
 pub struct Grpc {
-    authorization: AuthorizationServer<Authorizer>,
+    gate: Arc<Gate>,
     health: HealthServer<HealthService>,
 }
 
 impl Grpc {
     /// The services of `gate`; `health` is told elsewhere whether they serve.
     pub fn new(gate: Arc<Gate>, health: HealthReporter) -> Self {
-        Self {
-            authorization: AuthorizationServer::new(Authorizer { gate }),
-            health: HealthServer::new(HealthService::from_health_reporter(health)),
-        }
+        Self { gate, health: HealthServer::new(HealthService::from_health_reporter(health)) }
     }
 
     /// Answers one call.
-    pub async fn call(mut self, request: Request<Incoming>) -> Response<Body> {
-        let service = request.uri().path().trim_start_matches('/').split('/').next().unwrap_or_default();
-        let Ok(response) = if service == AUTHORIZATION {
-            self.authorization.call(request).await
-        } else if service == <HealthServer<HealthService> as NamedService>::NAME {
-            self.health.call(request).await
-        } else {
-            Ok(tonic::Status::unimplemented("no such service").into_http())
-        };
-        response.map(Body::Grpc)
+    pub fn call(&self, request: Request<Incoming>) -> impl Future<Output = Response<Body>> + Send + use<> {
+        let path = request.uri().path();
+        let checker = (path == CHECK).then(|| Authorizer { gate: Arc::clone(&self.gate) });
+        let service = path.trim_start_matches('/').split('/').next().unwrap_or_default();
+        let health = (service == <HealthServer<HealthService> as NamedService>::NAME).then(|| self.health.clone());
+        async move {
+            let response = match (checker, health) {
+                (Some(checker), _) => tonic::server::Grpc::new(CheckCodec).unary(checker, request).await,
+                (None, Some(mut health)) => {
+                    let Ok(response) = health.call(request).await;
+                    response
+                }
+                (None, None) => tonic::Status::unimplemented("no such service").into_http(),
+            };
+            response.map(Body::Grpc)
+        }
     }
 }
 
-/// `envoy.service.auth.v3.Authorization`.
+/// `envoy.service.auth.v3.Authorization/Check`, not by the generated server: its answers are messages that are encoded already.
 #[derive(Clone, Debug)]
-pub struct Authorizer {
+struct Authorizer {
     gate: Arc<Gate>,
 }
 
-#[tonic::async_trait]
-impl Authorization for Authorizer {
-    async fn check(
-        &self,
-        request: tonic::Request<CheckRequest>,
-    ) -> Result<tonic::Response<CheckResponse>, tonic::Status> {
-        let attributes = request.into_inner().attributes.unwrap_or_default();
-        let also = requirement(&attributes.context_extensions);
-        let http = attributes.request.and_then(|request| request.http);
-        let mut decision = decide(&self.gate, http.as_ref(), also.as_ref());
-        if matches!(decision, Decision::Deny(Denial::Token(Rejection::UnknownKey)))
-            && let Some(http) = &http
-            && let Presented::Token(token) = presented(&self.gate, http)
-            && let Some(kid) = self.gate.keys().worth_fetching(token)
-        {
-            self.gate.keys().fetch_for(kid).await;
-            decision = decide(&self.gate, Some(http), also.as_ref());
-        }
+impl UnaryService<CheckRequest> for Authorizer {
+    type Response = Bytes;
+    type Future = Pin<Box<dyn Future<Output = Result<tonic::Response<Bytes>, tonic::Status>> + Send>>;
+
+    fn call(&mut self, request: tonic::Request<CheckRequest>) -> Self::Future {
+        let gate = Arc::clone(&self.gate);
+        Box::pin(async move { Ok(tonic::Response::new(check(&gate, request.into_inner()).await)) })
+    }
+}
+
+async fn check(gate: &Gate, request: CheckRequest) -> Bytes {
+    let attributes = request.attributes.unwrap_or_default();
+    let also = requirement(&attributes.context_extensions);
+    let http = attributes.request.and_then(|request| request.http);
+    let mut decision = decide(gate, http.as_ref(), also.as_ref());
+    if matches!(decision, Decision::Deny(Denial::Token(Rejection::UnknownKey)))
+        && let Some(http) = &http
+        && let Presented::Token(token) = presented(gate, http)
+        && let Some(kid) = gate.keys().worth_fetching(token)
+    {
+        gate.keys().fetch_for(kid).await;
+        decision = decide(gate, Some(http), also.as_ref());
+    }
+    let (outcome, message) = render(decision);
+    gate.metrics().count(NAME, outcome);
+    tracing::debug!(interface = NAME, outcome, "checked");
+    message
+}
+
+/// What comes of a decision, and its message; that of a good token is made once and kept with the token.
+fn render(decision: Decision<Identity>) -> (&'static str, Bytes) {
+    let kept = match &decision {
+        Decision::Allow(good, seen) if good.stale_seconds().is_none() => Some(Arc::clone(seen)),
+        _ => None,
+    };
+    let make = || {
         let metadata = metadata(&decision);
         let answer = answer(decision);
-        self.gate.metrics().count(NAME, answer.outcome);
-        tracing::debug!(interface = NAME, outcome = answer.outcome, "checked");
-        Ok(tonic::Response::new(respond(answer, metadata)))
+        (answer.outcome, Bytes::from(respond(answer, metadata).encode_to_vec()))
+    };
+    match kept {
+        Some(seen) => ("allowed", seen.rendered().grpc(|| make().1)),
+        None => make(),
+    }
+}
+
+/// Reads questions, and sends answers that are encoded already.
+#[derive(Clone, Copy, Debug)]
+struct CheckCodec;
+
+impl Codec for CheckCodec {
+    type Encode = Bytes;
+    type Decode = CheckRequest;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for CheckCodec {
+    type Item = Bytes;
+    type Error = tonic::Status;
+
+    fn encode(&mut self, message: Bytes, out: &mut EncodeBuf<'_>) -> Result<(), tonic::Status> {
+        out.put(message);
+        Ok(())
+    }
+}
+
+impl Decoder for CheckCodec {
+    type Item = CheckRequest;
+    type Error = tonic::Status;
+
+    fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<CheckRequest>, tonic::Status> {
+        CheckRequest::decode(bytes).map(Some).map_err(|error| tonic::Status::internal(error.to_string()))
     }
 }
 

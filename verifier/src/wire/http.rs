@@ -55,14 +55,14 @@ impl hyper::service::Service<Request<Incoming>> for Connection {
 
     fn call(&self, request: Request<Incoming>) -> Reply {
         let Front { gate, grpc } = &self.front;
-        if request.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
-            return Reply::later(grpc.clone().call(request));
-        }
-        let path = request.uri().path();
-        if let Some(dialect) = Dialect::at(path) {
+        if let Some(dialect) = Dialect::at(request.uri().path()) {
             // The body, if there is one, is dropped unread: nobody waits for it.
             return check(gate, dialect, request.into_parts().0);
         }
+        if request.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
+            return Reply::later(grpc.call(request));
+        }
+        let path = request.uri().path();
         let post = *request.method() == Method::POST;
         match path {
             "/introspect" if post => Reply::later(introspect::introspect(Arc::clone(gate), self.peer, request)),
@@ -99,8 +99,10 @@ fn finish(gate: &Gate, dialect: Dialect, mut answer: Answer) -> Answer {
 }
 
 fn presented<'a>(gate: &'a Gate, dialect: Dialect, parts: &'a Parts) -> Presented<'a> {
+    // Only a cookie needs to be told where the request came from and where it goes.
+    let Some(cookie) = gate.token_cookie() else { return present(&parts.headers, None, "", None) };
     let target = dialect.target(parts);
-    present(&parts.headers, gate.token_cookie(), target.method.unwrap_or_default(), target.host)
+    present(&parts.headers, Some(cookie), target.method.unwrap_or_default(), target.host)
 }
 
 fn decide(gate: &Gate, dialect: Dialect, parts: &Parts) -> Decision<super::answer::Identity> {
