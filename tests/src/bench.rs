@@ -2,14 +2,17 @@
 //!
 //! # Map
 //! - [`row`]: what is printed, and how pairs of measurements become one ratio.
-//! - [`load`]: a lean HTTP/1.1 load generator over a Unix socket.
-//! - [`bare`]: the peer: a hyper server that answers 200 and does nothing else.
-//! - [`check`], [`revocation`], [`feed`], [`login`], [`memory`],
+//! - [`load`], [`h2`]: lean load generators, HTTP/1.1 and gRPC.
+//! - [`bare`]: the peers: servers that say yes and do nothing else.
+//! - [`check`], [`grpc`], [`envoy`], [`revocation`], [`feed`], [`login`], [`memory`],
 //!   [`reject`], [`idle`]: the rows.
 
 pub mod bare;
 pub mod check;
+pub mod envoy;
 pub mod feed;
+pub mod grpc;
+pub mod h2;
 pub mod idle;
 pub mod load;
 pub mod login;

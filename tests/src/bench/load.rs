@@ -1,4 +1,4 @@
-//! A lean HTTP/1.1 load generator: closed loop, keep-alive, one request in flight per connection.
+//! A lean load generator: closed loop, kept connections, one request in flight on each; HTTP/1.1 here, gRPC in [`super::h2`].
 
 use std::time::{Duration, Instant};
 
@@ -20,14 +20,30 @@ pub fn check_request(token: &str) -> Vec<u8> {
     format!("GET /check HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\n\r\n").into_bytes()
 }
 
+/// One kept connection of a kind.
+pub trait Asks: Send + Sized + 'static {
+    fn connect(at: &At) -> impl Future<Output = Self> + Send;
+
+    /// Sends a whole request, waits for the whole answer, and gives its status.
+    fn ask(&mut self, request: &[u8]) -> impl Future<Output = u16> + Send;
+}
+
 /// Sends `requests` (each connection its own, in turn) for `time` over as many connections.
 ///
 /// # Panics
 /// An answer is not 2xx, or the server is gone.
 pub async fn run(at: &At, requests: &[Vec<u8>], connections: usize, time: Duration) -> Measured {
+    run_as::<Stream>(at, requests, connections, time).await
+}
+
+/// The same over connections of another kind.
+///
+/// # Panics
+/// An answer is not 2xx, or the server is gone.
+pub async fn run_as<A: Asks>(at: &At, requests: &[Vec<u8>], connections: usize, time: Duration) -> Measured {
     let mut streams = Vec::new();
     for _ in 0..connections {
-        streams.push(Stream::connect(at).await);
+        streams.push(A::connect(at).await);
     }
     let started = Instant::now();
     let clients = streams.into_iter().enumerate().map(|(index, stream)| {
@@ -44,7 +60,7 @@ pub async fn run(at: &At, requests: &[Vec<u8>], connections: usize, time: Durati
     Measured { per_second: latencies_us.len() as f64 / started.elapsed().as_secs_f64(), latencies_us }
 }
 
-async fn client(mut stream: Stream, requests: Vec<Vec<u8>>, until: Instant) -> Vec<f64> {
+async fn client<A: Asks>(mut stream: A, requests: Vec<Vec<u8>>, until: Instant) -> Vec<f64> {
     let mut latencies = Vec::new();
     for request in requests.iter().cycle() {
         let sent = Instant::now();
@@ -58,26 +74,43 @@ async fn client(mut stream: Stream, requests: Vec<Vec<u8>>, until: Instant) -> V
     latencies
 }
 
-trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
+pub(super) trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
 
 /// One kept connection.
 pub struct Stream {
     duplex: Box<dyn Duplex>,
     buffer: Vec<u8>,
+    /// The length of the answer before, which had no body: answers of the same length with the same end are read no further, so
+    /// that a longer answer costs the load generator no more.
+    expected: usize,
+}
+
+impl Asks for Stream {
+    async fn connect(at: &At) -> Self {
+        Self::connect(at).await
+    }
+
+    async fn ask(&mut self, request: &[u8]) -> u16 {
+        self.ask(request).await
+    }
+}
+
+/// Connects.
+pub(super) async fn connect(at: &At) -> Box<dyn Duplex> {
+    match at {
+        At::Unix(path) => Box::new(UnixStream::connect(path).await.expect("connects")),
+        At::Tcp(address) => {
+            let stream = TcpStream::connect(address).await.expect("connects");
+            stream.set_nodelay(true).expect("nodelay");
+            Box::new(stream)
+        }
+    }
 }
 
 impl Stream {
     pub async fn connect(at: &At) -> Self {
-        let duplex: Box<dyn Duplex> = match at {
-            At::Unix(path) => Box::new(UnixStream::connect(path).await.expect("connects")),
-            At::Tcp(address) => {
-                let stream = TcpStream::connect(address).await.expect("connects");
-                stream.set_nodelay(true).expect("nodelay");
-                Box::new(stream)
-            }
-        };
-        Self { duplex, buffer: vec![0; 32 * 1024] }
+        Self { duplex: connect(at).await, buffer: vec![0; 32 * 1024], expected: 0 }
     }
 
     /// Sends a whole request, waits for the whole answer, and gives its status.
@@ -88,8 +121,12 @@ impl Stream {
             let length = self.duplex.read(&mut self.buffer[filled..]).await.expect("received");
             assert!(length > 0, "the server closed the connection");
             filled += length;
+            if filled == self.expected && self.buffer[..filled].ends_with(b"\r\n\r\n") {
+                break;
+            }
             if let Some(end) = whole_answer(&self.buffer[..filled]) {
                 assert_eq!(filled, end, "more than one answer");
+                self.expected = if self.buffer[..end].ends_with(b"\r\n\r\n") { end } else { 0 };
                 break;
             }
         }

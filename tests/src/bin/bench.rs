@@ -4,13 +4,15 @@
 use std::pin::Pin;
 
 use sidegate_tests::bench::row::Row;
-use sidegate_tests::bench::{bare, check, feed, idle, login, memory, reject, revocation};
+use sidegate_tests::bench::{bare, check, envoy, feed, grpc, idle, login, memory, reject, revocation};
 
 type Rows = fn() -> Pin<Box<dyn Future<Output = Vec<Row>>>>;
 
 /// Every group of rows, by the name that selects it.
 const GROUPS: &[(&str, Rows)] = &[
     ("check", || Box::pin(check::rows())),
+    ("grpc", || Box::pin(grpc::rows())),
+    ("envoy", || Box::pin(envoy::rows())),
     ("revocation", || Box::pin(revocation::rows())),
     ("login", || Box::pin(login::rows())),
     ("feed", || Box::pin(feed::rows())),
@@ -24,10 +26,11 @@ const LONG: &[(&str, Rows)] = &[("feed10m", || Box::pin(feed::rows_of_ten_millio
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let [flag, socket, workers] = arguments.as_slice()
+    if let [flag, socket, workers, says] = arguments.as_slice()
         && flag == "--bare-server"
     {
-        bare::serve(std::path::Path::new(socket), workers.parse().expect("a number"));
+        let says = bare::Says::named(says).expect("what a bare server says");
+        bare::serve(std::path::Path::new(socket), workers.parse().expect("a number"), says);
         return;
     }
     if let [flag, socket, redis] = arguments.as_slice()
