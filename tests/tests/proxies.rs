@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use http::Method;
+use sidegate_tests::bench::load::Stream;
 use sidegate_tests::daemon::{Daemon, good};
-use sidegate_tests::http::{At, Reply, raw};
+use sidegate_tests::http::{Reply, raw};
 use sidegate_tests::proxies::{Kind, Proxy};
 use sidegate_tests::scratch::Scratch;
 use sidegate_tests::wait::eventually;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 const ROUTES: &str = r#"
 [[route]]
@@ -27,8 +27,11 @@ const IDENTITY: [&str; 6] =
 
 /// The values of a header that reached the application, in any spelling that it could take for this name.
 fn reached(reply: &Reply, name: &str) -> Vec<String> {
+    reached_in(&reply.json(), name)
+}
+
+fn reached_in(told: &serde_json::Value, name: &str) -> Vec<String> {
     let folded = |name: &str| name.to_ascii_lowercase().replace(['_', '.'], "-");
-    let told = reply.json();
     let headers = told["headers"].as_array().expect("headers").iter();
     let values = headers.filter(|pair| folded(pair[0].as_str().unwrap()) == name);
     values.map(|pair| pair[1].as_str().unwrap().to_owned()).collect()
@@ -55,7 +58,8 @@ async fn scenario(kind: Kind) {
     removes_what_clients_make_up(&proxy).await;
     obeys_routes(&proxy).await;
     takes_what_clients_send(&proxy).await;
-    a_thousand_connections(&proxy).await;
+    refuses_odd_methods_and_old_versions_without_a_token(&proxy).await;
+    a_thousand_connections(&proxy, &daemon).await;
     revoked_mid_connection(&proxy, &daemon).await;
     prover.abort();
     let token = good("bob");
@@ -105,28 +109,36 @@ async fn denies(proxy: &Proxy) {
     assert_eq!(proxy.app.count(), before, "none of these reached the application");
 }
 
+/// Every spelling that an application of the CGI kind folds into `name`: each hyphen also as underscore and as dot, in small
+/// letters, capitals and both.
+fn aliases(name: &str) -> Vec<String> {
+    let mut words = name.split('-');
+    let mut spelled = vec![words.next().unwrap_or_default().to_owned()];
+    for word in words {
+        spelled = spelled.iter().flat_map(|start| ["-", "_", "."].map(|by| format!("{start}{by}{word}"))).collect();
+    }
+    let mixed = |text: &str| {
+        let letters = text.chars().enumerate();
+        letters.map(|(at, c)| if at % 2 == 0 { c.to_ascii_uppercase() } else { c }).collect::<String>()
+    };
+    let cased = |(at, text): (usize, String)| [text.clone(), text.to_ascii_uppercase(), mixed(&text)][at % 3].clone();
+    let mut out: Vec<String> = spelled.into_iter().enumerate().map(cased).collect();
+    out.extend([name.to_ascii_uppercase(), mixed(name)]);
+    out
+}
+
 async fn removes_what_clients_make_up(proxy: &Proxy) {
-    let token = good("alice");
-    for target in ["/a", "/public/a"] {
-        let mut call = proxy.at.get(target);
-        if target == "/a" {
-            call = call.bearer(&token);
-        }
-        for name in IDENTITY {
-            for alias in [name.to_owned(), name.to_ascii_uppercase(), name.replace('-', "_"), name.replace('-', ".")] {
-                call = call.header(&alias, "mallory");
-            }
-        }
-        let reply = call.header("x-auth-stale", "mallory").send().await;
-        assert_eq!(reply.status, 200);
+    let authorization = format!("Authorization: Bearer {}\r\n", good("alice"));
+    for (target, authorization, subject) in [("/a", authorization.as_str(), "alice"), ("/public/a", "", "-")] {
+        let mut stream = Stream::connect(&proxy.at).await;
         for name in IDENTITY.into_iter().chain(["x-auth-stale"]) {
-            assert!(
-                !reached(&reply, name).contains(&"mallory".to_owned()),
-                "{target}: {name} survived: {:?}",
-                reply.body
-            );
+            let made_up: String = aliases(name).iter().map(|alias| format!("{alias}: mallory\r\n")).collect();
+            let request = format!("GET {target} HTTP/1.1\r\nHost: app\r\n{authorization}{made_up}\r\n");
+            assert_eq!(stream.ask(request.as_bytes()).await, 200, "{target}: {name}");
+            let told: serde_json::Value = serde_json::from_slice(stream.body()).unwrap();
+            assert!(!reached_in(&told, name).contains(&"mallory".to_owned()), "{target}: {name} survived: {told}");
+            assert_eq!(reached_in(&told, "x-auth-subject"), [subject], "{target}: {name}");
         }
-        assert_eq!(reached(&reply, "x-auth-subject"), [if target == "/a" { "alice" } else { "-" }]);
     }
 }
 
@@ -188,43 +200,60 @@ async fn takes_what_clients_send(proxy: &Proxy) {
     assert_ne!(huge.status, 200);
 }
 
-async fn a_thousand_connections(proxy: &Proxy) {
-    let token = good("alice");
-    let mut tasks = tokio::task::JoinSet::new();
-    let turn = std::sync::Arc::new(tokio::sync::Semaphore::new(100));
-    for _ in 0..1_000 {
-        let (call, turn) = (proxy.at.get("/a").bearer(&token), std::sync::Arc::clone(&turn));
-        tasks.spawn(async move {
-            let _turn = turn.acquire().await.unwrap();
-            call.send().await.status
-        });
+async fn refuses_odd_methods_and_old_versions_without_a_token(proxy: &Proxy) {
+    let before = proxy.app.count();
+    for method in ["POST", "PUT", "PATCH", "OPTIONS", "PROPFIND", "TRACE", "FROBNICATE", "M-SEARCH", "get"] {
+        for version in ["HTTP/1.1\r\nConnection: close", "HTTP/1.0"] {
+            let head = format!("{method} /a {version}\r\nHost: app\r\nContent-Length: 0\r\n\r\n");
+            let answer = raw(&proxy.at, head.as_bytes(), Duration::from_secs(20)).await;
+            let text = String::from_utf8_lossy(&answer);
+            let status = text.split(' ').nth(1).unwrap_or_default();
+            assert!(status.is_empty() || status.starts_with('4') || status == "501", "{method} {version}: {text}");
+        }
     }
-    while let Some(status) = tasks.join_next().await {
-        assert_eq!(status.unwrap(), 200);
+    assert_eq!(proxy.app.count(), before, "none of these reached the application");
+}
+
+/// A thousand connections that are open together, each used twice: before and after its session ends.
+async fn a_thousand_connections(proxy: &Proxy, daemon: &Daemon) {
+    let request =
+        format!("GET /a HTTP/1.1\r\nHost: app\r\nAuthorization: Bearer {}\r\n\r\n", good("dave")).into_bytes();
+    let mut streams: Vec<Option<Stream>> = (0..1_000).map(|_| None).collect();
+    for expected in [200, 401] {
+        let mut asking = tokio::task::JoinSet::new();
+        let turn = std::sync::Arc::new(tokio::sync::Semaphore::new(64));
+        for stream in streams.drain(..) {
+            let (at, request, turn) = (proxy.at.clone(), request.clone(), std::sync::Arc::clone(&turn));
+            asking.spawn(async move {
+                let _turn = turn.acquire().await.unwrap();
+                let mut stream = match stream {
+                    Some(stream) => stream,
+                    None => Stream::connect(&at).await,
+                };
+                assert_eq!(stream.ask(&request).await, expected);
+                stream
+            });
+        }
+        while let Some(stream) = asking.join_next().await {
+            streams.push(Some(stream.unwrap()));
+        }
+        assert_eq!(streams.len(), 1_000);
+        daemon.revoke_session("sid-of-dave");
     }
 }
 
 async fn revoked_mid_connection(proxy: &Proxy, daemon: &Daemon) {
-    let At::Tcp(address) = proxy.at else { unreachable!("proxies listen on TCP") };
-    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
-    let request = format!("GET /a HTTP/1.1\r\nHost: app\r\nAuthorization: Bearer {}\r\n\r\n", good("carol"));
-    for round in 0..4 {
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = vec![0; 65_536];
-        let length = tokio::time::timeout(Duration::from_secs(20), stream.read(&mut answer)).await.unwrap().unwrap();
-        let status = String::from_utf8_lossy(&answer[9..12.min(length)]).into_owned();
-        assert_eq!(status, if round < 3 { "200" } else { "401" }, "round {round}");
-        // The rest of the answer, if it came in pieces.
-        while let Ok(Ok(more)) = tokio::time::timeout(Duration::from_millis(100), stream.read(&mut answer)).await {
-            assert!(more > 0 || round == 3, "the connection is kept");
-            if more == 0 {
-                break;
-            }
-        }
-        if round == 2 {
-            daemon.revoke_session("sid-of-carol");
-        }
+    let mut stream = Stream::connect(&proxy.at).await;
+    let ask =
+        |token: &str| format!("GET /a HTTP/1.1\r\nHost: app\r\nAuthorization: Bearer {token}\r\n\r\n").into_bytes();
+    let (carol, erin) = (ask(&good("carol")), ask(&good("erin")));
+    for _ in 0..3 {
+        assert_eq!(stream.ask(&carol).await, 200);
     }
+    daemon.revoke_session("sid-of-carol");
+    assert_eq!(stream.ask(&carol).await, 401, "on the same connection");
+    assert_eq!(stream.ask(&erin).await, 200, "which is kept, and good for others");
+    assert_eq!(stream.ask(&carol).await, 401);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -128,3 +128,57 @@ async fn the_health_service_follows_readiness() {
     }
     assert_eq!(status("no.such.Service").await.unwrap_err().code(), tonic::Code::NotFound);
 }
+
+#[tokio::test]
+async fn whoever_watches_health_is_told_of_every_change() {
+    let mut daemon = Daemon::start_unproven(&[("MAX_STALENESS", "1s")]).await;
+    let channel = channel(&daemon.socket).await;
+    let request = HealthCheckRequest { service: "envoy.service.auth.v3.Authorization".into() };
+    let mut changes = HealthClient::new(channel).watch(request).await.unwrap().into_inner();
+    let mut next = async || {
+        let change = tokio::time::timeout(sidegate_tests::wait::PATIENCE, changes.message()).await.expect("a change");
+        change.expect("no error").map(|answer| answer.status)
+    };
+    // The first one may be told before the daemon has said anything of itself.
+    let mut first = next().await;
+    while first == Some(0) {
+        first = next().await;
+    }
+    assert_eq!(first, Some(NOT_SERVING), "no list yet");
+    daemon.prove();
+    assert_eq!(next().await, Some(SERVING));
+    assert_eq!(next().await, Some(NOT_SERVING), "the list has gone stale");
+    daemon.prove();
+    assert_eq!(next().await, Some(SERVING));
+    daemon.stop.send_replace(true);
+    while next().await.is_some() {}
+    daemon.task.take().unwrap().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_claims_are_dynamic_metadata_and_nothing_is_where_there_is_no_token() {
+    use prost_types::value::Kind;
+    let daemon = Daemon::start(&[]).await;
+    let channel = channel(&daemon.socket).await;
+    let fields = check(&channel, Some(bearer(&good("alice"))), &[]).await.dynamic_metadata.unwrap().fields;
+    let text = |name: &str| match fields[name].kind.clone().unwrap() {
+        Kind::StringValue(text) => text,
+        other => panic!("{name}: {other:?}"),
+    };
+    for (name, value) in [
+        ("iss", "sidegate"),
+        ("aud", "sidegate"),
+        ("sub", "alice"),
+        ("client_id", "sidegate"),
+        ("jti", "jti-of-alice"),
+        ("sid", "sid-of-alice"),
+        ("scope", "read write"),
+    ] {
+        assert_eq!(text(name), value, "{name}");
+    }
+    for name in ["iat", "exp"] {
+        assert!(matches!(fields[name].kind, Some(Kind::NumberValue(at)) if at > 1e9), "{name}");
+    }
+    let denied = check(&channel, Some(attributes("GET", "/a", &[])), &[]).await;
+    assert!(denied.dynamic_metadata.is_none());
+}
