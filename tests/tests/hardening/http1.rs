@@ -29,6 +29,30 @@ async fn drip(at: At, name: String, start: String, byte: &'static [u8]) -> Strin
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_head_must_come_in_time_and_an_idle_connection_may_wait() {
+    let stack = stack().await;
+    let mut slow = JoinSet::new();
+    let mut idle = Vec::new();
+    for site in sites(&stack) {
+        let mut connection = Connection::open(site.at).await;
+        connection.get(site.path).await;
+        idle.push((site.path, connection));
+        let head = format!("GET {} HTTP/1.1\r\nHost: x\r\nX-A: ", site.path);
+        for (what, start, byte) in [("a head a byte at a time", head.clone(), &b"a"[..]), ("half a head", head, b"")] {
+            slow.spawn(drip(site.at.clone(), format!("{}: {what}", site.name), start, byte));
+        }
+        let preface = "PRI * HTTP/2.0\r\n\r\nS".to_owned();
+        slow.spawn(drip(site.at.clone(), format!("{}: half a preface", site.name), preface, b""));
+    }
+    while let Some(ended) = slow.join_next().await {
+        ended.unwrap();
+    }
+    for (path, connection) in &mut idle {
+        connection.get(path).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_body_must_come_in_time() {
     let stack = stack().await;
     let (issuer, verifier) = (&stack.issuer, &stack.verifiers[0]);
