@@ -68,9 +68,10 @@ impl Redis {
         redis::Client::open(self.url()).expect("a Redis URL")
     }
 
-    /// A connection for the test's own use.
+    /// A connection for the test's own use, which waits as long as it takes.
     pub async fn connection(&self) -> redis::aio::MultiplexedConnection {
-        self.client().get_multiplexed_async_connection().await.expect("Redis answers")
+        let patient = redis::AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
+        self.client().get_multiplexed_async_connection_with_config(&patient).await.expect("Redis answers")
     }
 
     /// kill -9.
