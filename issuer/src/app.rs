@@ -17,6 +17,7 @@ use sidegate_runtime::clock;
 use sidegate_runtime::feed::redis::RedisSource;
 use sidegate_runtime::program::{Signals, stopped};
 use sidegate_runtime::serve::{Limits, serve};
+use sidegate_runtime::service_manager;
 use sidegate_runtime::settings::ConfigError;
 use sidegate_runtime::socket::Listener;
 use tokio::sync::watch;
@@ -152,7 +153,9 @@ impl App {
         warn_of_weaknesses(&config);
         let mut background = JoinSet::new();
         let list = OwnList { judge: Arc::clone(&api.auth.judge), heard: heard(&api.auth.store) };
-        background.spawn(keep(source, list, config.probe_interval, signals.stop.clone()));
+        // The list is kept current until the last answer is given.
+        let (_last_answer, answered) = watch::channel(false);
+        background.spawn(keep(source, list, config.probe_interval, answered));
         background.spawn(warn_of_missing_index(Arc::clone(&api)));
         background.spawn(rotation::watch(Arc::clone(&api), config.keys.clone(), reread, signals.reload.clone()));
         if let (AnyStore::Redis(store), StoreConfig::Redis { demands, .. }) = (&api.auth.store, &config.store) {
@@ -162,7 +165,12 @@ impl App {
         }
         let limits = Limits { grace: config.listen.grace, ..Limits::default() };
         let mut serving = JoinSet::new();
-        serving.spawn(serve_router(public, limits, signals.stop.clone(), router::public(&api)));
+        let (judge, clock) = (Arc::clone(&api.auth.judge), Arc::clone(&api.clock));
+        let (router, stop) = (router::public(&api), signals.stop.clone());
+        serving.spawn(async move {
+            service_manager::hold_back(&public, || judge.ready(clock()).is_ok()).await;
+            serve_router(public, limits, stop, router).await;
+        });
         serving.spawn(serve_router(admin_listener, limits, signals.stop.clone(), admin::admin(&api)));
         if let (Some(listener), AnyStore::Embedded(store)) = (feed, &api.auth.store) {
             let StoreConfig::Embedded { feed_token, .. } = config.store else { return };
@@ -170,8 +178,11 @@ impl App {
             let router = tonic::service::Routes::new(service).into_axum_router();
             serving.spawn(serve_router(listener, limits, signals.stop.clone(), router));
         }
+        background.spawn(service_manager::keep_watchdog_quiet());
+        service_manager::tell_ready();
         let mut stop = signals.stop.clone();
         stopped(&mut stop).await;
+        service_manager::tell_stopping();
         tracing::info!("stopping: finishing what is in flight");
         while serving.join_next().await.is_some() {}
         background.shutdown().await;

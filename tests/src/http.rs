@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http1;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
@@ -141,6 +142,35 @@ impl Call {
     }
 }
 
+impl At {
+    /// A new connection.
+    async fn http1(&self) -> Result<http1::SendRequest<Full<Bytes>>, AnyError> {
+        async fn shake<I>(stream: I) -> Result<http1::SendRequest<Full<Bytes>>, AnyError>
+        where
+            I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        {
+            let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+            tokio::spawn(connection);
+            Ok(sender)
+        }
+        match self {
+            Self::Tcp(address) => shake(TcpStream::connect(address).await?).await,
+            Self::Unix(path) => shake(UnixStream::connect(path).await?).await,
+        }
+    }
+}
+
+impl Call {
+    fn http1_request(self) -> Request<Full<Bytes>> {
+        let mut request = Request::new(Full::new(self.body));
+        *request.method_mut() = self.method;
+        *request.uri_mut() = self.path.parse().expect("a path");
+        *request.headers_mut() = self.headers;
+        request.headers_mut().entry("host").or_insert(http::HeaderValue::from_static("localhost"));
+        request
+    }
+}
+
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
 async fn exchange<I>(stream: I, call: Call) -> Result<Reply, AnyError>
@@ -163,6 +193,61 @@ where
     };
     let (parts, body) = response.into_parts();
     Ok(Reply { status: parts.status, headers: parts.headers, body: body.collect().await?.to_bytes() })
+}
+
+/// A client of one server that keeps its connection, until the server says that it closes it.
+#[derive(Debug, Default)]
+pub struct Kept(Option<http1::SendRequest<Full<Bytes>>>);
+
+impl Kept {
+    /// True if the next call needs no new connection.
+    pub fn is_open(&self) -> bool {
+        self.0.as_ref().is_some_and(|sender| !sender.is_closed())
+    }
+
+    /// Sends it: over the connection kept, if it takes the request, else over a new one.
+    ///
+    /// # Errors
+    /// [`Failure::NotSent`] if nobody lets us in; else it cannot be known what became of the request.
+    pub async fn send(&mut self, call: Call) -> Result<Reply, Failure> {
+        let exchange = async {
+            if let Some(kept) = self.0.take().filter(|sender| !sender.is_closed()) {
+                match self.exchange(kept, call.clone()).await {
+                    Err(Failure::NotSent(_)) => {}
+                    answered => return answered,
+                }
+            }
+            let sender = call.at.http1().await.map_err(|error| Failure::NotSent(error.to_string()))?;
+            self.exchange(sender, call).await
+        };
+        let timed_out = || Err(Failure::Lost("timed out".to_owned()));
+        tokio::time::timeout(Duration::from_secs(20), exchange).await.unwrap_or_else(|_| timed_out())
+    }
+
+    async fn exchange(&mut self, mut sender: http1::SendRequest<Full<Bytes>>, call: Call) -> Result<Reply, Failure> {
+        let lost = |error: hyper::Error| Failure::Lost(error.to_string());
+        sender.ready().await.map_err(|error| Failure::NotSent(error.to_string()))?;
+        let response = sender.try_send_request(call.http1_request()).await.map_err(|error| {
+            let why = error.error().to_string();
+            if error.message().is_some() { Failure::NotSent(why) } else { Failure::Lost(why) }
+        })?;
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.map_err(lost)?.to_bytes();
+        let reply = Reply { status: parts.status, headers: parts.headers, body };
+        if reply.header("connection") != Some("close") {
+            self.0 = Some(sender);
+        }
+        Ok(reply)
+    }
+}
+
+/// Why a request has no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// It was never sent: it may be sent elsewhere.
+    NotSent(String),
+    /// It was sent, or a part of it.
+    Lost(String),
 }
 
 /// Sends raw bytes and reads until the server closes or falls silent for `silence`.

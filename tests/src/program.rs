@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -50,6 +51,30 @@ impl Program {
         let mut command = Command::new(binary(name));
         command.env_clear().env("PATH", std::env::var("PATH").unwrap_or_default()).envs(settings);
         Self::start(name, command, log)
+    }
+
+    /// Starts one of our programs: by itself, or under the sockets that a service manager has opened for it.
+    pub fn launch(name: &str, settings: &BTreeMap<String, String>, log: &Path, sockets: &[OwnedFd]) -> Self {
+        if sockets.is_empty() { Self::ours(name, settings, log) } else { Self::activated(name, settings, log, sockets) }
+    }
+
+    /// Starts one of our programs as a service manager does that has opened these sockets for it (sd_listen_fds(3)).
+    fn activated(name: &str, settings: &BTreeMap<String, String>, log: &Path, sockets: &[OwnedFd]) -> Self {
+        // The shell gets the sockets as its standard handles and moves them to where the program looks for them.
+        const MOVES: [&str; 3] = ["3<&0", "4<&1", "5<&2"];
+        let count = sockets.len();
+        let script = format!(
+            "exec {} </dev/null >>\"$2\" 2>&1; export LISTEN_PID=$$ LISTEN_FDS={count}; exec \"$1\"",
+            MOVES[..count].join(" ")
+        );
+        let mut handles = sockets.iter().map(|socket| Stdio::from(socket.try_clone().expect("a second handle")));
+        let mut handle = || handles.next().unwrap_or_else(Stdio::null);
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(script).arg("sh").arg(binary(name)).arg(log);
+        command.env_clear().env("PATH", std::env::var("PATH").unwrap_or_default()).envs(settings);
+        command.stdin(handle()).stdout(handle()).stderr(handle());
+        let child = command.spawn().unwrap_or_else(|error| panic!("cannot start {name}: {error}"));
+        Self { name: name.to_owned(), child, log: log.to_owned() }
     }
 
     pub fn pid(&self) -> u32 {

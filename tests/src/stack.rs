@@ -1,7 +1,9 @@
 //! Issuer and verifiers put together, on an embedded store or on Redis, with an application's users.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -36,6 +38,7 @@ pub struct Issuer {
     pub at: At,
     pub admin: At,
     log: PathBuf,
+    sockets: Vec<OwnedFd>,
 }
 
 /// A verifier process and how to reach it.
@@ -48,6 +51,7 @@ pub struct Verifier {
     pub admin: At,
     pub attach: PathBuf,
     log: PathBuf,
+    sockets: Vec<OwnedFd>,
 }
 
 fn local(port: u16) -> At {
@@ -79,14 +83,22 @@ impl Issuer {
         all.extend(own(settings));
         let log = folder.file(&format!("{name}.log"));
         let program = Program::ours("sidegate-issuer", &all, &log);
-        let mut issuer = Self { program, settings: all, at: local(port), admin: local(admin), log };
+        let mut issuer =
+            Self { program, settings: all, at: local(port), admin: local(admin), log, sockets: Vec::new() };
         issuer.until_ready().await;
         issuer
     }
 
+    /// Starts it again under a service manager, which has opened its public socket and keeps it open.
+    pub async fn manage(&mut self) {
+        assert!(self.program.stop().success());
+        self.sockets = vec![TcpListener::bind(&self.settings["ISSUER_LISTEN"]).expect("the port is free again").into()];
+        self.restart().await;
+    }
+
     /// Starts it again with the same settings.
     pub async fn restart(&mut self) {
-        self.program = Program::ours("sidegate-issuer", &self.settings, &self.log);
+        self.program = Program::launch("sidegate-issuer", &self.settings, &self.log, &self.sockets);
         self.until_ready().await;
     }
 
@@ -148,12 +160,21 @@ impl Verifier {
         all.extend(own(settings));
         let log = folder.file(&format!("{name}.log"));
         let program = Program::ours("sidegate-verifier", &all, &log);
-        Self { program, settings: all, at: At::Unix(socket), tcp: local(port), admin: local(admin), attach, log }
+        let (at, sockets) = (At::Unix(socket), Vec::new());
+        Self { program, settings: all, at, tcp: local(port), admin: local(admin), attach, log, sockets }
+    }
+
+    /// Starts it again under a service manager, which has opened its two Unix sockets and keeps them open.
+    pub async fn manage(&mut self) {
+        assert!(self.program.stop().success());
+        let open = |name: &str| UnixListener::bind(&self.settings[name]).expect("the path is free again").into();
+        self.sockets = ["VERIFIER_SOCKET", "ATTACH_SOCKET"].map(open).into();
+        self.restart().await;
     }
 
     /// Starts it again with the same settings.
     pub async fn restart(&mut self) {
-        self.program = Program::ours("sidegate-verifier", &self.settings, &self.log);
+        self.program = Program::launch("sidegate-verifier", &self.settings, &self.log, &self.sockets);
         self.until_ready().await;
     }
 

@@ -34,6 +34,9 @@ use crate::wire::http::Front;
 /// How often files and readiness are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// How long writing the list down may take at the end.
+const FAREWELL: Duration = Duration::from_secs(5);
+
 /// A verifier with its sockets bound.
 #[derive(Debug)]
 pub struct App {
@@ -124,12 +127,17 @@ impl App {
             async move { keys.keep_reading(again).await }
         });
         background.spawn(reload(config.clone(), source, Arc::clone(&gate), signals.reload.clone()));
-        background.spawn(follow(config.clone(), Arc::clone(&gate), Arc::clone(&feed), board, signals.stop.clone()));
+        // The list is kept current until the last answer is given.
+        let (last_answer, answered) = watch::channel(false);
+        let following = tokio::spawn(follow(config.clone(), Arc::clone(&gate), Arc::clone(&feed), board, answered));
         background.spawn(report_health(Arc::clone(&gate), health.clone()));
         let mut serving = JoinSet::new();
         for listener in fronts {
-            let front = front.clone();
-            serving.spawn(serve(listener, limits, signals.stop.clone(), move |peer| front.connection(peer)));
+            let (front, gate, stop) = (front.clone(), Arc::clone(&gate), signals.stop.clone());
+            serving.spawn(async move {
+                service_manager::hold_back(&listener, || gate.ready().is_ok()).await;
+                serve(listener, limits, stop, move |peer| front.connection(peer)).await;
+            });
         }
         if let Some(listener) = admin {
             let admin = Admin::new(Arc::clone(&gate), Arc::clone(&feed));
@@ -143,6 +151,8 @@ impl App {
         tracing::info!("stopping: finishing what is in flight");
         say_goodbye(health).await;
         while serving.join_next().await.is_some() {}
+        last_answer.send_replace(true);
+        let _it_has_logged = tokio::time::timeout(FAREWELL, following).await;
         background.shutdown().await;
         drop(door);
         tracing::info!("stopped");

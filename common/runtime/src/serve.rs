@@ -2,12 +2,15 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+use http::header::{CONNECTION, HeaderValue};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Incoming};
-use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::service::{Service, service_fn};
+use hyper::{Request, Response, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -15,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::patience::{Answering, Heard, Patience, Stage, attend};
 use crate::program::stopped;
-use crate::socket::Listener;
+use crate::socket::{Accepted, Listener};
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,12 +61,17 @@ const HEAD_BYTES_MAX: usize = 64 * 1024;
 const H2_HEAD_BYTES_MAX: u32 = 16 * 1024;
 /// Accepting can fail for want of file descriptors: wait a little rather than spin.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+/// Once a stop is asked for, open connections are served this much longer, and told to close with every answer: to close
+/// them at once would lose the requests that are on their way.
+const LINGER: Duration = Duration::from_millis(250);
+const LINGER_LOOK: Duration = Duration::from_millis(5);
 
-/// Serves `listener` until `stop`, then drains. `service_for` makes the service of one connection.
+/// Serves `listener` until `stop`, then drains: nobody new is let in, who is in gets an answer and is told to close.
+/// `service_for` makes the service of one connection.
 pub async fn serve<M, S, B>(listener: Listener, limits: Limits, mut stop: watch::Receiver<bool>, service_for: M)
 where
     M: Fn(Peer) -> S,
-    S: hyper::service::Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
     S::Future: Send + 'static,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     B: Body + Unpin + Send + 'static,
@@ -73,6 +81,14 @@ where
     // Each connection holds a receiver: a message makes it finish, and when all are gone the drain is done.
     let (drain, draining) = watch::channel(());
     let connections = Arc::new(Semaphore::new(limits.connections_max));
+    let closing = Arc::new(AtomicBool::new(false));
+    let begin = |(io, peer): (Io, Peer), permit: Option<OwnedSemaphorePermit>| {
+        let service = Parting { service: service_for(peer), closing: Arc::clone(&closing) };
+        match io {
+            Io::Tcp(stream) => spawn(stream, service, limits, draining.clone(), permit),
+            Io::Unix(stream) => spawn(stream, service, limits, draining.clone(), permit),
+        }
+    };
     loop {
         let permit = tokio::select! {
             permit = Arc::clone(&connections).acquire_owned() => permit,
@@ -81,8 +97,7 @@ where
         let Ok(permit) = permit else { break };
         tokio::select! {
             accepted = accept(&listener) => match accepted {
-                Ok((Io::Tcp(stream), peer)) => spawn(stream, service_for(peer), limits, draining.clone(), permit),
-                Ok((Io::Unix(stream), peer)) => spawn(stream, service_for(peer), limits, draining.clone(), permit),
+                Ok(accepted) => begin(accepted, Some(permit)),
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
                     tokio::time::sleep(ACCEPT_RETRY).await;
@@ -91,13 +106,55 @@ where
             () = stopped(&mut stop) => break,
         }
     }
+    closing.store(true, Ordering::Relaxed);
+    let end = tokio::time::Instant::now() + limits.grace;
     let address = listener.describe();
-    drop(listener);
+    listener.close(|accepted| match wrap(accepted) {
+        Ok(accepted) => begin(accepted, None),
+        Err(error) => tracing::warn!(%error, "a connection that waited is lost"),
+    });
     drop(draining);
+    let all_gone = async {
+        while drain.receiver_count() > 0 {
+            tokio::time::sleep(LINGER_LOOK).await;
+        }
+    };
+    let _some_stay = tokio::time::timeout(LINGER.min(limits.grace), all_gone).await;
     let _nobody_is_connected = drain.send(());
-    if tokio::time::timeout(limits.grace, drain.closed()).await.is_err() {
+    if tokio::time::timeout_at(end, drain.closed()).await.is_err() {
         tracing::warn!(address, "requests were still in flight when the grace period ended");
     }
+}
+
+/// A service that tells HTTP/1 clients to close once the server is stopping. (h2 has GOAWAY for that.)
+struct Parting<S> {
+    service: S,
+    closing: Arc<AtomicBool>,
+}
+
+/// What is done to an answer: nothing, as a rule.
+type Finish<R, E> = fn(Result<R, E>) -> Result<R, E>;
+
+impl<S, B> Service<Request<Incoming>> for Parting<S>
+where
+    S: Service<Request<Incoming>, Response = Response<B>>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = futures_util::future::Map<S::Future, Finish<S::Response, S::Error>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let parting = self.closing.load(Ordering::Relaxed) && request.version() <= Version::HTTP_11;
+        let finish: Finish<S::Response, S::Error> = if parting { say_close } else { std::convert::identity };
+        self.service.call(request).map(finish)
+    }
+}
+
+fn say_close<B, E>(answer: Result<Response<B>, E>) -> Result<Response<B>, E> {
+    answer.map(|mut response| {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        response
+    })
 }
 
 enum Io {
@@ -107,7 +164,7 @@ enum Io {
 
 async fn accept(listener: &Listener) -> std::io::Result<(Io, Peer)> {
     match listener {
-        Listener::Tcp(listener) => {
+        Listener::Tcp(listener, _) => {
             let (stream, address) = listener.accept().await?;
             stream.set_nodelay(true)?;
             Ok((Io::Tcp(stream), Peer::Tcp(address)))
@@ -116,10 +173,29 @@ async fn accept(listener: &Listener) -> std::io::Result<(Io, Peer)> {
     }
 }
 
-fn spawn<I, S, B>(stream: I, service: S, limits: Limits, draining: watch::Receiver<()>, permit: OwnedSemaphorePermit)
-where
+fn wrap(accepted: Accepted) -> std::io::Result<(Io, Peer)> {
+    match accepted {
+        Accepted::Tcp(stream, address) => {
+            stream.set_nonblocking(true)?;
+            stream.set_nodelay(true)?;
+            Ok((Io::Tcp(tokio::net::TcpStream::from_std(stream)?), Peer::Tcp(address)))
+        }
+        Accepted::Unix(stream) => {
+            stream.set_nonblocking(true)?;
+            Ok((Io::Unix(tokio::net::UnixStream::from_std(stream)?), Peer::Unix))
+        }
+    }
+}
+
+fn spawn<I, S, B>(
+    stream: I,
+    service: S,
+    limits: Limits,
+    draining: watch::Receiver<()>,
+    permit: Option<OwnedSemaphorePermit>,
+) where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    S: hyper::service::Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
     S::Future: Send + 'static,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     B: Body + Unpin + Send + 'static,

@@ -13,6 +13,12 @@ use std::time::Duration;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use sd_notify::NotifyState;
 
+use crate::socket::{Listener, Owner};
+
+/// Clients give up after two seconds.
+const HELD_BACK_MAX: Duration = Duration::from_secs(1);
+const HELD_BACK_LOOK: Duration = Duration::from_millis(2);
+
 /// The listening TCP socket that was opened for us at `address`, if there is one.
 ///
 /// # Errors
@@ -45,6 +51,18 @@ fn inherited<L: From<socket2::Socket>>(is_it: impl Fn(&socket2::Socket) -> bool)
 fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
     let this_process = pidfd_open(getpid(), PidfdFlags::empty())?;
     Ok(pidfd_getfd(this_process, number, PidfdGetfdFlags::empty())?)
+}
+
+/// Waits until `ready`, a second at most, if the service manager keeps this socket: who connected while no process was there
+/// waits a moment longer rather than hear 503 from one that has just started.
+pub async fn hold_back(listener: &Listener, ready: impl Fn() -> bool) {
+    if listener.owner() != Owner::ServiceManager {
+        return;
+    }
+    let started = tokio::time::Instant::now();
+    while !ready() && started.elapsed() < HELD_BACK_MAX {
+        tokio::time::sleep(HELD_BACK_LOOK).await;
+    }
 }
 
 /// Says that every socket is bound. Does nothing where no service manager listens.

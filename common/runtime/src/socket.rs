@@ -15,10 +15,28 @@ const BACKLOG: i32 = 4096;
 /// A bound socket that accepts connections.
 #[derive(Debug)]
 pub enum Listener {
-    /// A TCP port.
-    Tcp(TcpListener),
+    /// A TCP port, and whose it is.
+    Tcp(TcpListener, Owner),
     /// A Unix socket; its file is removed when the listener is dropped.
     Unix(UnixListener, SocketFile),
+}
+
+/// Who opened a listening socket, and keeps it open when this process has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// This process: it ends with it.
+    Us,
+    /// The service manager: who connects between two processes waits for the next one.
+    ServiceManager,
+}
+
+/// A connection that was taken from the kernel's queue at the end.
+#[derive(Debug)]
+pub enum Accepted {
+    /// Over TCP, from there.
+    Tcp(std::net::TcpStream, SocketAddr),
+    /// Over a Unix socket.
+    Unix(std::os::unix::net::UnixStream),
 }
 
 /// The file of a Unix socket; dropping it removes the file if this process made it and it is still ours.
@@ -51,16 +69,16 @@ impl Listener {
     pub fn tcp(address: SocketAddr) -> io::Result<Self> {
         let bind = || {
             if let Some(inherited) = inherited_tcp(address)? {
-                return TcpListener::from_std(inherited);
+                return Ok(Self::Tcp(TcpListener::from_std(inherited)?, Owner::ServiceManager));
             }
             let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
             socket.set_reuse_address(true)?;
             socket.set_nonblocking(true)?;
             socket.bind(&address.into())?;
             socket.listen(BACKLOG)?;
-            TcpListener::from_std(socket.into())
+            Ok(Self::Tcp(TcpListener::from_std(socket.into())?, Owner::Us))
         };
-        bind().map(Self::Tcp).map_err(|error| named(&address.to_string(), &error))
+        bind().map_err(|error| named(&address.to_string(), &error))
     }
 
     /// Binds a Unix socket with `mode`, and `group` (name or number) if one is given. A dead socket at `path` is
@@ -76,7 +94,7 @@ impl Listener {
     /// The address as a person would write it.
     pub fn describe(&self) -> String {
         match self {
-            Self::Tcp(listener) => {
+            Self::Tcp(listener, _) => {
                 listener.local_addr().map_or_else(|_| "tcp".to_owned(), |address| address.to_string())
             }
             Self::Unix(_, file) => format!("unix:{}", file.path.display()),
@@ -86,8 +104,53 @@ impl Listener {
     /// The TCP address, if it has one.
     pub fn tcp_address(&self) -> Option<SocketAddr> {
         match self {
-            Self::Tcp(listener) => listener.local_addr().ok(),
+            Self::Tcp(listener, _) => listener.local_addr().ok(),
             Self::Unix(..) => None,
+        }
+    }
+
+    /// Whose it is.
+    pub const fn owner(&self) -> Owner {
+        match self {
+            Self::Tcp(_, owner) => *owner,
+            Self::Unix(_, file) if file.inode.is_none() => Owner::ServiceManager,
+            Self::Unix(..) => Owner::Us,
+        }
+    }
+
+    /// Lets nobody new in, and gives `take` those who have connected already and wait. Where the service manager keeps the
+    /// socket open, they wait for the next process instead.
+    pub fn close(self, take: impl Fn(Accepted)) {
+        if self.owner() == Owner::ServiceManager {
+            return;
+        }
+        let taken = match self {
+            Self::Tcp(listener, _) => take_waiting(listener.into_std(), |listener| {
+                listener.accept().map(|(stream, from)| take(Accepted::Tcp(stream, from)))
+            }),
+            Self::Unix(listener, _file) => {
+                // From here on connecting fails, and no connection slips in behind the last one taken.
+                let _it_is_listening = rustix::net::shutdown(&listener, rustix::net::Shutdown::Both);
+                take_waiting(listener.into_std(), |listener| {
+                    listener.accept().map(|(stream, _)| take(Accepted::Unix(stream)))
+                })
+            }
+        };
+        if let Err(error) = taken {
+            tracing::debug!(%error, "cannot take who waits");
+        }
+    }
+}
+
+/// Accepts until nobody waits.
+fn take_waiting<L>(listener: io::Result<L>, accept: impl Fn(&L) -> io::Result<()>) -> io::Result<()> {
+    let listener = listener?;
+    loop {
+        match accept(&listener) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => return Err(error),
         }
     }
 }
