@@ -39,7 +39,7 @@ fn kill(program: &mut Program) -> Kill {
 /// Each request that is lost was under way while a process died: none that was sent later, none that had ended before.
 fn only_in_flight(lost: &[Lost], kills: &[Kill]) {
     let dying = |lost: &&Lost| kills.iter().any(|kill| lost.from <= kill.gone && lost.until >= kill.from);
-    let others: Vec<_> = lost.iter().filter(|lost| !dying(lost)).collect();
+    let others: Vec<_> = lost.iter().filter(|lost| !dying(lost)).map(|lost| lost.what.as_str()).collect();
     assert!(others.is_empty(), "lost while no process died: {others:#?}");
 }
 
