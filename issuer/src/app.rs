@@ -15,6 +15,7 @@ use sidegate_common::time::TimeFloor;
 use sidegate_common::verdict::{Freshness, Judge, Moment};
 use sidegate_runtime::clock;
 use sidegate_runtime::feed::redis::RedisSource;
+use sidegate_runtime::feed::status::Status;
 use sidegate_runtime::program::{Signals, stopped};
 use sidegate_runtime::serve::{Limits, serve};
 use sidegate_runtime::service_manager;
@@ -69,6 +70,7 @@ pub enum StartError {
 pub struct App {
     api: Arc<IssuerApi>,
     source: OwnSource,
+    feed_status: Arc<Status>,
     config: Config,
     public: Listener,
     admin: Listener,
@@ -107,7 +109,8 @@ impl App {
             };
             store.recall(held).await?;
         }
-        let metrics = Metrics::new(passwords.counts(), &store.counts());
+        let feed_status = Arc::new(Status::default());
+        let metrics = Metrics::new(passwords.counts(), &store.counts(), Arc::clone(&feed_status));
         let api = Arc::new(Api {
             auth: Auth {
                 users,
@@ -125,7 +128,7 @@ impl App {
             admin_token: config.admin_token.clone(),
         });
         let (public, admin) = (Listener::tcp(config.listen.public)?, Listener::tcp(config.listen.admin)?);
-        Ok(Self { api, source, config, public, admin, feed, reread })
+        Ok(Self { api, source, feed_status, config, public, admin, feed, reread })
     }
 
     /// What the handlers share, for tests.
@@ -145,7 +148,7 @@ impl App {
 
     /// Serves until told to stop, then drains.
     pub async fn run(self, signals: Signals) {
-        let Self { api, source, config, public, admin: admin_listener, feed, reread } = self;
+        let Self { api, source, feed_status, config, public, admin: admin_listener, feed, reread } = self;
         let addresses = (public.describe(), admin_listener.describe());
         let feed_at = feed.as_ref().map(Listener::describe).unwrap_or_default();
         let version = env!("CARGO_PKG_VERSION");
@@ -155,7 +158,7 @@ impl App {
         let list = OwnList { judge: Arc::clone(&api.auth.judge), heard: heard(&api.auth.store) };
         // The list is kept current until the last answer is given.
         let (_last_answer, answered) = watch::channel(false);
-        background.spawn(keep(source, list, config.probe_interval, answered));
+        background.spawn(keep(source, list, config.probe_interval, feed_status, answered));
         background.spawn(warn_of_missing_index(Arc::clone(&api)));
         background.spawn(rotation::watch(Arc::clone(&api), config.keys.clone(), reread, signals.reload.clone()));
         if let (AnyStore::Redis(store), StoreConfig::Redis { demands, .. }) = (&api.auth.store, &config.store) {

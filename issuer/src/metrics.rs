@@ -7,7 +7,9 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
+use sidegate_runtime::feed::status::Status;
 
 use crate::password::Counts;
 use crate::store::counts::Counts as StoreCounts;
@@ -33,6 +35,37 @@ struct ByStatus {
     status: u16,
 }
 
+// What is known beforehand is there from the start, at zero, so that Prometheus sees the first event of each.
+const LOGINS: [&str; 11] = [
+    "ok",
+    "unknown_user",
+    "several_users",
+    "disabled",
+    "no_password",
+    "malformed_hash",
+    "unfit_password",
+    "wrong_password",
+    "overloaded",
+    "unavailable",
+    "unmintable",
+];
+const REFRESHES: [&str; 10] = [
+    "ok",
+    "retried",
+    "not_authentic",
+    "gone",
+    "expired",
+    "revoked",
+    "user_gone",
+    "reused",
+    "unavailable",
+    "unmintable",
+];
+const LOGOUTS: [&str; 3] = ["ok", "refused", "unavailable"];
+const SCOPES: [&str; 3] = ["local", "others", "global"];
+const KINDS: [&str; 5] = ["token", "session", "user", "key", "all"];
+const STATUSES: [u16; 11] = [200, 204, 400, 401, 403, 404, 405, 413, 415, 500, 503];
+
 /// What the issuer counts.
 pub struct Metrics {
     registry: Registry,
@@ -41,18 +74,25 @@ pub struct Metrics {
     logouts: Family<ByScope, Counter>,
     revocations: Family<ByKind, Counter>,
     answers: Family<ByStatus, Counter>,
+    ready: Gauge,
     bcrypt_rounds: Gauge,
     bcrypt_waiting: Gauge,
     passwords: Arc<Counts>,
 }
 
 impl Metrics {
-    /// Metrics at zero, beside what the password pool and the store count.
-    pub fn new(passwords: Arc<Counts>, store: &StoreCounts) -> Self {
-        let mut registry = Registry::with_prefix("sidegate_issuer");
+    /// Metrics at zero, beside what the password pool, the store and the issuer's own feed count.
+    pub fn new(passwords: Arc<Counts>, store: &StoreCounts, feed: Arc<Status>) -> Self {
+        // Only what is counted here bears the program's name: the feed's metrics are the same in every program.
+        let mut all = Registry::default();
+        all.register_collector(Box::new(feed));
+        let registry = all.sub_registry_with_prefix("sidegate_issuer");
+        let version = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "Which build this is", version);
         let (logins, refreshes) = (Family::default(), Family::default());
         let (logouts, revocations, answers) = (Family::default(), Family::default(), Family::default());
-        let (bcrypt_rounds, bcrypt_waiting) = (Gauge::default(), Gauge::default());
+        let (ready, bcrypt_rounds, bcrypt_waiting) = (Gauge::default(), Gauge::default(), Gauge::default());
+        registry.register("ready", "1 if a user could log in, refresh and log out now", ready.clone());
         registry.register("logins", "Logins, by result", logins.clone());
         registry.register("refreshes", "Refreshes, by result; reused is theft or a broken client", refreshes.clone());
         registry.register("logouts", "Logouts, by scope and result", logouts.clone());
@@ -60,8 +100,25 @@ impl Metrics {
         registry.register("answers", "HTTP answers, by status", answers.clone());
         registry.register("bcrypt_rounds", "Bcrypt rounds spent since the start", bcrypt_rounds.clone());
         registry.register("bcrypt_queue", "Passwords that wait to be checked", bcrypt_waiting.clone());
-        store.register(&mut registry);
-        Self { registry, logins, refreshes, logouts, revocations, answers, bcrypt_rounds, bcrypt_waiting, passwords }
+        store.register(registry);
+        begin_at_zero(&logins, LOGINS.map(|result| ByResult { result }));
+        begin_at_zero(&refreshes, REFRESHES.map(|result| ByResult { result }));
+        let logout_labels = SCOPES.map(|scope| LOGOUTS.map(|result| ByScope { scope, result }));
+        begin_at_zero(&logouts, logout_labels.into_iter().flatten());
+        begin_at_zero(&revocations, KINDS.map(|kind| ByKind { kind }));
+        begin_at_zero(&answers, STATUSES.map(|status| ByStatus { status }));
+        Self {
+            registry: all,
+            logins,
+            refreshes,
+            logouts,
+            revocations,
+            answers,
+            ready,
+            bcrypt_rounds,
+            bcrypt_waiting,
+            passwords,
+        }
     }
 
     pub(crate) fn login(&self, result: &'static str) {
@@ -84,8 +141,9 @@ impl Metrics {
         self.answers.get_or_create(&ByStatus { status }).inc();
     }
 
-    /// All of it in Prometheus' text format; none if that fails.
-    pub fn render(&self) -> Option<String> {
+    /// All of it in Prometheus' text format, with whether the issuer is ready now; none if that fails.
+    pub fn render(&self, ready: bool) -> Option<String> {
+        self.ready.set(i64::from(ready));
         let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         self.bcrypt_rounds.set(number(self.passwords.rounds.load(Ordering::Relaxed)));
         self.bcrypt_waiting.set(number(self.passwords.waiting.load(Ordering::Relaxed)));
@@ -93,4 +151,11 @@ impl Metrics {
         prometheus_client::encoding::text::encode(&mut text, &self.registry).ok()?;
         Some(text)
     }
+}
+
+fn begin_at_zero<L>(family: &Family<L, Counter>, labels: impl IntoIterator<Item = L>)
+where
+    L: Clone + std::hash::Hash + Eq + EncodeLabelSet,
+{
+    labels.into_iter().for_each(|labels| drop(family.get_or_create(&labels)));
 }

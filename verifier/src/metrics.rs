@@ -40,6 +40,7 @@ pub struct Metrics {
     checks: Vec<(&'static str, Vec<(&'static str, Counter)>)>,
     jwks_reads: [Counter; 2],
     held: [Gauge; 4],
+    ready: Gauge,
     registry: Mutex<Registry>,
 }
 
@@ -51,6 +52,8 @@ impl Metrics {
         let registry = all.sub_registry_with_prefix("sidegate_verifier");
         let version = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "Which build this is", version);
+        let ready = Gauge::default();
+        registry.register("ready", "1 if a token could be judged good now", ready.clone());
         let family = Family::<CheckLabels, Counter>::default();
         registry.register("checks", "Checks answered, by interface and outcome", family.clone());
         let counters = |interface| {
@@ -65,7 +68,7 @@ impl Metrics {
         let kinds = Family::<KindLabels, Gauge>::default();
         registry.register("revocations", "Revocations held, by kind", kinds.clone());
         let held = KINDS.map(|kind| kinds.get_or_create(&KindLabels { kind }).clone());
-        Self { checks, jwks_reads, held, registry: Mutex::new(all) }
+        Self { checks, jwks_reads, held, ready, registry: Mutex::new(all) }
     }
 
     /// Counts an answered check.
@@ -95,8 +98,9 @@ impl Metrics {
         add(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// All metrics in the OpenMetrics text format.
-    pub fn text(&self) -> String {
+    /// All metrics in the OpenMetrics text format, with whether a token could be judged now.
+    pub fn text(&self, ready: bool) -> String {
+        self.ready.set(i64::from(ready));
         let mut out = String::new();
         let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         let _writing_to_a_string_cannot_fail = prometheus_client::encoding::text::encode(&mut out, &registry);
@@ -120,13 +124,13 @@ mod tests {
         metrics.count("check", "token_revoked");
         metrics.count("check", "no such outcome");
         metrics.jwks_read(false);
-        let text = metrics.text();
+        let text = metrics.text(true);
         let has = |line: &str| assert!(text.lines().any(|have| have == line), "{line}\n{text}");
         has("sidegate_verifier_checks_total{interface=\"check\",outcome=\"token_revoked\"} 1");
         has("sidegate_verifier_checks_total{interface=\"grpc\",outcome=\"stale\"} 0");
         has("sidegate_verifier_jwks_reads_total{result=\"failed\"} 1");
         metrics.held(Counts { tokens: 3, ..Counts::default() });
-        let text = metrics.text();
+        let text = metrics.text(true);
         assert!(text.lines().any(|have| have == "sidegate_verifier_revocations{kind=\"token\"} 3"), "{text}");
         assert!(text.contains("sidegate_verifier_build_info{version=\""));
     }

@@ -56,8 +56,14 @@ impl Sink for OwnList {
     }
 }
 
-/// Keeps the list until `stop`.
-pub async fn keep(source: OwnSource, list: OwnList, probe_interval: Duration, stop: watch::Receiver<bool>) {
+/// Keeps the list until `stop`, and says in `status` how that goes.
+pub async fn keep(
+    source: OwnSource,
+    list: OwnList,
+    probe_interval: Duration,
+    status: Arc<Status>,
+    stop: watch::Receiver<bool>,
+) {
     let expiring = Arc::clone(&list.judge);
     let expire = async move {
         loop {
@@ -67,8 +73,8 @@ pub async fn keep(source: OwnSource, list: OwnList, probe_interval: Duration, st
     };
     let following = async {
         match source {
-            OwnSource::Local(source) => keep_from(source, list, probe_interval, stop).await,
-            OwnSource::Redis(source) => keep_from(*source, list, probe_interval, stop).await,
+            OwnSource::Local(source) => keep_from(source, list, probe_interval, status, stop).await,
+            OwnSource::Redis(source) => keep_from(*source, list, probe_interval, status, stop).await,
         }
     };
     tokio::select! {
@@ -77,8 +83,14 @@ pub async fn keep(source: OwnSource, list: OwnList, probe_interval: Duration, st
     }
 }
 
-async fn keep_from<S: Source>(source: S, list: OwnList, probe_interval: Duration, stop: watch::Receiver<bool>) {
+async fn keep_from<S: Source>(
+    source: S,
+    list: OwnList,
+    probe_interval: Duration,
+    status: Arc<Status>,
+    stop: watch::Receiver<bool>,
+) {
     let partitions = list.judge.index().partitions();
-    let (pace, status) = (Pace::every(probe_interval), Arc::new(Status::default()));
+    let pace = Pace::every(probe_interval);
     follow(Arc::new(source), partitions, Vec::new(), Arc::new(list), pace, status, stop).await;
 }

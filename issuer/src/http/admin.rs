@@ -6,7 +6,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::routing::{get, post};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use sidegate_common::token::Rejection;
 
 use super::api::Api;
@@ -45,22 +45,30 @@ fn text(body: String, media_type: &'static str) -> Response<Body> {
     response
 }
 
-/// Ready if a user could log in, refresh and log out now, and the issuer's own protected routes could judge a token.
-async fn readyz<U: Users, S: Store, P: Passwords>(api: Arc<Api<U, S, P>>, _call: Call) -> Answer {
+/// What keeps a user from logging in, refreshing or logging out now, or the issuer's own protected routes from judging a
+/// token: of the users' database, the store, the feed.
+async fn troubles<U: Users, S: Store, P: Passwords>(api: &Api<U, S, P>) -> [(&'static str, Option<String>); 3] {
     let users = api.auth.users.probe().await.err().map(|error| error.to_string());
     let store = api.auth.store.probe().await.err().map(|error| error.to_string());
     let feed = api.auth.judge.ready((api.clock)()).err().map(|unknown| unknown.to_string());
+    [("users", users), ("store", store), ("feed", feed)]
+}
+
+async fn readyz<U: Users, S: Store, P: Passwords>(api: Arc<Api<U, S, P>>, _call: Call) -> Answer {
+    let troubles = troubles(&api).await;
     let shown = |trouble: &Option<String>| trouble.as_deref().map_or(Value::from("ok"), Value::from);
-    let body = json!({ "users": shown(&users), "store": shown(&store), "feed": shown(&feed) });
-    let mut response = ok(&body);
-    if users.is_some() || store.is_some() || feed.is_some() {
+    let body: Map<String, Value> =
+        troubles.iter().map(|(part, trouble)| ((*part).to_owned(), shown(trouble))).collect();
+    let mut response = ok(&Value::from(body));
+    if troubles.iter().any(|(_, trouble)| trouble.is_some()) {
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
     }
     Ok(response)
 }
 
-async fn metrics<U, S, P>(api: Arc<Api<U, S, P>>, _call: Call) -> Answer {
-    api.metrics.render().map(|metrics| text(metrics, OPEN_METRICS)).ok_or(Failure::Internal)
+async fn metrics<U: Users, S: Store, P: Passwords>(api: Arc<Api<U, S, P>>, _call: Call) -> Answer {
+    let ready = troubles(&api).await.iter().all(|(_, trouble)| trouble.is_none());
+    api.metrics.render(ready).map(|metrics| text(metrics, OPEN_METRICS)).ok_or(Failure::Internal)
 }
 
 fn authorise<U, S, P>(api: &Api<U, S, P>, headers: &HeaderMap) -> Result<(), Rejection> {

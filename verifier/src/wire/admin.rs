@@ -184,7 +184,7 @@ impl Admin {
                 let mut answer = json(&());
                 answer.headers.insert(CONTENT_TYPE, OPENMETRICS);
                 self.gate.metrics().held(self.gate.judge().index().counts());
-                answer.body = self.gate.metrics().text().into();
+                answer.body = self.gate.metrics().text(self.gate.ready().is_ok()).into();
                 answer
             }
             _ => problem(Code::NotFound, Code::NotFound.title(), None),

@@ -1,0 +1,235 @@
+//! What an operator looks at: docs/metrics.md says what `/metrics` has, and Prometheus can evaluate the dashboard and the alerts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use sidegate_tests::http::At;
+use sidegate_tests::program::{Program, free_port};
+use sidegate_tests::stack::{EMAIL, Stack, Store, tokens};
+use sidegate_tests::wait::eventually;
+
+/// How a metric is documented, or shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Shape {
+    kind: String,
+    labels: BTreeSet<String>,
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// The rows of docs/metrics.md, by the heading that they stand under.
+fn documented() -> BTreeMap<String, BTreeMap<String, Shape>> {
+    let page = std::fs::read_to_string(root().join("docs/metrics.md")).expect("the page");
+    let mut sections: BTreeMap<String, BTreeMap<String, Shape>> = BTreeMap::new();
+    let mut heading = String::new();
+    for line in page.lines() {
+        if let Some(title) = line.strip_prefix("## ") {
+            title.clone_into(&mut heading);
+        }
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        let [name, kind, unit, labels, meaning] = cells[..] else { continue };
+        let Some(name) = name.strip_prefix('`').and_then(|name| name.strip_suffix('`')) else { continue };
+        assert!(!meaning.is_empty(), "{name} has a meaning");
+        for (suffix, wanted) in [("_seconds", "seconds"), ("_bytes", "bytes")] {
+            assert_eq!(name.ends_with(suffix), unit == wanted, "{name}: its name says its unit");
+        }
+        let labels = labels.split(',').map(|label| label.trim().trim_matches('`').to_owned());
+        let shape = Shape { kind: kind.to_owned(), labels: labels.filter(|label| label != "–").collect() };
+        let before = sections.entry(heading.clone()).or_default().insert(name.to_owned(), shape);
+        assert_eq!(before, None, "{name} is documented once");
+    }
+    sections
+}
+
+/// What `/metrics` of a live program shows, by the name that Prometheus knows it by.
+async fn shown(admin: &At) -> BTreeMap<String, Shape> {
+    let reply = admin.get("/metrics").send().await;
+    assert_eq!(reply.status, 200);
+    let text = String::from_utf8(reply.body.to_vec()).expect("UTF-8");
+    let mut metrics = BTreeMap::new();
+    for line in text.lines() {
+        if let Some(declared) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = declared.split_once(' ').expect("a type");
+            let suffix = match kind {
+                "counter" => "_total",
+                "info" => "_info",
+                _ => "",
+            };
+            let shape = Shape { kind: kind.to_owned(), labels: BTreeSet::new() };
+            metrics.insert(format!("{name}{suffix}"), shape);
+        } else if let Some((name, rest)) = line.split_once('{')
+            && let Some(shape) = metrics.get_mut(name.trim_end_matches("_bucket"))
+        {
+            let labels = rest.split_once('}').expect("labels end").0.split("\",");
+            let names = labels.map(|label| label.split_once('=').expect("a label").0.to_owned());
+            shape.labels.extend(names.filter(|label| label != "le"));
+        }
+    }
+    metrics
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_metric_is_documented_and_what_is_documented_is_there() {
+    let stack = Stack::start(Store::Redis, 1).await;
+    let documented = documented();
+    for (program, admin) in [("Issuer", &stack.issuer.admin), ("Verifier", &stack.verifiers[0].admin)] {
+        let mut promised = documented["Both programs"].clone();
+        promised.extend(documented[program].clone());
+        let shown = shown(admin).await;
+        let names = |metrics: &BTreeMap<String, Shape>| metrics.keys().cloned().collect::<BTreeSet<_>>();
+        let undocumented: Vec<_> = names(&shown).difference(&names(&promised)).cloned().collect();
+        let missing: Vec<_> = names(&promised).difference(&names(&shown)).cloned().collect();
+        assert_eq!((undocumented, missing), (vec![], vec![]), "{program}: not in docs/metrics.md, not in /metrics");
+        assert_eq!(shown, promised, "{program}");
+    }
+}
+
+/// Prometheus over an issuer and a verifier, with the rules as shipped.
+struct Prometheus {
+    at: At,
+    _program: Program,
+}
+
+impl Prometheus {
+    async fn start(stack: &Stack) -> Self {
+        let port = free_port();
+        let address = |at: &At| match at {
+            At::Tcp(address) => address.to_string(),
+            At::Unix(_) => panic!("Prometheus asks over TCP"),
+        };
+        let rules = root().join("deploy/prometheus/sidegate.rules.yaml");
+        let config = format!(
+            "global: {{ scrape_interval: 500ms, evaluation_interval: 500ms }}\n\
+             rule_files: [{}]\n\
+             scrape_configs:\n\
+             - {{ job_name: sidegate-issuer, static_configs: [{{ targets: ['{}'] }}] }}\n\
+             - {{ job_name: sidegate-verifier, static_configs: [{{ targets: ['{}'] }}] }}\n",
+            rules.canonicalize().expect("the rules").display(),
+            address(&stack.issuer.admin),
+            address(&stack.verifiers[0].admin),
+        );
+        let file = stack.folder.file("prometheus.yaml");
+        std::fs::write(&file, config).expect("written");
+        let mut command = Command::new("prometheus");
+        command
+            .arg(format!("--config.file={}", file.display()))
+            .arg(format!("--storage.tsdb.path={}", stack.folder.file("tsdb").display()))
+            .arg(format!("--web.listen-address=127.0.0.1:{port}"));
+        let program = Program::start("prometheus", command, &stack.folder.file("prometheus.log"));
+        let at = At::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        eventually("Prometheus to be ready", || async {
+            at.get("/-/ready").try_send().await.is_ok_and(|reply| reply.status == 200).then_some(())
+        })
+        .await;
+        Self { at, _program: program }
+    }
+
+    /// How many series an expression gives that have a number for a value.
+    ///
+    /// # Panics
+    /// Prometheus does not understand the expression.
+    async fn series(&self, expression: &str) -> usize {
+        let encoded: String = expression.bytes().map(|byte| format!("%{byte:02x}")).collect();
+        let reply = self.at.post("/api/v1/query").form(&format!("query={encoded}")).send().await;
+        let answer = reply.json();
+        assert_eq!(answer["status"], "success", "{expression}: {answer}");
+        let series = answer["data"]["result"].as_array().expect("a vector");
+        series.iter().filter(|one| one["value"][1] != "NaN").count()
+    }
+
+    async fn until_it_has(&self, what: &str, expression: &str) {
+        eventually(&format!("{what}: {expression}"), || async { (self.series(expression).await > 0).then_some(()) })
+            .await;
+    }
+}
+
+/// Goes on until it is dropped: what users and thieves do, so that every figure moves.
+async fn live(stack: &Stack) {
+    loop {
+        let login = json!({"email": EMAIL, "password": "wrong"});
+        let _refused = stack.issuer.at.post("/auth/login").json(&login).send().await;
+        let first = stack.issuer.login(EMAIL).await;
+        let _good = stack.verifiers[0].check(&first.access).await;
+        let second = tokens(&stack.issuer.refresh(&first.refresh).await);
+        let _denied = stack.issuer.refresh(&second.refresh).await;
+        let _reused = stack.issuer.refresh(&first.refresh).await;
+        let other = stack.issuer.login(EMAIL).await;
+        assert_eq!(stack.issuer.logout(&other.access).await.status, 204);
+        assert_eq!(stack.issuer.revoke(&json!({"token": first.access})).await.status, 204);
+        let _denied = stack.verifiers[0].check(&first.access).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Every expression of the dashboard, with what Grafana would put in.
+fn panels() -> Vec<(String, String)> {
+    let text = std::fs::read_to_string(root().join("deploy/grafana/sidegate.json")).expect("the dashboard");
+    let dashboard: Value = serde_json::from_str(&text).expect("JSON");
+    let mut panels = Vec::new();
+    for panel in dashboard["panels"].as_array().expect("panels") {
+        for target in panel["targets"].as_array().into_iter().flatten() {
+            let expression = target["expr"].as_str().expect("an expression").replace("$__rate_interval", "10s");
+            panels.push((panel["title"].as_str().expect("a title").to_owned(), expression));
+        }
+    }
+    panels
+}
+
+/// The selectors in an expression: names of metrics with the labels asked for.
+fn selectors(expression: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let is_name = |character: char| character.is_ascii_alphanumeric() || character == '_';
+    let mut rest = expression;
+    while let Some(start) = rest.find(is_name) {
+        let name: String = rest[start..].chars().take_while(|character| is_name(*character)).collect();
+        rest = &rest[start + name.len()..];
+        let labels = if rest.starts_with('{') { &rest[..=rest.find('}').expect("labels end")] } else { "" };
+        if name == "up" || name.starts_with("sidegate_") {
+            found.push(format!("{name}{labels}"));
+        }
+        rest = &rest[labels.len()..];
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prometheus_can_evaluate_every_panel_and_every_alert() {
+    let stack = Stack::with(Store::Redis, 1, &[("REFRESH_RETRY_WINDOW", "0")], &[]).await;
+    let prometheus = Prometheus::start(&stack).await;
+    let look = async {
+        let panels = panels();
+        assert!(panels.len() > 15, "{panels:?}");
+        for (title, expression) in panels {
+            prometheus.until_it_has(&title, &expression).await;
+        }
+        let rules = eventually("every rule to be evaluated", || async {
+            let answer = prometheus.at.get("/api/v1/rules?type=alert").send().await.json();
+            let rules = answer["data"]["groups"][0]["rules"].as_array().expect("rules").clone();
+            let judged = rules.iter().all(|rule| rule["health"] == "ok" && rule["lastError"].is_null());
+            judged.then_some(rules)
+        })
+        .await;
+        assert!(rules.len() > 10, "{rules:?}");
+        for rule in rules {
+            let (name, expression) = (&rule["name"], rule["query"].as_str().expect("a query"));
+            for text in ["summary", "runbook"] {
+                assert!(rule["annotations"][text].as_str().is_some_and(|text| !text.is_empty()), "{name} has a {text}");
+            }
+            let selectors = selectors(expression);
+            assert!(!selectors.is_empty(), "{name}: {expression}");
+            for selector in selectors {
+                prometheus.until_it_has(&name.to_string(), &selector).await;
+            }
+        }
+    };
+    tokio::select! {
+        () = look => {}
+        () = live(&stack) => {}
+    }
+}
