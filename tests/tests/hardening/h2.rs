@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use sidegate_tests::bench::memory::rss_mb;
 use sidegate_tests::stack::{Stack, Store};
+use sidegate_tests::wait::PATIENCE;
 
 use crate::kit::{Connection, Site, sites};
 
@@ -19,6 +20,8 @@ const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
+/// How long a server that may keep a connection is listened to.
+const BRIEF: Duration = Duration::from_millis(500);
 /// What a flood may cost at most, in MB: far below what was sent.
 const MEMORY_MB: f64 = 48.0;
 
@@ -66,22 +69,22 @@ fn goaway(bytes: &[u8]) -> Option<u32> {
     payload.get(4..8).map(|code| u32::from_be_bytes(code.try_into().unwrap()))
 }
 
-/// Sends `flood` again and again without reading; true if the server has closed before it had all.
-async fn pour(connection: &mut Connection, flood: &[u8], times: usize) -> bool {
+/// Sends `flood` again and again without reading; true if the server closes, at the latest after so long a silence.
+async fn pour(connection: &mut Connection, flood: &[u8], times: usize, silence: Duration) -> bool {
     for _ in 0..times {
         if !connection.send_within(flood, Duration::from_secs(2)).await {
             break;
         }
     }
-    connection.read_for(Duration::from_secs(1)).await
+    connection.read_for(silence).await
 }
 
 /// Floods `site` and sees that its program does not grow and that others are served meanwhile.
-async fn bears(site: &Site<'_>, what: &str, start: &[u8], flood: &[u8], times: usize) -> bool {
+async fn bears(site: &Site<'_>, what: &str, start: &[u8], flood: &[u8], times: usize, silence: Duration) -> bool {
     let before = rss_mb(site.program.pid());
     let mut connection = open(site).await;
     connection.send(start).await;
-    let mut flooding = Box::pin(pour(&mut connection, flood, times));
+    let mut flooding = Box::pin(pour(&mut connection, flood, times, silence));
     let closed = loop {
         tokio::select! {
             closed = &mut flooding => break closed,
@@ -105,14 +108,14 @@ async fn floods_are_borne() {
     for site in sites(&stack) {
         // Answers that nobody reads: the server must stop reading before it runs out of memory.
         let pings = frame(PING, 0, 0, &[7; 8]).repeat(1000);
-        bears(&site, "PING flood", b"", &pings, 1000).await;
+        bears(&site, "PING flood", b"", &pings, 1000, BRIEF).await;
         let settings = frame(SETTINGS, 0, 0, &[0, 4, 0, 1, 0, 0]).repeat(1000);
-        bears(&site, "SETTINGS flood", b"", &settings, 1000).await;
+        bears(&site, "SETTINGS flood", b"", &settings, 1000, BRIEF).await;
         let open = frame(HEADERS, END_HEADERS, 1, &request(true, "/verify"));
         let empty = frame(DATA, 0, 1, &[]).repeat(1000);
-        bears(&site, "empty DATA flood", &open, &empty, 1000).await;
+        bears(&site, "empty DATA flood", &open, &empty, 1000, BRIEF).await;
         let unknown = frame(0x77, 0, 0, &[0; 64]).repeat(1000);
-        bears(&site, "flood of unknown frames", b"", &unknown, 200).await;
+        bears(&site, "flood of unknown frames", b"", &unknown, 200, BRIEF).await;
     }
 }
 
@@ -126,7 +129,7 @@ async fn rapid_resets_end_the_connection() {
             [headers, frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes())].concat()
         };
         let flood: Vec<u8> = streams().take(20_000).flat_map(pair).collect();
-        assert!(bears(&site, "rapid reset", b"", &flood, 1).await, "{}: the connection is kept", site.name);
+        assert!(bears(&site, "rapid reset", b"", &flood, 1, PATIENCE).await, "{}: the connection is kept", site.name);
         // The server is made to reset each stream itself, by a window that grows by nothing.
         let block = request(true, "/verify");
         let pair = |stream| {
@@ -134,7 +137,7 @@ async fn rapid_resets_end_the_connection() {
             [headers, frame(WINDOW_UPDATE, 0, stream, &[0; 4])].concat()
         };
         let flood: Vec<u8> = streams().take(20_000).flat_map(pair).collect();
-        assert!(bears(&site, "made to reset", b"", &flood, 1).await, "{}: the connection is kept", site.name);
+        assert!(bears(&site, "made to reset", b"", &flood, 1, PATIENCE).await, "{}: the connection is kept", site.name);
     }
 }
 
@@ -144,18 +147,22 @@ async fn header_lists_end() {
     for site in sites(&stack) {
         let start = frame(HEADERS, END_STREAM, 1, &request(false, site.path));
         let more = frame(CONTINUATION, 0, 1, &[&[0x00, 1, b'a', 0x7f, 0xf1, 0x1e], &[b'a'; 4080][..]].concat());
-        assert!(bears(&site, "CONTINUATION flood", &start, &more, 20_000).await, "{}: kept", site.name);
+        assert!(bears(&site, "CONTINUATION flood", &start, &more, 20_000, PATIENCE).await, "{}: kept", site.name);
         let empty = frame(CONTINUATION, 0, 1, &[]).repeat(1000);
-        assert!(bears(&site, "empty CONTINUATION flood", &start, &empty, 1000).await, "{}: kept", site.name);
+        assert!(bears(&site, "empty CONTINUATION flood", &start, &empty, 1000, PATIENCE).await, "{}: kept", site.name);
         // One entry of 4,000 bytes in the table of the connection, named 16,000 times: 64 MB in one frame.
         let entry = [&[0x40, 1, b'a', 0x7f, 0xa1, 0x1e][..], &[b'a'; 4000]].concat();
         let bomb = [request(false, site.path), entry, vec![0xbe; 12_000]].concat();
         let mut connection = open(&site).await;
         connection.send(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &bomb)).await;
-        connection.read_for(Duration::from_secs(1)).await;
+        let ended = |received: &[u8]| {
+            let ends =
+                |(kind, _, stream, _): &(u8, u8, u32, &[u8])| *stream == 1 && [HEADERS, RST_STREAM].contains(kind);
+            frames(received).iter().any(ends) || goaway(received).is_some()
+        };
+        connection.read_until(ended).await;
         let got = frames(&connection.received);
-        let ended = got.iter().any(|(kind, _, stream, _)| *stream == 1 && [HEADERS, RST_STREAM].contains(kind));
-        assert!(ended || goaway(&connection.received).is_some(), "{}: {got:?}", site.name);
+        assert!(ended(&connection.received), "{}: {got:?}", site.name);
         // 431 is no static entry of HPACK: its digits stand in the block.
         if let Some((.., block)) = got.iter().find(|(kind, _, stream, _)| *stream == 1 && *kind == HEADERS) {
             assert!(!block.contains(&0x88), "{}: 200 after a bomb", site.name);
@@ -174,7 +181,8 @@ async fn streams_are_counted() {
     for stream in streams().take(300) {
         connection.send(&frame(HEADERS, END_HEADERS, stream, &block)).await;
     }
-    connection.read_for(Duration::from_secs(1)).await;
+    let refused = |received: &[u8]| frames(received).iter().filter(|(kind, ..)| *kind == RST_STREAM).count();
+    connection.read_until(|received| refused(received) >= 100 || goaway(received).is_some()).await;
     let got = frames(&connection.received);
     let announced = got.iter().find(|(kind, flags, ..)| *kind == SETTINGS && *flags == 0).unwrap().3;
     let most = announced
@@ -182,7 +190,7 @@ async fn streams_are_counted() {
         .find(|entry| entry[..2] == [0, 3])
         .map(|entry| u32::from_be_bytes(entry[2..].try_into().unwrap()));
     assert_eq!(most, Some(200));
-    let refused = got.iter().filter(|(kind, ..)| *kind == RST_STREAM).count();
+    let refused = refused(&connection.received);
     assert!(refused >= 100 || goaway(&connection.received).is_some(), "{refused} refused");
     site.serves().await;
 }

@@ -51,6 +51,16 @@ impl Connection {
         }
     }
 
+    /// Reads until there is what is waited for, the server has closed, or patience ends.
+    pub async fn read_until(&mut self, there: impl Fn(&[u8]) -> bool) {
+        let started = std::time::Instant::now();
+        while !there(&self.received) && started.elapsed() < PATIENCE {
+            if self.read_for(Duration::from_millis(50)).await {
+                return;
+            }
+        }
+    }
+
     /// Reads until the server closes.
     ///
     /// # Panics
