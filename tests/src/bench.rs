@@ -5,18 +5,23 @@
 //! - [`load`], [`h2`]: lean load generators, HTTP/1.1 and gRPC.
 //! - [`bare`]: the peers: servers that say yes and do nothing else.
 //! - [`check`], [`grpc`], [`envoy`], [`revocation`], [`feed`], [`login`], [`memory`],
-//!   [`reject`], [`idle`]: the rows.
+//!   [`reject`], [`idle`], [`inprocess`], [`segment`]: the rows.
+//! - [`crowd`]: a verifier with a large list, and clients that know many tokens; [`limits`]: what the machine allows.
 
 pub mod bare;
 pub mod check;
+pub mod crowd;
 pub mod envoy;
 pub mod feed;
 pub mod grpc;
 pub mod h2;
 pub mod idle;
+pub mod inprocess;
+pub mod limits;
 pub mod load;
 pub mod login;
 pub mod memory;
 pub mod reject;
 pub mod revocation;
 pub mod row;
+pub mod segment;

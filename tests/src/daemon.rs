@@ -1,8 +1,12 @@
 //! A verifier in the test's own process, whose list of revocations the test feeds by hand.
 
 use std::collections::BTreeMap;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use sidegate_common::claims::{Audience, Claims};
 use sidegate_common::key::SigningKey;
@@ -13,6 +17,7 @@ use sidegate_common::token;
 use sidegate_runtime::clock::{instants, unix_now};
 use sidegate_runtime::program::Signals;
 use sidegate_runtime::settings::Settings;
+use sidegate_shm::attach::{Allow, AttachServer, Board};
 use sidegate_verifier::app::{self, App};
 use sidegate_verifier::commands::Source;
 use sidegate_verifier::config::{Config, SETTINGS};
@@ -54,8 +59,21 @@ impl Daemon {
 
     /// Starts one in a folder that holds files for it.
     pub fn start_in(folder: Scratch, settings: &[(&str, &str)]) -> Self {
+        Self::start_with(folder, settings, None)
+    }
+
+    /// Starts one with a segment, and a thread that keeps it current and hands it out. Its list is just proven complete.
+    pub async fn start_shared(settings: &[(&str, &str)]) -> (Self, Segment) {
+        let board = Board::new().expect("a board");
+        let daemon = Self::start_with(Scratch::new(), settings, Some(Arc::clone(&board)));
+        daemon.prove();
+        let segment = Segment::start(&daemon, board);
+        (daemon, segment)
+    }
+
+    fn start_with(folder: Scratch, settings: &[(&str, &str)], board: Option<Arc<Board>>) -> Self {
         let (launched, config) = Launched::start(folder, settings);
-        let list = app::make_list(&config, 1, None);
+        let list = app::make_list(&config, 1, board);
         launched.gate.install(Arc::clone(&list));
         let Launched { at, tcp, admin, socket, gate, folder, reload, stop, task } = launched;
         Self { at, tcp, admin, socket, gate, list, folder, reload, stop, task }
@@ -120,6 +138,44 @@ impl Launched {
         let (reload, reloads) = watch::channel(0);
         let task = Some(tokio::spawn(app.run(Signals { stop: stopped, reload: reloads })));
         (Self { at: At::Unix(socket.clone()), tcp, admin, socket, gate, folder, reload, stop, task }, config)
+    }
+}
+
+/// The threads behind a segment; they end when it is dropped.
+#[derive(Debug)]
+pub struct Segment {
+    pub attach: PathBuf,
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Segment {
+    fn start(daemon: &Daemon, board: Arc<Board>) -> Self {
+        let attach = daemon.folder.file("attach.sock");
+        let listener = UnixListener::bind(&attach).expect("a free socket");
+        let mut server = AttachServer::new(listener, Allow::default(), board).expect("a server");
+        let stop = Arc::new(AtomicBool::new(false));
+        let (list, gate) = (Arc::clone(&daemon.list), Arc::clone(&daemon.gate));
+        list.tick(gate.moment());
+        let (serving, ticking) = (Arc::clone(&stop), Arc::clone(&stop));
+        let tick = move || {
+            while !ticking.load(Ordering::Acquire) {
+                list.tick(gate.moment());
+                list.resize(gate.moment()).expect("memory");
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        };
+        let serve = move || server.run(&serving).expect("poll");
+        Self { attach, stop, threads: vec![std::thread::spawn(tick), std::thread::spawn(serve)] }
+    }
+}
+
+impl Drop for Segment {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        for thread in self.threads.drain(..) {
+            let _it_has_said_why = thread.join();
+        }
     }
 }
 

@@ -16,11 +16,24 @@ pub struct Row {
 pub enum Goal {
     AtLeast(f64),
     AtMost(f64),
+    /// Of ours alone, in the row's unit, on a machine like the one that the goal was set on; the ratio tells the machines apart.
+    OursAtMost(f64),
     /// Printed for people; there is nothing to reach.
     None,
 }
 
 impl Row {
+    /// A row with nothing measured yet.
+    pub fn new(name: impl Into<String>, unit: &'static str, peer: &'static str, goal: Goal) -> Self {
+        Self { name: name.into(), unit, peer, ours: Vec::new(), theirs: Vec::new(), goal }
+    }
+
+    /// One more interleaved pair.
+    pub fn pair(&mut self, ours: f64, theirs: f64) {
+        self.ours.push(ours);
+        self.theirs.push(theirs);
+    }
+
     /// One ratio per interleaved pair.
     fn ratios(&self) -> Vec<f64> {
         let mut ratios: Vec<_> = self.ours.iter().zip(&self.theirs).map(|(ours, theirs)| ours / theirs).collect();
@@ -37,6 +50,7 @@ impl Row {
         match self.goal {
             Goal::AtLeast(goal) => Some(self.ratio() >= goal),
             Goal::AtMost(goal) => Some(self.ratio() <= goal),
+            Goal::OursAtMost(goal) => Some(median_of(&self.ours) <= goal),
             Goal::None => None,
         }
     }
@@ -47,6 +61,7 @@ impl Row {
         let goal = match self.goal {
             Goal::AtLeast(goal) => format!(">= {goal}"),
             Goal::AtMost(goal) => format!("<= {goal}"),
+            Goal::OursAtMost(goal) => format!("ours <= {goal} {}", self.unit),
             Goal::None => "-".to_owned(),
         };
         let met = match self.met() {

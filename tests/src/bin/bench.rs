@@ -4,7 +4,9 @@
 use std::pin::Pin;
 
 use sidegate_tests::bench::row::Row;
-use sidegate_tests::bench::{bare, check, envoy, feed, grpc, idle, login, memory, reject, revocation};
+use sidegate_tests::bench::{
+    bare, check, envoy, feed, grpc, idle, inprocess, login, memory, reject, revocation, segment,
+};
 
 type Rows = fn() -> Pin<Box<dyn Future<Output = Vec<Row>>>>;
 
@@ -19,6 +21,8 @@ const GROUPS: &[(&str, Rows)] = &[
     ("memory", || Box::pin(memory::rows())),
     ("reject", || Box::pin(reject::rows())),
     ("idle", || Box::pin(idle::rows())),
+    ("inprocess", || Box::pin(inprocess::rows())),
+    ("segment", || Box::pin(segment::rows())),
 ];
 
 /// Rows that take minutes: only where they are named.
