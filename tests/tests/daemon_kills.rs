@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use redis::aio::MultiplexedConnection;
 use sidegate_client::{Denied, Sidegate};
 use sidegate_common::claims::Claims;
 use sidegate_common::revocation::{Id, Revocation, SubjectTag, Target};
@@ -60,8 +61,7 @@ end
 redis.call('HSET', meta, 'last', last)";
 
 /// Revokes session after session until told to pause; `acknowledged` is how many Redis has taken.
-async fn storm(redis: redis::Client, running: Arc<AtomicBool>, acknowledged: Arc<AtomicU64>) {
-    let mut connection = redis.get_multiplexed_async_connection().await.expect("Redis answers");
+async fn storm(mut connection: MultiplexedConnection, running: Arc<AtomicBool>, acknowledged: Arc<AtomicU64>) {
     let keys = sidegate_common::wire::Keys::new("sidegate", 0);
     let mut next = 0;
     while next < SESSIONS {
@@ -323,7 +323,7 @@ async fn kills(from: u64, count: u64) -> [u64; 6] {
     since.arg(meta).arg("since").arg(1);
     since.query_async::<()>(&mut redis.connection().await).await.expect("set");
     let (running, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-    let storm = tokio::spawn(storm(redis.client(), Arc::clone(&running), Arc::clone(&acknowledged)));
+    let storm = tokio::spawn(storm(redis.connection().await, Arc::clone(&running), Arc::clone(&acknowledged)));
     let folder = Scratch::new();
     let mut readers: Vec<Child> = (0..4).map(|_| start_reader(folder.path())).collect();
     for kill in from..from + count {
