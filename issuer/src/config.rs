@@ -82,7 +82,11 @@ pub static SETTINGS: &[Setting] = &[
         "0",
         "how many replicas must have a revocation before it counts as stored (WAIT); too few in time are answered 503",
     ),
-    setting("REDIS_WAIT_TIMEOUT", "1s", "how long is waited for them, at most 10s"),
+    setting(
+        "REDIS_WAIT_TIMEOUT",
+        "1s",
+        "how long is waited for them, at most 10s; give the disks of replicas 3s, which tell of them once a second",
+    ),
     setting(
         "REDIS_WAIT_FSYNC",
         "false",

@@ -129,8 +129,8 @@ async fn it_is_on_disk_before_it_counts_as_stored() {
     log_in(&store, 1).await;
     log_out(&store, 1).await.unwrap();
     assert_eq!((server.log(0).await.len(), store.counts().outbox.get()), (1, 0));
-    // And on a replica's.
-    let both = waiting(&server, WaitSettings { replicas: 1, timeout: Duration::from_millis(50), ..disk }).await;
+    // And on a replica's, which tells once a second how far its disk is: a shorter wait may be in vain for ever.
+    let both = waiting(&server, WaitSettings { replicas: 1, timeout: Duration::from_secs(3), ..disk }).await;
     tokio::spawn(both.clone().watch(FAST, demands, || None));
     log_in(&both, 2).await;
     let refused = log_out(&both, 2).await.unwrap_err().to_string();
