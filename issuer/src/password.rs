@@ -8,10 +8,6 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use sidegate_common::secret::Secret;
-use thread_priority::ThreadPriority;
-use thread_priority::unix::{
-    NormalThreadSchedulePolicy, ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id,
-};
 use tokio::sync::oneshot;
 
 use crate::domain::password::{Attempt, Outcome, Overloaded, Reason, is_fit, stored_cost, top_up};
@@ -101,16 +97,10 @@ impl Drop for PasswordPool {
     }
 }
 
-/// The idle class, not niceness alone: a nice thread still ends its slice before one that wakes may run. It is a wish:
-/// without it all still works.
+/// On Linux the priority of "this process" is that of the calling thread. It is a wish: without it all still works.
 fn lower_priority() {
-    let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
-    if let Err(error) = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, idle) {
-        tracing::debug!(?error, "the bcrypt threads are not in the idle class");
-        // On Linux the priority of "this process" is that of the calling thread.
-        if let Err(error) = rustix::process::setpriority_process(None, 19) {
-            tracing::debug!(%error, "the bcrypt threads keep their priority");
-        }
+    if let Err(error) = rustix::process::setpriority_process(None, 19) {
+        tracing::debug!(%error, "the bcrypt threads keep their priority");
     }
 }
 
