@@ -1,5 +1,7 @@
 //! Every transition of the machine; F-numbers are the failures of docs/protocol.md.
 
+mod unreadable;
+
 use super::*;
 use crate::revocation::{EntryError, Id, Target};
 
@@ -550,47 +552,6 @@ fn a_read_that_is_never_answered_gives_the_connection_up() {
     }
     desk.done.clear();
     assert_eq!(desk.after(250).took(), [Action::Reconnect]);
-}
-
-#[test]
-fn an_unreadable_entry_in_the_log_withholds_every_proof() {
-    let mut desk = Desk::live(1);
-    desk.after(250).answer(head("e", "h", 3));
-    desk.page(vec![entry(1), unreadable(2), entry(3)], true);
-    assert_eq!(desk.freshened(), None);
-    assert!(desk.done.contains(&Action::Alarm(Some(Alarm::UnreadableEntry))));
-    assert!(desk.done.contains(&Action::ApplyAll(vec![revocation(1), revocation(3)])), "the readable ones are held");
-    assert_eq!(desk.machine.checkpoint(), None, "a list with a hole is not kept");
-    desk.answer(head("e", "h", 3));
-    assert_eq!(desk.took(), [], "probed as ever, without a proof and without noise");
-    for _ in 0..19 {
-        desk.after(250).answer(head("e", "h", 3));
-        assert_eq!(desk.took(), [], "looked at again only after a while");
-    }
-    desk.after(250);
-    assert_eq!(desk.reading().map(|read| read.1), Some(ReadFrom::At(p(2))));
-    desk.page(vec![unreadable(2), entry(3)], true);
-    assert_eq!(desk.freshened(), None);
-    assert_eq!(desk.machine.counters().unreadable, 1, "counted once");
-}
-
-#[test]
-fn an_unreadable_entry_that_is_gone_leads_to_a_whole_reading() {
-    let mut desk = Desk::live(1);
-    desk.after(250).answer(head("e", "h", 3));
-    desk.page(vec![entry(1), unreadable(2), entry(3)], true).answer(head("e", "h", 3));
-    for _ in 0..19 {
-        desk.after(250).answer(head("e", "h", 3));
-    }
-    desk.after(250);
-    let probe = desk.probing().unwrap();
-    desk.on(Event::Answered { token: probe, answer: Answer::Head(head("e", "h", 3)) });
-    desk.page(vec![entry(3)], true);
-    desk.answer(head("e", "h", 3));
-    assert_eq!(desk.reading().map(|read| read.1), Some(ReadFrom::Start), "there may be more of them");
-    desk.page(vec![entry(1), entry(3)], true);
-    assert!(desk.freshened().is_some());
-    assert!(desk.done.contains(&Action::Alarm(None)));
 }
 
 #[test]
