@@ -8,6 +8,7 @@
 //! - [`random`]: numbers from a seed.
 //! - [`cable`]: a TCP proxy that can be cut, led elsewhere, or stop carrying.
 //! - [`http`]: requests over TCP and Unix sockets, cooked and raw.
+//! - [`client`]: the Rust client beside a real daemon.
 //! - [`daemon`]: a verifier in the test's own process, whose list the test feeds by hand.
 //! - [`grpc_check`]: Envoy's gRPC question.
 //! - [`proxies`]: real proxies with our shipped configurations.
@@ -21,6 +22,7 @@
 
 pub mod bench;
 pub mod cable;
+pub mod client;
 pub mod daemon;
 pub mod grpc_check;
 pub mod http;

@@ -242,6 +242,11 @@ impl Stack {
         Self::with(store, verifiers, &[], &[]).await
     }
 
+    /// Gives the application more users.
+    pub async fn add_users(&self, emails: &[String]) {
+        users::add(&self.folder.file("app.db"), emails).await;
+    }
+
     /// With further settings for the issuer and for each verifier.
     pub async fn with(store: Store, verifiers: usize, issuer: &[(&str, &str)], verifier: &[(&str, &str)]) -> Self {
         let folder = Scratch::new();

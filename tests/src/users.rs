@@ -14,10 +14,19 @@ pub async fn sqlite(path: &Path, emails: &[&str]) {
     let table = "CREATE TABLE users (id INTEGER PRIMARY KEY, email TEXT NOT NULL UNIQUE, password_hash TEXT,
                  active BOOLEAN NOT NULL DEFAULT 1, scope TEXT)";
     sqlx::query(table).execute(&pool).await.expect("a table");
+    pool.close().await;
+    add(path, emails).await;
+}
+
+/// Adds users to such a database.
+pub async fn add(path: &Path, emails: &[impl AsRef<str>]) {
+    let pool = sqlx::SqlitePool::connect_with(SqliteConnectOptions::new().filename(path)).await.expect("the database");
+    let mut all = pool.begin().await.expect("a transaction");
     for email in emails {
         let insert = "INSERT INTO users (email, password_hash, scope) VALUES ($1, $2, 'read write')";
-        sqlx::query(insert).bind(email).bind(hash()).execute(&pool).await.expect("a user");
+        sqlx::query(insert).bind(email.as_ref()).bind(hash()).execute(&mut *all).await.expect("a user");
     }
+    all.commit().await.expect("committed");
     pool.close().await;
 }
 

@@ -16,6 +16,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use rustix::process::{Pid, Signal, kill_process};
 use sidegate_client::{Denied, Sidegate};
 use sidegate_shm::{AttachError, Attachment};
+use sidegate_tests::client::{connect, until_kept};
 use sidegate_tests::program::run;
 use sidegate_tests::stack::{EMAIL, Stack, Store, Verifier};
 use sidegate_tests::wait::eventually;
@@ -124,24 +125,17 @@ async fn other_users_get_what_they_are_allowed_and_can_harm_nobody() {
     }
     // After all that the segment still is what the daemon publishes.
     let access = stack.issuer.login(EMAIL).await.access;
-    let (socket, attach) = paths(&stack.verifiers[3]);
-    let sidegate = Sidegate::builder().socket(socket).attach_socket(attach).connect();
+    let sidegate = connect(&stack.verifiers[3]);
     let asked = tokio::task::spawn_blocking(move || {
         until_kept(&sidegate, &access);
     });
     asked.await.unwrap();
 }
 
-/// Checks a good token until the segment answers for it: a daemon that has just started may not have promised anything yet.
-fn until_kept(sidegate: &Sidegate, token: &str) {
-    for _ in 0..2000 {
-        assert_eq!(sidegate.check(token).map(|_| ()), Ok(()));
-        if sidegate.try_cached(token).is_some() {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    panic!("never answered in process");
+/// What `sidegate-verifier status` prints.
+fn status(verifier: &Verifier) -> String {
+    let settings: Vec<_> = verifier.settings.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    String::from_utf8(run("sidegate-verifier", &["status"], &settings, "").stdout).unwrap()
 }
 
 fn paths(verifier: &Verifier) -> (String, String) {
@@ -206,13 +200,8 @@ async fn a_reader_that_slept_while_its_segment_was_replaced_hears_of_the_logout(
 async fn status_shows_the_segment_as_it_grows_under_readers() {
     let stack = Stack::start(Store::Embedded, 1).await;
     let verifier = &stack.verifiers[0];
-    let status = || {
-        let settings: Vec<_> = verifier.settings.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        let output = run("sidegate-verifier", &["status"], &settings, "");
-        String::from_utf8(output.stdout).unwrap()
-    };
-    let (socket, attach) = paths(verifier);
-    let sidegate = Sidegate::builder().socket(socket).attach_socket(attach).connect();
+    let status = || status(verifier);
+    let sidegate = connect(verifier);
     let first = sidegate.segment().expect("attached");
     let text = status();
     assert!(text.contains(&format!("segment:      {first:016x}")), "{text}");
@@ -241,4 +230,34 @@ async fn status_shows_the_segment_as_it_grows_under_readers() {
     assert!(sidegate.try_cached(&tokens[0]).is_some(), "kept for the new segment");
     assert!(sidegate.try_cached(&tokens[1]).is_none());
     eventually("status tells of it", || async { status().contains("  holds:      901 entries").then_some(()) }).await;
+}
+
+/// Seventeen words of the table at most are spent on one user: that user is then asked about, however new the token, and
+/// nobody else is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_with_many_logouts_is_asked_about_and_others_are_answered_in_process() {
+    let stack = Stack::start(Store::Redis, 1).await;
+    let verifier = &stack.verifiers[0];
+    let (sidegate, other) = (connect(verifier), stack.issuer.login("bob@example.org").await.access);
+    let mut before: Option<String> = None;
+    for logouts in 0..40 {
+        let access = stack.issuer.login(EMAIL).await.access;
+        let (client, token, other) = (sidegate.clone(), access.clone(), other.clone());
+        let look = move || {
+            until_kept(&client, &other);
+            (client.check(&token).map(|_| ()), client.try_cached(&token).is_some())
+        };
+        let (checked, in_process) = tokio::task::spawn_blocking(look).await.unwrap();
+        assert_eq!(checked, Ok(()), "after {logouts} logouts");
+        assert_eq!(in_process, logouts < 17, "after {logouts} logouts");
+        assert_eq!(stack.issuer.logout(&access).await.status, 204);
+        verifier.until_denied(&access).await;
+        // The entry is in the segment a moment after it is in the list.
+        for gone in before.replace(access).iter() {
+            assert!(sidegate.try_cached(gone).is_none(), "after {logouts} logouts");
+        }
+    }
+    let text = status(verifier);
+    assert!(text.contains("  holds:      40 entries, 17 of 1024 words used"), "{text}");
+    assert!(text.contains("  always ask: 1 users with too many entries, 0 full lines"), "{text}");
 }

@@ -1,19 +1,23 @@
-//! The segment: bytes of an entry, readers beside a busy writer; and what the client adds: first sight.
+//! The segment: bytes of an entry, readers beside a busy writer; and what the client adds: first sight, and how soon a logout is seen.
 
 use std::time::Instant;
 
 use sidegate_client::Sidegate;
 
 use super::crowd::{Crowd, token};
-use super::load::check_request;
+use super::load::{Stream, check_request};
 use super::row::{Goal, Row, quantile};
+use crate::client::{connect, until_kept};
+use crate::stack::{Stack, Store};
 
 const PAIRS: usize = 9;
 const BATCHES: usize = 2000;
+const LOGOUTS: usize = 60;
 
 pub async fn rows() -> Vec<Row> {
     let mut rows = beside_a_writer().await;
     rows.extend(first_sight().await);
+    rows.extend(logout().await);
     rows
 }
 
@@ -111,4 +115,41 @@ impl Bare {
             }
         }
     }
+}
+
+/// From the 204 of a logout to the first check that is not good: in process, and by asking over HTTP. Each by another user:
+/// one who has logged out seventeen times is asked about at every check.
+async fn logout() -> Vec<Row> {
+    let quiet = [("RUST_LOG", "warn")];
+    let stack = Stack::with(Store::Redis, 1, &quiet, &quiet).await;
+    let users: Vec<String> = (0..PAIRS * LOGOUTS).map(|n| format!("user-{n}@example.org")).collect();
+    stack.add_users(&users).await;
+    let mut users = users.iter();
+    let verifier = &stack.verifiers[0];
+    let sidegate = connect(verifier);
+    let row = |what| Row::new(format!("logout to denied in process, {what}"), "us", "over HTTP", Goal::None);
+    let (mut p50, mut p99) = (row("p50"), row("p99"));
+    for _ in 0..PAIRS {
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        for turn in 0..LOGOUTS {
+            let access = stack.issuer.login(users.next().expect("a user")).await.access;
+            let mut prober = Stream::connect(&verifier.at).await;
+            let request = check_request(&access);
+            assert_eq!(prober.ask(&request).await, 200);
+            let (client, token) = (sidegate.clone(), access.clone());
+            tokio::task::spawn_blocking(move || until_kept(&client, &token)).await.expect("kept");
+            assert_eq!(stack.issuer.logout(&access).await.status, 204);
+            let acknowledged = Instant::now();
+            if turn % 2 == 0 {
+                while sidegate.try_cached(&access).is_some() {}
+                ours.push(acknowledged.elapsed().as_secs_f64() * 1e6);
+            } else {
+                while prober.ask(&request).await == 200 {}
+                theirs.push(acknowledged.elapsed().as_secs_f64() * 1e6);
+            }
+        }
+        p50.pair(quantile(&mut ours, 0.5), quantile(&mut theirs, 0.5));
+        p99.pair(quantile(&mut ours, 0.99), quantile(&mut theirs, 0.99));
+    }
+    vec![p50, p99]
 }
