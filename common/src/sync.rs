@@ -97,6 +97,9 @@ pub enum Action {
     ApplyAll(Vec<Revocation>),
     /// Tokens with `iat` at or before this moment cannot be judged by the list: refuse them.
     Since(UnixTime),
+    /// The store's clock, when a list that was read whole is about to be proven: this host's wall clock is not behind it, so
+    /// whatever time this host goes by is at least the earlier of the two ([`crate::time::TimeFloor::confirm`]).
+    Time(UnixTime),
     /// The list was complete at this instant.
     Fresh(Instants),
     /// Give the connection up and make a new one.
@@ -133,11 +136,14 @@ pub enum Alarm {
     Partitions,
     /// The log has an entry that this build cannot read.
     UnreadableEntry,
+    /// This host's wall clock is behind the store's by more than machines may differ, and the log was read whole: what it has
+    /// forgotten as expired, this host would take for living.
+    ClockBehind,
 }
 
 impl Alarm {
     /// Every alarm, for metrics that must exist before they are needed.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::NoEpoch,
         Self::LogDamaged,
         Self::Refused,
@@ -145,6 +151,7 @@ impl Alarm {
         Self::Isolated,
         Self::Partitions,
         Self::UnreadableEntry,
+        Self::ClockBehind,
     ];
 
     /// Its stable name, for logs and metrics.
@@ -157,6 +164,7 @@ impl Alarm {
             Self::Isolated => "isolated",
             Self::Partitions => "partitions",
             Self::UnreadableEntry => "unreadable_entry",
+            Self::ClockBehind => "clock_behind",
         }
     }
 }

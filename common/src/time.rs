@@ -69,6 +69,13 @@ impl TimeFloor {
         self.seconds()
     }
 
+    /// Takes another machine's time. Where this one's wall clock says as much, the two have said it, and the floor need not wait.
+    pub fn confirm(&mut self, other: UnixTime, now: Instants) -> UnixTime {
+        self.advance(now);
+        self.floor_ms = self.floor_ms.max(now.wall_ms.min(other.0.saturating_mul(1000)));
+        self.seconds()
+    }
+
     /// The floor as it stands.
     pub const fn seconds(&self) -> UnixTime {
         UnixTime(self.floor_ms / 1000)
@@ -162,6 +169,15 @@ mod tests {
         floor.advance(at(13_601_000, 1_000));
         assert_eq!(floor.advance(at(14_200_999, 600_999)), UnixTime(10_600));
         assert_eq!(floor.advance(at(14_201_000, 601_000)), UnixTime(14_201));
+    }
+
+    #[test]
+    fn a_step_that_another_machine_confirms_is_believed_at_once() {
+        let mut floor = TimeFloor::new(at(10_000_000, 0));
+        assert_eq!(floor.confirm(UnixTime(13_600), at(10_001_000, 1_000)), UnixTime(10_001), "not by its word alone");
+        assert_eq!(floor.confirm(UnixTime(13_601), at(13_602_500, 2_000)), UnixTime(13_601), "as far as both say");
+        assert_eq!(floor.confirm(UnixTime(10_000), at(10_003_000, 3_000)), UnixTime(13_601), "and never back");
+        assert_eq!(floor.advance(at(13_604_500, 4_000)), UnixTime(13_602), "and on from there");
     }
 
     #[test]

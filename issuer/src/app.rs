@@ -71,6 +71,7 @@ pub struct App {
     api: Arc<IssuerApi>,
     source: OwnSource,
     feed_status: Arc<Status>,
+    floor: Arc<Mutex<TimeFloor>>,
     config: Config,
     public: Listener,
     admin: Listener,
@@ -110,6 +111,7 @@ impl App {
             store.recall(held).await?;
         }
         let feed_status = Arc::new(Status::default());
+        let floor = Arc::new(Mutex::new(TimeFloor::new(clock::instants())));
         let metrics = Metrics::new(passwords.counts(), &store.counts(), Arc::clone(&feed_status));
         let api = Arc::new(Api {
             auth: Auth {
@@ -120,7 +122,7 @@ impl App {
                 refresh_keys: config.keys.refresh_keys()?,
                 judge,
             },
-            clock: floor_clock(),
+            clock: floor_clock(&floor),
             metrics,
             public_keys: std::sync::RwLock::new(Arc::new(keys.public)),
             proxies: config.proxies.clone(),
@@ -128,7 +130,7 @@ impl App {
             admin_token: config.admin_token.clone(),
         });
         let (public, admin) = (Listener::tcp(config.listen.public)?, Listener::tcp(config.listen.admin)?);
-        Ok(Self { api, source, feed_status, config, public, admin, feed, reread })
+        Ok(Self { api, source, feed_status, floor, config, public, admin, feed, reread })
     }
 
     /// What the handlers share, for tests.
@@ -148,14 +150,14 @@ impl App {
 
     /// Serves until told to stop, then drains.
     pub async fn run(self, signals: Signals) {
-        let Self { api, source, feed_status, config, public, admin: admin_listener, feed, reread } = self;
+        let Self { api, source, feed_status, floor, config, public, admin: admin_listener, feed, reread } = self;
         let addresses = (public.describe(), admin_listener.describe());
         let feed_at = feed.as_ref().map(Listener::describe).unwrap_or_default();
         let version = env!("CARGO_PKG_VERSION");
         tracing::info!(version, listening = addresses.0, admin = addresses.1, feed = feed_at, "issuer started");
         warn_of_weaknesses(&config);
         let mut background = JoinSet::new();
-        let list = OwnList { judge: Arc::clone(&api.auth.judge), heard: heard(&api.auth.store) };
+        let list = OwnList { judge: Arc::clone(&api.auth.judge), heard: heard(&api.auth.store), floor };
         // The list is kept current until the last answer is given.
         let (_last_answer, answered) = watch::channel(false);
         background.spawn(keep(source, list, config.probe_interval, feed_status, answered));
@@ -263,8 +265,8 @@ async fn wait_for_redis(store: &RedisStore, demands: Demands) -> Result<(), Open
 }
 
 /// The clock that tokens are judged by: it never goes back.
-fn floor_clock() -> Clock {
-    let floor = Mutex::new(TimeFloor::new(clock::instants()));
+fn floor_clock(floor: &Arc<Mutex<TimeFloor>>) -> Clock {
+    let floor = Arc::clone(floor);
     Arc::new(move || {
         let now = clock::instants();
         let seconds = floor.lock().unwrap_or_else(PoisonError::into_inner).advance(now);

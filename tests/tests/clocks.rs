@@ -1,10 +1,11 @@
-//! Two issuers whose clocks differ by three seconds, over one Redis: nothing slips past a watermark or a logout, and
-//! nothing is born dead, since every moment that counts is Redis' own.
+//! Clocks that err. Two issuers whose clocks differ by three seconds, over one Redis: nothing slips past a watermark or a
+//! logout, and nothing is born dead, since every moment that counts is Redis' own. And a verifier an hour behind.
 
 use std::path::PathBuf;
 
 use serde_json::json;
-use sidegate_tests::stack::{EMAIL, Issuer, Stack, Store, Tokens, Verifier, tokens};
+use sidegate_tests::stack::{EMAIL, Issuer, Stack, Store, Tokens, Verifier, metric, tokens};
+use sidegate_tests::wait::eventually;
 
 /// libfaketime, where Debian's package puts it.
 fn faketime() -> Option<PathBuf> {
@@ -101,4 +102,36 @@ async fn the_other_issuer_is_ahead() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_other_issuer_is_behind() {
     clocks_apart("-3s").await;
+}
+
+/// The log has forgotten what expired, and this verifier would take it for living: it says so, and knows nothing until its clock
+/// is right. Then it does not wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verifier_that_starts_an_hour_behind_knows_nothing_until_its_clock_is_right() {
+    let Some(library) = faketime() else { return };
+    let stack = Stack::start(Store::Redis, 0).await;
+    let (url, offset) = (stack.redis.as_ref().expect("on Redis").url(), stack.folder.file("offset"));
+    std::fs::write(&offset, "-1h").expect("written");
+    let settings = [
+        ("REDIS_URL", url.as_str()),
+        ("LD_PRELOAD", library.to_str().expect("UTF-8")),
+        ("FAKETIME_TIMESTAMP_FILE", offset.to_str().expect("UTF-8")),
+        ("FAKETIME_NO_CACHE", "1"),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+        ("DONT_FAKE_MONOTONIC", "1"),
+    ];
+    let mut verifier = Verifier::start_unready(&stack.folder, "behind", &settings);
+    let alarm = "sidegate_feed_alarm{partition=\"0\",alarm=\"clock_behind\"}";
+    eventually("the alarm", || async {
+        let reply = verifier.admin.get("/metrics").try_send().await.ok()?;
+        String::from_utf8_lossy(&reply.body).contains(&format!("{alarm} 1\n")).then_some(())
+    })
+    .await;
+    let pair = stack.issuer.login(EMAIL).await;
+    assert_eq!(verifier.admin.get("/readyz").send().await.status, 503);
+    assert_eq!(verifier.check(&pair.access).await.status, 503);
+    std::fs::write(&offset, "+0").expect("written");
+    verifier.until_ready().await;
+    assert_eq!(metric(&verifier.admin, alarm).await, 0);
+    assert_eq!(verifier.check(&pair.access).await.status, 200, "its time is the store's at once, not in ten minutes");
 }

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use sidegate_common::sync::Alarm;
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
 }
@@ -183,6 +185,15 @@ fn no_registry_and_no_machine_is_named() {
 }
 
 /// What docs/attacks.md promises: each class ends with `*Tests: …*`, and whatever is named there exists.
+/// Who is woken by an alarm looks its name up.
+#[test]
+fn every_alarm_is_explained() {
+    let page = std::fs::read_to_string(root().join("docs/revocation.md")).expect("the page");
+    let missing: Vec<_> =
+        Alarm::ALL.iter().filter(|alarm| !page.contains(&format!("| `{}` |", alarm.name()))).collect();
+    assert!(missing.is_empty(), "docs/revocation.md does not explain {missing:?}");
+}
+
 #[test]
 fn every_attack_names_tests_that_exist() {
     let doc = std::fs::read_to_string(root().join("docs/attacks.md")).expect("docs/attacks.md");

@@ -27,17 +27,27 @@ const TICK_EVERY: Duration = Duration::from_millis(100);
 /// How many ticks lie between two sweeps for expired entries.
 const TICKS_PER_SWEEP: u32 = 100;
 
-impl Sink for List {
+/// What the feed is followed for: the list, and the time that it is judged by.
+struct Followed {
+    list: Arc<List>,
+    gate: Arc<Gate>,
+}
+
+impl Sink for Followed {
     fn apply(&self, partition: u16, revocation: &Revocation) -> bool {
-        Self::apply(self, partition, revocation)
+        self.list.apply(partition, revocation)
     }
 
     fn since(&self, partition: u16, moment: UnixTime) {
-        Self::since(self, partition, moment);
+        self.list.since(partition, moment);
+    }
+
+    fn time(&self, store: UnixTime, now: Instants) {
+        self.gate.confirm_time(store, now);
     }
 
     fn fresh(&self, partition: u16, as_of: Instants) {
-        Self::fresh(self, partition, as_of);
+        self.list.fresh(partition, as_of);
     }
 }
 
@@ -83,7 +93,8 @@ async fn follow_source<S: Source>(
     if let Some(Err(error)) = &keeper {
         tracing::error!(%error, "no thread to write the snapshot");
     }
-    driver::follow(Arc::new(source), partitions, checkpoints, Arc::clone(&list), pace, status, stop).await;
+    let followed = Arc::new(Followed { list, gate });
+    driver::follow(Arc::new(source), partitions, checkpoints, followed, pace, status, stop).await;
     drop(keeper);
     drop(housekeeping);
 }

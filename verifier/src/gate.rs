@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use sidegate_common::index::Index;
 use sidegate_common::secret::Secret;
+use sidegate_common::time::{Instants, UnixTime};
 use sidegate_common::token::Rejection;
 use sidegate_common::verdict::{Freshness, Judge, Moment, Unknown};
 use sidegate_runtime::clock::{instants, monotonic_ms};
@@ -85,6 +86,11 @@ impl Gate {
     /// The moment it is now.
     pub fn moment(&self) -> Moment {
         self.time.moment(monotonic_ms(), instants)
+    }
+
+    /// Takes the store's time, which this host's wall clock is not behind.
+    pub fn confirm_time(&self, store: UnixTime, now: Instants) {
+        self.time.confirm(store, now);
     }
 
     /// Whether any token could be judged good.

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use crate::revocation::Revocation;
 use crate::sync::{Action, Alarm, Answer, Entry, Event, Head, Lineage, ReadFrom};
-use crate::time::{Instants, UnixTime};
+use crate::time::{CLOCK_SKEW_SECONDS, Instants, UnixTime};
 use crate::wire::{Message, Position};
 
 /// How much older than the log's `since` the last proof may be for the verifier to have missed nothing: issuers replay
@@ -111,6 +111,8 @@ pub struct Machine {
     /// `proven` when the lineage was adopted: a log that turns out to have lost entries takes its own proofs with it.
     known_until: Option<UnixTime>,
     proven_at: Option<Instants>,
+    /// The log has been read from its start since the last proof, or there was none: what it has forgotten was never seen.
+    whole: bool,
     state: State,
     probes: VecDeque<Probe>,
     probe_due_ms: u64,
@@ -175,6 +177,7 @@ impl Machine {
             proven: None,
             known_until: None,
             proven_at: None,
+            whole: true,
             state: State::Down,
             probes: VecDeque::new(),
             probe_due_ms: 0,
@@ -192,6 +195,7 @@ impl Machine {
             last: checkpoint.last,
             since: Some(checkpoint.since),
             proven: Some(checkpoint.proven),
+            whole: false,
             ..Self::new(timing, partitions)
         }
     }
@@ -500,6 +504,15 @@ impl Machine {
             self.raise(Alarm::UnreadableEntry, out);
             return;
         }
+        if self.whole {
+            // The log forgets by the store's clock. Who takes what it has forgotten for living would call it good.
+            if now.wall_ms / 1000 + 2 * CLOCK_SKEW_SECONDS < aim.now.0 {
+                self.raise(Alarm::ClockBehind, out);
+                return;
+            }
+            self.whole = false;
+            out.push(Action::Time(aim.now));
+        }
         if self.since != Some(aim.since) {
             let covered = self.known_until.is_some_and(|known| known.plus(REPLAYED_SECONDS) >= aim.since);
             if !covered {
@@ -519,6 +532,7 @@ impl Machine {
 
     fn read(&mut self, from: ReadFrom, to: Position, now: Instants, out: &mut Vec<Action>) {
         if from == ReadFrom::Start {
+            self.whole = true;
             self.counters.full_reads += 1;
         }
         let request = self.number();
@@ -559,6 +573,7 @@ impl Machine {
             self.known_until = self.proven;
         }
         self.last = Position::START;
+        self.whole = true;
         self.tail = None;
         self.skipped = None;
         self.probes.iter_mut().for_each(|probe| probe.floor = Position::START);

@@ -279,11 +279,11 @@ impl State {
     }
 
     fn tell(&mut self, event: Event, mutant: Option<Mutant>) {
+        let now = Instants { wall_ms: 0, monotonic_ms: u64::from(self.clock) };
         let event = match mutant {
-            Some(mutant) => mutant.weaken(&self.machine, event),
+            Some(mutant) => mutant.weaken(&self.machine, event, now),
             None => event,
         };
-        let now = Instants { wall_ms: 0, monotonic_ms: u64::from(self.clock) };
         let early = mutant == Some(Mutant::ProvenByTheLastPage);
         if let (true, Event::Answered { token, .. }) = (early, &event) {
             self.answered = self.sent.iter().find(|(sent, _)| sent == token).map_or(0, |(_, at)| *at);
@@ -313,7 +313,7 @@ impl State {
                     self.proven = Some(if received { now.monotonic_ms } else { at.monotonic_ms });
                 }
                 Action::Reconnect => self.disconnect(),
-                Action::Since(_) | Action::Alarm(_) => {}
+                Action::Since(_) | Action::Time(_) | Action::Alarm(_) => {}
             }
         }
         if self.connection != Connection::Up {

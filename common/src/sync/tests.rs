@@ -1,5 +1,6 @@
 //! Every transition of the machine; F-numbers are the failures of docs/protocol.md.
 
+mod clock;
 mod unreadable;
 
 use super::*;
@@ -138,7 +139,9 @@ impl Desk {
         self.on(Event::Page { request, entries, complete })
     }
 
+    /// What it did since the last look, but for the time it told: that has a test of its own.
     fn took(&mut self) -> Vec<Action> {
+        self.done.retain(|action| !matches!(action, Action::Time(_)));
         std::mem::take(&mut self.done)
     }
 

@@ -1,13 +1,13 @@
 //! The list of revocations that the issuer's own protected routes judge by: kept by the same follower as a verifier's.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sidegate_common::index::Applied;
 use sidegate_common::revocation::Revocation;
-use sidegate_common::time::{Instants, UnixTime};
+use sidegate_common::time::{Instants, TimeFloor, UnixTime};
 use sidegate_common::verdict::Judge;
-use sidegate_runtime::clock::unix_now;
+use sidegate_runtime::clock::instants;
 use sidegate_runtime::feed::driver::{Pace, follow};
 use sidegate_runtime::feed::redis::RedisSource;
 use sidegate_runtime::feed::status::Status;
@@ -36,6 +36,8 @@ pub struct OwnList {
     pub judge: Arc<Judge>,
     /// Called before anything is called proven.
     pub heard: Heard,
+    /// The time that tokens are judged by.
+    pub floor: Arc<Mutex<TimeFloor>>,
 }
 
 impl Sink for OwnList {
@@ -51,6 +53,10 @@ impl Sink for OwnList {
         self.judge.index().raise_since(partition, moment);
     }
 
+    fn time(&self, store: UnixTime, now: Instants) {
+        self.floor.lock().unwrap_or_else(PoisonError::into_inner).confirm(store, now);
+    }
+
     fn fresh(&self, partition: u16, as_of: Instants) {
         self.judge.freshness().proven(partition, as_of.monotonic_ms);
     }
@@ -64,11 +70,12 @@ pub async fn keep(
     status: Arc<Status>,
     stop: watch::Receiver<bool>,
 ) {
-    let expiring = Arc::clone(&list.judge);
+    let (expiring, floor) = (Arc::clone(&list.judge), Arc::clone(&list.floor));
     let expire = async move {
         loop {
             tokio::time::sleep(EXPIRE_EVERY).await;
-            expiring.index().expire(unix_now());
+            let now = floor.lock().unwrap_or_else(PoisonError::into_inner).advance(instants());
+            expiring.index().expire(now);
         }
     };
     let following = async {

@@ -37,6 +37,8 @@ impl Sink for Count {
 
     fn since(&self, _: u16, _: UnixTime) {}
 
+    fn time(&self, _: UnixTime, _: Instants) {}
+
     fn fresh(&self, _: u16, as_of: Instants) {
         self.fresh_ms.store(as_of.monotonic_ms, Ordering::Release);
     }

@@ -1,7 +1,7 @@
 //! The verifier's time, shared by all threads: a floor that never goes back (DESIGN.md §6).
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, TryLockError};
+use std::sync::{Mutex, PoisonError, TryLockError};
 
 use sidegate_common::time::{Instants, TimeFloor, UnixTime};
 use sidegate_common::verdict::Moment;
@@ -37,6 +37,12 @@ impl Timekeeper {
         Moment { now: UnixTime(self.seconds.load(Ordering::Acquire)), monotonic_ms }
     }
 
+    /// Takes another machine's time ([`TimeFloor::confirm`]).
+    pub fn confirm(&self, other: UnixTime, now: Instants) {
+        let confirmed = self.floor.lock().unwrap_or_else(PoisonError::into_inner).confirm(other, now);
+        self.seconds.fetch_max(confirmed.0, Ordering::AcqRel);
+    }
+
     /// One thread moves the floor; the others go on with the one it is about to replace.
     fn advance(&self, now: Instants) {
         let mut floor = match self.floor.try_lock() {
@@ -62,5 +68,7 @@ mod tests {
         let back = keeper.moment(4_010, || at(900_000, 4_010));
         assert_eq!(back.now, UnixTime(1_003));
         assert_eq!(back.monotonic_ms, 4_010);
+        keeper.confirm(UnixTime(4_600), at(4_601_000, 4_020));
+        assert_eq!(keeper.moment(4_030, || unreachable!("not yet")).now, UnixTime(4_600), "both clocks say so");
     }
 }

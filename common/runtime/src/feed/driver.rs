@@ -212,6 +212,7 @@ impl<S: Source, K: Sink> Follower<S, K> {
                     tracing::warn!(partition, since = moment.0, "revocations before this moment are not in the log");
                     self.sink.since(partition, moment);
                 }
+                Action::Time(store) => self.sink.time(store, (self.pace.clock)()),
                 Action::Fresh(as_of) => {
                     self.sink.fresh(partition, as_of);
                     self.backoff.reset();

@@ -72,6 +72,9 @@ pub trait Sink: Send + Sync + 'static {
     /// Tokens of the partition with `iat` at or before this moment cannot be judged: they are refused from now on.
     fn since(&self, partition: u16, moment: UnixTime);
 
+    /// The store's clock and this host's, which is not behind it, before a list that was read whole is called fresh.
+    fn time(&self, store: UnixTime, now: Instants);
+
     /// Everything that was in the partition's log at this instant is held.
     fn fresh(&self, partition: u16, as_of: Instants);
 }

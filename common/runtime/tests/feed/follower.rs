@@ -44,6 +44,8 @@ impl Sink for List {
         self.state.lock().unwrap().since.push((partition, moment));
     }
 
+    fn time(&self, _: UnixTime, _: Instants) {}
+
     fn fresh(&self, partition: u16, as_of: Instants) {
         self.state.lock().unwrap().fresh.push((partition, as_of));
     }

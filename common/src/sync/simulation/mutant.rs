@@ -2,7 +2,7 @@
 
 use super::store::revocation;
 use crate::sync::{Answer, Entry, Event, Lineage, Machine, ReadFrom};
-use crate::time::UnixTime;
+use crate::time::{Instants, UnixTime};
 use crate::wire::Position;
 
 /// A follower that lacks one of the rules.
@@ -18,31 +18,34 @@ pub enum Mutant {
     ForgetsAtExpiry,
     /// Counts from when the answer came, not from when the probe was sent.
     FreshOnReceipt,
-    /// Never says what it cannot know.
+    /// Never says what it cannot know. It matters when more is lost than issuers remember.
     NoSince,
     /// Steps over entries that it cannot read.
     SkipsUnreadable,
     /// Goes on from a snapshot although the clock was ahead when it was written.
     TrustsAnySnapshot,
+    /// Does not mind that its clock is behind the store's. A schedule of every kind of fault hardly ever makes that matter; it
+    /// has one of its own.
+    AnyClock,
     /// Takes a reading for the proof when it has reached the head it was for, whatever has become of the log meanwhile.
     /// Only the model checker makes it.
     ProvenByTheLastPage,
 }
 
 impl Mutant {
-    pub const ALL: [Self; 8] = [
+    /// Those that schedules of every kind of fault catch.
+    pub const ALL: [Self; 7] = [
         Self::NoPredecessorCheck,
         Self::CounterOnly,
         Self::ProbeBeforePushes,
         Self::ForgetsAtExpiry,
         Self::FreshOnReceipt,
-        Self::NoSince,
         Self::SkipsUnreadable,
         Self::TrustsAnySnapshot,
     ];
 
     /// What a follower without this rule makes of an event.
-    pub fn weaken(self, machine: &Machine, event: Event) -> Event {
+    pub fn weaken(self, machine: &Machine, event: Event, now: Instants) -> Event {
         let last = machine.last();
         match (self, event) {
             (Self::NoPredecessorCheck, Event::Pushed(mut message)) => {
@@ -53,6 +56,10 @@ impl Mutant {
                 if machine.lineage() == Some(&head.lineage) {
                     head.last = last;
                 }
+                Event::Answered { token, answer: Answer::Head(head) }
+            }
+            (Self::AnyClock, Event::Answered { token, answer: Answer::Head(mut head) }) => {
+                head.now = head.now.min(UnixTime(now.wall_ms / 1000));
                 Event::Answered { token, answer: Answer::Head(head) }
             }
             (Self::CounterOnly, event) => counter_only(event, last),

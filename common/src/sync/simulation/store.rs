@@ -7,8 +7,8 @@ use crate::wire::Position;
 
 /// Entries of a page, few so that readings take several.
 const PAGE: usize = 7;
-/// How long an issuer remembers what it acknowledged, in milliseconds.
-const REMEMBERED_MS: u64 = 120_000;
+/// How long an issuer usually remembers, in milliseconds.
+pub const REMEMBERED_MS: u64 = 120_000;
 /// The longest a token lives here, in seconds.
 pub const LIFETIME_MAX: u64 = 200;
 /// The store's clock has this grain, in milliseconds: positions are used again after a failover, as they may be in life.
@@ -73,6 +73,8 @@ pub struct Store {
     seen: Option<(u64, u64)>,
     positions: Vec<(u64, Position)>,
     numbers: u64,
+    /// How long an issuer remembers what it acknowledged, in milliseconds.
+    pub remembered_ms: u64,
     /// What the log had when it was lost, until an issuer has noticed: another one's data may take its place before.
     pub emptied: Vec<usize>,
     /// How far the store's clock is off, in milliseconds.
@@ -113,6 +115,7 @@ impl Store {
             seen: None,
             positions: Vec::new(),
             numbers: 1,
+            remembered_ms: REMEMBERED_MS,
             emptied: Vec::new(),
             step_ms: 0,
             trimmed_alive: 0,
@@ -186,7 +189,8 @@ impl Store {
     /// What every issuer does once a second: makes a lost data set anew, puts back what it acknowledged lately after a
     /// failover, and says so when the log has lost more than that.
     pub fn heartbeat(&mut self, now: u64) -> Vec<Appended> {
-        let remembers = |truth: &Truth| now - truth.acknowledged_ms <= REMEMBERED_MS;
+        let remembered_ms = self.remembered_ms;
+        let remembers = |truth: &Truth| now - truth.acknowledged_ms <= remembered_ms;
         let lately: Vec<_> = (0..self.truths.len()).filter(|id| remembers(&self.truths[*id])).collect();
         if self.intact().is_none() {
             let (epoch, since) = (self.number(), self.seconds(now));
@@ -208,7 +212,7 @@ impl Store {
             return Vec::new();
         }
         self.seen = now_seen;
-        let settled = self.positions.iter().rev().find(|(seen, _)| now - seen > REMEMBERED_MS / 2);
+        let settled = self.positions.iter().rev().find(|(seen, _)| now - seen > remembered_ms / 2);
         if settled.is_some_and(|(_, position)| *position > self.servers[self.master].last) {
             self.master().since = self.seconds(now);
             for (_, to) in self.truths.iter_mut().flat_map(|truth| &mut truth.lost).filter(|(_, to)| *to == u64::MAX) {

@@ -71,7 +71,7 @@ impl Verifier {
     /// Gives an event to the machine and does what concerns the list; returns the rest.
     pub fn on(&mut self, event: Event, now: Instants) -> Vec<Action> {
         let event = match self.mutant {
-            Some(mutant) => mutant.weaken(&self.machine, event),
+            Some(mutant) => mutant.weaken(&self.machine, event, now),
             None => event,
         };
         let actions = self.machine.on(event, now);
@@ -84,6 +84,9 @@ impl Verifier {
                 Action::ApplyAll(revocations) => {
                     let held = revocations.iter().map(|revocation| (id_of(revocation), revocation.expires_at));
                     self.held.extend(held);
+                }
+                Action::Time(store) => {
+                    self.floor.confirm(store, now);
                 }
                 Action::Since(_) if self.mutant == Some(Mutant::NoSince) => {}
                 Action::Since(moment) => self.since = self.since.max(moment),

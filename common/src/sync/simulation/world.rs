@@ -12,7 +12,7 @@ use crate::sync::{Action, Event};
 use crate::time::{Instants, REVOCATION_MARGIN_SECONDS};
 use crate::wire::Message;
 
-/// Faults come until here, in milliseconds.
+/// Faults come until here in the usual schedule, in milliseconds.
 const FAULTS_UNTIL_MS: u64 = 60_000;
 /// And then there is peace for this long, in which the verifier must become fresh.
 const PEACE_MS: u64 = 12_000;
@@ -118,6 +118,8 @@ pub struct World {
     pub among: Among,
     /// How many more faults there are to come.
     pub strikes_left: u64,
+    /// Faults come until here, in milliseconds.
+    pub faults_until_ms: u64,
     /// How far the store's clock may be stepped, in milliseconds.
     pub store_steps_ms: u64,
     /// When the list was first proven after the last fault.
@@ -153,6 +155,7 @@ impl World {
             unreadable: false,
             among,
             strikes_left: u64::MAX,
+            faults_until_ms: FAULTS_UNTIL_MS,
             store_steps_ms: 3_600_000,
             back_at: None,
             violation: None,
@@ -193,13 +196,13 @@ impl World {
             faults: self.faults,
             revocations: self.store.truths.len() as u64,
             proofs: self.verifier.proofs,
-            back_after_ms: self.back_at.map(|at| at - self.last_fault_over.max(FAULTS_UNTIL_MS)),
+            back_after_ms: self.back_at.map(|at| at - self.last_fault_over.max(self.faults_until_ms)),
             trimmed_alive: self.store.trimmed_alive,
         }
     }
 
     fn end(&self) -> u64 {
-        FAULTS_UNTIL_MS.max(self.last_fault_over) + PEACE_MS
+        self.faults_until_ms.max(self.last_fault_over) + PEACE_MS
     }
 
     fn step(&mut self, what: What) {
@@ -225,7 +228,7 @@ impl World {
                 }
             }
             What::Strike => {
-                if self.now < FAULTS_UNTIL_MS && self.strikes_left > 0 {
+                if self.now < self.faults_until_ms && self.strikes_left > 0 {
                     self.strikes_left -= 1;
                     self.strike();
                     let next = self.now + self.random.between(500, 7_000);
@@ -372,7 +375,7 @@ impl World {
                 other => panic!("not for the network: {other:?}"),
             }
         }
-        let over = self.last_fault_over.max(FAULTS_UNTIL_MS);
+        let over = self.last_fault_over.max(self.faults_until_ms);
         if self.verifier.proofs > proofs && self.now >= over {
             self.back_at.get_or_insert(self.now);
         }

@@ -1,0 +1,54 @@
+//! A clock that is behind the store's: what the log has forgotten must not be taken for living.
+
+use super::*;
+use crate::time::CLOCK_SKEW_SECONDS;
+
+/// The store's clock, ahead of this host's by so many seconds.
+fn ahead(seconds: u64, last: u64, desk: &Desk) -> Head {
+    Head { now: UnixTime(at(desk.now).wall_ms / 1000 + seconds), ..head("e", "h", last) }
+}
+
+#[test]
+fn a_list_read_whole_is_not_proven_while_the_wall_clock_is_behind() {
+    let mut desk = Desk::new();
+    desk.on(Event::Subscribed);
+    let behind = ahead(2 * CLOCK_SKEW_SECONDS + 1, 0, &desk);
+    desk.answer(behind);
+    assert_eq!(desk.took(), [Action::Alarm(Some(Alarm::ClockBehind))]);
+    assert_eq!(desk.machine.alarm().map(Alarm::name), Some("clock_behind"));
+    desk.after(250);
+    let within = ahead(2 * CLOCK_SKEW_SECONDS, 0, &desk);
+    desk.answer(within.clone());
+    let proven =
+        [Action::Time(within.now), Action::Since(UnixTime(1_000)), Action::Fresh(at(250)), Action::Alarm(None)];
+    assert_eq!(
+        desk.done, proven,
+        "as far as two machines may differ it is right; and the time is told before anything is fresh"
+    );
+}
+
+#[test]
+fn one_that_has_missed_nothing_needs_no_clock() {
+    let mut desk = Desk::live(3);
+    desk.after(250);
+    let hour = ahead(3_600, 3, &desk);
+    desk.answer(hour);
+    assert_eq!(desk.done, [Action::Fresh(at(350))]);
+    desk.on(Event::Disconnected).on(Event::Subscribed);
+    let hour = ahead(3_600, 4, &desk);
+    desk.answer(hour.clone()).page_only(vec![entry(3), entry(4)], true);
+    desk.answer(hour);
+    assert!(desk.freshened().is_some(), "it went on where it was");
+}
+
+#[test]
+fn a_log_trimmed_past_the_newest_entry_held_needs_the_clock_again() {
+    let mut desk = Desk::live(3);
+    desk.after(250);
+    let hour = ahead(3_600, 9, &desk);
+    desk.answer(hour.clone()).page_only(vec![entry(8), entry(9)], true);
+    desk.page_only(vec![entry(8), entry(9)], true);
+    desk.answer(hour);
+    assert!(desk.done.contains(&Action::Alarm(Some(Alarm::ClockBehind))));
+    assert_eq!(desk.freshened(), None);
+}
