@@ -23,6 +23,7 @@ pub struct JwksServer {
 struct Shared {
     document: Mutex<String>,
     asked: AtomicU64,
+    gate: tokio::sync::Mutex<()>,
 }
 
 impl JwksServer {
@@ -30,16 +31,16 @@ impl JwksServer {
     pub async fn start(document: &Value) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}/jwks.json", listener.local_addr().expect("an address"));
-        let shared = Arc::new(Shared { document: Mutex::new(document.to_string()), asked: AtomicU64::new(0) });
+        let (document, asked) = (Mutex::new(document.to_string()), AtomicU64::new(0));
+        let shared = Arc::new(Shared { document, asked, gate: tokio::sync::Mutex::new(()) });
         let serving = Arc::clone(&shared);
         tokio::spawn(async move {
             loop {
                 let Ok((stream, _)) = listener.accept().await else { continue };
                 let shared = Arc::clone(&serving);
                 let answer = service_fn(move |_| {
-                    shared.asked.fetch_add(1, Ordering::Relaxed);
-                    let document = shared.document.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                    async move { Ok::<_, Infallible>(http::Response::new(Full::new(Bytes::from(document)))) }
+                    let shared = Arc::clone(&shared);
+                    async move { Ok::<_, Infallible>(http::Response::new(Full::new(shared.answer().await))) }
                 });
                 tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer));
             }
@@ -56,9 +57,22 @@ impl JwksServer {
         self.shared.asked.load(Ordering::Relaxed)
     }
 
+    /// Keeps answers back until what this gives is dropped.
+    pub async fn hold(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.shared.gate.lock().await
+    }
+
     /// Serves another set from now on.
     pub fn serve(&self, document: &Value) {
         *self.shared.document.lock().unwrap_or_else(PoisonError::into_inner) = document.to_string();
+    }
+}
+
+impl Shared {
+    async fn answer(&self) -> Bytes {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let _open = self.gate.lock().await;
+        self.document.lock().unwrap_or_else(PoisonError::into_inner).clone().into()
     }
 }
 

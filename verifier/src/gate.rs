@@ -64,7 +64,7 @@ impl Gate {
     /// Puts a list and its judge in force, with the keys known now and all that come. Only the first one counts.
     pub fn install(&self, list: Arc<List>) {
         let judge = Arc::clone(list.judge());
-        self.keys.serve(Arc::clone(&judge));
+        self.keys.serve(Arc::clone(&list));
         let _only_the_first =
             self.held.set(Held { checker: Checker::new(judge, self.cache_entries, Identity::of), list });
     }

@@ -9,11 +9,11 @@ use std::time::Duration;
 use sidegate_common::jwks;
 use sidegate_common::key::{KeyRing, VerifyingKey};
 use sidegate_common::token::unverified_kid;
-use sidegate_common::verdict::Judge;
 use sidegate_runtime::clock::monotonic_ms;
 
 use crate::config::{JwksSource, KeyConfig};
 use crate::jwks_http;
+use crate::list::List;
 use crate::metrics::Metrics;
 
 /// However many tokens with unknown kids come, the set is read for them once in this time.
@@ -42,7 +42,7 @@ struct Held {
     secrets: Vec<VerifyingKey>,
     public: Vec<VerifyingKey>,
     document: Vec<u8>,
-    judge: Option<Arc<Judge>>,
+    list: Option<Arc<List>>,
 }
 
 impl Held {
@@ -53,8 +53,8 @@ impl Held {
     }
 
     fn put_in_force(&self) {
-        if let Some(judge) = &self.judge {
-            judge.set_keys(self.ring());
+        if let Some(list) = &self.list {
+            list.set_keys(self.ring());
         }
     }
 }
@@ -89,10 +89,10 @@ impl Keys {
         }
     }
 
-    /// Keeps `judge` supplied with keys from now on.
-    pub fn serve(&self, judge: Arc<Judge>) {
+    /// Keeps the judge of `list`, and its readers, supplied with keys from now on.
+    pub fn serve(&self, list: Arc<List>) {
         let mut held = self.held();
-        held.judge = Some(judge);
+        held.list = Some(list);
         held.put_in_force();
     }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sidegate_common::index::{Applied, HeldId};
+use sidegate_common::key::KeyRing;
 use sidegate_common::revocation::{Id, Revocation, SubjectTag, Target};
 use sidegate_common::time::{Instants, UnixTime};
 use sidegate_common::verdict::{Judge, Moment, OnStale, Unknown};
@@ -189,20 +190,41 @@ impl List {
 
     /// Holds a revocation of the partition; true if it was not held before.
     pub fn apply(&self, partition: u16, revocation: &Revocation) -> bool {
-        if self.judge.index().apply(partition, revocation) == Applied::Known {
-            return false;
-        }
-        if matches!(revocation.target, Target::Key { .. }) {
-            self.judge.bump_key_epoch();
-            if let Some(mut shared) = self.lock() {
-                // Not a moment later: a reader that holds a token of this key must ask about it.
-                shared.live.key_epoch = self.judge.key_epoch();
-                shared.tick();
+        let index = self.judge.index();
+        let is_new = || index.apply(partition, revocation) == Applied::New;
+        match &revocation.target {
+            Target::Key { kid } if !index.has_key(kid) => self.with_new_epochs(is_new),
+            Target::Key { .. } => is_new(),
+            _ if is_new() => {
+                self.publish(revocation);
+                true
             }
-        } else {
-            self.publish(revocation);
+            _ => false,
         }
-        true
+    }
+
+    /// Puts other keys in force.
+    pub fn set_keys(&self, ring: KeyRing) {
+        self.with_new_epochs(|| self.judge.set_keys(ring));
+    }
+
+    /// Changes what keys are worth. Readers ask about every token before the first answer that follows from the change, and so
+    /// never call good what the daemon has refused; and once more after it, since what is answered meanwhile may still rest on
+    /// what was.
+    fn with_new_epochs<T>(&self, change: impl FnOnce() -> T) -> T {
+        self.new_epoch();
+        let changed = change();
+        self.new_epoch();
+        changed
+    }
+
+    fn new_epoch(&self) {
+        self.judge.bump_key_epoch();
+        if let Some(mut shared) = self.lock() {
+            // Not at the next tick: until then readers would go by the old one.
+            shared.live.key_epoch = self.judge.key_epoch();
+            shared.tick();
+        }
     }
 
     /// Tokens of the partition with `iat` at or before this moment cannot be judged: they are refused from now on.
