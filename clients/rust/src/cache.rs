@@ -4,7 +4,8 @@
 //! Nothing here ever waits: a bucket that is being changed is as good as one that knows nothing.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
+use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
+use std::time::{Duration, Instant};
 
 use sidegate_shm::words::fetch;
 use sidegate_shm::{Clock, Reader, Verdict};
@@ -15,6 +16,10 @@ use crate::verified::Verified;
 const WAYS: usize = 4;
 /// Places for each token expected, since buckets fill unevenly: with three, about 1 in 100 is crowded out.
 const SLACK: usize = 3;
+
+/// How long a bucket that is in use may keep another segment from being taken over.
+const BUSY_MAX: Duration = Duration::from_millis(100);
+const BUSY_RETRY: Duration = Duration::from_millis(1);
 
 static NEXT_OWNER: AtomicU64 = AtomicU64::new(1);
 
@@ -108,11 +113,23 @@ impl Cache {
         }
     }
 
-    /// Looks tokens up in another segment from now on. May wait, and is for the worker only.
+    /// Looks tokens up in another segment from now on. May wait a little, and is for the worker only.
+    ///
+    /// In a forked child a bucket may be locked for ever, by a thread of the parent that the child does not have. It is given up:
+    /// its tokens are asked about.
     pub(crate) fn set_reader(&self, reader: &Arc<Reader>) {
-        for bucket in &self.buckets {
-            let mut ways = bucket.0.write().unwrap_or_else(PoisonError::into_inner);
-            ways.reader = Some(Arc::clone(reader));
+        let adopt = |bucket: &&Bucket| match write(&bucket.0) {
+            Some(mut ways) => {
+                ways.reader = Some(Arc::clone(reader));
+                false
+            }
+            None => true,
+        };
+        let mut busy: Vec<&Bucket> = self.buckets.iter().filter(adopt).collect();
+        let deadline = Instant::now() + BUSY_MAX;
+        while !busy.is_empty() && Instant::now() < deadline {
+            std::thread::sleep(BUSY_RETRY);
+            busy.retain(adopt);
         }
     }
 
@@ -247,5 +264,19 @@ mod tests {
         assert!(good(&clock));
         writer.set_live(&Live { key_epoch: 4, ..live });
         assert!(!good(&clock), "its key was retired");
+    }
+
+    /// As a thread of the parent leaves it to a forked child.
+    #[test]
+    fn a_bucket_that_is_locked_for_ever_keeps_no_other_from_the_new_segment() {
+        let cache = Cache::new(16);
+        let locked = cache.buckets[0].0.write().unwrap();
+        let (_writer, fd) = Writer::create(Geometry::for_entries(0)).unwrap();
+        let reader = Arc::new(Reader::open(&fd).unwrap());
+        cache.set_reader(&reader);
+        let has = |bucket: &Bucket| read(&bucket.0).is_some_and(|ways| ways.reader.is_some());
+        assert!(cache.buckets[1..].iter().all(has));
+        drop(locked);
+        assert!(!has(&cache.buckets[0]), "its tokens are asked about");
     }
 }
