@@ -45,6 +45,10 @@ struct Job {
 #[derive(Default)]
 struct Queue {
     jobs: VecDeque<Job>,
+    /// Places taken by logins that are still to say what is to be checked.
+    promised: usize,
+    /// Threads that have nothing to do.
+    idle: usize,
     closed: bool,
 }
 
@@ -104,17 +108,35 @@ fn lower_priority() {
     }
 }
 
+/// A place in the queue, given back when dropped.
+pub struct Place(Arc<Shared>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.locked().promised -= 1;
+    }
+}
+
 impl Passwords for PasswordPool {
-    async fn check(&self, attempt: Attempt) -> Result<Outcome, Overloaded> {
+    type Place = Place;
+
+    fn place(&self) -> Result<Place, Overloaded> {
+        let mut queue = self.shared.locked();
+        if queue.jobs.len() + queue.promised >= self.shared.settings.queue_max + queue.idle {
+            return Err(Overloaded);
+        }
+        queue.promised += 1;
+        Ok(Place(Arc::clone(&self.shared)))
+    }
+
+    async fn check(&self, place: Place, attempt: Attempt) -> Result<Outcome, Overloaded> {
         let (answer, outcome) = oneshot::channel();
         {
             let mut queue = self.shared.locked();
-            if queue.jobs.len() >= self.shared.settings.queue_max {
-                return Err(Overloaded);
-            }
             queue.jobs.push_back(Job { attempt, answer });
             self.shared.counts.waiting.store(queue.jobs.len() as u64, Ordering::Relaxed);
         }
+        drop(place);
         self.shared.wake.notify_one();
         outcome.await.map_err(|_| Overloaded)
     }
@@ -144,7 +166,9 @@ impl Shared {
             if queue.closed {
                 return None;
             }
+            queue.idle += 1;
             queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue.idle -= 1;
         }
     }
 
@@ -208,8 +232,13 @@ mod tests {
         bcrypt::hash(password, cost).unwrap()
     }
 
+    async fn check(pool: &PasswordPool, attempt: Attempt) -> Result<Outcome, Overloaded> {
+        let place = pool.place()?;
+        pool.check(place, attempt).await
+    }
+
     async fn reason(pool: &PasswordPool, attempt: Attempt) -> Reason {
-        match pool.check(attempt).await.unwrap() {
+        match check(pool, attempt).await.unwrap() {
             Outcome::Wrong(reason) => reason,
             Outcome::Right { .. } => panic!("taken"),
         }
@@ -220,7 +249,7 @@ mod tests {
         let pool = PasswordPool::start(SETTINGS).unwrap();
         let (cheap, dear) = (hash("right", 4), hash("right", 7));
         // The dearest hash sets the mark for everybody.
-        assert!(matches!(pool.check(attempt(b"right", Some(&dear))).await, Ok(Outcome::Right { cost: 7, .. })));
+        assert!(matches!(check(&pool, attempt(b"right", Some(&dear))).await, Ok(Outcome::Right { cost: 7, .. })));
         let disabled = Attempt { eligible: false, ..attempt(b"right", Some(&cheap)) };
         let absurd = cheap.replace("$04$", "$31$");
         let classes = [
@@ -248,25 +277,25 @@ mod tests {
         let stored = hash(" p\u{e4}ss ", 4);
         for variant in ["$2a$", "$2b$", "$2x$", "$2y$"] {
             let stored = stored.replace("$2b$", variant);
-            let right = pool.check(attempt(" p\u{e4}ss ".as_bytes(), Some(&stored))).await;
+            let right = check(&pool, attempt(" p\u{e4}ss ".as_bytes(), Some(&stored))).await;
             assert!(matches!(right, Ok(Outcome::Right { cost: 4, rehashed: None })), "{variant}");
             assert_eq!(reason(&pool, attempt("p\u{e4}ss".as_bytes(), Some(&stored))).await, Reason::Mismatch);
         }
         let long = "x".repeat(72);
-        let right = pool.check(attempt(long.as_bytes(), Some(&hash(&long, 4)))).await;
+        let right = check(&pool, attempt(long.as_bytes(), Some(&hash(&long, 4)))).await;
         assert!(matches!(right, Ok(Outcome::Right { .. })), "72 bytes are taken whole");
     }
 
     #[tokio::test]
     async fn cheap_hashes_are_made_anew_where_that_is_wanted() {
         let pool = PasswordPool::start(PoolSettings { rehash: true, ..SETTINGS }).unwrap();
-        let Ok(Outcome::Right { rehashed: Some(new), .. }) = pool.check(attempt(b"p", Some(&hash("p", 4)))).await
+        let Ok(Outcome::Right { rehashed: Some(new), .. }) = check(&pool, attempt(b"p", Some(&hash("p", 4)))).await
         else {
             panic!("not rehashed");
         };
         assert_eq!(stored_cost(new.expose_str().unwrap()), Some(6));
         assert!(bcrypt::verify("p", new.expose_str().unwrap()).unwrap());
-        let enough = pool.check(attempt(b"p", Some(&hash("p", 6)))).await;
+        let enough = check(&pool, attempt(b"p", Some(&hash("p", 6)))).await;
         assert!(matches!(enough, Ok(Outcome::Right { rehashed: None, .. })));
     }
 
@@ -274,8 +303,26 @@ mod tests {
     async fn a_full_queue_sheds_load() {
         let settings = PoolSettings { threads: 1, queue_max: 2, cost: 10, rehash: false };
         let pool = PasswordPool::start(settings).unwrap();
-        let answers = futures_util::future::join_all((0..20).map(|_| pool.check(attempt(b"x", None)))).await;
+        let answers = futures_util::future::join_all((0..20).map(|_| check(&pool, attempt(b"x", None)))).await;
         let shed = answers.iter().filter(|answer| answer.is_err()).count();
         assert!((1..=18).contains(&shed), "one at work, two waiting; {shed} shed");
+    }
+
+    #[tokio::test]
+    async fn a_place_is_counted_from_when_it_is_taken_until_it_is_given_back() {
+        let settings = PoolSettings { threads: 1, queue_max: 2, cost: 4, rehash: false };
+        let pool = PasswordPool::start(settings).unwrap();
+        until_idle(&pool).await;
+        let places: Vec<_> = (0..3).map(|_| pool.place().unwrap()).collect();
+        assert!(pool.place().is_err(), "two may wait, and one goes to the thread that has nothing to do");
+        drop(places);
+        assert_eq!(reason(&pool, attempt(b"x", None)).await, Reason::NothingStored);
+    }
+
+    /// Waits until the pool's one thread has nothing to do.
+    async fn until_idle(pool: &PasswordPool) {
+        while pool.shared.locked().idle == 0 {
+            tokio::task::yield_now().await;
+        }
     }
 }

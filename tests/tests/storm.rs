@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 use sidegate_tests::http::Reply;
 use sidegate_tests::stack::{EMAIL, Stack, Store, metric, tokens};
+use sidegate_tests::wait::eventually;
 
 const CLIENTS: usize = 50;
 /// bcrypt runs at the lowest priority: on a machine that is busy with other things its turn comes late.
@@ -53,4 +54,34 @@ async fn the_excess_of_a_storm_is_shed_and_nothing_else_fails() {
     assert_eq!(metric(&stack.issuer.admin, overloaded).await, shed as u64);
     let next = stack.issuer.login(EMAIL).await;
     assert_eq!(stack.issuer.logout(&next.access).await.status, 204, "and after the storm all is as before");
+}
+
+/// What is shed costs nothing: the application's database hears nothing of it. (It once was asked first, and a storm of logins
+/// that were all shed made it the bottleneck of every refresh.)
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_shed_never_reaches_the_database() {
+    let settings = [("BCRYPT_COST", "14"), ("BCRYPT_THREADS", "1"), ("BCRYPT_QUEUE_MAX", "1")];
+    let stack = Stack::with(Store::Redis, 0, &settings, &[]).await;
+    let pair = stack.issuer.login(EMAIL).await;
+    let body = json!({"email": EMAIL, "password": "wrong"});
+    let login = stack.issuer.at.post("/auth/login").json(&body).within(PATIENCE);
+    let storm: Vec<_> = (0..4).map(|_| tokio::spawn(login.clone().send())).collect();
+    eventually("the queue to be full", || async {
+        (metric(&stack.issuer.admin, "sidegate_issuer_bcrypt_queue").await == 1).then_some(())
+    })
+    .await;
+    let database = sqlx::SqlitePool::connect(&stack.issuer.settings["DATABASE_URL"]).await.expect("the database");
+    let mut locked = database.acquire().await.expect("a connection");
+    sqlx::query("BEGIN EXCLUSIVE").execute(&mut *locked).await.expect("locked");
+    let reply = login.clone().send().await;
+    assert_eq!((reply.status.as_u16(), reply.code().as_str()), (503, "temporarily_unavailable"));
+    assert_eq!(stack.issuer.refresh(&pair.refresh).await.status, 503, "the database is locked indeed");
+    let results =
+        ["overloaded", "unavailable"].map(|result| format!("sidegate_issuer_logins_total{{result=\"{result}\"}}"));
+    assert!(metric(&stack.issuer.admin, &results[0]).await > 0);
+    assert_eq!(metric(&stack.issuer.admin, &results[1]).await, 0, "shed, not refused by the database");
+    sqlx::query("ROLLBACK").execute(&mut *locked).await.expect("unlocked");
+    for client in storm {
+        client.await.expect("an answer");
+    }
 }

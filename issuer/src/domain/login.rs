@@ -80,6 +80,7 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
     /// # Errors
     /// See [`LoginError`].
     pub async fn login(&self, credentials: &Credentials, client: &Client) -> Result<Granted, LoginError> {
+        let place = self.passwords.place()?;
         let found = self.users.find_by_email(&credentials.email).await?;
         let account = match &found {
             Lookup::One(account) => Some(account),
@@ -91,7 +92,7 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
             stored: account.and_then(|account| account.password_hash.as_deref()).map(Secret::new),
             eligible: account.is_some_and(|account| account.active),
         };
-        let outcome = self.passwords.check(attempt).await?;
+        let outcome = self.passwords.check(place, attempt).await?;
         let (account, cost, rehashed) = match (account, outcome) {
             (Some(account), Outcome::Right { cost, rehashed }) => (account, cost, rehashed),
             (_, outcome) => return Err(refusal(&found, &outcome)),

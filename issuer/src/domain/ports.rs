@@ -89,6 +89,15 @@ pub trait Store: Send + Sync + 'static {
 
 /// Where passwords are checked: bounded, and at a cost that does not depend on why one is refused.
 pub trait Passwords: Send + Sync + 'static {
+    /// A place in the queue, given back when dropped.
+    type Place: Send;
+
+    /// Takes a place, before anything else is done for a login: what is shed must cost nothing, the users' database least of all.
+    ///
+    /// # Errors
+    /// The queue is full.
+    fn place(&self) -> Result<Self::Place, Overloaded>;
+
     /// Checks a password.
-    fn check(&self, attempt: Attempt) -> impl Future<Output = Result<Outcome, Overloaded>> + Send;
+    fn check(&self, place: Self::Place, attempt: Attempt) -> impl Future<Output = Result<Outcome, Overloaded>> + Send;
 }
