@@ -7,8 +7,8 @@
 local socket = "unix@" .. (os.getenv("VERIFIER_SOCKET") or "/run/sidegate/verifier.sock")
 local timeout_ms = 1000
 
--- What the verdict may depend on; nothing else of the request leaves HAProxy.
-local asked = { "authorization", "cookie", "origin", "host" }
+-- What the verdict may depend on, and the trace that the request belongs to; nothing else of it leaves HAProxy.
+local asked = { "authorization", "cookie", "origin", "host", "traceparent", "tracestate" }
 -- Always the whole set, so that nothing a client made up survives.
 local identity = {
   "x-auth-subject", "x-auth-session", "x-auth-token-id", "x-auth-client", "x-auth-scope", "x-auth-expires",

@@ -84,12 +84,18 @@ async fn scenario(kind: Kind) {
 
 async fn allows_by_name(proxy: &Proxy) {
     let token = good("alice");
-    let reply = proxy.at.get("/a/b?c=d").bearer(&token).send().await;
+    let trace =
+        [("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"), ("tracestate", "vendor=1")];
+    let call = trace.iter().fold(proxy.at.get("/a/b?c=d"), |call, (name, value)| call.header(name, value));
+    let reply = call.bearer(&token).send().await;
     assert_eq!(reply.status, 200, "{}", proxy.program.output());
     assert_eq!(reply.json()["uri"], "/a/b?c=d");
     assert_eq!(reached(&reply, "x-auth-subject"), ["alice"]);
     for name in IDENTITY {
         assert_eq!(reached(&reply, name).len(), 1, "{name}");
+    }
+    for (name, value) in trace {
+        assert_eq!(reached(&reply, name), [value], "the trace goes on to the application");
     }
     assert_eq!(reached(&reply, "cache-control"), [""; 0], "nothing but identity is added");
 }
