@@ -10,9 +10,9 @@ use sidegate_common::text::is_identifier;
 use sidegate_common::time::LEEWAY_MAX_SECONDS;
 use sidegate_common::token::Policy;
 use sidegate_common::verdict::{OnStale, Staleness};
-use sidegate_runtime::logging;
 use sidegate_runtime::redis_url::RedisUrl;
 use sidegate_runtime::settings::{ConfigError, Setting, Settings, secret, setting};
+use sidegate_runtime::{logging, trace};
 
 use crate::domain::minting::Issuing;
 use crate::domain::password::{COST_MAX, COST_MIN};
@@ -113,6 +113,11 @@ pub static SETTINGS: &[Setting] = &[
     setting("WORKER_THREADS", "", "threads that serve; the number of cores if not set"),
     logging::SETTINGS[0],
     logging::SETTINGS[1],
+    trace::SETTINGS[0],
+    trace::SETTINGS[1],
+    trace::SETTINGS[2],
+    trace::SETTINGS[3],
+    trace::SETTINGS[4],
 ];
 
 /// Sockets.

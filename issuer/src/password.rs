@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use sidegate_common::secret::Secret;
+use sidegate_runtime::trace::hop;
 use tokio::sync::oneshot;
 
 use crate::domain::password::{Attempt, Outcome, Overloaded, Reason, is_fit, stored_cost, top_up};
@@ -138,7 +139,8 @@ impl Passwords for PasswordPool {
         }
         drop(place);
         self.shared.wake.notify_one();
-        outcome.await.map_err(|_| Overloaded)
+        // The wait for a thread and its work.
+        hop("password.check", async { outcome.await.map_err(|_| Overloaded) }).await
     }
 }
 

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use sidegate_runtime::program::Signals;
 use sidegate_runtime::settings::{ConfigError, ProcessEnvironment, Settings};
-use sidegate_runtime::{logging, program};
+use sidegate_runtime::{logging, program, trace};
 
 use crate::app::{self, App};
 use crate::ask::{At, ask};
@@ -69,9 +69,11 @@ pub fn serve(source: &Source) -> Result<ExitCode, ConfigError> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(config.worker_threads).enable_all().build();
     let run = async {
-        let signals = Signals::listen()?;
+        let (signals, grace) = (Signals::listen()?, config.listen.grace);
+        let traces = trace::start(&settings, "sidegate-verifier", signals.stop.clone());
         let app = App::start(config, routes, source.clone())?;
         app.run(signals).await;
+        traces.finish(grace).await;
         Ok::<(), std::io::Error>(())
     };
     match runtime.and_then(|runtime| runtime.block_on(run)) {

@@ -12,7 +12,7 @@ use sidegate_common::verdict::{OnStale, Staleness};
 use sidegate_runtime::feed::grpc::{AddressError, GrpcSource};
 use sidegate_runtime::feed::redis::RedisSource;
 use sidegate_runtime::settings::{ConfigError, Setting, Settings, secret, setting};
-use sidegate_runtime::{logging, socket};
+use sidegate_runtime::{logging, socket, trace};
 
 /// What to write for a socket or listener that is not wanted.
 const OFF: &str = "off";
@@ -82,6 +82,11 @@ pub static SETTINGS: &[Setting] = &[
     ),
     logging::SETTINGS[0],
     logging::SETTINGS[1],
+    trace::SETTINGS[0],
+    trace::SETTINGS[1],
+    trace::SETTINGS[2],
+    trace::SETTINGS[3],
+    trace::SETTINGS[4],
 ];
 
 /// Where public keys come from.

@@ -8,6 +8,7 @@ use sidegate_common::time::{Instants, UnixTime};
 use sidegate_common::token::Rejection;
 use sidegate_common::verdict::{Freshness, Judge, Moment, Unknown};
 use sidegate_runtime::clock::{instants, monotonic_ms};
+use sidegate_runtime::trace;
 
 use crate::config::Config;
 use crate::domain::check::{Checked, Checker};
@@ -147,6 +148,12 @@ impl Gate {
     /// The keys.
     pub const fn keys(&self) -> &Arc<Keys> {
         &self.keys
+    }
+
+    /// Counts an answer, and tells the request's span, where there is one.
+    pub fn answered(&self, interface: &'static str, outcome: &'static str) {
+        self.metrics.count(interface, outcome);
+        trace::outcome(outcome);
     }
 
     /// The counters.

@@ -9,6 +9,7 @@
 //! - [`redis_url`]: how to reach Redis: one server, Sentinels or a Cluster.
 //! - [`feed`]: the revocation feeds: following the log over Redis or gRPC.
 //! - [`service_manager`]: sockets passed by systemd, and telling it how we are.
+//! - [`trace`]: which trace a request belongs to; spans for a collector, with the feature `otel`.
 //! - [`serve`]: HTTP/1 and h2c on a listener, with limits and a drain.
 #![forbid(unsafe_code)]
 
@@ -22,3 +23,4 @@ pub mod serve;
 pub mod service_manager;
 pub mod settings;
 pub mod socket;
+pub mod trace;

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use sidegate_common::secret::Secret;
 use sidegate_runtime::program::Signals;
 use sidegate_runtime::settings::{ConfigError, ProcessEnvironment, Settings};
-use sidegate_runtime::{logging, program};
+use sidegate_runtime::{logging, program, trace};
 
 use crate::app::{App, StartError};
 use crate::config::{Config, SETTINGS};
@@ -47,8 +47,10 @@ pub fn serve(source: &Source) -> Result<ExitCode, ConfigError> {
     let again = source.clone();
     let reread = Box::new(move || Config::read(&again.settings()?));
     let run = async {
-        let signals = Signals::listen()?;
+        let (signals, grace) = (Signals::listen()?, config.listen.grace);
+        let traces = trace::start(&settings, "sidegate-issuer", signals.stop.clone());
         App::start(config, reread).await?.run(signals).await;
+        traces.finish(grace).await;
         Ok::<(), StartError>(())
     };
     match runtime.map_err(StartError::from).and_then(|runtime| runtime.block_on(run)) {

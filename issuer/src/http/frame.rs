@@ -1,15 +1,16 @@
-//! What every answer gets: a request id, no caching, CORS, and a 500 instead of a dropped connection.
+//! What every answer gets: a request id, its place in a trace, no caching, CORS, and a 500 instead of a dropped connection.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use aws_lc_rs::rand;
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use futures_util::FutureExt as _;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use sidegate_runtime::serve::Peer;
+use sidegate_runtime::trace::{self, Parent};
 use tracing::Instrument as _;
 
 use super::api::Api;
@@ -28,6 +29,13 @@ fn request_id() -> RequestId {
     RequestId(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
+/// The span of a request. Probes and readings of metrics come without end and say nothing: they have none.
+fn trace_span(request: &Request, parent: Option<Parent<'_>>) -> Option<trace::Span> {
+    let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    let untold = !trace::is_on() || matches!(route, Some("/livez" | "/readyz" | "/metrics"));
+    (!untold).then(|| trace::Span::request(request.method(), route, parent))
+}
+
 /// The frame around every handler.
 pub(super) async fn frame<U, S, P>(
     State(api): State<Arc<Api<U, S, P>>>,
@@ -42,7 +50,12 @@ where
         Some(Peer::Tcp(address)) => address.to_string(),
         _ => String::new(),
     };
-    let span = tracing::info_span!("request", id = id.0, method = %request.method(), path = request.uri().path(), peer);
+    let parent = Parent::of(request.headers());
+    let traced = trace_span(&request, parent);
+    let trace_id = traced.as_ref().and_then(trace::Span::trace_id).or_else(|| parent.map(|parent| parent.trace_id()));
+    let trace_id = trace_id.map(tracing::field::display);
+    let (method, path) = (request.method(), request.uri().path());
+    let span = tracing::info_span!("request", id = id.0, %method, path, peer, trace_id);
     let origin = request.headers().get(header::ORIGIN).cloned();
     let preflight = api.cors.is_preflight(request.method(), request.headers());
     request.extensions_mut().insert(id.clone());
@@ -51,7 +64,11 @@ where
         *empty.status_mut() = StatusCode::NO_CONTENT;
         empty
     } else {
-        let handled = AssertUnwindSafe(next.run(request)).catch_unwind().instrument(span.clone()).await;
+        let handling = AssertUnwindSafe(next.run(request)).catch_unwind().instrument(span.clone());
+        let handled = match &traced {
+            Some(traced) => traced.around(handling).await,
+            None => handling.await,
+        };
         handled.unwrap_or_else(|_| {
             span.in_scope(|| tracing::error!("a handler panicked"));
             Failure::Internal.into_response(&id.0)
@@ -59,6 +76,9 @@ where
     };
     span.in_scope(|| tracing::debug!(status = response.status().as_u16(), "answered"));
     api.metrics.answered(response.status().as_u16());
+    if let Some(traced) = traced {
+        traced.answered(response.status());
+    }
     let headers = response.headers_mut();
     if !headers.contains_key(header::CACHE_CONTROL) {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

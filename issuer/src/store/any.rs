@@ -2,6 +2,7 @@
 
 use sidegate_common::revocation::{Id, Revocation};
 use sidegate_common::time::UnixTime;
+use sidegate_runtime::trace::hop;
 
 use super::counts::Counts;
 use super::redis::RedisStore;
@@ -20,10 +21,13 @@ pub enum AnyStore {
 
 macro_rules! either {
     ($self:ident.$method:ident($($argument:expr),*)) => {
-        match $self {
-            AnyStore::Redis(store) => store.$method($($argument),*).await,
-            AnyStore::Embedded(store) => store.$method($($argument),*).await,
-        }
+        hop(concat!("store.", stringify!($method)), async {
+            match $self {
+                AnyStore::Redis(store) => store.$method($($argument),*).await,
+                AnyStore::Embedded(store) => store.$method($($argument),*).await,
+            }
+        })
+        .await
     };
 }
 

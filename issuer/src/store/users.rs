@@ -5,6 +5,7 @@ mod sql;
 use std::str::FromStr as _;
 use std::time::Duration;
 
+use sidegate_runtime::trace::hop;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Row as _, query};
@@ -76,7 +77,7 @@ impl SqlUsers {
     /// # Errors
     /// The database does not answer.
     pub async fn missing_index(&self) -> Result<Option<String>, Unavailable> {
-        within_time(async {
+        within_time("users.indexes", async {
             let indexes = match &self.pool {
                 Pool::Postgres(pool) => {
                     let rows = query(sql::POSTGRES_INDEXES).bind(self.table.name()).fetch_all(pool).await?;
@@ -175,11 +176,18 @@ fn is_unfit_value(error: &sqlx::Error) -> bool {
     code.is_some_and(|code| matches!(code.as_str(), "22P02" | "22003" | "22021"))
 }
 
-async fn within_time<T>(work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Unavailable> {
-    match tokio::time::timeout(STATEMENT_TIMEOUT, work).await {
-        Ok(done) => done.map_err(|error| Unavailable::new(NAME, error)),
-        Err(_) => Err(Unavailable::new(NAME, "no answer in time")),
-    }
+/// Does `what`, as traces name it, unless it takes too long.
+async fn within_time<T>(
+    what: &'static str,
+    work: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, Unavailable> {
+    let timed = async {
+        match tokio::time::timeout(STATEMENT_TIMEOUT, work).await {
+            Ok(done) => done.map_err(|error| Unavailable::new(NAME, error)),
+            Err(_) => Err(Unavailable::new(NAME, "no answer in time")),
+        }
+    };
+    hop(what, timed).await
 }
 
 impl Users for SqlUsers {
@@ -188,7 +196,7 @@ impl Users for SqlUsers {
         if email.contains('\0') {
             return Ok(Lookup::Nobody);
         }
-        within_time(async {
+        within_time("users.find_by_email", async {
             match self.find(email).await {
                 Err(error) if is_unfit_value(&error) => Ok(Lookup::Nobody),
                 found => found,
@@ -198,7 +206,7 @@ impl Users for SqlUsers {
     }
 
     async fn read(&self, id: &str) -> Result<Option<Account>, Unavailable> {
-        within_time(async {
+        within_time("users.read", async {
             let statements = self.statements().await?;
             match self.select(&statements.read, id).await {
                 Err(error) if is_unfit_value(&error) => Ok(None),
@@ -209,11 +217,11 @@ impl Users for SqlUsers {
     }
 
     async fn rehash(&self, id: &str, old: &str, new: &str) -> Result<(), Unavailable> {
-        within_time(self.update(id, old, new)).await
+        within_time("users.rehash", self.update(id, old, new)).await
     }
 
     async fn probe(&self) -> Result<(), Unavailable> {
-        within_time(async {
+        within_time("users.probe", async {
             let statements = self.statements().await?;
             self.select(&statements.find, "").await.map(|_| ())
         })

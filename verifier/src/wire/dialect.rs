@@ -58,6 +58,17 @@ impl Dialect {
         }
     }
 
+    /// Its path in traces.
+    pub const fn route(self) -> &'static str {
+        match self {
+            Self::Check => "/check",
+            Self::Envoy => ENVOY_PREFIX,
+            Self::Nginx => "/nginx",
+            Self::Forward => "/forward",
+            Self::Haproxy => "/haproxy",
+        }
+    }
+
     /// What a request that does not say what it asks about lacks.
     pub const fn lacks(self) -> &'static str {
         match self {

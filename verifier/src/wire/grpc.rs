@@ -24,6 +24,7 @@ use sidegate_proto::envoy::service::auth::v3::check_response::HttpResponse;
 use sidegate_proto::envoy::service::auth::v3::{CheckRequest, CheckResponse, DeniedHttpResponse, OkHttpResponse};
 use sidegate_proto::envoy::r#type::v3::HttpStatus;
 use sidegate_proto::google::rpc::Status as RpcStatus;
+use sidegate_runtime::trace::{self, Parent};
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::server::{NamedService, UnaryService};
 use tonic_health::pb::health_server::HealthServer;
@@ -32,7 +33,7 @@ use tower::Service;
 
 use super::answer::{Answer, IDENTITY, Identity, STALE, answer};
 use super::bearer::{Headers, present};
-use super::http::Body;
+use super::http::{Body, tell};
 use crate::domain::decide::{Decision, Denial, Presented};
 use crate::domain::routes::Requirement;
 use crate::gate::Gate;
@@ -87,8 +88,30 @@ impl UnaryService<CheckRequest> for Authorizer {
 
     fn call(&mut self, request: tonic::Request<CheckRequest>) -> Self::Future {
         let gate = Arc::clone(&self.gate);
+        if trace::is_on() {
+            return Box::pin(async move { Ok(tonic::Response::new(traced(&gate, request).await)) });
+        }
         Box::pin(async move { Ok(tonic::Response::new(check(&gate, request.into_inner()).await)) })
     }
+}
+
+/// Checks in a span. Envoy may have made one of its own for the call; if not, the request asked about names the parent.
+async fn traced(gate: &Gate, request: tonic::Request<CheckRequest>) -> Bytes {
+    let (metadata, extensions, message) = request.into_parts();
+    drop(extensions);
+    let attributes = message.attributes.as_ref().and_then(|attributes| attributes.request.as_ref());
+    let asked_about = attributes.and_then(|request| request.http.as_ref());
+    let parent = Parent::of(metadata.as_ref()).or_else(|| asked_about.and_then(parent));
+    let span = trace::Span::call(AUTHORIZATION, "Check", parent);
+    let answer = span.around(check(gate, message)).await;
+    // The call is answered, whatever it says.
+    span.answered(StatusCode::OK);
+    answer
+}
+
+/// The parent that the request asked about names.
+fn parent(http: &HttpRequest) -> Option<Parent<'_>> {
+    Parent::read(values(http, "traceparent").next()?, values(http, "tracestate").next())
 }
 
 async fn check(gate: &Gate, request: CheckRequest) -> Bytes {
@@ -105,8 +128,8 @@ async fn check(gate: &Gate, request: CheckRequest) -> Bytes {
         decision = decide(gate, Some(http), also.as_ref());
     }
     let (outcome, message) = render(decision);
-    gate.metrics().count(NAME, outcome);
-    tracing::debug!(interface = NAME, outcome, "checked");
+    gate.answered(NAME, outcome);
+    tell(NAME, outcome, || http.as_ref().and_then(parent));
     message
 }
 

@@ -8,11 +8,12 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use http::request::Parts;
-use http::{Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response};
 use hyper::body::{Frame, Incoming, SizeHint};
 use sidegate_common::problem::Code;
 use sidegate_common::token::Rejection;
 use sidegate_runtime::serve::Peer;
+use sidegate_runtime::trace::{self, Parent};
 
 use super::answer::{Answer, answer, problem};
 use super::bearer::present;
@@ -54,6 +55,37 @@ impl hyper::service::Service<Request<Incoming>> for Connection {
     type Future = Reply;
 
     fn call(&self, request: Request<Incoming>) -> Reply {
+        // Without the feature otel this is known to be false when compiling.
+        if trace::is_on() { self.traced(request) } else { self.answer(request) }
+    }
+}
+
+impl Connection {
+    /// Answers in a span, which gRPC calls make themselves: only they know what is asked about.
+    fn traced(&self, request: Request<Incoming>) -> Reply {
+        let route = match (Dialect::at(request.uri().path()), request.uri().path()) {
+            (Some(dialect), _) => dialect.route(),
+            (None, "/introspect") => "/introspect",
+            (None, "/verify") => "/verify",
+            (None, _) => return self.answer(request),
+        };
+        let span = trace::Span::request(request.method(), Some(route), Parent::of(request.headers()));
+        match span.within(|| self.answer(request)) {
+            Reply::Now(response) => {
+                if let Some(response) = &response {
+                    span.answered(response.status());
+                }
+                Reply::Now(response)
+            }
+            Reply::Later(work) => Reply::later(async move {
+                let response = span.around(work).await;
+                span.answered(response.status());
+                response
+            }),
+        }
+    }
+
+    fn answer(&self, request: Request<Incoming>) -> Reply {
         let Front { gate, grpc } = &self.front;
         if let Some(dialect) = Dialect::at(request.uri().path()) {
             // The body, if there is one, is dropped unread: nobody waits for it.
@@ -82,20 +114,27 @@ fn check(gate: &Arc<Gate>, dialect: Dialect, parts: Parts) -> Reply {
         let gate = Arc::clone(gate);
         return Reply::later(async move {
             gate.keys().fetch_for(kid).await;
-            finish(&gate, dialect, answer(decide(&gate, dialect, &parts))).into()
+            finish(&gate, dialect, &parts.headers, answer(decide(&gate, dialect, &parts))).into()
         });
     }
-    Reply::now(finish(gate, dialect, answer(decision)))
+    Reply::now(finish(gate, dialect, &parts.headers, answer(decision)))
 }
 
-fn finish(gate: &Gate, dialect: Dialect, mut answer: Answer) -> Answer {
-    gate.metrics().count(dialect.name(), answer.outcome);
-    tracing::debug!(interface = dialect.name(), outcome = answer.outcome, "checked");
+fn finish(gate: &Gate, dialect: Dialect, headers: &HeaderMap, mut answer: Answer) -> Answer {
+    gate.answered(dialect.name(), answer.outcome);
+    tell(dialect.name(), answer.outcome, || Parent::of(headers));
     if dialect == Dialect::Envoy && !answer.headers.contains_key(super::answer::STALE) {
         // Envoy alone keeps a header of the client's that we do not send.
         answer.headers.insert("x-envoy-auth-headers-to-remove", HeaderValue::from_static("x-auth-stale"));
     }
     answer
+}
+
+/// Logs a check, in the trace that it belongs to.
+pub fn tell<'a>(interface: &'static str, outcome: &'static str, parent: impl FnOnce() -> Option<Parent<'a>>) {
+    // The values of a line that is not written are not worked out.
+    let shown = |parent: Parent<'a>| tracing::field::display(parent.trace_id());
+    tracing::debug!(interface, outcome, trace_id = parent().map(shown), "checked");
 }
 
 fn presented<'a>(gate: &'a Gate, dialect: Dialect, parts: &'a Parts) -> Presented<'a> {

@@ -51,7 +51,7 @@ pub async fn introspect(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>)
             Err(error) => body_problem(error),
         },
     };
-    gate.metrics().count(NAME, answer.outcome);
+    gate.answered(NAME, answer.outcome);
     answer.into()
 }
 

@@ -34,7 +34,7 @@ pub async fn verify(gate: Arc<Gate>, request: Request<Incoming>) -> Response<Bod
             Err(_) => answer(Decision::Deny(Denial::NotOneToken("not text"))),
         },
     };
-    gate.metrics().count(NAME, answer.outcome);
+    gate.answered(NAME, answer.outcome);
     answer.into()
 }
 

@@ -1,0 +1,47 @@
+//! Traces: which one a request belongs to, for the log; and, with the feature `otel`, spans for a collector.
+//!
+//! Without the feature nothing of this is left on a request's way but reading `traceparent`, where a log line wants it.
+
+#[cfg(feature = "otel")]
+mod export;
+#[cfg(not(feature = "otel"))]
+mod nothing;
+mod parent;
+
+#[cfg(feature = "otel")]
+pub use export::{Span, Traces, hop, is_on, outcome, start};
+#[cfg(not(feature = "otel"))]
+pub use nothing::{Span, Traces, hop, is_on, outcome, start};
+pub use parent::{Parent, TraceId};
+
+use crate::settings::{Setting, Settings, setting};
+
+/// The settings of this module: the standard's names and meanings. Whatever is wrong with them is warned of and passed over,
+/// as the standard asks: traces keep no program from starting.
+pub const SETTINGS: [Setting; 5] = [
+    setting(
+        ENDPOINT,
+        "",
+        "collector to export traces to over OTLP/gRPC, such as http://127.0.0.1:4317; none if not set; \
+         only in programs built with the feature otel",
+    ),
+    setting(TRACES_ENDPOINT, "", "the same for traces alone; comes before it"),
+    setting(SERVICE_NAME, "", "name of this service in traces; the program's if not set"),
+    setting(
+        SAMPLER,
+        "parentbased_always_on",
+        "which requests are traced: always_on, always_off, traceidratio, or parentbased_ and one of these",
+    ),
+    setting(SAMPLER_ARG, "1", "for traceidratio: which part of the requests, from 0 to 1"),
+];
+
+const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+const TRACES_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
+const SERVICE_NAME: &str = "OTEL_SERVICE_NAME";
+const SAMPLER: &str = "OTEL_TRACES_SAMPLER";
+const SAMPLER_ARG: &str = "OTEL_TRACES_SAMPLER_ARG";
+
+/// The setting that asks for traces, and the collector that it names.
+fn endpoint(settings: &Settings) -> Option<(&'static str, &str)> {
+    [TRACES_ENDPOINT, ENDPOINT].into_iter().find_map(|name| Some((name, settings.text(name)?)))
+}
