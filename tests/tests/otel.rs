@@ -215,6 +215,25 @@ async fn the_last_spans_are_exported_before_the_end() {
     assert_eq!(names, ["GET /auth/me", "GET /check"]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn samplers_are_obeyed_and_settings_that_are_wrong_are_warned_of() {
+    let (collector, address) = Collector::start().await;
+    let with = |sampler: &'static str| [&settings(&address)[..], &[("OTEL_TRACES_SAMPLER", sampler)]].concat();
+    let mut stack = Stack::with(Store::Embedded, 1, &[], &with("always_off")).await;
+    stack.add_verifier(&with("xray")).await;
+    stack.add_verifier(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "https://127.0.0.1:1")]).await;
+    for (trace, verifier) in (1..).zip(&stack.verifiers) {
+        let check = verifier.at.get("/check").header("traceparent", &traceparent(trace, "01"));
+        assert_eq!(check.send().await.status, 401);
+    }
+    collector.span("GET /check", 2).await;
+    assert!(collector.spans().iter().all(|found| found.span.trace_id == [2; 16]));
+    for (verifier, named) in [(1, "OTEL_TRACES_SAMPLER"), (2, "OTEL_EXPORTER_OTLP_ENDPOINT")] {
+        let log = stack.verifiers[verifier].program.output();
+        assert!(log.lines().any(|line| line.contains("WARN") && line.contains(named)), "{log}");
+    }
+}
+
 /// How often a program has told of a collector that it cannot reach.
 fn complaints(log: &str) -> usize {
     log.lines().filter(|line| line.contains("traces cannot be exported")).count()

@@ -50,7 +50,7 @@ pub fn start(settings: &Settings, program: &'static str, mut stop: watch::Receiv
     let exporter = match opentelemetry_otlp::SpanExporter::builder().with_tonic().with_endpoint(endpoint).build() {
         Ok(exporter) => Told { exporter, failing: AtomicBool::new(false) },
         Err(error) => {
-            tracing::warn!(%error, "{setting} does not name a collector for OTLP/gRPC: no traces are exported");
+            tracing::warn!(%error, "the collector of {setting} cannot be used: no traces are exported");
             return Traces(None);
         }
     };
