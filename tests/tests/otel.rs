@@ -191,7 +191,8 @@ async fn checks_are_spans_that_say_the_verdict() {
     }
     let call = collector.span("envoy.service.auth.v3.Authorization/Check", 5).await;
     assert!(call.is_child_of(&CALLER), "{call:?}");
-    assert_eq!(call.attributes(["rpc.system", "rpc.method", "sidegate.outcome"]), ["grpc", "Check", "allowed"]);
+    let names = ["rpc.system", "rpc.service", "rpc.method", "sidegate.outcome", "http.response.status_code"];
+    assert_eq!(call.attributes(names), ["grpc", "envoy.service.auth.v3.Authorization", "Check", "allowed", ""]);
     let bytes = collector.bytes();
     for secret in [token, "canary-token", "secret"] {
         assert!(!bytes.windows(secret.len()).any(|window| window == secret.as_bytes()), "{secret} was exported");

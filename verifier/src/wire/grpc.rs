@@ -97,16 +97,13 @@ impl UnaryService<CheckRequest> for Authorizer {
 
 /// Checks in a span. Envoy may have made one of its own for the call; if not, the request asked about names the parent.
 async fn traced(gate: &Gate, request: tonic::Request<CheckRequest>) -> Bytes {
-    let (metadata, extensions, message) = request.into_parts();
-    drop(extensions);
+    let (metadata, _, message) = request.into_parts();
     let attributes = message.attributes.as_ref().and_then(|attributes| attributes.request.as_ref());
     let asked_about = attributes.and_then(|request| request.http.as_ref());
     let parent = Parent::of(metadata.as_ref()).or_else(|| asked_about.and_then(parent));
     let span = trace::Span::call(AUTHORIZATION, "Check", parent);
-    let answer = span.around(check(gate, message)).await;
-    // The call is answered, whatever it says.
-    span.answered(StatusCode::OK);
-    answer
+    // It ends when it is dropped: the call is answered, whatever it says, and the verdict is told as the outcome.
+    span.around(check(gate, message)).await
 }
 
 /// The parent that the request asked about names.
