@@ -6,12 +6,16 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
+/// How deep values may be nested in one another. Nothing that we read comes near, and each level costs its reader far more than
+/// its byte cost the sender.
+const DEPTH_MAX: u8 = 16;
+
 /// Reads a whole document whose members all have names of their own; none if it is not such a document.
 pub(crate) fn parse(bytes: &[u8]) -> Option<serde_json::Value> {
     // serde_json does not look at the encoding of what it skips.
     let text = std::str::from_utf8(bytes).ok()?;
     let mut json = serde_json::Deserializer::from_str(text);
-    Unread.deserialize(&mut json).ok()?;
+    Unread::default().deserialize(&mut json).ok()?;
     serde_json::from_str(text).ok()
 }
 
@@ -66,8 +70,15 @@ impl<'de> Names<'de> {
     }
 }
 
-/// A value nobody reads, which must still be JSON without duplicate members.
-pub(crate) struct Unread;
+/// A value nobody reads, which must still be JSON without duplicate members, and not nested too deep. So many levels lie above it.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Unread(u8);
+
+impl Unread {
+    fn within<E: serde::de::Error>(self) -> Result<Self, E> {
+        if self.0 < DEPTH_MAX { Ok(Self(self.0 + 1)) } else { Err(E::custom("nested too deep")) }
+    }
+}
 
 impl<'de> DeserializeSeed<'de> for Unread {
     type Value = ();
@@ -109,17 +120,19 @@ impl<'de> Visitor<'de> for Unread {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        while seq.next_element_seed(Unread)?.is_some() {}
+        let inner = self.within()?;
+        while seq.next_element_seed(inner)?.is_some() {}
         Ok(())
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let inner = self.within()?;
         let mut names = Names::default();
         while let Some(Name(name)) = map.next_key()? {
             if !names.add(name) {
                 return Err(A::Error::custom("a member stands twice"));
             }
-            map.next_value_seed(Unread)?;
+            map.next_value_seed(inner)?;
         }
         Ok(())
     }
@@ -139,6 +152,15 @@ mod tests {
                 assert!(parse(object.as_bytes()).is_none(), "{object}");
                 assert!(parse(format!("[{object}]").as_bytes()).is_none(), "nested {object}");
             }
+        }
+    }
+
+    #[test]
+    fn values_are_nested_so_deep_and_no_deeper() {
+        for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
+            let nested = |depth: usize| format!("{}0{}", open.repeat(depth), close.repeat(depth));
+            assert!(parse(nested(usize::from(DEPTH_MAX)).as_bytes()).is_some());
+            assert!(parse(nested(usize::from(DEPTH_MAX) + 1).as_bytes()).is_none());
         }
     }
 }

@@ -4,8 +4,12 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
+use std::sync::{Mutex, PoisonError};
 
 use sidegate_common::secret::Secret;
+
+/// One test at a time: the other's canary may be put where the first one's was.
+static ALONE: Mutex<()> = Mutex::new(());
 
 const CANARY: &[u8; 256] = &[0xa7; 256];
 
@@ -18,6 +22,7 @@ fn left(address: usize, length: usize) -> usize {
 
 #[test]
 fn a_dropped_secret_is_wiped_and_plain_bytes_are_not() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let secret = Secret::new(CANARY.to_vec());
     let address = secret.expose().as_ptr().addr();
     assert_eq!(left(address, CANARY.len()), CANARY.len(), "it is looked for at the right place");
@@ -33,6 +38,7 @@ fn a_dropped_secret_is_wiped_and_plain_bytes_are_not() {
 
 #[test]
 fn a_copy_is_wiped_as_well() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let secret = Secret::new(CANARY.to_vec());
     let copy = secret.clone();
     let address = copy.expose().as_ptr().addr();

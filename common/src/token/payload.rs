@@ -90,7 +90,7 @@ impl<'de> Visitor<'de> for PayloadSeed<'_> {
                         return Err(A::Error::custom("a member stands twice"));
                     }
                     others.push(name);
-                    map.next_value_seed(Unread)?;
+                    map.next_value_seed(Unread::default())?;
                 }
             }
         }

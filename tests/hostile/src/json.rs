@@ -183,12 +183,12 @@ fn duplicates(corpus: &mut Corpus<'_>, plain: &str) {
 
 fn depth(corpus: &mut Corpus<'_>, plain: &str) {
     corpus.category("depth");
-    for levels in [128, 200, 500, 1000, 2000] {
+    for levels in [17, 100, 128, 200, 500, 1000, 2000] {
         let array = format!("\"x\":{}{},", "[".repeat(levels), "]".repeat(levels));
         let token = corpus.with_payload(behind_brace(plain, &array));
         corpus.invalid(format!("{levels} nested arrays"), token);
     }
-    for levels in [128, 500, 900] {
+    for levels in [17, 100, 128, 500, 900] {
         let object = format!("\"x\":{}0{},", "{\"\":".repeat(levels), "}".repeat(levels));
         let token = corpus.with_payload(behind_brace(plain, &object));
         corpus.invalid(format!("{levels} nested objects"), token);
