@@ -1,6 +1,7 @@
 //! JSON without duplicate members at any depth (RFC 7515 §4, RFC 7517 §4, RFC 7519 §4): serde_json alone keeps the last.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::fmt;
 
@@ -15,7 +16,8 @@ pub(crate) fn parse(bytes: &[u8]) -> Option<serde_json::Value> {
     // serde_json does not look at the encoding of what it skips.
     let text = std::str::from_utf8(bytes).ok()?;
     let mut json = serde_json::Deserializer::from_str(text);
-    Unread::default().deserialize(&mut json).ok()?;
+    // The document's length is bound enough.
+    Unread::new(&Budget::new(usize::MAX)).deserialize(&mut json).ok()?;
     serde_json::from_str(text).ok()
 }
 
@@ -71,16 +73,44 @@ impl<'de> Names<'de> {
 }
 
 /// A value nobody reads, which must still be JSON without duplicate members, and not nested too deep. So many levels lie above it.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Unread(u8);
+#[derive(Clone, Copy)]
+pub(crate) struct Unread<'a> {
+    above: u8,
+    budget: &'a Budget,
+}
 
-impl Unread {
-    fn within<E: serde::de::Error>(self) -> Result<Self, E> {
-        if self.0 < DEPTH_MAX { Ok(Self(self.0 + 1)) } else { Err(E::custom("nested too deep")) }
+/// How many values there may be in values that nobody reads.
+pub(crate) struct Budget(Cell<usize>);
+
+impl Budget {
+    /// So many.
+    pub(crate) const fn new(values: usize) -> Self {
+        Self(Cell::new(values))
+    }
+
+    /// Counts one.
+    pub(crate) fn spend<E: serde::de::Error>(&self) -> Result<(), E> {
+        self.0.set(self.0.get().checked_sub(1).ok_or_else(|| E::custom("too many values"))?);
+        Ok(())
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Unread {
+impl<'a> Unread<'a> {
+    /// At the top, with what all of them may hold together.
+    pub(crate) const fn new(budget: &'a Budget) -> Self {
+        Self { above: 0, budget }
+    }
+
+    fn within<E: serde::de::Error>(self) -> Result<Self, E> {
+        if self.above < DEPTH_MAX {
+            Ok(Self { above: self.above + 1, ..self })
+        } else {
+            Err(E::custom("nested too deep"))
+        }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Unread<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -88,7 +118,7 @@ impl<'de> DeserializeSeed<'de> for Unread {
     }
 }
 
-impl<'de> Visitor<'de> for Unread {
+impl<'de> Visitor<'de> for Unread<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -121,7 +151,9 @@ impl<'de> Visitor<'de> for Unread {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
         let inner = self.within()?;
-        while seq.next_element_seed(inner)?.is_some() {}
+        while seq.next_element_seed(inner)?.is_some() {
+            self.budget.spend()?;
+        }
         Ok(())
     }
 
@@ -129,6 +161,7 @@ impl<'de> Visitor<'de> for Unread {
         let inner = self.within()?;
         let mut names = Names::default();
         while let Some(Name(name)) = map.next_key()? {
+            self.budget.spend()?;
             if !names.add(name) {
                 return Err(A::Error::custom("a member stands twice"));
             }

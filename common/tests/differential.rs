@@ -75,7 +75,7 @@ const STRICTER: &[(&str, &str)] = &[
     ("claim type", "null is no scope (R-11: strict types)"),
     ("claim unfit", "what ends up in a header line is 1 to 255 visible ASCII characters (DESIGN §4)"),
     ("crit and b64", "crit and b64 are refused (R-11, RFC 7515 §4.1.11)"),
-    ("depth", "what nobody reads must be JSON too, 127 levels at most (R-10)"),
+    ("depth", "what nobody reads must be JSON too, 16 levels at most (R-10)"),
     ("duplicate members", "no member stands twice, read or not (R-11)"),
     ("header member", "a header has alg, typ and kid, and nothing else (R-11)"),
     ("key from an address", "no key comes from a token's header (R-10, RFC 8725 §3.10)"),
@@ -86,7 +86,7 @@ const STRICTER: &[(&str, &str)] = &[
     ("payload JSON", "what nobody reads must be JSON too (R-9)"),
     ("payload encoding", "what nobody reads must be UTF-8 too (R-9)"),
     ("scope", "scope has the grammar of RFC 6749 §3.3 (DESIGN §4)"),
-    ("size", "8 KiB, 64 members (R-10)"),
+    ("size", "8 KiB, 24 values that nobody reads (R-10)"),
     ("typ", "typ is at+jwt (R-11, RFC 9068 §4)"),
 ];
 

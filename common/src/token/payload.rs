@@ -7,10 +7,11 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess,
 
 use super::Rejection;
 use crate::claims::{Audience, Claims};
-use crate::json::{Name, Unread};
+use crate::json::{Budget, Name, Unread};
 
-/// The most members a payload may have.
-const MEMBERS_MAX: usize = 64;
+/// The most claims that nobody reads, and values in them, so that reading them costs little beside the signature. Sidegate's own
+/// tokens have none.
+const UNREAD_MAX: usize = 24;
 /// The most audiences a token may name.
 const AUDIENCES_MAX: usize = 32;
 
@@ -67,13 +68,9 @@ impl<'de> Visitor<'de> for PayloadSeed<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Claims, A::Error> {
         let mut fields = Fields::default();
+        let unread = Budget::new(UNREAD_MAX);
         let mut others: Vec<Cow<'de, str>> = Vec::new();
-        let mut members = 0;
         while let Some(Name(name)) = map.next_key()? {
-            members += 1;
-            if members > MEMBERS_MAX {
-                return Err(A::Error::custom("too many members"));
-            }
             match &*name {
                 "iss" => take(&mut fields.iss, "iss", self.at_fault, || map.next_value())?,
                 "aud" => take(&mut fields.aud, "aud", self.at_fault, || map.next_value_seed(AudienceSeed))?,
@@ -89,8 +86,9 @@ impl<'de> Visitor<'de> for PayloadSeed<'_> {
                     if others.contains(&name) {
                         return Err(A::Error::custom("a member stands twice"));
                     }
+                    unread.spend()?;
                     others.push(name);
-                    map.next_value_seed(Unread::default())?;
+                    map.next_value_seed(Unread::new(&unread))?;
                 }
             }
         }

@@ -79,7 +79,9 @@ fn spellings(corpus: &mut Corpus<'_>) {
     let deep = format!("{{\"x\":{}{},", "[".repeat(16), "]".repeat(16));
     let token = corpus.with_payload(plain.replacen('{', &deep, 1));
     corpus.good("16 nested arrays in an unread claim", token);
-    let members: String = (0..40).map(|n| format!("\"m{n}\":0,")).collect();
+    let members: String = (0..24).map(|n| format!("\"m{n}\":0,")).collect();
     let token = corpus.with_payload(plain.replacen('{', &format!("{{{members}"), 1));
-    corpus.good("40 more members", token);
+    corpus.good("24 more members", token);
+    let token = corpus.with_claim("x", json!(vec![0; 23]));
+    corpus.good("23 values in an unread claim", token);
 }

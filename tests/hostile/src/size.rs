@@ -37,11 +37,18 @@ pub(crate) fn add(corpus: &mut Corpus<'_>) {
     header.extend((0..400).map(|n| (format!("k{n}"), json!(n))));
     let token = corpus.with_header(text(&header));
     corpus.invalid("400 members in the header", token);
-    for members in [65, 200, 500] {
+    for members in [25, 65, 200, 500] {
         let mut claims = corpus.claims();
         claims.extend((0..members).map(|n| (format!("k{n}"), json!(n))));
         let token = corpus.with_payload(text(&claims));
         corpus.invalid(format!("{members} more members in the payload"), token);
+    }
+    for values in [24, 65, 1000] {
+        let token = corpus.with_claim("x", json!(vec![0; values]));
+        corpus.invalid(format!("{values} values in an unread claim"), token);
+        let object: serde_json::Map<_, _> = (0..values).map(|n| (format!("k{n}"), json!(n))).collect();
+        let token = corpus.with_claim("x", json!({"y": object}));
+        corpus.invalid(format!("{values} members in an unread claim"), token);
     }
     let token = corpus.with_claim("aud", json!(vec![corpus.setting.audience.clone(); 400]));
     corpus.invalid("400 audiences", token);
