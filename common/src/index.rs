@@ -442,6 +442,19 @@ mod tests {
         assert!(!index.revokes(&claims(501), "k"));
         assert_eq!(index.marks(mine), (UnixTime(0), UnixTime(500)));
         assert_eq!(index.raise_since(99, UnixTime(500)), Applied::Known, "no such partition");
+        assert_eq!(index.partitions(), 7);
+    }
+
+    #[test]
+    fn keys_and_users_are_held_until_they_expire() {
+        let index = Index::new(1);
+        index.apply(0, &entry(Target::Key { kid: "k".into() }, 100));
+        index.apply(0, &entry(Target::Key { kid: "k".into() }, 50));
+        index.apply(0, &entry(Target::Subject { sub: "42".into(), threshold: UnixTime(9) }, 100));
+        index.expire(UnixTime(100));
+        assert!(index.has_key("k") && index.has_logged_out("42", UnixTime(9)), "held at their expiry");
+        index.expire(UnixTime(101));
+        assert!(!index.has_key("k") && !index.has_logged_out("42", UnixTime(9)));
     }
 
     #[test]
@@ -462,6 +475,7 @@ mod tests {
         seen.sort_by_key(|revocation| revocation.expires_at);
         assert_eq!(seen, entries);
         assert_eq!(index.counts(), Counts { tokens: 1, sessions: 2, subjects: 1, keys: 1 });
+        assert_eq!(index.counts().total(), 5);
     }
 
     #[test]

@@ -278,6 +278,14 @@ mod tests {
     }
 
     #[test]
+    fn the_longest_identifier_makes_the_longest_entry() {
+        let jti = Id::parse(&"x".repeat(255)).unwrap();
+        let longest = Revocation { target: Target::Token { jti, subject: None }, expires_at: UnixTime(1) };
+        assert_eq!(longest.to_bytes().len(), ENTRY_BYTES_MAX);
+        assert_eq!(Revocation::from_bytes(&longest.to_bytes()), Ok(longest));
+    }
+
+    #[test]
     fn a_session_entry_is_small() {
         assert_eq!(all_kinds()[2].to_bytes().len(), 27, "27 bytes keep Redis' stream below 40 bytes an entry");
     }
@@ -310,6 +318,11 @@ mod tests {
         assert_eq!(Revocation::from_bytes(&bytes), Err(EntryError::Kind(7)));
         bytes[0] = 0x1c;
         assert_eq!(Revocation::from_bytes(&bytes), Err(EntryError::Kind(12)), "no text form of this kind");
+        for kind in &all_kinds()[4..] {
+            let mut bytes = kind.to_bytes();
+            bytes[0] |= TEXT;
+            assert_eq!(Revocation::from_bytes(&bytes), Err(EntryError::Kind(bytes[0] & 0x0f)), "{kind:?}");
+        }
         assert_eq!(Revocation::from_bytes(&[]), Err(EntryError::Malformed));
         assert_eq!(Revocation::from_bytes(&[0x13; 400]), Err(EntryError::Malformed));
     }

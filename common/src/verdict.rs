@@ -327,6 +327,7 @@ mod tests {
         let judge = judge(OnStale::Deny);
         complete(&judge, 49_000);
         let Verdict::Good(token) = judge.check(&good(), AT) else { panic!("good") };
+        assert_eq!(token.kid(), key().kid());
         revoke_all(&judge);
         assert!(matches!(judge.check(&good(), AT), Verdict::Denied(Rejection::Revoked)));
         assert!(matches!(judge.check_again(token.token(), AT), Verdict::Denied(Rejection::Revoked)));
@@ -373,6 +374,7 @@ mod tests {
     fn other_keys_change_the_epoch() {
         let judge = judge(OnStale::Deny);
         let before = judge.key_epoch();
+        assert_eq!(judge.key_epoch(), before);
         judge.set_keys(KeyRing::default());
         judge.bump_key_epoch();
         assert_eq!(judge.key_epoch(), before + 2);

@@ -1,6 +1,7 @@
 //! Every transition of the machine; F-numbers are the failures of docs/protocol.md.
 
 mod clock;
+mod tail;
 mod unreadable;
 
 use super::*;

@@ -362,3 +362,24 @@ fn the_kid_is_readable_before_anything_is_verified() {
     assert_eq!(unverified_kid(&token).as_deref(), Some(key().kid()));
     assert_eq!(unverified_kid("a.b.c"), None);
 }
+
+#[test]
+fn each_rejection_has_the_code_that_clients_act_on() {
+    assert_eq!(Rejection::Missing.code(), Code::TokenMissing);
+    assert_eq!(Rejection::Expired.code(), Code::TokenExpired);
+    assert_eq!(Rejection::Revoked.code(), Code::TokenRevoked);
+    assert_eq!(Rejection::Signature.code(), Code::TokenInvalid);
+}
+
+#[test]
+fn as_many_audiences_and_no_more() {
+    assert!(with_claim("aud", json!(vec!["sidegate"; 32])).is_ok());
+    assert_eq!(with_claim("aud", json!(vec!["sidegate"; 33])), Err(Rejection::Claim("aud")));
+}
+
+#[test]
+fn what_a_verifier_would_not_take_is_not_signed() {
+    let many = |count: usize| Claims { aud: Audience::Many(vec!["x".repeat(250); count]), ..claims() };
+    assert!(sign(&key(), &many(10)).is_ok());
+    assert_eq!(sign(&key(), &many(32)), Err(SignError::TooLong));
+}

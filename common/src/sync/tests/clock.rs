@@ -52,3 +52,14 @@ fn a_log_trimmed_past_the_newest_entry_held_needs_the_clock_again() {
     assert!(desk.done.contains(&Action::Alarm(Some(Alarm::ClockBehind))));
     assert_eq!(desk.freshened(), None);
 }
+
+#[test]
+fn one_that_goes_on_from_disk_has_missed_nothing() {
+    let mut desk = Desk::live(3);
+    let kept = desk.machine.checkpoint().expect("a whole list");
+    desk.machine = Machine::resume(Timing::default(), 1, kept);
+    desk.on(Event::Subscribed);
+    let hour = ahead(3_600, 3, &desk);
+    desk.answer(hour);
+    assert_eq!(desk.freshened(), Some(desk.now));
+}
