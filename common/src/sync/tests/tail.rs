@@ -49,3 +49,41 @@ fn an_unanswered_reading_wakes_it_even_between_rare_probes() {
     desk.after(timing.read_timeout_ms);
     assert!(desk.done.contains(&Action::Reconnect));
 }
+
+#[test]
+fn an_unreadable_entry_wakes_it_even_between_rare_probes() {
+    let timing = Timing { probe_interval_ms: 60_000, ..Timing::default() };
+    let mut desk = Desk { machine: Machine::new(timing, 1), ..Desk::new() };
+    desk.on(Event::Subscribed).answer(head("e", "h", 2));
+    desk.page(vec![entry(1), unreadable(2)], true);
+    for looked in 1..4 {
+        assert_eq!(desk.machine.wake_ms(), Some(looked * timing.unreadable_retry_ms), "after a while, and only then");
+        desk.done.clear();
+        desk.after(timing.unreadable_retry_ms);
+        assert_eq!(desk.reading().map(|read| read.1), Some(ReadFrom::At(p(2))));
+        desk.page_only(vec![unreadable(2)], true);
+    }
+}
+
+#[test]
+fn each_phase_has_its_name() {
+    let mut desk = Desk::new();
+    let mut names = vec![desk.machine.phase().name()];
+    desk.on(Event::Subscribed);
+    names.push(desk.machine.phase().name());
+    desk.answer(head("e", "h", 1));
+    names.push(desk.machine.phase().name());
+    desk.page(vec![entry(1)], true);
+    names.push(desk.machine.phase().name());
+    assert_eq!(names, ["disconnected", "probing", "reading", "live"]);
+}
+
+#[test]
+fn one_that_goes_on_from_disk_knows_until_when_it_knew_everything() {
+    let mut desk = Desk::live(3);
+    let kept = desk.machine.checkpoint().expect("a whole list");
+    desk.machine = Machine::resume(Timing::default(), 1, kept);
+    let since = UnixTime(2_000 + 30);
+    desk.on(Event::Subscribed).answer(Head { since, ..head("another", "h", 0) });
+    assert_eq!(desk.took(), [Action::Fresh(at(desk.now))], "what was acknowledged lately has been replayed");
+}
