@@ -320,6 +320,12 @@ mod tests {
         assert!(matches!(judge.check(&good(), AT), Verdict::Good(_)));
         judge.set_keys(KeyRing::default());
         assert!(matches!(judge.check(&good(), AT), Verdict::CannotJudge(Unknown::NoKeys)));
+        let neither =
+            Judge::new(judge.policy().clone(), judge.staleness(), Arc::new(Index::new(1)), Arc::new(Freshness::new(1)));
+        assert!(
+            matches!(neither.check(&good(), AT), Verdict::CannotJudge(Unknown::NotLoaded)),
+            "the list is blamed first"
+        );
     }
 
     #[test]

@@ -87,3 +87,12 @@ fn one_that_goes_on_from_disk_knows_until_when_it_knew_everything() {
     desk.on(Event::Subscribed).answer(Head { since, ..head("another", "h", 0) });
     assert_eq!(desk.took(), [Action::Fresh(at(desk.now))], "what was acknowledged lately has been replayed");
 }
+
+#[test]
+fn a_page_that_reaches_the_head_is_the_last_one() {
+    let mut desk = Desk::new();
+    desk.on(Event::Subscribed).answer(head("e", "h", 2));
+    desk.page_only(vec![entry(1), entry(2)], false);
+    assert_eq!(desk.reading(), None, "whatever has been appended since");
+    assert_eq!(desk.machine.phase(), Phase::Live);
+}
