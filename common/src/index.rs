@@ -427,6 +427,7 @@ mod tests {
         assert_eq!(index.apply(0, &entry(at(900), 5000)), Applied::Known);
         assert!(index.revokes(&claims(1000), "k"));
         assert_eq!(index.apply(0, &entry(at(1001), 5000)), Applied::New);
+        assert_eq!(index.apply(0, &entry(at(1001), 5000)), Applied::Known, "it stands there already");
         assert!(index.revokes(&claims(1001), "k"));
         assert_eq!(&*index.expire(UnixTime(5001)).subjects[0], "42");
     }
@@ -438,6 +439,7 @@ mod tests {
         index.apply((mine + 1) % 7, &entry(Target::All { threshold: UnixTime(1000) }, 9999));
         assert!(!index.revokes(&claims(1000), "k"));
         assert_eq!(index.raise_since(mine, UnixTime(500)), Applied::New);
+        assert_eq!(index.raise_since(mine, UnixTime(500)), Applied::Known, "it stands there already");
         assert!(index.revokes(&claims(500), "k"));
         assert!(!index.revokes(&claims(501), "k"));
         assert_eq!(index.marks(mine), (UnixTime(0), UnixTime(500)));

@@ -38,6 +38,7 @@ fn a_tail_of_another_log_is_not_added_to() {
 fn readings_are_counted_and_the_log_is_named() {
     let desk = Desk::live(3);
     assert_eq!(desk.machine.lineage(), Some(&head("e", "h", 3).lineage));
+    assert_eq!(desk.machine.fresh_as_of(), Some(at(100)));
     assert_eq!((desk.machine.counters().resyncs, desk.machine.counters().full_reads), (1, 1));
 }
 

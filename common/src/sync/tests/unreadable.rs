@@ -42,3 +42,23 @@ fn an_unreadable_entry_that_is_gone_leads_to_a_whole_reading() {
     assert!(desk.freshened().is_some());
     assert!(desk.done.contains(&Action::Alarm(None)));
 }
+
+#[test]
+fn an_answer_to_another_question_does_not_speak_of_the_entry() {
+    let mut desk = Desk::live(1);
+    desk.after(250).answer(head("e", "h", 2));
+    desk.page(vec![entry(1), unreadable(2)], true);
+    for _ in 0..20 {
+        desk.after(250);
+        if desk.reading().is_some() {
+            break;
+        }
+        desk.answer(head("e", "h", 2));
+    }
+    let (request, _) = desk.reading().expect("it is looked at again");
+    desk.done.clear();
+    desk.on(Event::Page { request: request + 100, entries: vec![entry(2)], complete: true });
+    assert_eq!(desk.took(), [Action::ApplyAll(vec![revocation(2)])], "held, and no more than that");
+    desk.on(Event::Page { request, entries: vec![unreadable(2)], complete: true });
+    assert_eq!(desk.machine.alarm(), Some(Alarm::UnreadableEntry));
+}
