@@ -480,6 +480,7 @@ fn f14_an_unreadable_push_is_left_to_the_log() {
     desk.after(250).answer(head("e", "h", 4));
     desk.page(vec![entry(3), entry(4)], true);
     assert_eq!(desk.freshened(), Some(350), "the log had it whole");
+    assert_eq!(desk.machine.counters().unreadable, 1);
 }
 
 #[test]
