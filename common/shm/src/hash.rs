@@ -152,11 +152,6 @@ impl Probe {
     /// Which of them is the token's `exp`.
     pub const EXP: usize = 8;
 
-    /// The segment that the probe is for.
-    pub fn segment(&self) -> u64 {
-        self.segment
-    }
-
     /// The token's line in the table, for [`crate::Reader::fetch`].
     #[inline]
     pub fn home(&self) -> u32 {

@@ -139,3 +139,30 @@ fn each_kind_of_entry_hits_its_token_only() {
     assert!(!hits(&mut world, Entry::Subject { subject: Subject(5), threshold_s: 999 }));
     assert!(!hits(&mut world, Entry::Subject { subject: Subject(6), threshold_s: 1000 }));
 }
+
+/// From the index and from the feed, while a successor is filled.
+#[test]
+fn an_entry_that_comes_from_two_sides_is_stored_once() {
+    let World { mut writer, reader, probe, clock, .. } = world();
+    for subject in [None, Some(Subject(5))] {
+        let entry = Entry::Token { jti: b"j", subject };
+        writer.insert_if_absent(&entry);
+        writer.insert_if_absent(&entry);
+        assert_eq!(reader.check(&probe, 4, &clock), Verdict::Ask(AskReason::Revoked));
+        assert!(writer.remove(&entry), "it was there");
+        assert!(!writer.remove(&entry), "and only once");
+        assert_eq!(reader.check(&probe, 4, &clock), Verdict::Clear);
+    }
+}
+
+#[test]
+fn a_probe_knows_its_line() {
+    let World { reader, .. } = world();
+    let home = |subject| {
+        let facts = TokenFacts { jti: "j", sid: "s", subject: Subject(subject), iat_s: 1, exp_s: 2 };
+        reader.probe(&facts).home()
+    };
+    let homes: std::collections::HashSet<_> = (0..100).map(home).collect();
+    assert!(homes.len() > 2, "subjects are spread over the lines");
+    assert_eq!(home(5), home(5));
+}
