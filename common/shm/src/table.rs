@@ -144,3 +144,41 @@ impl Table {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::heap::HeapWords;
+
+    /// A line whose overflow slot has been emptied reads as the flag alone, and what lies behind it is still found.
+    #[test]
+    fn a_slot_that_was_emptied_does_not_end_the_chain() {
+        let region = Region { first: 0, lines: 8 };
+        let words = HeapWords::new(region.words());
+        let mut table = Table::new(region);
+        let tags: Vec<u64> = (1..=20).map(|n| 1 << 61 | n).collect();
+        let steps: Vec<_> = tags.iter().map(|tag| table.place(&words, 0, *tag).unwrap()).collect();
+        assert_eq!((steps[0], steps[8], steps[16]), (0, 1, 2), "eight to a line");
+        let found = |tag: u64| look_up(&words, region, 0, &Want::word(tag));
+        for emptied in [tags[0], tags[8]] {
+            table.remove(&words, 0, emptied).unwrap();
+            assert_eq!(found(emptied), Found::Nothing);
+            assert!(tags[16..].iter().all(|tag| found(*tag) == Found::Tag), "behind it");
+        }
+        assert!(table.holds(&words, 0, tags[16]) && !table.holds(&words, 0, tags[8]));
+    }
+
+    #[test]
+    fn the_flag_goes_when_nothing_lies_behind_any_more() {
+        let region = Region { first: 0, lines: 8 };
+        let words = HeapWords::new(region.words());
+        let mut table = Table::new(region);
+        let tags: Vec<u64> = (1..=9).map(|n| 1 << 61 | n).collect();
+        for tag in &tags {
+            table.place(&words, 0, *tag).unwrap();
+        }
+        assert_ne!(words.load(OVERFLOW_SLOT) & FLAG, 0);
+        table.remove(&words, 0, tags[8]).unwrap();
+        assert_eq!(words.load(OVERFLOW_SLOT) & FLAG, 0, "or every look would go on for ever after");
+    }
+}

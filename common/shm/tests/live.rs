@@ -156,6 +156,12 @@ fn an_entry_that_comes_from_two_sides_is_stored_once() {
 }
 
 #[test]
+fn the_live_line_is_read_as_it_was_published() {
+    let World { writer, live, .. } = world();
+    assert_eq!(writer.live(), live);
+}
+
+#[test]
 fn a_probe_knows_its_line() {
     let World { reader, .. } = world();
     let home = |subject| {
