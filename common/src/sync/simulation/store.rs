@@ -8,7 +8,7 @@ use crate::wire::Position;
 /// Entries of a page, few so that readings take several.
 const PAGE: usize = 7;
 /// How long an issuer usually remembers, in milliseconds.
-pub const REMEMBERED_MS: u64 = 120_000;
+const REMEMBERED_MS: u64 = 120_000;
 /// The longest a token lives here, in seconds.
 pub const LIFETIME_MAX: u64 = 200;
 /// The store's clock has this grain, in milliseconds: positions are used again after a failover, as they may be in life.
