@@ -139,11 +139,13 @@ pub enum Alarm {
     /// This host's wall clock is behind the store's by more than machines may differ, and the log was read whole: what it has
     /// forgotten as expired, this host would take for living.
     ClockBehind,
+    /// The data set is of a newer layout than this build reads.
+    NewerLayout,
 }
 
 impl Alarm {
     /// Every alarm, for metrics that must exist before they are needed.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::NoEpoch,
         Self::LogDamaged,
         Self::Refused,
@@ -152,6 +154,7 @@ impl Alarm {
         Self::Partitions,
         Self::UnreadableEntry,
         Self::ClockBehind,
+        Self::NewerLayout,
     ];
 
     /// Its stable name, for logs and metrics.
@@ -165,6 +168,7 @@ impl Alarm {
             Self::Partitions => "partitions",
             Self::UnreadableEntry => "unreadable_entry",
             Self::ClockBehind => "clock_behind",
+            Self::NewerLayout => "newer_layout",
         }
     }
 }

@@ -25,6 +25,8 @@ pub enum Answer {
     LogDamaged,
     /// The store refused the question.
     Refused,
+    /// The store's data is of a newer layout than this build reads: an issuer of a newer version wrote it.
+    NewerLayout,
 }
 
 /// The head of a partition's log, read in one atomic step.
@@ -44,6 +46,9 @@ pub struct Head {
     pub partitions: u16,
     /// What the server is.
     pub role: Role,
+    /// Every listed issuer has put back into this log what it acknowledged and heard: the settled mark (`meta.settled`)
+    /// names this lineage. Always true for the embedded store, which loses nothing that it acknowledged.
+    pub settled: bool,
 }
 
 /// What a server is to its replicas, and so whether its word counts.

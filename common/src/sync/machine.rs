@@ -343,6 +343,7 @@ impl Machine {
                 Some(alarm) => self.useless(alarm, out),
             },
             Answer::Refused => self.useless(Alarm::Refused, out),
+            Answer::NewerLayout => self.useless(Alarm::NewerLayout, out),
             Answer::NoEpoch | Answer::LogDamaged => {
                 // Whatever comes after this is another log, whatever it calls itself.
                 self.forget_log();

@@ -267,6 +267,7 @@ impl State {
                     now: UnixTime(1),
                     partitions: 1,
                     role: Role::ALONE,
+                    settled: true,
                 };
                 Event::Answered { token, answer: Answer::Head(head) }
             }

@@ -52,6 +52,7 @@ fn head(epoch: &str, history: &str, last: u64) -> Head {
         now: UnixTime(2_000),
         partitions: 1,
         role: MASTER,
+        settled: true,
     }
 }
 

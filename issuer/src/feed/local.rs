@@ -79,6 +79,7 @@ impl LocalLink {
             now: unix_now(),
             partitions: 1,
             role: Role::ALONE,
+            settled: true,
         }
     }
 }

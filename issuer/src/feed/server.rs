@@ -9,6 +9,7 @@ use sidegate_proto::feed as wire;
 use sidegate_proto::feed::follow_request::Ask;
 use sidegate_proto::feed::follow_response::Item;
 use sidegate_proto::feed::revocation_feed_server::{RevocationFeed, RevocationFeedServer};
+use sidegate_runtime::clock::unix_now;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
@@ -165,5 +166,6 @@ fn describe(token: u64, head: Head) -> wire::Head {
         last: head.last.to_string(),
         since: head.since.0,
         first: head.first.map(|first| first.to_string()).unwrap_or_default(),
+        now: unix_now().0,
     }
 }

@@ -178,9 +178,11 @@ fn answer_of(head: wire::Head) -> Result<Answer, FeedError> {
         last: Position::parse(&head.last).ok_or_else(odd)?,
         empty: head.first.is_empty(),
         since: UnixTime(head.since),
-        now: clock::unix_now(),
+        // An issuer of the version before does not tell its clock.
+        now: if head.now == 0 { clock::unix_now() } else { UnixTime(head.now) },
         partitions: u16::try_from(head.partitions).map_err(|_| odd())?,
         role: Role::ALONE,
+        settled: true,
     }))
 }
 

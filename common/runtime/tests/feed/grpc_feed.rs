@@ -55,6 +55,7 @@ impl Log {
             epoch: self.epoch.clone(),
             last: self.last.to_string(),
             since: 1_000,
+            now: 0,
             first: self.entries.first().map(|(position, _)| position.to_string()).unwrap_or_default(),
         }
     }

@@ -251,6 +251,7 @@ impl Store {
             now: self.seconds(now),
             partitions: 1,
             role: Role::Master { replicas_needed: 1, replicas_good: good },
+            settled: true,
         })
     }
 

@@ -9,7 +9,7 @@ use sidegate_common::wire::{LOG_FIELD, Position, is_epoch};
 use crate::feed::FeedError;
 
 /// The version of the key layout that this build reads.
-const LAYOUT: &str = "1";
+const LAYOUT: u64 = 1;
 
 /// The answer to `HMGET meta epoch partitions`.
 pub(super) fn partitions(answer: &Value) -> Result<u16, FeedError> {
@@ -47,11 +47,18 @@ pub(super) fn setting(answer: &Value) -> Option<u64> {
 pub(super) fn head(answer: &Value, replicas_needed: u64) -> Option<Answer> {
     let Value::Array(row) = answer else { return None };
     let row: Vec<&str> = row.iter().map(text).collect::<Option<_>>()?;
-    let [version, epoch, last, since, partitions, newest, now, role, history, good] = row[..] else { return None };
+    let [version, epoch, last, since, partitions, newest, now, role, history, good, settled] = row[..] else {
+        return None;
+    };
     if epoch.is_empty() || last.is_empty() {
         return Some(Answer::NoEpoch);
     }
-    if version != LAYOUT || !is_epoch(epoch) {
+    match version.parse::<u64>() {
+        Ok(LAYOUT) => {}
+        Ok(newer) if newer > LAYOUT => return Some(Answer::NewerLayout),
+        _ => return None,
+    }
+    if !is_epoch(epoch) {
         return None;
     }
     let last = Position::parse(last)?;
@@ -73,6 +80,7 @@ pub(super) fn head(answer: &Value, replicas_needed: u64) -> Option<Answer> {
         now: UnixTime(now.parse().ok()?),
         partitions: partitions.parse().ok()?,
         role,
+        settled: settled.split_once(' ') == Some((epoch, history)),
     }))
 }
 
@@ -112,11 +120,11 @@ fn odd(command: &str) -> FeedError {
 mod tests {
     use super::*;
 
-    fn row(fields: [&str; 10]) -> Value {
+    fn row(fields: [&str; 11]) -> Value {
         Value::Array(fields.iter().map(|field| Value::BulkString(field.as_bytes().to_vec())).collect())
     }
 
-    const GOOD: [&str; 10] = ["1", "e", "5-1", "1000", "2", "5-1", "2000", "master", "abc", ""];
+    const GOOD: [&str; 11] = ["1", "e", "5-1", "1000", "2", "5-1", "2000", "master", "abc", "", "e abc"];
 
     fn with(index: usize, value: &'static str) -> Value {
         let mut fields = GOOD;
@@ -134,10 +142,29 @@ mod tests {
         assert_eq!(head(&with(2, ""), 1), Some(Answer::NoEpoch));
         assert_eq!(head(&with(5, ""), 1), Some(Answer::LogDamaged));
         assert_eq!(head(&with(5, "5-0"), 1), Some(Answer::LogDamaged));
-        for (index, bad) in [(0, "2"), (1, "é"), (2, "x"), (3, ""), (4, "-1"), (6, "now"), (9, "many")] {
+        for (index, bad) in [(0, "0"), (1, "é"), (2, "x"), (3, ""), (4, "-1"), (6, "now"), (9, "many")] {
             assert_eq!(head(&with(index, bad), 1), None, "{index} {bad}");
         }
         assert_eq!(head(&Value::Nil, 1), None);
+    }
+
+    #[test]
+    fn a_log_is_settled_only_by_a_mark_that_names_its_lineage() {
+        let settled = |mark| match head(&with(10, mark), 1) {
+            Some(Answer::Head(head)) => head.settled,
+            other => panic!("{other:?}"),
+        };
+        assert!(settled("e abc"));
+        for other in ["", "e", "e ab", "f abc", "e abd", "e  abc", "e abc ", "abc e"] {
+            assert!(!settled(other), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_newer_layout_is_told_apart_from_garbage() {
+        assert_eq!(head(&with(0, "2"), 1), Some(Answer::NewerLayout));
+        assert_eq!(head(&with(0, "-2"), 1), None);
+        assert_eq!(head(&with(0, "two"), 1), None);
     }
 
     #[test]
