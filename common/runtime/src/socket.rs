@@ -2,8 +2,9 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt as _, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, UnixListener};
 
@@ -168,8 +169,7 @@ fn bind_unix(path: &Path, mode: u32, group: Option<u32>) -> io::Result<Listener>
         std::fs::create_dir_all(folder)?;
     }
     // Two programs that start at once must not both find the path free: whoever holds the lock decides.
-    let lock = std::fs::File::options().create(true).truncate(false).write(true).open(lock_path(path))?;
-    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)?;
+    let _lock = take_lock(&lock_path(path))?;
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
@@ -195,6 +195,36 @@ fn bind_unix(path: &Path, mode: u32, group: Option<u32>) -> io::Result<Listener>
     socket.listen(BACKLOG)?;
     let file = SocketFile { path: path.to_owned(), inode: Some(inode(path)?) };
     Ok(Listener::Unix(UnixListener::from_std(socket.into())?, file))
+}
+
+/// How long another process may hold the lock of a socket: it binds within milliseconds.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+
+/// Takes the lock of a socket; says so if it has to wait for another process, and does not wait for ever.
+fn take_lock(path: &Path) -> io::Result<std::fs::File> {
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("its lock {}: {error}", path.display()));
+    let options = std::fs::File::options().create(true).truncate(false).write(true).mode(0o600).to_owned();
+    let lock = options.open(path).map_err(named)?;
+    // One made by an earlier version may be open to other users, who could hold it; another user's is left as it is.
+    let _left = lock.set_permissions(std::fs::Permissions::from_mode(0o600));
+    let (since, mut told) = (Instant::now(), false);
+    loop {
+        match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(lock),
+            Err(rustix::io::Errno::WOULDBLOCK) if since.elapsed() < LOCK_WAIT => {
+                if !told {
+                    tracing::warn!(lock = %path.display(), "another process holds the lock of the socket; waiting for it");
+                    told = true;
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let held = io::Error::new(io::ErrorKind::AddrInUse, "another process holds it");
+                return Err(named(held));
+            }
+            Err(error) => return Err(named(error.into())),
+        }
+    }
 }
 
 fn lock_path(path: &Path) -> PathBuf {
@@ -225,6 +255,26 @@ mod tests {
         let path = std::env::temp_dir().join(format!("sidegate-socket-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&path).unwrap();
         path
+    }
+
+    #[tokio::test]
+    async fn a_lock_that_another_process_holds_is_waited_for_and_then_named() {
+        let folder = folder("lock");
+        let path = folder.join("a.sock");
+        let lock = take_lock(&lock_path(&path)).unwrap();
+        let mode = std::fs::metadata(lock_path(&path)).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "other users cannot hold it");
+        let waiting = std::thread::spawn({
+            let path = path.clone();
+            move || take_lock(&lock_path(&path)).map(drop)
+        });
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(!waiting.is_finished());
+        drop(lock);
+        waiting.join().unwrap().unwrap();
+        let _held = take_lock(&lock_path(&path)).unwrap();
+        let error = Listener::unix(&path, 0o660, None).unwrap_err().to_string();
+        assert!(error.contains("a.sock.lock") && error.contains("another process holds it"), "{error}");
     }
 
     #[tokio::test]

@@ -76,6 +76,9 @@ pub enum FolderError {
     /// A PEM file that is no usable key.
     #[error("{0}: {1}")]
     Key(PathBuf, sidegate_common::key::KeyError),
+    /// A private key that any user of the machine could replace.
+    #[error("{0} can be written by every user of this machine (mode {1:04o}): chmod 600 it, and make a new key")]
+    Writable(PathBuf, u32),
     /// Two files with the same key.
     #[error("{0} and {1} hold the same key")]
     Twice(PathBuf, PathBuf),
@@ -107,6 +110,21 @@ fn read_small(path: &Path) -> std::io::Result<Zeroizing<Vec<u8>>> {
     let mut bytes = Zeroizing::new(Vec::new());
     File::open(path)?.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+/// Refuses a private key that every user can write, and warns of one that every user can read.
+fn check_mode(file: &Path, mode: u32) -> Result<(), FolderError> {
+    let mode = mode & 0o777;
+    if mode & 0o002 != 0 {
+        return Err(FolderError::Writable(file.to_path_buf(), mode));
+    }
+    if mode & 0o004 != 0 {
+        tracing::warn!(
+            file = %file.display(), mode = format!("{mode:04o}"),
+            "every user of this machine can read this private key (JWT_KEYS_DIR): its mode should be 0600 or 0440"
+        );
+    }
+    Ok(())
 }
 
 /// The PEM files of a folder, through symbolic links: that is how Kubernetes mounts secrets.
@@ -144,7 +162,9 @@ impl Folder {
         for file in pem_files(path)? {
             let pem = read_small(&file).map_err(io(&file))?;
             let key = SigningKey::from_pem(&pem).map_err(|error| FolderError::Key(file.clone(), error))?;
-            let since = std::fs::metadata(&file).map_err(io(&file))?.mtime();
+            let metadata = std::fs::metadata(&file).map_err(io(&file))?;
+            check_mode(&file, metadata.mode())?;
+            let since = metadata.mtime();
             let kid = key.kid().to_owned();
             let read = FolderKey { key, path: file.clone(), since: u64::try_from(since).unwrap_or(0) };
             if let Some(other) = keys.insert(kid, read) {
@@ -305,6 +325,26 @@ mod tests {
 
     fn add(path: &Path) -> String {
         Folder::read(path).unwrap().add(&generate(Kind::EdDsa).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_private_key_that_every_user_can_write_is_refused() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let path = scratch("modes");
+        add(&path);
+        let file = std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path());
+        let file = file.into_iter().find(|file| file.extension().is_some_and(|end| end == "pem")).unwrap();
+        for (mode, good) in [(0o600, true), (0o440, true), (0o644, true), (0o666, false), (0o602, false)] {
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+            let read = Folder::read(&path);
+            assert_eq!(read.is_ok(), good, "{mode:o}");
+            if let Err(error) = read {
+                assert!(
+                    matches!(error, FolderError::Writable(..)) && error.to_string().contains("chmod 600"),
+                    "{error}"
+                );
+            }
+        }
     }
 
     #[test]
