@@ -82,9 +82,14 @@ impl Keys {
         format!("{}:user:{sub}", self.tag)
     }
 
-    /// String: a user's watermark, the last `iat` that is dead.
+    /// String: a user's watermark: tokens issued, and sessions created, at or before it are dead.
     pub fn watermark(&self, sub: &str) -> String {
         format!("{}:watermark:{sub}", self.tag)
+    }
+
+    /// String: a user's watermark of tokens only: the sessions were kept.
+    pub fn token_watermark(&self, sub: &str) -> String {
+        format!("{}:token_watermark:{sub}", self.tag)
     }
 }
 

@@ -225,14 +225,16 @@ async fn serve_router(listener: Listener, limits: Limits, stop: watch::Receiver<
 async fn open_store(config: &Config) -> Result<(AnyStore, OwnSource), StartError> {
     match &config.store {
         StoreConfig::Embedded { url, .. } => {
-            let store = EmbeddedStore::open(url, config.terms, Arc::new(clock::wall_ms)).await?;
+            let store =
+                EmbeddedStore::open_limited(url, config.terms, config.sessions_max, Arc::new(clock::wall_ms)).await?;
             let source = OwnSource::Local(LocalSource(store.feed()));
             Ok((AnyStore::Embedded(store), source))
         }
         StoreConfig::Redis { url, prefix, partitions, demands, wait, journal } => {
             let url = url.expose_str().unwrap_or_default();
             let unfit = |_| ConfigError::new("REDIS_URL", "is not a Redis URL");
-            let mut store = RedisStore::new(Link::new(url).map_err(unfit)?, prefix, *partitions, config.terms);
+            let mut store = RedisStore::new(Link::new(url).map_err(unfit)?, prefix, *partitions, config.terms)
+                .limiting(config.sessions_max);
             if let Some(journal) = journal {
                 store = store.journaling(journal)?;
             }

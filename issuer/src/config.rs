@@ -71,6 +71,11 @@ pub static SETTINGS: &[Setting] = &[
     setting("MAX_TOKEN_LIFETIME", "24h", "the longest life any token may have: how long the log keeps revocations"),
     setting("REFRESH_TOKEN_TTL", "30d", "how long a session lives without a refresh"),
     setting("SESSION_TTL_MAX", "90d", "how long a session lives at all"),
+    setting(
+        "SESSIONS_PER_USER_MAX",
+        "1000",
+        "how many sessions a user may have (1 to 10000); at one more login the one that would end first ends",
+    ),
     setting("REFRESH_RETRY_WINDOW", "30s", "how long a refresh token may be sent again, at most 5m; 0 for never"),
     setting("LEEWAY", "5s", "how far clocks may differ, at most 60s"),
     secret("REDIS_URL", "Redis for sessions and the revocation log; the embedded store is used if not set"),
@@ -201,6 +206,8 @@ pub struct Config {
     pub issuing: Issuing,
     /// How long things live.
     pub terms: Terms,
+    /// `SESSIONS_PER_USER_MAX`.
+    pub sessions_max: u32,
     /// What is demanded of claims on the issuer's own routes.
     pub policy: Policy,
     /// How old its own list may be.
@@ -234,6 +241,7 @@ impl Config {
             issuing: issuing(settings, terms.access_ttl)?,
             policy: policy(settings, &terms)?,
             terms,
+            sessions_max: settings.number("SESSIONS_PER_USER_MAX", 1..=10_000)? as u32,
             staleness: staleness(settings)?,
             probe_interval: within(settings, "PROBE_INTERVAL", Duration::from_millis(10), Duration::from_secs(60))?,
             passwords: passwords(settings)?,

@@ -92,9 +92,11 @@ enum Revoke {
     },
     /// All tokens and sessions of a user
     User {
-        /// The user's id
-        #[arg(allow_hyphen_values = true)]
-        sub: String,
+        #[command(flatten)]
+        id: UserId,
+        /// Kill the access tokens only: clients refresh, so that a changed role or scope counts at once
+        #[arg(long)]
+        keep_sessions: bool,
     },
     /// Every token there is
     All,
@@ -104,10 +106,27 @@ enum Revoke {
 enum Sessions {
     /// A user's live sessions, as JSON
     List {
-        /// The user's id
-        #[arg(long, allow_hyphen_values = true)]
-        user: String,
+        #[command(flatten)]
+        id: UserId,
     },
+}
+
+/// A user, by id: as the argument or as `--user`.
+#[derive(clap::Args)]
+#[group(required = true, multiple = false)]
+struct UserId {
+    /// The user's id
+    #[arg(value_name = "ID", allow_hyphen_values = true)]
+    sub: Option<String>,
+    /// The same
+    #[arg(long, value_name = "ID", allow_hyphen_values = true)]
+    user: Option<String>,
+}
+
+impl UserId {
+    fn text(self) -> String {
+        self.sub.or(self.user).unwrap_or_default()
+    }
 }
 
 fn main() -> ExitCode {
@@ -128,11 +147,11 @@ fn main() -> ExitCode {
             &match revoke {
                 Revoke::Token { token } => commands::admin::What::Token(token),
                 Revoke::Session { sid } => commands::admin::What::Session(sid),
-                Revoke::User { sub } => commands::admin::What::User(sub),
+                Revoke::User { id, keep_sessions } => commands::admin::What::User(id.text(), keep_sessions),
                 Revoke::All => commands::admin::What::All,
             },
         ),
-        Command::Sessions(Sessions::List { user }) => commands::admin::sessions(&source, &user),
+        Command::Sessions(Sessions::List { id }) => commands::admin::sessions(&source, &id.text()),
     };
     done.unwrap_or_else(|error| refuse(&error))
 }

@@ -36,8 +36,9 @@ struct ByStatus {
 }
 
 // What is known beforehand is there from the start, at zero, so that Prometheus sees the first event of each.
-const LOGINS: [&str; 11] = [
+const LOGINS: [&str; 12] = [
     "ok",
+    "invalid",
     "unknown_user",
     "several_users",
     "disabled",
@@ -49,8 +50,9 @@ const LOGINS: [&str; 11] = [
     "unavailable",
     "unmintable",
 ];
-const REFRESHES: [&str; 10] = [
+const REFRESHES: [&str; 11] = [
     "ok",
+    "invalid",
     "retried",
     "not_authentic",
     "gone",
@@ -61,7 +63,7 @@ const REFRESHES: [&str; 10] = [
     "unavailable",
     "unmintable",
 ];
-const LOGOUTS: [&str; 3] = ["ok", "refused", "unavailable"];
+const LOGOUTS: [&str; 4] = ["ok", "refused", "reused", "unavailable"];
 const SCOPES: [&str; 3] = ["local", "others", "global"];
 const KINDS: [&str; 5] = ["token", "session", "user", "key", "all"];
 const STATUSES: [u16; 11] = [200, 204, 400, 401, 403, 404, 405, 413, 415, 500, 503];
@@ -105,6 +107,7 @@ impl Metrics {
         begin_at_zero(&refreshes, REFRESHES.map(|result| ByResult { result }));
         let logout_labels = SCOPES.map(|scope| LOGOUTS.map(|result| ByScope { scope, result }));
         begin_at_zero(&logouts, logout_labels.into_iter().flatten());
+        begin_at_zero(&logouts, [ByScope { scope: "unknown", result: "invalid" }]);
         begin_at_zero(&revocations, KINDS.map(|kind| ByKind { kind }));
         begin_at_zero(&answers, STATUSES.map(|status| ByStatus { status }));
         Self {

@@ -145,7 +145,7 @@ async fn an_old_backup_is_restored() {
 async fn stay_ended(store: &RedisStore, server: &RedisServer) {
     for number in 1..=3 {
         eventually("the session has ended again", async || !is_there(store, number).await).await;
-        assert_eq!(store.sessions(&user(number)).await.unwrap(), []);
+        assert_eq!(store.sessions(&user(number), None, 10).await.unwrap().sessions, []);
         let rotation = Rotation { sid: sid(number), sub: user(number), presented: 0 };
         assert!(matches!(store.rotate(&rotation).await, Ok(Rotated::Refused(_))), "{number}");
     }

@@ -1,16 +1,20 @@
 //! One conformance suite for both session stores: real Redis, and SQLite.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails by panicking, in its helpers too
 
+mod behind;
 mod conformance;
+mod store_file;
 mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use conformance::{Bench, TERMS};
-use sidegate_common::revocation::Revocation;
+use sidegate_common::revocation::{Revocation, SubjectTag};
+use sidegate_common::time::UnixTime;
 use sidegate_common::wire::{Keys, Message, Position};
 use sidegate_issuer::domain::ports::Store as _;
+use sidegate_issuer::domain::session::NewSession;
 use sidegate_issuer::store::redis::{Demands, Link, OpenError, Pace, RedisStore};
 use sidegate_issuer::store::sqlite::{self, EmbeddedStore};
 use support::Scratch;
@@ -28,12 +32,23 @@ fn url(folder: &Scratch) -> String {
 
 impl SqliteBench {
     async fn start() -> Self {
+        Self::limited(1000).await
+    }
+
+    async fn limited(sessions_max: u32) -> Self {
         let folder = Scratch::new("store");
         let ahead_ms = Arc::new(AtomicU64::new(0));
         let offset = Arc::clone(&ahead_ms);
         let clock = Arc::new(move || sidegate_runtime::clock::wall_ms() + offset.load(Ordering::Relaxed));
-        let store = EmbeddedStore::open(&url(&folder), TERMS, clock).await.unwrap();
+        let store = EmbeddedStore::open_limited(&url(&folder), TERMS, sessions_max, clock).await.unwrap();
         Self { store, ahead_ms, folder }
+    }
+}
+
+impl SqliteBench {
+    /// The same file, opened beside the store.
+    async fn other(&self) -> sqlx::SqlitePool {
+        sqlx::SqlitePool::connect(&url(&self.folder)).await.unwrap()
     }
 }
 
@@ -46,6 +61,19 @@ impl Bench for SqliteBench {
 
     async fn elapse(&self, seconds: u64) {
         self.ahead_ms.fetch_add(seconds * 1000, Ordering::Relaxed);
+    }
+
+    async fn put_back_watermark(&self, sub: &str, threshold: UnixTime) {
+        let far = threshold.plus(100_000).0;
+        let (sub, dead, kept) = (sub.to_owned(), threshold.0 as i64, far as i64);
+        let insert = sqlx::query("INSERT OR REPLACE INTO watermark VALUES (?, ?, ?)").bind(sub).bind(dead).bind(kept);
+        insert.execute(&self.other().await).await.unwrap();
+    }
+
+    async fn age(&self, session: &NewSession, seconds: u64) {
+        let update = "UPDATE session SET idle_ends = idle_ends - ?1, kept_until = kept_until - ?1 WHERE sid = ?2";
+        let update = sqlx::query(update).bind(seconds as i64).bind(session.sid.to_string());
+        assert_eq!(update.execute(&self.other().await).await.unwrap().rows_affected(), 1);
     }
 
     async fn log(&self, _partition: u16) -> Vec<(Position, Revocation)> {
@@ -65,10 +93,18 @@ const LENIENT: Demands = Demands { persistence: false, noeviction: false, waitao
 
 impl RedisBench {
     async fn start(partitions: u16) -> Self {
+        Self::limited(partitions, 1000).await
+    }
+
+    async fn limited(partitions: u16, sessions_max: u32) -> Self {
         let server = RedisServer::start(&[]).await;
-        let store = redis_store(&server, partitions);
+        let store = redis_store(&server, partitions).limiting(sessions_max);
         store.initialise().await.unwrap();
         Self { store, server }
+    }
+
+    fn keys(&self, sub: &str) -> Keys {
+        Keys::new(PREFIX, SubjectTag::of(sub).partition(self.store.partitions()))
     }
 
     async fn command<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
@@ -107,6 +143,16 @@ impl Bench for RedisBench {
                 }
             }
         }
+    }
+
+    async fn put_back_watermark(&self, sub: &str, threshold: UnixTime) {
+        let () = self.command(&["SET", &self.keys(sub).watermark(sub), &threshold.0.to_string()]).await;
+    }
+
+    async fn age(&self, session: &NewSession, seconds: u64) {
+        let (keys, sid, back) = (self.keys(&session.sub), session.sid.to_string(), format!("-{seconds}"));
+        let _: i64 = self.command(&["HINCRBY", &keys.session(&sid), "idle", &back]).await;
+        let _: f64 = self.command(&["ZINCRBY", &keys.user(&session.sub), &back, &sid]).await;
     }
 
     async fn log(&self, partition: u16) -> Vec<(Position, Revocation)> {
@@ -153,13 +199,34 @@ suite!(
     sessions_end_by_idling_and_by_age,
     entries_are_appended_in_order,
     what_has_expired_is_not_appended,
+    a_refresh_makes_no_session_younger,
+    sessions_may_be_kept,
+    a_refresh_token_is_examined_without_being_traded,
+    sessions_come_in_pages,
+    a_threshold_far_ahead_of_the_clock_is_refused,
 );
+
+mod at_most_five_sessions {
+    use super::{RedisBench, SqliteBench, conformance};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn in_the_embedded_store() {
+        let bench = SqliteBench::limited(5).await;
+        conformance::one_login_too_many_ends_the_session_that_would_end_first(&bench).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn in_redis() {
+        let bench = RedisBench::limited(1, 5).await;
+        conformance::one_login_too_many_ends_the_session_that_would_end_first(&bench).await;
+    }
+}
 
 #[tokio::test]
 async fn the_embedded_store_serves_one_process() {
     let bench = SqliteBench::start().await;
     let again = EmbeddedStore::open(&url(&bench.folder), TERMS, Arc::new(|| 0)).await;
-    assert!(matches!(again, Err(sqlite::OpenError::InUse(_))));
+    assert!(matches!(again, Err(sqlite::OpenError::InUse(..))));
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use serde_json::json;
 use sidegate_tests::http::Reply;
 use sidegate_tests::program::run;
 use sidegate_tests::scenario::OTHER;
-use sidegate_tests::stack::{ADMIN_TOKEN, EMAIL, Stack, Store, Tokens, Verifier, tokens};
+use sidegate_tests::stack::{ADMIN_TOKEN, EMAIL, Stack, Store, Tokens, Verifier, metric, tokens};
 use sidegate_tests::wait::eventually;
 
 async fn logout(stack: &Stack, access: Option<&str>, body: serde_json::Value) -> Reply {
@@ -204,15 +204,25 @@ async fn the_commands_revoke_and_list_through_the_admin_api() {
     };
     let pair = stack.issuer.login(EMAIL).await;
     let listed = command(&["sessions", "list", "--user", "1"], "");
+    assert_eq!(command(&["sessions", "list", "1"], ""), listed, "as the argument, too");
     let listed: serde_json::Value = serde_json::from_str(&listed).expect("JSON");
     let sid = listed["sessions"][0]["sid"].as_str().expect("one session").to_owned();
     command(&["revoke", "session", &sid], "");
     dead(&stack, &pair).await;
-    for what in [&["revoke", "user", "1"][..], &["revoke", "all"]] {
+    for (what, told) in [
+        (&["revoke", "user", "1"][..], "revoked; live sessions ended: 1\n"),
+        (&["revoke", "user", "--user", "1"], "revoked; live sessions ended: 1\n"),
+        (&["revoke", "all"], ""),
+    ] {
         let pair = stack.issuer.login(EMAIL).await;
-        command(what, "");
+        assert_eq!(command(what, ""), told, "{what:?}");
         dead(&stack, &pair).await;
     }
+    assert_eq!(command(&["revoke", "user", "nobody"], ""), "revoked; live sessions ended: 0\n");
+    let pair = stack.issuer.login(EMAIL).await;
+    command(&["revoke", "user", "1", "--keep-sessions"], "");
+    assert_eq!(stack.verifiers[0].until_denied(&pair.access).await.code(), "token_revoked");
+    assert_eq!(stack.issuer.refresh(&pair.refresh).await.status, 200, "the session goes on");
     let pair = stack.issuer.login(EMAIL).await;
     command(&["revoke", "token", "-"], &pair.access);
     assert_eq!(stack.verifiers[0].until_denied(&pair.access).await.code(), "token_revoked");
@@ -223,4 +233,132 @@ async fn the_commands_revoke_and_list_through_the_admin_api() {
     let wrong = [settings[0], ("ADMIN_TOKEN", "not-the-admin-token")];
     let refused = run("sidegate-issuer", &["revoke", "all"], &wrong, "");
     assert_eq!(refused.status.code(), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_refresh_token_ends_its_own_session_and_no_other() {
+    for store in [Store::Embedded, Store::Redis] {
+        let stack = Stack::start(store, 1).await;
+        for scope in ["others", "global"] {
+            let (stolen, other) = (stack.issuer.login(EMAIL).await, stack.issuer.login(EMAIL).await);
+            let second = tokens(&stack.issuer.refresh(&stolen.refresh).await);
+            let third = tokens(&stack.issuer.refresh(&second.refresh).await);
+            let reply = logout(&stack, None, json!({"refresh_token": stolen.refresh, "scope": scope})).await;
+            assert_eq!(refusal(&reply), (401, "invalid_grant".into()), "{scope}: two generations old");
+            dead(&stack, &third).await;
+            live(&stack, &other).await;
+            assert_eq!(stack.issuer.refresh(&other.refresh).await.status, 200, "{scope}");
+            let result = format!("sidegate_issuer_logouts_total{{scope=\"{scope}\",result=\"reused\"}}");
+            assert_eq!(metric(&stack.issuer.admin, &result).await, 1);
+        }
+        // The current one may end others, and so may the one before it in its retry window.
+        for back in [0, 1] {
+            let (mine, other) = (stack.issuer.login(EMAIL).await, stack.issuer.login(EMAIL).await);
+            let next = tokens(&stack.issuer.refresh(&mine.refresh).await);
+            let token = [&next.refresh, &mine.refresh][back];
+            let others = logout(&stack, None, json!({"refresh_token": token, "scope": "others"})).await;
+            assert_eq!(others.status, 204, "{back}");
+            dead(&stack, &other).await;
+            live(&stack, &next).await;
+            for _ in 0..2 {
+                let all = logout(&stack, None, json!({"refresh_token": token, "scope": "global"})).await;
+                assert_eq!(all.status, 204, "{back}: and again");
+            }
+            dead(&stack, &next).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn access_tokens_of_a_user_can_be_revoked_with_the_sessions_kept() {
+    for store in [Store::Embedded, Store::Redis] {
+        let stack = Stack::start(store, 1).await;
+        let (one, two) = (stack.issuer.login(EMAIL).await, stack.issuer.login(EMAIL).await);
+        let other = stack.issuer.login(OTHER).await;
+        for user in [json!(1), json!("1")] {
+            assert_eq!(stack.issuer.revoke(&json!({"user": user, "sessions": "keep"})).await.status, 204);
+        }
+        for pair in [&one, &two] {
+            assert_eq!(stack.verifiers[0].until_denied(&pair.access).await.code(), "token_revoked");
+            let next = tokens(&stack.issuer.refresh(&pair.refresh).await);
+            live(&stack, &next).await;
+        }
+        live(&stack, &other).await;
+        for bad in
+            [json!({"user": 1, "sessions": "maybe"}), json!({"all": true, "sessions": "keep"}), json!({"user": 1.5})]
+        {
+            assert_eq!(refusal(&stack.issuer.revoke(&bad).await), (400, "invalid_request".into()), "{bad}");
+        }
+        let asked = |what: &serde_json::Value| {
+            let call = stack.issuer.admin.post("/admin/revocations").bearer(ADMIN_TOKEN).json(what);
+            call.header("prefer", "respond-async, return=representation").send()
+        };
+        let kept = asked(&json!({"user": 1, "sessions": "keep"})).await;
+        assert_eq!((kept.status.as_u16(), kept.json()), (200, json!({"sessions_ended": 0})));
+        for (what, ended) in [
+            (json!({"user": 1}), json!(2)),
+            (json!({"user": 1}), json!(0)),
+            (json!({"user": "nobody"}), json!(0)),
+            (json!({"all": true}), json!(null)),
+        ] {
+            let reply = asked(&what).await;
+            assert_eq!((reply.status.as_u16(), reply.json()), (200, json!({"sessions_ended": ended})), "{what}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_has_so_many_sessions_and_they_are_listed_in_pages() {
+    for store in [Store::Embedded, Store::Redis] {
+        let stack = Stack::with(store, 1, &[("SESSIONS_PER_USER_MAX", "1")], &[]).await;
+        let (first, second) = (stack.issuer.login(EMAIL).await, stack.issuer.login(EMAIL).await);
+        dead(&stack, &first).await;
+        live(&stack, &second).await;
+        let log = stack.issuer.program.output();
+        assert!(log.contains("too_many_sessions"), "{log}");
+    }
+    let stack = Stack::start(Store::Redis, 0).await;
+    let mut pairs = Vec::new();
+    for _ in 0..5 {
+        pairs.push(stack.issuer.login(EMAIL).await);
+    }
+    let at = |path: String| stack.issuer.at.get(&path).bearer(&pairs[0].access).send();
+    let (mut path, mut seen) = ("/auth/sessions?limit=2".to_owned(), Vec::new());
+    loop {
+        let page = at(path).await.json();
+        let sessions = page["sessions"].as_array().expect("a list").clone();
+        assert!(sessions.len() <= 2);
+        seen.extend(sessions.iter().map(|session| session["sid"].as_str().expect("a sid").to_owned()));
+        let Some(next) = page["next"].as_str() else { break };
+        path = format!("/auth/sessions?limit=2&after={next}");
+    }
+    assert_eq!(seen.len(), 5);
+    seen.sort();
+    seen.dedup();
+    assert_eq!(seen.len(), 5, "each once");
+    for bad in ["limit=0", "limit=101", "limit=x", "after=x"] {
+        assert_eq!(refusal(&at(format!("/auth/sessions?{bad}")).await), (400, "invalid_request".into()), "{bad}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logouts_that_cannot_be_read_are_counted_and_audited() {
+    let stack = Stack::start(Store::Embedded, 0).await;
+    let pair = stack.issuer.login(EMAIL).await;
+    let call = || stack.issuer.at.post("/auth/logout").bearer(&pair.access);
+    assert_eq!(call().json(&json!({"scope": "everywhere"})).send().await.status, 400);
+    assert_eq!(call().json(&json!({"refresh_token": 1})).send().await.status, 400);
+    assert_eq!(call().header("content-type", "application/json").body("{".to_owned()).send().await.status, 400);
+    let two = stack.issuer.at.post("/auth/logout").header("authorization", "Bearer a b").send().await;
+    assert_eq!(two.status, 401);
+    let invalid = "sidegate_issuer_logouts_total{scope=\"unknown\",result=\"invalid\"}";
+    assert_eq!(metric(&stack.issuer.admin, invalid).await, 4);
+    let log = stack.issuer.program.output();
+    let audited = log.lines().filter(|line| line.contains("\"event\":\"logout\"") && line.contains("\"invalid\""));
+    assert_eq!(audited.count(), 4, "{log}");
+    for (path, name) in [("/auth/login", "logins"), ("/auth/refresh", "refreshes")] {
+        assert_eq!(stack.issuer.at.post(path).json(&json!([])).send().await.status, 400);
+        let counted = format!("sidegate_issuer_{name}_total{{result=\"invalid\"}}");
+        assert_eq!(metric(&stack.issuer.admin, &counted).await, 1);
+    }
 }

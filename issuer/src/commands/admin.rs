@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, StatusCode, header};
+use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
@@ -24,8 +24,8 @@ pub enum What {
     Token(String),
     /// A sid.
     Session(String),
-    /// A sub.
-    User(String),
+    /// A sub, and whether its sessions go on.
+    User(String, bool),
     /// Everything.
     All,
 }
@@ -45,40 +45,95 @@ pub fn revoke(source: &Source, what: &What) -> Result<ExitCode, ConfigError> {
         },
         What::Token(token) => json!({ "token": token }),
         What::Session(sid) => json!({ "session": sid }),
-        What::User(sub) => json!({ "user": sub }),
+        What::User(sub, false) => json!({ "user": sub }),
+        What::User(sub, true) => json!({ "user": sub, "sessions": "keep" }),
         What::All => json!({ "all": true }),
     };
-    ask(&source.settings()?, Method::POST, "/admin/revocations", &body.to_string())
+    let admin = Admin::of(&source.settings()?)?;
+    Ok(match admin.ask(Method::POST, "/admin/revocations", &body.to_string()) {
+        Ok(answer) => {
+            if let Some(ended) = answer["sessions_ended"].as_u64() {
+                println!("revoked; live sessions ended: {ended}");
+            }
+            ExitCode::SUCCESS
+        }
+        Err(problem) => failed(&problem),
+    })
 }
 
-/// Lists a user's sessions.
+/// Lists a user's sessions, all pages of them.
 ///
 /// # Errors
 /// As [`revoke`].
 pub fn sessions(source: &Source, user: &str) -> Result<ExitCode, ConfigError> {
-    let query = serde_urlencoded::to_string([("user", user)]).unwrap_or_default();
-    ask(&source.settings()?, Method::GET, &format!("/admin/sessions?{query}"), "")
+    let admin = Admin::of(&source.settings()?)?;
+    let (mut all, mut after) = (Vec::new(), String::new());
+    loop {
+        let query = serde_urlencoded::to_string([("user", user), ("after", &after)]).unwrap_or_default();
+        let query = query.trim_end_matches("&after=");
+        let page = match admin.ask(Method::GET, &format!("/admin/sessions?{query}"), "") {
+            Ok(page) => page,
+            Err(problem) => return Ok(failed(&problem)),
+        };
+        all.extend(page["sessions"].as_array().cloned().unwrap_or_default());
+        match page["next"].as_str() {
+            Some(next) => next.clone_into(&mut after),
+            None => break,
+        }
+    }
+    println!("{}", json!({ "sessions": all }));
+    Ok(ExitCode::SUCCESS)
 }
 
-fn ask(settings: &Settings, method: Method, path: &str, body: &str) -> Result<ExitCode, ConfigError> {
-    let mut address: SocketAddr = settings.parse("ISSUER_ADMIN_LISTEN", "an address and port")?;
-    // "All addresses" is where a server listens; a client goes to its own machine.
-    if address.ip().is_unspecified() {
-        let here: std::net::IpAddr =
-            if address.is_ipv4() { std::net::Ipv4Addr::LOCALHOST.into() } else { std::net::Ipv6Addr::LOCALHOST.into() };
-        address.set_ip(here);
+fn failed(problem: &str) -> ExitCode {
+    eprintln!("{problem}");
+    ExitCode::FAILURE
+}
+
+/// The admin API of a running issuer.
+struct Admin {
+    address: SocketAddr,
+    authorization: HeaderValue,
+}
+
+impl Admin {
+    fn of(settings: &Settings) -> Result<Self, ConfigError> {
+        let mut address: SocketAddr = settings.parse("ISSUER_ADMIN_LISTEN", "an address and port")?;
+        // "All addresses" is where a server listens; a client goes to its own machine.
+        if address.ip().is_unspecified() {
+            let here: std::net::IpAddr = if address.is_ipv4() {
+                std::net::Ipv4Addr::LOCALHOST.into()
+            } else {
+                std::net::Ipv6Addr::LOCALHOST.into()
+            };
+            address.set_ip(here);
+        }
+        let token = settings.required("ADMIN_TOKEN")?;
+        let authorization = HeaderValue::from_str(&format!("Bearer {token}"));
+        let authorization = authorization.map_err(|_| settings.unfit("ADMIN_TOKEN", "a bearer token"))?;
+        Ok(Self { address, authorization })
     }
-    let token = settings.required("ADMIN_TOKEN")?;
-    let request = Request::builder()
-        .method(method)
-        .uri(format!("http://{address}{path}"))
-        .header(header::AUTHORIZATION, format!("Bearer {token}"))
-        .header(header::CONTENT_TYPE, "application/json")
-        .body(Full::new(Bytes::from(body.to_owned())))
-        .map_err(|_| settings.unfit("ADMIN_TOKEN", "a bearer token"))?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let answer = runtime.map_err(|error| error.to_string()).and_then(|runtime| runtime.block_on(send(request)));
-    Ok(report(answer))
+
+    /// The answer's body; what went wrong, in words, if it was refused or did not come.
+    fn ask(&self, method: Method, path: &str, body: &str) -> Result<Value, String> {
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("http://{}{path}", self.address))
+            .header(header::AUTHORIZATION, self.authorization.clone())
+            .header(header::CONTENT_TYPE, "application/json")
+            .header("prefer", "return=representation")
+            .body(Full::new(Bytes::from(body.to_owned())))
+            .map_err(|error| error.to_string())?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let answer = runtime.map_err(|error| error.to_string()).and_then(|runtime| runtime.block_on(send(request)));
+        let (status, body) = answer.map_err(|error| format!("the issuer cannot be asked: {error}"))?;
+        let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+        match status {
+            status if status.is_success() => Ok(body),
+            StatusCode::NOT_FOUND => Err("the issuer has no admin API: ADMIN_TOKEN is not set there".to_owned()),
+            status => Err(format!("refused ({status}): {}", body["detail"].as_str().unwrap_or_default())),
+        }
+    }
 }
 
 async fn send(request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), String> {
@@ -91,28 +146,4 @@ async fn send(request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), Stri
         Ok((status, body.to_bytes()))
     };
     tokio::time::timeout(TIMEOUT, exchange).await.map_err(|_| "no answer in time".to_owned())?
-}
-
-fn report(answer: Result<(StatusCode, Bytes), String>) -> ExitCode {
-    match answer {
-        Ok((status, body)) if status.is_success() => {
-            if !body.is_empty() {
-                println!("{}", String::from_utf8_lossy(&body));
-            }
-            ExitCode::SUCCESS
-        }
-        Ok((StatusCode::NOT_FOUND, _)) => {
-            eprintln!("the issuer has no admin API: ADMIN_TOKEN is not set there");
-            ExitCode::FAILURE
-        }
-        Ok((status, body)) => {
-            let problem: Value = serde_json::from_slice(&body).unwrap_or_default();
-            eprintln!("refused ({status}): {}", problem["detail"].as_str().unwrap_or_default());
-            ExitCode::FAILURE
-        }
-        Err(error) => {
-            eprintln!("the issuer cannot be asked: {error}");
-            ExitCode::FAILURE
-        }
-    }
 }

@@ -128,8 +128,8 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
             address: client.address.clone(),
             agent: client.agent.clone(),
         };
-        let issued = self.store.create(&new).await?;
-        let access = self.minter.mint(account, &sid, issued)?;
+        let created = self.store.create(&new).await?;
+        let access = self.minter.mint(account, &sid, created.issued)?;
         let refresh = self.refresh_keys.first(SubjectTag::of(&account.id), sid_bytes);
         Ok(Granted {
             access_token: access.token,
@@ -138,6 +138,7 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
             sub: account.id.clone(),
             sid: sid.to_string(),
             jti: access.jti,
+            displaced: created.displaced.iter().map(Id::to_string).collect(),
         })
     }
 }

@@ -8,8 +8,9 @@ use sidegate_common::verdict::{Moment, Verdict};
 
 use super::Auth;
 use super::ports::{Passwords, Store, Unavailable, Users};
+use super::refresh::rotation_of;
 use super::refresh_token::{NotAuthentic, RefreshToken};
-use super::session::{Ended, Ending, Session};
+use super::session::{Ended, Ending, Refusal, Session, Standing};
 
 /// How far a logout reaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +62,28 @@ pub enum LogoutError {
     /// The refresh token is not ours.
     #[error(transparent)]
     Refresh(#[from] NotAuthentic),
+    /// The refresh token's session has ended, so that it may not end others.
+    #[error("the session has ended: {why:?}")]
+    Refused {
+        /// Why, for the log.
+        why: Refusal,
+        /// The session.
+        sid: String,
+        /// The user.
+        sub: String,
+    },
+    /// The refresh token was used before: its own session was ended, and no other.
+    #[error("the refresh token was used before")]
+    Reused {
+        /// The session.
+        sid: String,
+        /// The user.
+        sub: String,
+        /// How many generations old the token was.
+        generations_old: u32,
+        /// Seconds since the token's last trade in the session.
+        rotated_ago: u64,
+    },
     /// The log could not be written; what was done stays done, and a retry does the rest.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
@@ -121,10 +144,15 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
         let mut unread = None;
         if let Some(refresh) = presented.refresh {
             let token = self.refresh_keys.read(refresh)?;
-            let session = self.session_of(&token).await.unwrap_or_else(|error| {
+            let mut session = self.session_of(&token).await.unwrap_or_else(|error| {
                 unread = Some(error);
                 None
             });
+            if let Some(found) = session.as_ref().filter(|_| scope != Scope::Local)
+                && !self.entitled(&token, found).await?
+            {
+                session = None;
+            }
             if !named.iter().any(|one| one.sid == Id::Packed(token.sid)) {
                 named.push(Named::by_refresh(&token, session.as_ref()));
             }
@@ -159,6 +187,21 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
         }
     }
 
+    /// Only a current refresh token, or one in its retry window, may end other sessions. An older one was stolen, or its
+    /// client lost the answer long ago: the session it belongs to ends, as on a refresh. False if the session has gone
+    /// since it was read.
+    async fn entitled(&self, token: &RefreshToken, session: &Session) -> Result<bool, LogoutError> {
+        let (sid, sub) = (session.sid.to_string(), session.sub.clone());
+        match self.store.examine(&rotation_of(token, session)).await? {
+            Standing::Current => Ok(true),
+            Standing::Refused(Refusal::Gone) => Ok(false),
+            Standing::Refused(why) => Err(LogoutError::Refused { why, sid, sub }),
+            Standing::Reused { generations_old, rotated_ago } => {
+                Err(LogoutError::Reused { sid, sub, generations_old, rotated_ago })
+            }
+        }
+    }
+
     async fn end_each(&self, named: &[Named]) -> Result<Vec<EndedSession>, LogoutError> {
         let mut ended = Each::default();
         for one in named {
@@ -170,9 +213,9 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
     async fn end_others(&self, named: &[Named]) -> Result<Vec<EndedSession>, LogoutError> {
         let mut ended = Each::default();
         for sub in users_of(named) {
-            for session in self.store.sessions(&sub).await? {
-                if named.iter().all(|one| one.sid != session.sid) {
-                    ended.note(self.end_session(&session.sid, &sub).await);
+            for sid in self.store.session_ids(&sub).await? {
+                if named.iter().all(|one| one.sid != sid) {
+                    ended.note(self.end_session(&sid, &sub).await);
                 }
             }
         }

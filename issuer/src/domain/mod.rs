@@ -67,6 +67,8 @@ pub struct Granted {
     pub sid: String,
     /// The access token's identifier.
     pub jti: String,
+    /// Sessions of the user that a login ended, because there were too many.
+    pub displaced: Vec<String>,
 }
 
 /// There is no randomness to be had; nothing can be issued.

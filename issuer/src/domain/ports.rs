@@ -7,7 +7,10 @@ use sidegate_common::revocation::{Id, Revocation};
 use sidegate_common::time::UnixTime;
 
 use crate::domain::password::{Attempt, Outcome, Overloaded};
-use crate::domain::session::{Ended, Ending, NewSession, Rotated, Rotation, Session};
+use crate::domain::session::{
+    Created, Ended, Ending, NewSession, PageCursor, Rotated, Rotation, Session, SessionPage, Standing, SubjectRevoked,
+    UserSessions,
+};
 
 /// A dependency that cannot answer. Always a 503, never a "yes" and never a "no".
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -64,23 +67,42 @@ pub trait Users: Send + Sync + 'static {
 
 /// Sessions and the revocation log. Each call is atomic: it happens whole, or not at all.
 pub trait Store: Send + Sync + 'static {
-    /// Creates a session and says when its first access token is issued.
-    fn create(&self, new: &NewSession) -> impl Future<Output = Result<UnixTime, Unavailable>> + Send;
+    /// Creates a session and says when its first access token is issued. Where the user has too many sessions, the one
+    /// that would end first ends, and its revocation is appended.
+    fn create(&self, new: &NewSession) -> impl Future<Output = Result<Created, Unavailable>> + Send;
     /// Reads a session of the partition `partition`.
     fn read(&self, partition: u16, sid: &Id) -> impl Future<Output = Result<Option<Session>, Unavailable>> + Send;
     /// Trades a refresh token's generation for the next, or ends the session if it was used before.
     fn rotate(&self, rotation: &Rotation) -> impl Future<Output = Result<Rotated, Unavailable>> + Send;
+    /// Says what a refresh token is worth without trading it; ends the session if it was used before, as
+    /// [`Store::rotate`] does.
+    fn examine(&self, rotation: &Rotation) -> impl Future<Output = Result<Standing, Unavailable>> + Send;
     /// Ends a session and appends its revocation.
     fn end(&self, ending: &Ending) -> impl Future<Output = Result<Ended, Unavailable>> + Send;
-    /// Kills every token of a user issued until now, and the user's sessions. Returns the threshold.
-    fn revoke_subject(&self, sub: &str) -> impl Future<Output = Result<UnixTime, Unavailable>> + Send;
+    /// Kills every token of a user issued until now, and the user's sessions unless they are kept.
+    fn revoke_user(
+        &self,
+        sub: &str,
+        sessions: UserSessions,
+    ) -> impl Future<Output = Result<SubjectRevoked, Unavailable>> + Send;
+    /// The same with the user's sessions ended. Returns the threshold.
+    fn revoke_subject(&self, sub: &str) -> impl Future<Output = Result<UnixTime, Unavailable>> + Send {
+        async { self.revoke_user(sub, UserSessions::End).await.map(|revoked| revoked.threshold) }
+    }
     /// Kills every token of a partition issued until now. Returns the threshold.
     fn revoke_all(&self, partition: u16) -> impl Future<Output = Result<UnixTime, Unavailable>> + Send;
     /// Appends an entry as it is; one that has already expired by the store's clock is dropped. An entry with
     /// `expires_at` zero is kept for as long as any token can live.
     fn append(&self, partition: u16, revocation: &Revocation) -> impl Future<Output = Result<(), Unavailable>> + Send;
-    /// A user's live sessions, newest first.
-    fn sessions(&self, sub: &str) -> impl Future<Output = Result<Vec<Session>, Unavailable>> + Send;
+    /// Up to `limit` (at least 1) of a user's live sessions, most recently used first, from behind `after` on.
+    fn sessions(
+        &self,
+        sub: &str,
+        after: Option<&PageCursor>,
+        limit: u32,
+    ) -> impl Future<Output = Result<SessionPage, Unavailable>> + Send;
+    /// Every session of a user whose access tokens may be alive, of one instant.
+    fn session_ids(&self, sub: &str) -> impl Future<Output = Result<Vec<Id>, Unavailable>> + Send;
     /// How many partitions there are.
     fn partitions(&self) -> u16;
     /// Succeeds if sessions could be created and ended now.

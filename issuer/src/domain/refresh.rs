@@ -73,7 +73,7 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
             sid: Id::Packed(token.sid).to_string(),
             sub: None,
         })?;
-        let rotation = Rotation { sid: session.sid.clone(), sub: session.sub.clone(), presented: token.generation };
+        let rotation = rotation_of(&token, &session);
         // Plain reuse needs no look at the user, and must not wait for a database that is down.
         if token.generation.saturating_add(1) < session.generation {
             return Err(match self.store.rotate(&rotation).await? {
@@ -94,6 +94,7 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
                     sub: account.id,
                     sid: session.sid.to_string(),
                     jti: access.jti,
+                    displaced: Vec::new(),
                 };
                 Ok(Refreshed { granted, retried })
             }
@@ -127,6 +128,11 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
         self.store.end(&ending).await?;
         Err(RefreshError::UserGone { sid: session.sid.to_string(), sub: session.sub.clone() })
     }
+}
+
+/// What a token of a session asks for.
+pub(super) fn rotation_of(token: &RefreshToken, session: &Session) -> Rotation {
+    Rotation { sid: session.sid.clone(), sub: session.sub.clone(), presented: token.generation }
 }
 
 fn refused(session: &Session, why: Refusal) -> RefreshError {

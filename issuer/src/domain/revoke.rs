@@ -8,7 +8,7 @@ use sidegate_common::token;
 
 use super::Auth;
 use super::ports::{Passwords, Store, Unavailable, Users};
-use super::session::Ending;
+use super::session::{Ended, Ending, UserSessions};
 
 /// What to revoke.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,8 +17,13 @@ pub enum Order {
     Token(String),
     /// A session, by `sid`.
     Session(String),
-    /// A user, by `sub`: all tokens and sessions.
-    User(String),
+    /// A user, by `sub`: all tokens, and the sessions unless they are kept.
+    User {
+        /// The user.
+        sub: String,
+        /// What becomes of the sessions.
+        sessions: UserSessions,
+    },
     /// A key, by `kid`.
     Key(String),
     /// Everything.
@@ -31,10 +36,25 @@ impl Order {
         match self {
             Self::Token(_) => "token",
             Self::Session(_) => "session",
-            Self::User(_) => "user",
+            Self::User { .. } => "user",
             Self::Key(_) => "key",
             Self::All => "all",
         }
+    }
+}
+
+/// What an order came to, once the log has it in every partition concerned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revoked {
+    /// What it named, for the audit log.
+    pub named: String,
+    /// How many live sessions it ended; none where they are not counted ([`Order::All`]).
+    pub sessions_ended: Option<u64>,
+}
+
+impl Revoked {
+    fn new(named: &str, sessions_ended: u64) -> Self {
+        Self { named: named.to_owned(), sessions_ended: Some(sessions_ended) }
     }
 }
 
@@ -53,27 +73,27 @@ pub enum RevokeError {
 const AS_LONG_AS_POSSIBLE: UnixTime = UnixTime(0);
 
 impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
-    /// Carries an order out. Returns what it named, for the audit log, once the log has it in every partition concerned.
+    /// Carries an order out.
     ///
     /// # Errors
     /// See [`RevokeError`].
-    pub async fn revoke(&self, order: &Order, now: UnixTime) -> Result<String, RevokeError> {
+    pub async fn revoke(&self, order: &Order, now: UnixTime) -> Result<Revoked, RevokeError> {
         match order {
-            Order::Token(token) => self.revoke_token(token, now).await,
-            Order::Session(sid) => self.revoke_session(sid).await.map(|()| sid.clone()),
-            Order::User(sub) if is_identifier(sub) => {
-                self.store.revoke_subject(sub).await?;
-                Ok(sub.clone())
+            Order::Token(token) => self.revoke_token(token, now).await.map(|jti| Revoked::new(&jti, 0)),
+            Order::Session(sid) => self.revoke_session(sid).await.map(|ended| Revoked::new(sid, ended)),
+            Order::User { sub, sessions } if is_identifier(sub) => {
+                let revoked = self.store.revoke_user(sub, *sessions).await?;
+                Ok(Revoked::new(sub, revoked.sessions_ended))
             }
-            Order::User(_) => Err(RevokeError::Unfit("user")),
+            Order::User { .. } => Err(RevokeError::Unfit("user")),
             Order::Key(kid) if is_identifier(kid) => {
                 self.revoke_key(kid).await?;
-                Ok(kid.clone())
+                Ok(Revoked::new(kid, 0))
             }
             Order::Key(_) => Err(RevokeError::Unfit("key")),
             Order::All => {
                 self.everywhere(|partition| self.store.revoke_all(partition)).await?;
-                Ok("*".to_owned())
+                Ok(Revoked { named: "*".to_owned(), sessions_ended: None })
             }
         }
     }
@@ -116,8 +136,9 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
         Ok(claims.jti.clone())
     }
 
-    /// Ends the session wherever it is; if no partition has it, its revocation is appended all the same.
-    async fn revoke_session(&self, sid: &str) -> Result<(), RevokeError> {
+    /// Ends the session wherever it is; if no partition has it, its revocation is appended all the same. Returns how many
+    /// sessions there were to end.
+    async fn revoke_session(&self, sid: &str) -> Result<u64, RevokeError> {
         let sid = Id::parse(sid).ok_or(RevokeError::Unfit("session"))?;
         let ending = |partition| Ending {
             sid: sid.clone(),
@@ -132,8 +153,8 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
         for (partition, session) in (0..).zip(found) {
             match session {
                 Ok(Some(session)) => {
-                    self.end_session(&sid, &session.sub).await?;
-                    return Ok(());
+                    let ended = self.end_session(&sid, &session.sub).await?;
+                    return Ok(u64::from(ended.ended == Ended::Now));
                 }
                 Ok(None) => {}
                 Err(error) => unread.push((ending(partition), error)),
@@ -141,10 +162,10 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
         }
         if unread.is_empty() {
             self.store.end(&ending(0)).await?;
-            return Ok(());
+            return Ok(0);
         }
         // It may be in one of these: what the store refuses now it keeps, and does later.
         join_all(unread.iter().map(|(ending, _)| self.store.end(ending))).await;
-        unread.pop().map_or(Ok(()), |(_, error)| Err(error.into()))
+        unread.pop().map_or(Ok(0), |(_, error)| Err(error.into()))
     }
 }

@@ -39,7 +39,8 @@ pub struct Session {
     pub sub: String,
     /// The generation of the refresh token that is current.
     pub generation: u32,
-    /// When the user logged in.
+    /// `iat` of its first access token. Watermarks condemn a session by it, never by a later token: a refresh makes no
+    /// session younger.
     pub created: UnixTime,
     /// When it was last refreshed.
     pub refreshed: UnixTime,
@@ -60,13 +61,13 @@ pub struct Session {
 }
 
 impl Session {
-    /// A session just created.
+    /// A session created at `now`, whose first access token is issued at `issued`.
     pub fn new(new: &NewSession, now: UnixTime, issued: UnixTime, terms: &Terms) -> Self {
         Self {
             sid: new.sid.clone(),
             sub: new.sub.clone(),
             generation: 0,
-            created: now,
+            created: issued,
             refreshed: now,
             rotated: now,
             issued,
@@ -100,6 +101,70 @@ pub struct NewSession {
     pub address: String,
     /// The client's `User-Agent`; may be empty.
     pub agent: String,
+}
+
+/// How many live sessions a user may have, unless `SESSIONS_PER_USER_MAX` says otherwise.
+pub const SESSIONS_PER_USER: u32 = 1000;
+
+/// What a login came to in the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Created {
+    /// `iat` of the session's first access token.
+    pub issued: UnixTime,
+    /// Sessions of the user that were ended, because there were too many.
+    pub displaced: Vec<Id>,
+}
+
+/// Some of a user's sessions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SessionPage {
+    /// The sessions, most recently used first.
+    pub sessions: Vec<Session>,
+    /// Where the next page begins; none if this is the last one.
+    pub next: Option<PageCursor>,
+}
+
+/// A place in the list of a user's sessions: behind this one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PageCursor {
+    /// Until when its record is kept ([`Session::kept_until`]).
+    pub kept_until: UnixTime,
+    /// Its identifier.
+    pub sid: Id,
+}
+
+impl PageCursor {
+    /// Reads what [`Display`](std::fmt::Display) wrote: `seconds.sid`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (seconds, sid) = text.split_once('.')?;
+        let digits = !seconds.is_empty() && seconds.bytes().all(|byte| byte.is_ascii_digit());
+        let kept_until = UnixTime(seconds.parse().ok().filter(|_| digits)?);
+        Some(Self { kept_until, sid: Id::parse(sid)? })
+    }
+}
+
+impl std::fmt::Display for PageCursor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.kept_until.0, self.sid)
+    }
+}
+
+/// What becomes of a user's sessions when the user's access tokens are revoked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UserSessions {
+    /// They end.
+    End,
+    /// They go on: their clients refresh.
+    Keep,
+}
+
+/// What revoking a user's tokens came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SubjectRevoked {
+    /// The last dead `iat`.
+    pub threshold: UnixTime,
+    /// How many live sessions were ended.
+    pub sessions_ended: u64,
 }
 
 /// A refresh token presented to the store.
@@ -136,6 +201,22 @@ pub enum Rotated {
     },
 }
 
+/// What a refresh token is worth, without trading it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It could be traded now, or retried.
+    Current,
+    /// Its session is gone or has ended.
+    Refused(Refusal),
+    /// It had been traded before: the session is dead now, and so are its access tokens.
+    Reused {
+        /// How many generations old it was.
+        generations_old: u32,
+        /// Seconds since the current generation was made.
+        rotated_ago: u64,
+    },
+}
+
 /// Why a session cannot be refreshed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
@@ -143,7 +224,7 @@ pub enum Refusal {
     Gone,
     /// It lived its idle or absolute time.
     Expired,
-    /// Its user, or everybody, was logged out after its last token was issued.
+    /// Its user, or everybody, was logged out after it was created.
     Revoked,
 }
 
@@ -187,7 +268,8 @@ pub enum Decision {
     Reuse,
 }
 
-/// The rules of rotation. `watermark` is the last dead `iat` for this user, of the user's own and everybody's.
+/// The rules of rotation. `watermark` is the later of the user's session watermark and everybody's: sessions created at or
+/// before it have ended.
 ///
 /// Redis' `rotate.lua` says the same in Lua; the conformance suite holds both to one table.
 pub fn decide(
@@ -202,7 +284,7 @@ pub fn decide(
     if age.is_some_and(|age| age > 0) && !retry {
         return Decision::Reuse;
     }
-    if watermark.is_some_and(|dead| session.issued <= dead) {
+    if watermark.is_some_and(|dead| session.created <= dead) {
         return Decision::Refuse(Refusal::Revoked);
     }
     if !session.is_live(now) {
@@ -213,10 +295,14 @@ pub fn decide(
 }
 
 /// How far ahead of the store's clock a token may be issued, in seconds. Its client waits until it is valid; further ahead
-/// the clock was wrong once, and nothing is issued.
+/// the store's clock is behind, and nothing is issued.
 pub const AHEAD_MAX_SECONDS: u64 = 5;
 
-/// When a token is issued: never at or before a watermark, so that it is not born dead. None if that is too far ahead.
+/// How far ahead of the store's clock a threshold may be, in seconds; further ahead it is refused.
+pub const THRESHOLD_AHEAD_MAX_SECONDS: u64 = 60;
+
+/// When a token is issued: never at or before a watermark, so that it is not born dead. `watermark` is the latest that
+/// kills tokens: of the user, kept sessions or not, and of everybody. None if that is too far ahead.
 pub fn issue_at(now: UnixTime, watermark: Option<UnixTime>) -> Option<UnixTime> {
     let issued = watermark.map_or(now, |dead| now.max(dead.plus(1)));
     (issued <= now.plus(AHEAD_MAX_SECONDS)).then_some(issued)
@@ -263,6 +349,22 @@ mod tests {
         assert_eq!(decide(&session(5), 2, idle, None, 30), Decision::Reuse, "its access tokens may still live");
         assert_eq!(decide(&session(5), 5, NOW, Some(NOW), 30), Decision::Refuse(Refusal::Revoked));
         assert_eq!(decide(&session(5), 5, NOW, Some(UnixTime(999)), 30), Decision::Trade(6));
+    }
+
+    #[test]
+    fn a_refresh_does_not_make_a_session_younger_than_the_order_that_ended_it() {
+        let refreshed = Session { issued: UnixTime(1010), refreshed: UnixTime(1010), ..session(5) };
+        let order = Some(UnixTime(1005));
+        assert_eq!(decide(&refreshed, 5, UnixTime(1010), order, 30), Decision::Refuse(Refusal::Revoked));
+    }
+
+    #[test]
+    fn a_page_cursor_is_read_back_and_nothing_else_is() {
+        let cursor = PageCursor { kept_until: UnixTime(1_700_000_000), sid: session(0).sid };
+        assert_eq!(PageCursor::parse(&cursor.to_string()), Some(cursor));
+        for other in ["", ".", "1.", ".a", "+1.a", "1 .a", "x.a", "99999999999999999999.a", "1.a b"] {
+            assert_eq!(PageCursor::parse(other), None, "{other}");
+        }
     }
 
     #[test]

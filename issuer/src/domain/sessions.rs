@@ -5,15 +5,20 @@ use sidegate_common::revocation::{Id, SubjectTag};
 use super::Auth;
 use super::logout::EndedSession;
 use super::ports::{Passwords, Store, Unavailable, Users};
-use super::session::Session;
+use super::session::{PageCursor, SessionPage};
 
 impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
-    /// The user's live sessions, newest first.
+    /// Up to `limit` of the user's live sessions, most recently used first, from behind `after` on.
     ///
     /// # Errors
     /// The store cannot answer.
-    pub async fn sessions(&self, sub: &str) -> Result<Vec<Session>, Unavailable> {
-        self.store.sessions(sub).await
+    pub async fn sessions(
+        &self,
+        sub: &str,
+        after: Option<&PageCursor>,
+        limit: u32,
+    ) -> Result<SessionPage, Unavailable> {
+        self.store.sessions(sub, after, limit).await
     }
 
     /// Ends one of the user's own sessions; none if the user has no such session.

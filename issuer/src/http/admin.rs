@@ -18,9 +18,10 @@ use super::fields::{Fields, Invalid};
 use super::login::json as ok;
 use super::logout::no_content;
 use super::router::{Answer, framed, handler};
-use super::sessions::describe;
+use super::sessions::{Query, describe, shown};
 use crate::domain::ports::{Passwords, Store, Users};
 use crate::domain::revoke::Order;
+use crate::domain::session::UserSessions;
 
 const PLAIN: &str = "text/plain; charset=utf-8";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -80,11 +81,29 @@ fn authorise<U, S, P>(api: &Api<U, S, P>, headers: &HeaderMap) -> Result<(), Rej
 async fn revoke<U: Users, S: Store, P: Passwords>(api: Arc<Api<U, S, P>>, call: Call) -> Answer {
     authorise(&api, &call.head.headers)?;
     let client = call.client(&api.proxies);
+    let wants_result = prefers_representation(&call.head.headers);
     let order = order(call.fields().await?)?;
     let outcome = api.auth.revoke(&order, (api.clock)().now).await;
     audit::revocation(&api.metrics, &client, &order, outcome.as_ref());
-    outcome.map_err(Failure::Revoke)?;
-    Ok(no_content())
+    let revoked = outcome.map_err(Failure::Revoke)?;
+    if !wants_result {
+        return Ok(no_content());
+    }
+    let mut response = ok(&json!({ "sessions_ended": revoked.sessions_ended }));
+    response.headers_mut().insert("preference-applied", HeaderValue::from_static(REPRESENTATION));
+    Ok(response)
+}
+
+/// The preference (RFC 7240 §4.2) with which the caller asks what a revocation came to.
+const REPRESENTATION: &str = "return=representation";
+
+fn prefers_representation(headers: &HeaderMap) -> bool {
+    let values = headers.get_all("prefer").into_iter().filter_map(|value| value.to_str().ok());
+    let mut preferences = values.flat_map(|value| value.split(','));
+    preferences.any(|one| {
+        let (name, value) = one.split(';').next().unwrap_or_default().split_once('=').unwrap_or_default();
+        name.trim().eq_ignore_ascii_case("return") && value.trim().trim_matches('"') == "representation"
+    })
 }
 
 /// Exactly one of the five.
@@ -96,8 +115,13 @@ fn order(mut fields: Fields) -> Result<Order, Invalid> {
     if let Some(sid) = fields.optional_text("session")? {
         orders.push(Order::Session(sid));
     }
-    if let Some(sub) = fields.optional_text("user")? {
-        orders.push(Order::User(sub));
+    let sessions = match fields.optional_text("sessions")?.as_deref() {
+        None | Some("end") => UserSessions::End,
+        Some("keep") => UserSessions::Keep,
+        Some(_) => return Err(Invalid("sessions must be keep or end".to_owned())),
+    };
+    if let Some(sub) = fields.optional_identifier("user")? {
+        orders.push(Order::User { sub, sessions });
     }
     if let Some(kid) = fields.optional_text("key")? {
         orders.push(Order::Key(kid));
@@ -106,6 +130,11 @@ fn order(mut fields: Fields) -> Result<Order, Invalid> {
         orders.push(Order::All);
     }
     match (orders.pop(), orders.is_empty()) {
+        (Some(Order::Token(_) | Order::Session(_) | Order::Key(_) | Order::All), true)
+            if sessions == UserSessions::Keep =>
+        {
+            Err(Invalid("sessions can be kept only with user".to_owned()))
+        }
         (Some(order), true) => Ok(order),
         _ => Err(Invalid("exactly one of token, session, user, key and all must be given".to_owned())),
     }
@@ -113,12 +142,8 @@ fn order(mut fields: Fields) -> Result<Order, Invalid> {
 
 async fn sessions<U: Users, S: Store, P: Passwords>(api: Arc<Api<U, S, P>>, call: Call) -> Answer {
     authorise(&api, &call.head.headers)?;
-    let query = call.head.uri.query().unwrap_or_default();
-    let pairs: Vec<(String, String)> =
-        serde_urlencoded::from_str(query).map_err(|_| Failure::Invalid("the query is malformed".to_owned()))?;
-    let user = pairs.into_iter().find(|(name, _)| name == "user").map(|(_, value)| value);
-    let user = user.ok_or_else(|| Failure::Invalid("user is missing".to_owned()))?;
-    let sessions = api.auth.sessions(&user).await?;
-    let shown: Vec<_> = sessions.iter().map(|session| describe(session, None)).collect();
-    Ok(ok(&json!({ "sessions": shown })))
+    let query = Query::read(call.head.uri.query())?;
+    let user = query.user.ok_or_else(|| Failure::Invalid("user is missing".to_owned()))?;
+    let page = api.auth.sessions(&user, query.after.as_ref(), query.limit).await?;
+    Ok(ok(&shown(&page, |session| describe(session, None))))
 }

@@ -3,8 +3,8 @@
 use crate::domain::login::LoginError;
 use crate::domain::logout::{EndedSession, LogoutError, Scope};
 use crate::domain::refresh::{RefreshError, Refreshed};
-use crate::domain::revoke::{Order, RevokeError};
-use crate::domain::session::{Ended, Refusal};
+use crate::domain::revoke::{Order, RevokeError, Revoked};
+use crate::domain::session::{Ended, Refusal, UserSessions};
 use crate::domain::{Client, Granted};
 use crate::metrics::Metrics;
 
@@ -34,7 +34,10 @@ macro_rules! event {
 
 pub(super) fn login(metrics: &Metrics, client: &Client, outcome: Result<&Granted, &LoginError>) {
     let (result, who) = match outcome {
-        Ok(granted) => ("ok", Who { sub: &granted.sub, sid: &granted.sid, jti: &granted.jti }),
+        Ok(granted) => {
+            displaced(metrics, client, granted);
+            ("ok", Who { sub: &granted.sub, sid: &granted.sid, jti: &granted.jti })
+        }
         Err(LoginError::Refused { reason, sub }) => {
             (reason.name(), Who { sub: sub.as_deref().unwrap_or_default(), ..Who::default() })
         }
@@ -48,6 +51,15 @@ pub(super) fn login(metrics: &Metrics, client: &Client, outcome: Result<&Granted
         // The application's table needs mending.
         "malformed_hash" | "several_users" | "unmintable" => event!(error, "login", result, client, who),
         _ => event!(warn, "login", result, client, who),
+    }
+}
+
+/// Sessions that a login ended, because the user had too many.
+fn displaced(metrics: &Metrics, client: &Client, granted: &Granted) {
+    for sid in &granted.displaced {
+        metrics.revoked("session");
+        let who = Who { sub: &granted.sub, sid, jti: "" };
+        event!(warn, "session_ended", "too_many_sessions", client, who);
     }
 }
 
@@ -108,14 +120,52 @@ pub(super) fn logout(
             }
         }
         Err(error) => {
-            let result = match error {
-                LogoutError::Access(_) | LogoutError::Refresh(_) => "refused",
-                LogoutError::Unavailable(_) => "unavailable",
+            let mut ages = (0, 0);
+            let (result, who) = match error {
+                LogoutError::Access(_) | LogoutError::Refresh(_) => ("refused", Who::default()),
+                LogoutError::Refused { sid, sub, .. } => ("refused", Who { sub, sid, jti: "" }),
+                LogoutError::Reused { sid, sub, generations_old, rotated_ago } => {
+                    ages = (*generations_old, *rotated_ago);
+                    ("reused", Who { sub, sid, jti: "" })
+                }
+                LogoutError::Unavailable(_) => ("unavailable", Who::default()),
             };
             metrics.logout(scope.name(), result);
-            event!(warn, "logout", result, client, Who::default(), scope = scope.name());
+            if result == "reused" {
+                metrics.revoked("session");
+                event!(
+                    error,
+                    "logout",
+                    result,
+                    client,
+                    who,
+                    scope = scope.name(),
+                    generations_old = ages.0,
+                    rotated_ago_seconds = ages.1,
+                );
+            } else {
+                event!(warn, "logout", result, client, who, scope = scope.name());
+            }
         }
     }
+}
+
+/// A login whose body cannot be read.
+pub(super) fn unreadable_login(metrics: &Metrics, client: &Client) {
+    metrics.login("invalid");
+    event!(warn, "login", "invalid", client, Who::default());
+}
+
+/// A refresh whose body cannot be read.
+pub(super) fn unreadable_refresh(metrics: &Metrics, client: &Client) {
+    metrics.refresh("invalid");
+    event!(warn, "refresh", "invalid", client, Who::default());
+}
+
+/// A logout whose token or body cannot be read: its client may believe that it is logged out.
+pub(super) fn unreadable_logout(metrics: &Metrics, client: &Client) {
+    metrics.logout("unknown", "invalid");
+    event!(warn, "logout", "invalid", client, Who::default(), scope = "unknown");
 }
 
 fn result_of(ended: &EndedSession) -> &'static str {
@@ -134,14 +184,24 @@ pub(super) fn session_ended(metrics: &Metrics, client: &Client, ended: &EndedSes
     event!(info, "session_ended", result_of(ended), client, who_of(ended));
 }
 
-pub(super) fn revocation(metrics: &Metrics, client: &Client, order: &Order, outcome: Result<&String, &RevokeError>) {
+pub(super) fn revocation(metrics: &Metrics, client: &Client, order: &Order, outcome: Result<&Revoked, &RevokeError>) {
     let (result, named) = match outcome {
-        Ok(named) => ("ok", named.as_str()),
+        Ok(revoked) => ("ok", revoked.named.as_str()),
         Err(RevokeError::Unfit(_)) => ("unfit", ""),
         Err(RevokeError::Unavailable(_)) => ("unavailable", ""),
     };
     if result == "ok" {
         metrics.revoked(order.kind());
     }
-    event!(warn, "revocation", result, client, Who::default(), kind = order.kind(), target_id = named);
+    let kept = matches!(order, Order::User { sessions: UserSessions::Keep, .. });
+    event!(
+        warn,
+        "revocation",
+        result,
+        client,
+        Who::default(),
+        kind = order.kind(),
+        target_id = named,
+        sessions_kept = kept
+    );
 }

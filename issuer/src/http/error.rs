@@ -81,7 +81,9 @@ impl Failure {
                 | RefreshError::UserGone { .. }
                 | RefreshError::Reused { .. },
             )
-            | Self::Logout(LogoutError::Refresh(_)) => plain(Code::InvalidGrant),
+            | Self::Logout(LogoutError::Refresh(_) | LogoutError::Refused { .. } | LogoutError::Reused { .. }) => {
+                plain(Code::InvalidGrant)
+            }
             Self::Revoke(error @ RevokeError::Unfit(_)) => {
                 (Problem::with_detail(Code::InvalidRequest, error.to_string()), None)
             }

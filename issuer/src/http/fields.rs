@@ -84,6 +84,19 @@ impl Fields {
         }
     }
 
+    /// An identifier that may be there: a text, or a whole number, which stands for its digits.
+    ///
+    /// # Errors
+    /// It is neither.
+    pub fn optional_identifier(&mut self, name: &'static str) -> Result<Option<String>, Invalid> {
+        match self.0.remove(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(Value::Number(number)) if !number.is_f64() => Ok(Some(number.to_string())),
+            Some(_) => Err(Invalid(format!("{name} must be a string or a whole number"))),
+        }
+    }
+
     /// A switch that may be there.
     ///
     /// # Errors
@@ -205,6 +218,18 @@ mod tests {
             let Err(Invalid(detail)) = json(cut) else { panic!("{cut}") };
             assert!(!detail.contains("canary"), "{detail}");
         }
+    }
+
+    #[test]
+    fn identifiers_may_be_whole_numbers() {
+        let mut fields = json(r#"{"a":1,"b":"1","c":-7,"d":18446744073709551615,"e":1.0,"f":true,"g":1e3}"#).unwrap();
+        for (name, expected) in [("a", "1"), ("b", "1"), ("c", "-7"), ("d", "18446744073709551615")] {
+            assert_eq!(fields.optional_identifier(name), Ok(Some(expected.to_owned())), "{name}");
+        }
+        for name in ["e", "f", "g"] {
+            assert!(fields.optional_identifier(name).is_err(), "{name}");
+        }
+        assert_eq!(fields.optional_identifier("h"), Ok(None));
     }
 
     #[test]

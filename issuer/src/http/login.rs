@@ -19,7 +19,8 @@ use crate::domain::ports::{Passwords, Store, Users};
 
 pub(super) async fn login<U: Users, S: Store, P: Passwords>(api: Arc<Api<U, S, P>>, call: Call) -> Answer {
     let client = call.client(&api.proxies);
-    let credentials = credentials(call.fields().await?)?;
+    let read = async { Ok::<_, Failure>(credentials(call.fields().await?)?) };
+    let credentials = read.await.inspect_err(|_| audit::unreadable_login(&api.metrics, &client))?;
     let outcome = api.auth.login(&credentials, &client).await;
     audit::login(&api.metrics, &client, outcome.as_ref());
     Ok(pair(&outcome.map_err(Failure::Login)?))

@@ -17,13 +17,20 @@ use crate::domain::ports::{Passwords, Store, Users};
 
 pub(super) async fn logout<U: Users, S: Store, P: Passwords>(api: Arc<Api<U, S, P>>, call: Call) -> Answer {
     let client = call.client(&api.proxies);
-    let access = bearer(&call.head.headers)?.map(str::to_owned);
-    let (refresh, scope) = wish(call.optional_fields().await?)?;
+    let read = read(call).await;
+    let (access, refresh, scope) = read.inspect_err(|_| audit::unreadable_logout(&api.metrics, &client))?;
     let presented = Presented { access: access.as_deref(), refresh: refresh.as_deref() };
     let outcome = api.auth.logout(presented, scope, (api.clock)()).await;
     audit::logout(&api.metrics, &client, scope, outcome.as_ref());
     outcome.map_err(Failure::Logout)?;
     Ok(no_content())
+}
+
+/// The access token, the refresh token and the scope of a request.
+async fn read(call: Call) -> Result<(Option<String>, Option<String>, Scope), Failure> {
+    let access = bearer(&call.head.headers)?.map(str::to_owned);
+    let (refresh, scope) = wish(call.optional_fields().await?)?;
+    Ok((access, refresh, scope))
 }
 
 /// A refresh token, if there is one, and how far the logout reaches.

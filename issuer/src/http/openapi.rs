@@ -89,8 +89,8 @@ const OPERATIONS: [Operation; 8] = [
         summary: "The caller's live sessions",
         access: Access::Bearer,
         body: None,
-        success: (200, "Sessions, newest first", Some("Sessions")),
-        failures: &[Code::TokenMissing, Code::TemporarilyUnavailable, Code::Internal],
+        success: (200, "A page of sessions, most recently used first", Some("Sessions")),
+        failures: &[Code::InvalidRequest, Code::TokenMissing, Code::TemporarilyUnavailable, Code::Internal],
     },
     Operation {
         method: "delete",
@@ -193,6 +193,12 @@ impl Operation {
                 {"name": "sid", "in": "path", "required": true, "schema": {"type": "string"}},
             ]);
         }
+        if self.path == "/auth/sessions" {
+            described["parameters"] = json!([
+                {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 100, "default": 100}},
+                {"name": "after", "in": "query", "description": "`next` of the page before", "schema": {"type": "string"}},
+            ]);
+        }
         described
     }
 
@@ -247,7 +253,10 @@ fn schemas() -> Value {
                 "jti": text(), "sid": text(), "scope": text(),
             }),
         ),
-        "Sessions": object(&["sessions"], json!({"sessions": {"type": "array", "items": session}})),
+        "Sessions": object(&["sessions"], json!({
+            "sessions": {"type": "array", "items": session},
+            "next": {"type": "string", "description": "where the next page begins; absent on the last one"},
+        })),
         "JwkSet": object(&["keys"], json!({"keys": {"type": "array", "items": {"type": "object"}}})),
         "Problem": object(
             &["type", "title", "status", "detail", "error", "error_description", "code"],

@@ -13,7 +13,8 @@ use crate::domain::ports::{Passwords, Store, Users};
 
 pub(super) async fn refresh<U: Users, S: Store, P: Passwords>(api: Arc<Api<U, S, P>>, call: Call) -> Answer {
     let client = call.client(&api.proxies);
-    let token = token(call.fields().await?)?;
+    let read = async { Ok::<_, Failure>(token(call.fields().await?)?) };
+    let token = read.await.inspect_err(|_| audit::unreadable_refresh(&api.metrics, &client))?;
     let outcome = api.auth.refresh(&token).await;
     audit::refresh(&api.metrics, &client, outcome.as_ref());
     Ok(pair(&outcome.map_err(Failure::Refresh)?.granted))

@@ -13,15 +13,59 @@ use super::login::json as ok;
 use super::logout::no_content;
 use super::router::Answer;
 use crate::domain::ports::{Passwords, Store, Users};
-use crate::domain::session::Session;
+use crate::domain::session::{PageCursor, Session, SessionPage};
+
+/// The longest page of sessions, and the usual one.
+const PAGE_MAX: u32 = 100;
 
 pub(super) async fn list<U: Users, S: Store, P: Passwords>(api: Arc<Api<U, S, P>>, call: Call) -> Answer {
     let good = api.judge(required_bearer(&call.head.headers)?)?;
     let claims = good.claims();
-    let sessions = api.auth.sessions(&claims.sub).await?;
+    let query = Query::read(call.head.uri.query())?;
+    let page = api.auth.sessions(&claims.sub, query.after.as_ref(), query.limit).await?;
     let current = |session: &Session| session.sid.to_string() == claims.sid;
-    let shown: Vec<_> = sessions.iter().map(|session| describe(session, Some(current(session)))).collect();
-    Ok(ok(&json!({ "sessions": shown })))
+    Ok(ok(&shown(&page, |session| describe(session, Some(current(session))))))
+}
+
+/// What a list of sessions is asked for with.
+pub(super) struct Query {
+    pub(super) user: Option<String>,
+    pub(super) after: Option<PageCursor>,
+    pub(super) limit: u32,
+}
+
+impl Query {
+    pub(super) fn read(query: Option<&str>) -> Result<Self, Failure> {
+        let invalid = |detail: &str| Failure::Invalid(detail.to_owned());
+        let pairs: Vec<(String, String)> =
+            serde_urlencoded::from_str(query.unwrap_or_default()).map_err(|_| invalid("the query is malformed"))?;
+        let mut read = Self { user: None, after: None, limit: PAGE_MAX };
+        for (name, value) in pairs {
+            match name.as_str() {
+                "user" => read.user = Some(value),
+                "after" => {
+                    let cursor = PageCursor::parse(&value);
+                    read.after = Some(cursor.ok_or_else(|| invalid("after must be the next of the page before"))?);
+                }
+                "limit" => {
+                    let limit = value.parse().ok().filter(|limit| (1..=PAGE_MAX).contains(limit));
+                    read.limit = limit.ok_or_else(|| invalid("limit must be 1 to 100"))?;
+                }
+                _ => {}
+            }
+        }
+        Ok(read)
+    }
+}
+
+/// A page as its user, or the operator, sees it; `next` only where there are more.
+pub(super) fn shown(page: &SessionPage, describe: impl Fn(&Session) -> Value) -> Value {
+    let sessions: Vec<Value> = page.sessions.iter().map(describe).collect();
+    let mut body = json!({ "sessions": sessions });
+    if let Some(next) = &page.next {
+        body["next"] = Value::from(next.to_string());
+    }
+    body
 }
 
 pub(super) async fn end<U: Users, S: Store, P: Passwords>(api: Arc<Api<U, S, P>>, call: Call) -> Answer {

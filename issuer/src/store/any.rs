@@ -8,7 +8,10 @@ use super::counts::Counts;
 use super::redis::RedisStore;
 use super::sqlite::EmbeddedStore;
 use crate::domain::ports::{Store, Unavailable};
-use crate::domain::session::{Ended, Ending, NewSession, Rotated, Rotation, Session};
+use crate::domain::session::{
+    Created, Ended, Ending, NewSession, PageCursor, Rotated, Rotation, Session, SessionPage, Standing, SubjectRevoked,
+    UserSessions,
+};
 
 /// Either store.
 #[derive(Clone)]
@@ -32,17 +35,17 @@ macro_rules! either {
 }
 
 impl AnyStore {
-    /// What it counts; nothing, for the embedded one.
+    /// What it counts.
     pub fn counts(&self) -> Counts {
         match self {
             Self::Redis(store) => store.counts().clone(),
-            Self::Embedded(_) => Counts::default(),
+            Self::Embedded(store) => store.counts().clone(),
         }
     }
 }
 
 impl Store for AnyStore {
-    async fn create(&self, new: &NewSession) -> Result<UnixTime, Unavailable> {
+    async fn create(&self, new: &NewSession) -> Result<Created, Unavailable> {
         either!(self.create(new))
     }
 
@@ -54,12 +57,16 @@ impl Store for AnyStore {
         either!(self.rotate(rotation))
     }
 
+    async fn examine(&self, rotation: &Rotation) -> Result<Standing, Unavailable> {
+        either!(self.examine(rotation))
+    }
+
     async fn end(&self, ending: &Ending) -> Result<Ended, Unavailable> {
         either!(self.end(ending))
     }
 
-    async fn revoke_subject(&self, sub: &str) -> Result<UnixTime, Unavailable> {
-        either!(self.revoke_subject(sub))
+    async fn revoke_user(&self, sub: &str, sessions: UserSessions) -> Result<SubjectRevoked, Unavailable> {
+        either!(self.revoke_user(sub, sessions))
     }
 
     async fn revoke_all(&self, partition: u16) -> Result<UnixTime, Unavailable> {
@@ -70,8 +77,12 @@ impl Store for AnyStore {
         either!(self.append(partition, revocation))
     }
 
-    async fn sessions(&self, sub: &str) -> Result<Vec<Session>, Unavailable> {
-        either!(self.sessions(sub))
+    async fn sessions(&self, sub: &str, after: Option<&PageCursor>, limit: u32) -> Result<SessionPage, Unavailable> {
+        either!(self.sessions(sub, after, limit))
+    }
+
+    async fn session_ids(&self, sub: &str) -> Result<Vec<Id>, Unavailable> {
+        either!(self.session_ids(sub))
     }
 
     fn partitions(&self) -> u16 {

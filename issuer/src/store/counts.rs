@@ -1,10 +1,14 @@
 //! What the store counts, for `/metrics`.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use sidegate_runtime::clock::monotonic_ms;
 
 /// Why a Redis server is unfit for revocations.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -12,7 +16,41 @@ struct ByReason {
     reason: &'static str,
 }
 
-/// Counters of a store; all zero for the embedded one, which needs none of it.
+/// How long after the last refusal the alarm goes on, in milliseconds: some users may not be concerned.
+const CLOCK_ALARM_MS: u64 = 60_000;
+
+/// The alarm `store_clock_behind`.
+#[derive(Clone, Debug, Default)]
+pub struct ClockAlarm {
+    gauge: Gauge,
+    refused_ms: Arc<AtomicU64>,
+}
+
+impl ClockAlarm {
+    /// Something was refused because the store's clock is behind. Logged once.
+    pub fn refused(&self, error: &impl std::fmt::Display) {
+        self.refused_ms.store(monotonic_ms(), Ordering::Relaxed);
+        if self.gauge.set(1) == 0 {
+            tracing::error!(%error, "the store's clock is behind what it was: set it, or wait until it has caught up");
+        }
+    }
+
+    /// A token was issued.
+    pub fn issued(&self) {
+        let quiet = monotonic_ms().saturating_sub(self.refused_ms.load(Ordering::Relaxed)) >= CLOCK_ALARM_MS;
+        if quiet && self.gauge.get() != 0 {
+            self.gauge.set(0);
+            tracing::info!("the store's clock has caught up");
+        }
+    }
+
+    /// True while it is on.
+    pub fn is_on(&self) -> bool {
+        self.gauge.get() != 0
+    }
+}
+
+/// Counters of a store; all but `store_clock_behind` stay zero for the embedded one.
 #[derive(Clone, Debug, Default)]
 pub struct Counts {
     /// Revocations that the store refused and that wait to be delivered.
@@ -29,6 +67,8 @@ pub struct Counts {
     pub journal_bytes: Gauge,
     /// Writings of the journal that failed.
     pub journal_failures: Counter,
+    /// 1 while the store's clock is behind what was issued, so that nothing is.
+    pub store_clock_behind: ClockAlarm,
     unfit: Family<ByReason, Gauge>,
 }
 
@@ -64,6 +104,11 @@ impl Counts {
         );
         registry.register("journal_bytes", "Length of REVOCATION_JOURNAL", self.journal_bytes.clone());
         registry.register("journal_failures", "Writings of the journal that failed", self.journal_failures.clone());
+        registry.register(
+            "store_clock_behind",
+            "1 while the store's clock is so far behind what it was that nothing can be issued",
+            self.store_clock_behind.gauge.clone(),
+        );
         registry.register(
             "redis_unfit",
             "1 while Redis is set up so that it would lose revocations, by reason",

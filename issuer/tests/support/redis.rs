@@ -47,7 +47,7 @@ impl RedisServer {
         None
     }
 
-    async fn start_as(program: PathBuf, extra: &[&str]) -> Self {
+    pub async fn start_as(program: PathBuf, extra: &[&str]) -> Self {
         let folder = Scratch::new("redis");
         let port = free_port();
         let extra: Vec<String> = extra.iter().map(|word| (*word).to_owned()).collect();

@@ -1,10 +1,10 @@
 //! A revocation as this issuer keeps it to do it again: a replay, or the delivery of one that Redis refused.
 
-use sidegate_common::revocation::{Revocation, Target};
+use sidegate_common::revocation::{Revocation, SubjectTag, Target};
 use sidegate_common::time::{REVOCATION_MARGIN_SECONDS, UnixTime};
 use sidegate_common::wire::Position;
 
-use crate::domain::session::Terms;
+use crate::domain::session::{Terms, UserSessions};
 
 /// A revocation with what a replay has to know of it. Doing it twice is doing it once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,20 +13,26 @@ pub(crate) struct Deed {
     pub(crate) revocation: Revocation,
     /// Where the log had it.
     pub(crate) position: Option<Position>,
-    /// True if the threshold is an estimate: the store never said one.
-    pub(crate) estimated: bool,
+    /// True if it is an order that kills a user's tokens and keeps the sessions.
+    pub(crate) keep_sessions: bool,
 }
 
 impl Deed {
     /// One that the log took at `position`.
     pub(super) fn done(partition: u16, target: Target, terms: &Terms, position: Option<Position>) -> Self {
         let expires_at = longest(&target, terms);
-        Self { partition, revocation: Revocation { target, expires_at }, position, estimated: false }
+        Self { partition, revocation: Revocation { target, expires_at }, position, keep_sessions: false }
     }
 
-    /// One that the store refused. A threshold in it is the store's clock as near as it is known.
+    /// One that the store refused. A threshold in it is the store's clock as near as it is known: an order keeps it, however
+    /// late it is delivered.
     pub(super) fn owed(partition: u16, target: Target, terms: &Terms) -> Self {
-        Self { estimated: true, ..Self::done(partition, target, terms, None) }
+        Self::done(partition, target, terms, None)
+    }
+
+    /// The same, with the user's sessions kept or not.
+    pub(super) fn keeping(self, sessions: UserSessions) -> Self {
+        Self { keep_sessions: sessions == UserSessions::Keep, ..self }
     }
 
     /// What it is the same as: another of its key kills the same tokens, but for the threshold.
@@ -35,19 +41,27 @@ impl Deed {
         if let Target::Subject { threshold, .. } | Target::All { threshold } = &mut target {
             *threshold = UnixTime(0);
         }
-        (self.partition, Revocation { target, expires_at: UnixTime(0) }.to_bytes())
+        let mut key = Revocation { target, expires_at: UnixTime(0) }.to_bytes();
+        key.push(u8::from(self.keep_sessions));
+        (self.partition, key)
     }
 
     /// Its part of the arguments of `replay.lua`.
-    pub(super) fn arguments(&self) -> [Vec<u8>; 4] {
-        let name = match &self.revocation.target {
-            Target::Session { sid, .. } => sid.to_string(),
-            Target::Subject { sub, .. } => sub.to_string(),
-            Target::Token { .. } | Target::All { .. } | Target::Key { .. } => String::new(),
+    pub(super) fn arguments(&self) -> [Vec<u8>; 5] {
+        let (name, tag) = match &self.revocation.target {
+            Target::Session { sid, .. } => (sid.to_string(), Vec::new()),
+            Target::Subject { sub, .. } => (sub.to_string(), tag_bytes(SubjectTag::of(sub))),
+            Target::Token { .. } | Target::All { .. } | Target::Key { .. } => (String::new(), Vec::new()),
         };
         let position = self.position.map(|position| position.to_string()).unwrap_or_default();
-        [position.into_bytes(), vec![b'0' + u8::from(self.estimated)], name.into_bytes(), self.revocation.to_bytes()]
+        let kept = vec![b'0' + u8::from(self.keep_sessions)];
+        [position.into_bytes(), kept, name.into_bytes(), tag, self.revocation.to_bytes()]
     }
+}
+
+/// A subject's tag as entries have it: 6 bytes, big endian.
+pub(super) fn tag_bytes(subject: SubjectTag) -> Vec<u8> {
+    subject.value().to_be_bytes()[2..].to_vec()
 }
 
 /// The longest an entry for this target can matter: a replayed one may live longer than the first did, never shorter.

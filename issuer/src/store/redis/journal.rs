@@ -121,7 +121,7 @@ impl Journal {
 
     /// Writes an entry that the feed brought, unless it is one of our own.
     pub(super) fn heard(&self, partition: u16, revocation: &Revocation) {
-        let deed = Deed { partition, revocation: revocation.clone(), position: None, estimated: false };
+        let deed = Deed { partition, revocation: revocation.clone(), position: None, keep_sessions: false };
         let key = deed.key().1;
         if self.locked().written.iter().any(|generation| generation.contains(&key)) {
             return;
@@ -175,7 +175,7 @@ impl Journal {
             if let Record::Entry { own, partition, position, revocation } = record
                 && revocation.expires_at >= now
             {
-                visit(Deed { partition, revocation, position, estimated: false }, own);
+                visit(Deed { partition, revocation, position, keep_sessions: false }, own);
             }
         })?;
         Ok(())

@@ -250,8 +250,7 @@ impl RedisStore {
         let mut fresh: Vec<&mut Parcel> = parcels.iter_mut().filter(|one| !one.appended).collect();
         let done = self.replay_at_once(partition, fresh.iter().map(|parcel| &parcel.deed)).await?;
         for (parcel, position) in fresh.iter_mut().zip(done.positions) {
-            // From here on it is like any other that the log has: its threshold is not to be raised again.
-            (parcel.deed.position, parcel.deed.estimated) = (position, false);
+            parcel.deed.position = position;
             self.shared.ring.acknowledged(parcel.deed.clone());
             self.shared.outbox.appended(parcel);
         }
@@ -265,7 +264,7 @@ impl RedisStore {
     ) -> Result<Replayed, RedisError> {
         let (keys, terms) = (self.keys(partition), &self.shared.terms);
         let call = self.call(Script::Replay, keys).arg(keys.session("")).arg(keys.user("")).arg(keys.watermark(""));
-        let call = call.arg(terms.lifetime_max).arg(terms.watermark_ttl());
+        let call = call.arg(keys.token_watermark("")).arg(terms.lifetime_max).arg(terms.watermark_ttl());
         let call = deeds.flat_map(Deed::arguments).fold(call, Call::arg);
         let (lost, odd, positions): (u8, u64, Vec<String>) = call.run(&self.shared.link).await?;
         if odd > 0 {

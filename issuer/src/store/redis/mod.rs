@@ -16,6 +16,7 @@ mod waiter;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use redis::{RedisError, Value};
 use sidegate_common::revocation::{Id, Revocation, SubjectTag, Target};
@@ -29,10 +30,13 @@ pub use link::Link;
 pub use waiter::WaitSettings;
 
 use crate::domain::ports::{Store, Unavailable};
-use crate::domain::session::{Ended, Ending, NewSession, Refusal, Rotated, Rotation, Session, Terms};
+use crate::domain::session::{
+    Created, Ended, Ending, NewSession, PageCursor, Rotated, Rotation, SESSIONS_PER_USER, Session, SessionPage,
+    Standing, SubjectRevoked, Terms, UserSessions,
+};
 use crate::store::counts::Counts;
 use crate::store::until_valid;
-use deed::Deed;
+use deed::{Deed, tag_bytes};
 use journal::Journal;
 use outbox::Outbox;
 use ring::Ring;
@@ -53,6 +57,9 @@ struct Shared {
     link: Link,
     partitions: Vec<Keys>,
     terms: Terms,
+    sessions_max: u32,
+    /// The newest `iat` that this issuer has handed out, of each partition: a data set that was lost does not know it.
+    newest: Vec<AtomicU64>,
     ring: Ring,
     outbox: Outbox,
     sightings: Sightings,
@@ -99,12 +106,14 @@ pub struct JournalSettings {
 impl RedisStore {
     /// Uses `link`, with `partitions` partitions under `prefix`.
     pub fn new(link: Link, prefix: &str, partitions: u16, terms: Terms) -> Self {
-        let partitions = (0..partitions.max(1)).map(|partition| Keys::new(prefix, partition)).collect();
+        let partitions: Vec<_> = (0..partitions.max(1)).map(|partition| Keys::new(prefix, partition)).collect();
         let counts = Counts::default();
         let shared = Shared {
             link,
+            newest: partitions.iter().map(|_| AtomicU64::new(0)).collect(),
             partitions,
             terms,
+            sessions_max: SESSIONS_PER_USER,
             ring: Ring::new(counts.clone()),
             outbox: Outbox::new(counts.clone()),
             sightings: Sightings::default(),
@@ -114,6 +123,15 @@ impl RedisStore {
             counts,
         };
         Self { shared: Arc::new(shared) }
+    }
+
+    /// Lets a user have `sessions_max` sessions: beyond it the one that would end first ends.
+    #[must_use]
+    pub fn limiting(mut self, sessions_max: u32) -> Self {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            shared.sessions_max = sessions_max.max(1);
+        }
+        self
     }
 
     /// Waits, on a connection of its own, for what `settings` ask before a revocation counts as stored.
@@ -172,15 +190,25 @@ impl RedisStore {
         match call.run(&self.shared.link).await {
             Err(error) if error.code() == Some("NOEPOCH") => {
                 self.made(partition).await?;
-                call.run(&self.shared.link).await.map_err(unavailable)
+                call.run(&self.shared.link).await.map_err(|error| self.unavailable(error))
             }
-            answer => answer.map_err(unavailable),
+            answer => answer.map_err(|error| self.unavailable(error)),
         }
     }
 
     /// What follows a revocation that the log has taken, before anybody hears that it is stored.
     async fn stored(&self, partition: u16, target: Target, position: &str) -> Result<(), Unavailable> {
-        let deed = Deed::done(partition, target, &self.shared.terms, Position::parse(position));
+        self.stored_keeping(partition, target, position, UserSessions::End).await
+    }
+
+    async fn stored_keeping(
+        &self,
+        partition: u16,
+        target: Target,
+        position: &str,
+        sessions: UserSessions,
+    ) -> Result<(), Unavailable> {
+        let deed = Deed::done(partition, target, &self.shared.terms, Position::parse(position)).keeping(sessions);
         self.shared.ring.acknowledged(deed.clone());
         let confirmed = self.confirmed(&deed).await;
         match confirmed {
@@ -216,11 +244,78 @@ impl RedisStore {
         error
     }
 
-    /// The store's clock, as near as it is known.
+    fn unavailable(&self, error: RedisError) -> Unavailable {
+        if error.code() == Some("AHEAD") {
+            self.shared.counts.store_clock_behind.refused(&error);
+        }
+        unavailable(error)
+    }
+
+    /// The store's clock, as near as it is known, and not before any `iat` that this issuer has handed out.
     fn store_now(&self, partition: u16) -> UnixTime {
         let known = self.shared.sightings.store_now(partition);
-        known.unwrap_or_else(|| sidegate_runtime::clock::unix_now().plus(CLOCK_SKEW_SECONDS))
+        let now = known.unwrap_or_else(|| sidegate_runtime::clock::unix_now().plus(CLOCK_SKEW_SECONDS));
+        now.max(self.newest_iat(partition))
     }
+
+    /// The newest `iat` that this issuer has handed out in a partition.
+    fn newest_iat(&self, partition: u16) -> UnixTime {
+        UnixTime(self.shared.newest.get(usize::from(partition)).map_or(0, |newest| newest.load(Ordering::Relaxed)))
+    }
+
+    /// Waits until a token that was just issued is valid, and remembers its `iat`: from here on the client has it.
+    async fn hand_out(&self, partition: u16, issued: UnixTime, ahead_ms: u64) {
+        until_valid(ahead_ms).await;
+        if let Some(newest) = self.shared.newest.get(usize::from(partition)) {
+            newest.fetch_max(issued.0, Ordering::Relaxed);
+        }
+        self.shared.counts.store_clock_behind.issued();
+    }
+
+    /// Runs `rotate.lua`, for good or to look only.
+    async fn ask_rotate(&self, rotation: &Rotation, look_only: bool) -> Result<Vec<Value>, Unavailable> {
+        let partition = self.partition_of(&rotation.sub);
+        let (keys, terms) = (self.keys(partition), &self.shared.terms);
+        let (head, tail) = head_and_tail(session_target(rotation));
+        let call = self
+            .call(Script::Rotate, keys)
+            .key(keys.session(&rotation.sid.to_string()))
+            .key(keys.user(&rotation.sub))
+            .key(keys.watermark(&rotation.sub))
+            .key(keys.token_watermark(&rotation.sub))
+            .arg(rotation.sid.to_string())
+            .arg(rotation.sub.as_str())
+            .arg(rotation.presented)
+            .arg(terms.access_ttl)
+            .arg(terms.idle_ttl)
+            .arg(terms.retry_window)
+            .arg(head)
+            .arg(tail)
+            .arg(u8::from(look_only));
+        let answer: Vec<Value> = self.run(partition, &call).await?;
+        if scripts::text(answer.first()).map_err(unavailable)? == "reused" {
+            let position = scripts::text(answer.get(3)).map_err(unavailable)?;
+            self.stored(partition, session_target(rotation), &position).await?;
+        }
+        Ok(answer)
+    }
+
+    /// Sees to the entries of sessions that a login ended because there were too many: pairs of sid and position.
+    async fn displaced(&self, partition: u16, sub: &str, ended: &[String]) -> Vec<Id> {
+        let mut displaced = Vec::new();
+        for pair in ended.chunks_exact(2) {
+            let Some(sid) = Id::parse(&pair[0]) else { continue };
+            let target = Target::Session { sid: sid.clone(), subject: Some(SubjectTag::of(sub)) };
+            // Nobody was told that it would end: where it is not confirmed, the outbox sees to it.
+            let _kept = self.stored(partition, target, &pair[1]).await;
+            displaced.push(sid);
+        }
+        displaced
+    }
+}
+
+fn session_target(rotation: &Rotation) -> Target {
+    Target::Session { sid: rotation.sid.clone(), subject: Some(SubjectTag::of(&rotation.sub)) }
 }
 
 fn unavailable(error: RedisError) -> Unavailable {
@@ -239,7 +334,7 @@ fn append_args(call: Call, entry: &[u8], terms: &Terms) -> Call {
 }
 
 impl Store for RedisStore {
-    async fn create(&self, new: &NewSession) -> Result<UnixTime, Unavailable> {
+    async fn create(&self, new: &NewSession) -> Result<Created, Unavailable> {
         let partition = self.partition_of(&new.sub);
         let keys = self.keys(partition);
         let terms = &self.shared.terms;
@@ -248,16 +343,21 @@ impl Store for RedisStore {
             .key(keys.session(&new.sid.to_string()))
             .key(keys.user(&new.sub))
             .key(keys.watermark(&new.sub))
+            .key(keys.token_watermark(&new.sub))
             .arg(new.sid.to_string())
             .arg(new.sub.as_str())
             .arg(terms.access_ttl)
             .arg(terms.idle_ttl)
             .arg(terms.absolute_ttl)
             .arg(new.address.as_str())
-            .arg(new.agent.as_str());
-        let (issued, ahead_ms) = self.run(partition, &call).await?;
-        until_valid(ahead_ms).await;
-        Ok(UnixTime(issued))
+            .arg(new.agent.as_str())
+            .arg(self.shared.sessions_max)
+            .arg(keys.session(""))
+            .arg(tag_bytes(SubjectTag::of(&new.sub)));
+        let (issued, ahead_ms, ended): (u64, u64, Vec<String>) = self.run(partition, &call).await?;
+        let displaced = self.displaced(partition, &new.sub, &ended).await;
+        self.hand_out(partition, UnixTime(issued), ahead_ms).await;
+        Ok(Created { issued: UnixTime(issued), displaced })
     }
 
     async fn read(&self, partition: u16, sid: &Id) -> Result<Option<Session>, Unavailable> {
@@ -268,35 +368,18 @@ impl Store for RedisStore {
     }
 
     async fn rotate(&self, rotation: &Rotation) -> Result<Rotated, Unavailable> {
-        let partition = self.partition_of(&rotation.sub);
-        let keys = self.keys(partition);
-        let terms = &self.shared.terms;
-        let subject = Some(SubjectTag::of(&rotation.sub));
-        let target = Target::Session { sid: rotation.sid.clone(), subject };
-        let (head, tail) = head_and_tail(target.clone());
-        let call = self
-            .call(Script::Rotate, keys)
-            .key(keys.session(&rotation.sid.to_string()))
-            .key(keys.user(&rotation.sub))
-            .key(keys.watermark(&rotation.sub))
-            .arg(rotation.sid.to_string())
-            .arg(rotation.sub.as_str())
-            .arg(rotation.presented)
-            .arg(terms.access_ttl)
-            .arg(terms.idle_ttl)
-            .arg(terms.retry_window)
-            .arg(head)
-            .arg(tail);
-        let answer: Vec<Value> = self.run(partition, &call).await?;
-        let rotated = rotated(&answer).map_err(unavailable)?;
-        match rotated {
-            Rotated::Reused { .. } => {
-                self.stored(partition, target, &scripts::text(answer.get(3)).map_err(unavailable)?).await?;
-            }
-            Rotated::Traded { .. } => until_valid(scripts::number(answer.get(3)).map_err(unavailable)?).await,
-            Rotated::Refused(_) => {}
+        let answer = self.ask_rotate(rotation, false).await?;
+        let rotated = scripts::rotated(&answer).map_err(unavailable)?;
+        if let Rotated::Traded { issued, .. } = rotated {
+            let ahead_ms = scripts::number(answer.get(3)).map_err(unavailable)?;
+            self.hand_out(self.partition_of(&rotation.sub), issued, ahead_ms).await;
         }
         Ok(rotated)
+    }
+
+    async fn examine(&self, rotation: &Rotation) -> Result<Standing, Unavailable> {
+        let answer = self.ask_rotate(rotation, true).await?;
+        scripts::standing(&answer).map_err(unavailable)
     }
 
     async fn end(&self, ending: &Ending) -> Result<Ended, Unavailable> {
@@ -319,32 +402,39 @@ impl Store for RedisStore {
         Ok(if ended == 1 { Ended::Now } else { Ended::Before })
     }
 
-    async fn revoke_subject(&self, sub: &str) -> Result<UnixTime, Unavailable> {
+    async fn revoke_user(&self, sub: &str, sessions: UserSessions) -> Result<SubjectRevoked, Unavailable> {
         let partition = self.partition_of(sub);
         let keys = self.keys(partition);
         let terms = &self.shared.terms;
-        let (head, _) = head_and_tail(Target::Subject { sub: sub.into(), threshold: UnixTime(0) });
+        let target = |threshold| Target::Subject { sub: sub.into(), threshold };
+        let (head, _) = head_and_tail(target(UnixTime(0)));
         let call = self
             .call(Script::RevokeSubject, keys)
             .key(keys.user(sub))
             .key(keys.watermark(sub))
+            .key(keys.token_watermark(sub))
             .arg(head)
             .arg(sub)
             .arg(keys.session(""))
             .arg(terms.lifetime_max)
-            .arg(terms.watermark_ttl());
-        let target = |threshold| Target::Subject { sub: sub.into(), threshold };
+            .arg(terms.watermark_ttl())
+            .arg(self.newest_iat(partition).0)
+            .arg(u8::from(sessions == UserSessions::Keep));
         let asked = self.store_now(partition);
-        let answer: Result<(u64, String), _> = self.run(partition, &call).await;
-        let (threshold, position) = answer.map_err(|error| self.refused(partition, target(asked), error))?;
-        self.stored(partition, target(UnixTime(threshold)), &position).await?;
-        Ok(UnixTime(threshold))
+        let answer: Result<(u64, String, u64), _> = self.run(partition, &call).await;
+        let (threshold, position, sessions_ended) = answer.inspect_err(|_| {
+            self.shared.outbox.keep(Deed::owed(partition, target(asked), terms).keeping(sessions));
+        })?;
+        let threshold = UnixTime(threshold);
+        self.stored_keeping(partition, target(threshold), &position, sessions).await?;
+        Ok(SubjectRevoked { threshold, sessions_ended })
     }
 
     async fn revoke_all(&self, partition: u16) -> Result<UnixTime, Unavailable> {
         let (head, _) = head_and_tail(Target::All { threshold: UnixTime(0) });
         let terms = &self.shared.terms;
         let call = self.call(Script::RevokeAll, self.keys(partition)).arg(head).arg(terms.lifetime_max);
+        let call = call.arg(self.newest_iat(partition).0);
         let asked = self.store_now(partition);
         let answer: Result<(u64, String), _> = self.run(partition, &call).await;
         let refused = |error| self.refused(partition, Target::All { threshold: asked }, error);
@@ -361,14 +451,34 @@ impl Store for RedisStore {
         self.stored(partition, revocation.target.clone(), &position).await
     }
 
-    async fn sessions(&self, sub: &str) -> Result<Vec<Session>, Unavailable> {
+    async fn sessions(&self, sub: &str, after: Option<&PageCursor>, limit: u32) -> Result<SessionPage, Unavailable> {
         let partition = self.partition_of(sub);
         let keys = self.keys(partition);
-        let call = self.call(Script::Sessions, keys).key(keys.user(sub)).arg(keys.session(""));
-        let flat: Vec<Value> = self.run(partition, &call).await?;
-        let mut sessions = scripts::sessions(flat).map_err(unavailable)?;
-        sessions.sort_by_key(|session| std::cmp::Reverse(session.created));
-        Ok(sessions)
+        let (score, sid) =
+            after.map(|cursor| (cursor.kept_until.0.to_string(), cursor.sid.to_string())).unwrap_or_default();
+        let call = self
+            .call(Script::Sessions, keys)
+            .key(keys.user(sub))
+            .key(keys.watermark(sub))
+            .arg(keys.session(""))
+            .arg(limit.max(1))
+            .arg(score)
+            .arg(sid);
+        let (score, sid, flat): (String, String, Vec<Value>) = self.run(partition, &call).await?;
+        let sessions = scripts::sessions(flat).map_err(unavailable)?;
+        Ok(SessionPage { sessions, next: PageCursor::parse(&format!("{score}.{sid}")) })
+    }
+
+    async fn session_ids(&self, sub: &str) -> Result<Vec<Id>, Unavailable> {
+        let partition = self.partition_of(sub);
+        // What has expired is of no matter; the store's clock is known only nearly.
+        let since = self.store_now(partition).minus(REVOCATION_MARGIN_SECONDS);
+        let mut command = redis::cmd("ZRANGEBYSCORE");
+        command.arg(self.keys(partition).user(sub)).arg(since.0).arg("+inf");
+        let sids = self.shared.link.call(&command).await.map_err(unavailable)?;
+        let sids: Vec<String> =
+            redis::FromRedisValue::from_redis_value(sids).map_err(|error| unavailable(error.into()))?;
+        Ok(sids.iter().filter_map(|sid| Id::parse(sid)).collect())
     }
 
     fn partitions(&self) -> u16 {
@@ -381,22 +491,5 @@ impl Store for RedisStore {
             let _ready: u8 = self.run(partition, &call).await?;
         }
         Ok(())
-    }
-}
-
-fn rotated(answer: &[Value]) -> Result<Rotated, RedisError> {
-    let text = |at: usize| scripts::text(answer.get(at));
-    let number = |at: usize| scripts::number(answer.get(at));
-    let short = |at: usize| number(at).map(|value| u32::try_from(value).unwrap_or(u32::MAX));
-    match text(0)?.as_str() {
-        word @ ("traded" | "retried") => {
-            Ok(Rotated::Traded { generation: short(1)?, issued: UnixTime(number(2)?), retried: word == "retried" })
-        }
-        "reused" => Ok(Rotated::Reused { generations_old: short(1)?, rotated_ago: number(2)? }),
-        _ => Ok(Rotated::Refused(match text(1)?.as_str() {
-            "gone" => Refusal::Gone,
-            "expired" => Refusal::Expired,
-            _ => Refusal::Revoked,
-        })),
     }
 }

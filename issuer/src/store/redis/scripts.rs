@@ -7,7 +7,7 @@ use sidegate_common::revocation::Id;
 use sidegate_common::time::UnixTime;
 
 use super::link::Link;
-use crate::domain::session::Session;
+use crate::domain::session::{Refusal, Rotated, Session, Standing};
 
 /// A script of the folder `scripts/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,6 +149,37 @@ pub(super) fn sessions(flat: Vec<Value>) -> Result<Vec<Session>, RedisError> {
         sessions.extend(session(sid, row)?);
     }
     Ok(sessions)
+}
+
+/// The answer of `rotate.lua` to a refresh.
+pub(super) fn rotated(answer: &[Value]) -> Result<Rotated, RedisError> {
+    let word = text(answer.first())?;
+    if word == "traded" || word == "retried" {
+        let issued = UnixTime(number(answer.get(2))?);
+        return Ok(Rotated::Traded { generation: short(answer.get(1))?, issued, retried: word == "retried" });
+    }
+    Ok(match standing(answer)? {
+        Standing::Reused { generations_old, rotated_ago } => Rotated::Reused { generations_old, rotated_ago },
+        Standing::Refused(refusal) => Rotated::Refused(refusal),
+        Standing::Current => return Err((ErrorKind::Parse, "nothing was traded").into()),
+    })
+}
+
+/// The answer of `rotate.lua` to a look.
+pub(super) fn standing(answer: &[Value]) -> Result<Standing, RedisError> {
+    Ok(match text(answer.first())?.as_str() {
+        "current" => Standing::Current,
+        "reused" => Standing::Reused { generations_old: short(answer.get(1))?, rotated_ago: number(answer.get(2))? },
+        _ => Standing::Refused(match text(answer.get(1))?.as_str() {
+            "gone" => Refusal::Gone,
+            "expired" => Refusal::Expired,
+            _ => Refusal::Revoked,
+        }),
+    })
+}
+
+fn short(value: Option<&Value>) -> Result<u32, RedisError> {
+    number(value).map(|value| u32::try_from(value).unwrap_or(u32::MAX))
 }
 
 /// An answer's element as text.

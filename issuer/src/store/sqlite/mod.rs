@@ -5,6 +5,8 @@
 //! feed ([`feed`]) in the order of the log, after their commit.
 
 pub mod feed;
+mod files;
+mod mark;
 mod rows;
 mod writer;
 
@@ -17,14 +19,20 @@ use std::time::Duration;
 use sidegate_common::revocation::{Id, Revocation};
 use sidegate_common::time::UnixTime;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions as _, Connection as _};
+use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::domain::ports::{Store, Unavailable};
-use crate::domain::session::{Ended, Ending, NewSession, Rotated, Rotation, Session, Terms};
-use crate::store::until_valid;
+use crate::domain::session::{
+    Created, Ended, Ending, NewSession, PageCursor, Rotated, Rotation, SESSIONS_PER_USER, Session, SessionPage,
+    Standing, SubjectRevoked, Terms, UserSessions,
+};
+use crate::store::counts::Counts;
+use crate::store::{new_epoch, until_valid};
 use feed::Feed;
-use writer::{Command, Job, Reply, Writer};
+use mark::Mark;
+use rows::Meta;
+use writer::{Command, Job, Reply, Rules, Writer};
 
 /// The store's name in error messages.
 const NAME: &str = "the session store";
@@ -40,8 +48,14 @@ pub type ClockMs = Arc<dyn Fn() -> u64 + Send + Sync>;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another issuer has it.
-    #[error("another issuer has {0} open: the embedded store serves one issuer process; use Redis for several")]
-    InUse(PathBuf),
+    #[error(
+        "another process has locked {1}: the embedded store {0} (STORE_URL) serves one issuer; stop the other one, or use \
+         REDIS_URL for several"
+    )]
+    InUse(PathBuf, PathBuf),
+    /// Its file cannot be made or opened.
+    #[error("cannot open {0} (STORE_URL): {1}")]
+    File(PathBuf, std::io::Error),
     /// Its lock file cannot be made.
     #[error("cannot lock {0}: {1}")]
     Lock(PathBuf, std::io::Error),
@@ -63,6 +77,7 @@ pub struct EmbeddedStore {
     readers: SqlitePool,
     feed: Arc<Feed>,
     clock: ClockMs,
+    counts: Counts,
     _lock: Arc<File>,
 }
 
@@ -72,6 +87,14 @@ impl EmbeddedStore {
     /// # Errors
     /// Another process has it, it is not ours, or SQLite refuses.
     pub async fn open(url: &str, terms: Terms, clock: ClockMs) -> Result<Self, OpenError> {
+        Self::open_limited(url, terms, SESSIONS_PER_USER, clock).await
+    }
+
+    /// The same; a user may have `sessions_max` sessions.
+    ///
+    /// # Errors
+    /// As [`EmbeddedStore::open`].
+    pub async fn open_limited(url: &str, terms: Terms, sessions_max: u32, clock: ClockMs) -> Result<Self, OpenError> {
         let options = SqliteConnectOptions::from_str(url)?
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
@@ -80,18 +103,26 @@ impl EmbeddedStore {
             .busy_timeout(Duration::from_secs(2))
             .disable_statement_logging();
         let path = options.get_filename().to_path_buf();
-        let lock = take_lock(&path)?;
-        let mut connection = options.connect().await?;
-        let meta = rows::prepare(&mut connection, clock().saturating_sub(1000) / 1000)
+        let lock = files::take_lock(&path)?;
+        files::make_private(&path).map_err(|error| OpenError::File(path.clone(), error))?;
+        let mut connection = options.clone().connect().await?;
+        let (mut meta, new) = rows::prepare(&mut connection, clock().saturating_sub(1000) / 1000)
             .await?
-            .ok_or_else(|| OpenError::Foreign(path))?;
+            .ok_or_else(|| OpenError::Foreign(path.clone()))?;
+        let mark = compare_with_mark(&path, &mut connection, &mut meta, new, clock() / 1000).await?;
         let first = rows::first_position(&mut connection).await?;
-        let readers = SqlitePoolOptions::new().max_connections(4).connect_with(options).await?;
+        let readers = SqlitePoolOptions::new().max_connections(4).connect_with(options.clone()).await?;
         let feed = Arc::new(Feed::new(meta.head(first), readers.clone()));
         let (jobs, queue) = mpsc::channel(QUEUE_MAX);
-        let writer = Writer::new(connection, meta, terms, Arc::clone(&clock), Arc::clone(&feed));
+        let rules = Rules { terms, sessions_max: sessions_max.max(1), clock: Arc::clone(&clock) };
+        let writer = Writer::new(options.create_if_missing(false), connection, meta, mark, rules, Arc::clone(&feed));
         tokio::spawn(writer.run(queue));
-        Ok(Self { jobs, readers, feed, clock, _lock: Arc::new(lock) })
+        Ok(Self { jobs, readers, feed, clock, counts: Counts::default(), _lock: Arc::new(lock) })
+    }
+
+    /// What it counts.
+    pub const fn counts(&self) -> &Counts {
+        &self.counts
     }
 
     /// The log as followers see it.
@@ -113,30 +144,53 @@ impl EmbeddedStore {
         UnixTime((self.clock)() / 1000)
     }
 
-    async fn until_valid(&self, issued: UnixTime) {
+    async fn hand_out(&self, issued: UnixTime) {
         until_valid((issued.0 * 1000).saturating_sub((self.clock)())).await;
+        self.counts.store_clock_behind.issued();
+    }
+
+    fn ahead(&self) -> Unavailable {
+        let error = Unavailable::new(NAME, "the last dead moment lies in the future: this machine's clock is behind");
+        self.counts.store_clock_behind.refused(&error);
+        error
     }
 }
 
-fn take_lock(path: &Path) -> Result<File, OpenError> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
-    let lock_path = PathBuf::from(name);
-    let open = File::options().create(true).append(true).open(&lock_path);
-    let file = open.map_err(|error| OpenError::Lock(lock_path.clone(), error))?;
-    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::InUse(path.to_path_buf())),
-        Err(error) => Err(OpenError::Lock(lock_path, error.into())),
+/// Compares the data set with its mark. One that ends before it is an old copy: revocations are missing in it, and sessions
+/// stand in it that have ended. It becomes another data set, complete since now, in which nobody is logged in.
+async fn compare_with_mark(
+    path: &Path,
+    connection: &mut SqliteConnection,
+    meta: &mut Meta,
+    new: bool,
+    now: u64,
+) -> Result<Mark, OpenError> {
+    let failed = |error| OpenError::File(path.to_path_buf(), error);
+    let (mark, marked) = Mark::open(path).map_err(failed)?;
+    let old = match &marked {
+        _ if new => false,
+        Some(marked) => marked.epoch != meta.epoch || meta.last < marked.last,
+        // Made by a version without marks, or put back without its mark.
+        None => rows::is_marked(connection).await?,
+    };
+    if old {
+        let now = UnixTime(now).max(meta.peak);
+        (meta.epoch, meta.since, meta.all_dead, meta.peak) = (new_epoch()?, now, now, now);
+        rows::renew(connection, meta).await?;
+        tracing::error!(
+            store = %path.display(),
+            since = now.0,
+            "the embedded store is an old copy, or its .mark file is missing: what was revoked before now may be missing \
+             in it, so every session has ended, and verifiers that start from now on refuse older tokens"
+        );
     }
+    mark.begin(&meta.epoch, meta.last).map_err(failed)?;
+    rows::set_marked(connection).await?;
+    Ok(mark)
 }
 
 fn unavailable(error: sqlx::Error) -> Unavailable {
     Unavailable::new(NAME, error)
-}
-
-fn ahead() -> Unavailable {
-    Unavailable::new(NAME, "the last dead moment lies in the future: the clock was wrong once")
 }
 
 fn mismatch() -> Unavailable {
@@ -144,13 +198,13 @@ fn mismatch() -> Unavailable {
 }
 
 impl Store for EmbeddedStore {
-    async fn create(&self, new: &NewSession) -> Result<UnixTime, Unavailable> {
+    async fn create(&self, new: &NewSession) -> Result<Created, Unavailable> {
         match self.ask(Command::Create(new.clone())).await? {
-            Reply::Moment(issued) => {
-                self.until_valid(issued).await;
-                Ok(issued)
+            Reply::Created(created) => {
+                self.hand_out(created.issued).await;
+                Ok(created)
             }
-            Reply::Ahead => Err(ahead()),
+            Reply::Ahead => Err(self.ahead()),
             _ => Err(mismatch()),
         }
     }
@@ -164,11 +218,18 @@ impl Store for EmbeddedStore {
         match self.ask(Command::Rotate(rotation.clone())).await? {
             Reply::Rotated(rotated) => {
                 if let Rotated::Traded { issued, .. } = &rotated {
-                    self.until_valid(*issued).await;
+                    self.hand_out(*issued).await;
                 }
                 Ok(rotated)
             }
-            Reply::Ahead => Err(ahead()),
+            Reply::Ahead => Err(self.ahead()),
+            _ => Err(mismatch()),
+        }
+    }
+
+    async fn examine(&self, rotation: &Rotation) -> Result<Standing, Unavailable> {
+        match self.ask(Command::Examine(rotation.clone())).await? {
+            Reply::Examined(standing) => Ok(standing),
             _ => Err(mismatch()),
         }
     }
@@ -180,9 +241,10 @@ impl Store for EmbeddedStore {
         }
     }
 
-    async fn revoke_subject(&self, sub: &str) -> Result<UnixTime, Unavailable> {
-        match self.ask(Command::RevokeSubject(sub.to_owned())).await? {
-            Reply::Moment(threshold) => Ok(threshold),
+    async fn revoke_user(&self, sub: &str, sessions: UserSessions) -> Result<SubjectRevoked, Unavailable> {
+        match self.ask(Command::RevokeUser(sub.to_owned(), sessions)).await? {
+            Reply::Revoked(revoked) => Ok(revoked),
+            Reply::Ahead => Err(self.ahead()),
             _ => Err(mismatch()),
         }
     }
@@ -190,20 +252,33 @@ impl Store for EmbeddedStore {
     async fn revoke_all(&self, _partition: u16) -> Result<UnixTime, Unavailable> {
         match self.ask(Command::RevokeAll).await? {
             Reply::Moment(threshold) => Ok(threshold),
+            Reply::Ahead => Err(self.ahead()),
             _ => Err(mismatch()),
         }
     }
 
     async fn append(&self, _partition: u16, revocation: &Revocation) -> Result<(), Unavailable> {
-        self.ask(Command::Append(revocation.clone())).await.map(|_| ())
+        match self.ask(Command::Append(revocation.clone())).await? {
+            Reply::Ahead => Err(self.ahead()),
+            _ => Ok(()),
+        }
     }
 
-    async fn sessions(&self, sub: &str) -> Result<Vec<Session>, Unavailable> {
+    async fn sessions(&self, sub: &str, after: Option<&PageCursor>, limit: u32) -> Result<SessionPage, Unavailable> {
         let mut connection = self.readers.acquire().await.map_err(unavailable)?;
-        let all_dead = self.feed.all_dead();
-        let mut sessions = rows::sessions_of(&mut connection, sub, all_dead, self.now()).await.map_err(unavailable)?;
-        sessions.sort_by_key(|session| std::cmp::Reverse(session.created));
-        Ok(sessions)
+        let own = rows::watermarks(&mut connection, sub, self.now()).await.map_err(unavailable)?.sessions;
+        let ended_up_to = own.unwrap_or_default().max(self.feed.all_dead());
+        let (sessions, more) = rows::sessions_of(&mut connection, sub, ended_up_to, self.now(), after, limit.max(1))
+            .await
+            .map_err(unavailable)?;
+        let last = sessions.last().filter(|_| more);
+        let next = last.map(|last| PageCursor { kept_until: last.kept_until(), sid: last.sid.clone() });
+        Ok(SessionPage { sessions, next })
+    }
+
+    async fn session_ids(&self, sub: &str) -> Result<Vec<Id>, Unavailable> {
+        let mut connection = self.readers.acquire().await.map_err(unavailable)?;
+        rows::session_ids(&mut connection, sub, self.now()).await.map_err(unavailable)
     }
 
     fn partitions(&self) -> u16 {
@@ -216,7 +291,7 @@ impl Store for EmbeddedStore {
 }
 
 /// Closes the connection of the writer in order; used when its queue ends.
-async fn close(connection: sqlx::SqliteConnection) {
+async fn close(connection: SqliteConnection) {
     if let Err(error) = connection.close().await {
         tracing::warn!(%error, "the embedded store was not closed in order");
     }

@@ -7,7 +7,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection, query};
 
 use super::feed::{Head, LogEntry};
-use crate::domain::session::Session;
+use crate::domain::session::{PageCursor, Session, UserSessions};
 use crate::store::new_epoch;
 
 /// The schema's version, and the mark that tells our files from others (`PRAGMA application_id`: "Sdgt").
@@ -45,8 +45,12 @@ fn moment(row: &SqliteRow, column: &str) -> Result<UnixTime, sqlx::Error> {
     unsigned(row, column).map(UnixTime)
 }
 
-/// Makes what is missing and reads where the log stands. None if the file is not a store of ours of this version.
-pub(super) async fn prepare(connection: &mut SqliteConnection, since: u64) -> Result<Option<Meta>, super::OpenError> {
+/// Makes what is missing and reads where the log stands, and whether the data set is new. None if the file is not a store of
+/// ours of this version.
+pub(super) async fn prepare(
+    connection: &mut SqliteConnection,
+    since: u64,
+) -> Result<Option<(Meta, bool)>, super::OpenError> {
     let id: i64 = query("PRAGMA application_id").fetch_one(&mut *connection).await?.try_get(0)?;
     let tables: i64 = query("SELECT count(*) FROM sqlite_schema").fetch_one(&mut *connection).await?.try_get(0)?;
     if id != APPLICATION_ID && (id != 0 || tables != 0) {
@@ -54,23 +58,51 @@ pub(super) async fn prepare(connection: &mut SqliteConnection, since: u64) -> Re
     }
     sqlx::raw_sql("PRAGMA application_id = 1399089012").execute(&mut *connection).await?;
     sqlx::raw_sql(include_str!("schema.sql")).execute(&mut *connection).await?;
-    query("INSERT OR IGNORE INTO meta VALUES (1, ?, ?, 0, 0, ?, 0, 0)")
+    let made = query("INSERT OR IGNORE INTO meta VALUES (1, ?, ?, 0, 0, ?, 0, 0)")
         .bind(VERSION)
         .bind(new_epoch()?)
         .bind(number(since))
         .execute(&mut *connection)
         .await?;
-    let row = query("SELECT * FROM meta").fetch_one(&mut *connection).await?;
-    if row.try_get::<i64, _>("version")? != VERSION {
+    let version: i64 = query("SELECT version FROM meta").fetch_one(&mut *connection).await?.try_get(0)?;
+    if version != VERSION {
         return Ok(None);
     }
-    Ok(Some(Meta {
+    Ok(Some((read_meta(connection).await?, made.rows_affected() > 0)))
+}
+
+/// Reads where the log stands.
+pub(super) async fn read_meta(connection: &mut SqliteConnection) -> Result<Meta, sqlx::Error> {
+    let row = query("SELECT * FROM meta").fetch_one(&mut *connection).await?;
+    Ok(Meta {
         epoch: row.try_get("epoch")?,
         last: Position { ms: unsigned(&row, "last_ms")?, sequence: unsigned(&row, "last_sequence")? },
         since: moment(&row, "since")?,
         all_dead: moment(&row, "all_dead")?,
         peak: moment(&row, "peak")?,
-    }))
+    })
+}
+
+/// True once a mark was kept beside this data set ([`super::mark`]).
+pub(super) async fn is_marked(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    let version: i64 = query("PRAGMA user_version").fetch_one(connection).await?.try_get(0)?;
+    Ok(version > 0)
+}
+
+pub(super) async fn set_marked(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql("PRAGMA user_version = 1").execute(connection).await.map(|_| ())
+}
+
+/// Makes another data set of this one: other `epoch` and `since`.
+pub(super) async fn renew(connection: &mut SqliteConnection, meta: &Meta) -> Result<(), sqlx::Error> {
+    query("UPDATE meta SET epoch = ?, since = ?, all_dead = ?, peak = ?")
+        .bind(&meta.epoch)
+        .bind(number(meta.since.0))
+        .bind(number(meta.all_dead.0))
+        .bind(number(meta.peak.0))
+        .execute(connection)
+        .await?;
+    Ok(())
 }
 
 pub(super) async fn save_meta(connection: &mut SqliteConnection, meta: &Meta) -> Result<(), sqlx::Error> {
@@ -154,22 +186,87 @@ pub(super) async fn session(connection: &mut SqliteConnection, sid: &Id) -> Resu
     row.map(|row| read_session(&row)).transpose()
 }
 
-/// A user's sessions that could be refreshed at `now`.
+/// Up to `limit` of a user's sessions that could be refreshed at `now` and were created after `ended_up_to`, the one that
+/// would end last first, from behind `after` on; and whether there are more.
 pub(super) async fn sessions_of(
     connection: &mut SqliteConnection,
     sub: &str,
-    all_dead: UnixTime,
+    ended_up_to: UnixTime,
     now: UnixTime,
+    after: Option<&PageCursor>,
+    limit: u32,
+) -> Result<(Vec<Session>, bool), sqlx::Error> {
+    let (kept_until, sid) =
+        after.map_or((i64::MAX, String::new()), |after| (number(after.kept_until.0), after.sid.to_string()));
+    let rows = query(
+        "SELECT * FROM session WHERE sub = ? AND (kept_until, sid) < (?, ?) AND created > ? AND idle_ends > ? AND ends > ? \
+         ORDER BY kept_until DESC, sid DESC LIMIT ?",
+    )
+    .bind(sub)
+    .bind(kept_until)
+    .bind(sid)
+    .bind(number(ended_up_to.0))
+    .bind(number(now.0))
+    .bind(number(now.0))
+    .bind(i64::from(limit) + 1)
+    .fetch_all(&mut *connection)
+    .await?;
+    let mut sessions = rows.iter().map(read_session).collect::<Result<Vec<_>, _>>()?;
+    let more = sessions.len() > limit as usize;
+    sessions.truncate(limit as usize);
+    Ok((sessions, more))
+}
+
+/// Every session of a user whose record is kept.
+pub(super) async fn session_ids(
+    connection: &mut SqliteConnection,
+    sub: &str,
+    now: UnixTime,
+) -> Result<Vec<Id>, sqlx::Error> {
+    let statement = query("SELECT sid FROM session WHERE sub = ? AND kept_until > ?").bind(sub).bind(number(now.0));
+    statement.fetch_all(connection).await?.iter().map(sid_of).collect()
+}
+
+/// Those of a user's sessions that would end first, up to `limit`, by which there are more than `most`.
+pub(super) async fn surplus(
+    connection: &mut SqliteConnection,
+    sub: &str,
+    now: UnixTime,
+    most: u32,
+    limit: u32,
 ) -> Result<Vec<Session>, sqlx::Error> {
-    let rows = query("SELECT * FROM session WHERE sub = ?").bind(sub).fetch_all(&mut *connection).await?;
-    let sessions = rows.iter().map(read_session).collect::<Result<Vec<_>, _>>()?;
-    Ok(sessions.into_iter().filter(|session| session.is_live(now) && session.issued > all_dead).collect())
+    let count = query("SELECT count(*) FROM session WHERE sub = ? AND kept_until > ?").bind(sub).bind(number(now.0));
+    let count: i64 = count.fetch_one(&mut *connection).await?.try_get(0)?;
+    let surplus = count - i64::from(most);
+    if surplus <= 0 {
+        return Ok(Vec::new());
+    }
+    let first = query("SELECT * FROM session WHERE sub = ? AND kept_until > ? ORDER BY kept_until LIMIT ?");
+    let first = first.bind(sub).bind(number(now.0)).bind(surplus.min(i64::from(limit)));
+    first.fetch_all(connection).await?.iter().map(read_session).collect()
+}
+
+/// How many of a user's sessions could be refreshed at `now`.
+pub(super) async fn live(
+    connection: &mut SqliteConnection,
+    sub: &str,
+    ended_up_to: UnixTime,
+    now: UnixTime,
+) -> Result<u64, sqlx::Error> {
+    let count = "SELECT count(*) FROM session WHERE sub = ? AND created > ? AND idle_ends > ? AND ends > ?";
+    let count = query(count).bind(sub).bind(number(ended_up_to.0)).bind(number(now.0)).bind(number(now.0));
+    let count: i64 = count.fetch_one(connection).await?.try_get(0)?;
+    Ok(count.unsigned_abs())
+}
+
+fn sid_of(row: &SqliteRow) -> Result<Id, sqlx::Error> {
+    let sid: String = row.try_get("sid")?;
+    Id::parse(&sid).ok_or_else(|| sqlx::Error::Decode("not a session id".into()))
 }
 
 fn read_session(row: &SqliteRow) -> Result<Session, sqlx::Error> {
-    let sid: String = row.try_get("sid")?;
     Ok(Session {
-        sid: Id::parse(&sid).ok_or_else(|| sqlx::Error::Decode("not a session id".into()))?,
+        sid: sid_of(row)?,
         sub: row.try_get("sub")?,
         generation: row.try_get("generation")?,
         created: moment(row, "created")?,
@@ -206,36 +303,58 @@ pub(super) async fn sweep(connection: &mut SqliteConnection, now: UnixTime) -> R
     for statement in [
         "DELETE FROM session WHERE sid IN (SELECT sid FROM session WHERE kept_until <= ? LIMIT ?)",
         "DELETE FROM watermark WHERE sub IN (SELECT sub FROM watermark WHERE kept_until <= ? LIMIT ?)",
+        "DELETE FROM token_watermark WHERE sub IN (SELECT sub FROM token_watermark WHERE kept_until <= ? LIMIT ?)",
     ] {
         query(statement).bind(number(now.0)).bind(SWEEP_MAX).execute(&mut *connection).await?;
     }
     Ok(())
 }
 
-pub(super) async fn watermark(
+/// The two watermarks of a user: of an order that ended the sessions as well, and of one that kept them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Watermarks {
+    /// Tokens issued, and sessions created, at or before it are dead.
+    pub(super) sessions: Option<UnixTime>,
+    /// Tokens issued at or before it are dead.
+    pub(super) tokens: Option<UnixTime>,
+}
+
+pub(super) async fn watermarks(
     connection: &mut SqliteConnection,
     sub: &str,
     now: UnixTime,
-) -> Result<Option<UnixTime>, sqlx::Error> {
-    let row = query("SELECT dead FROM watermark WHERE sub = ? AND kept_until > ?")
-        .bind(sub)
-        .bind(number(now.0))
-        .fetch_optional(connection)
-        .await?;
-    row.map(|row| moment(&row, "dead")).transpose()
+) -> Result<Watermarks, sqlx::Error> {
+    let row = query(
+        "SELECT (SELECT dead FROM watermark WHERE sub = ?1 AND kept_until > ?2), \
+         (SELECT dead FROM token_watermark WHERE sub = ?1 AND kept_until > ?2)",
+    )
+    .bind(sub)
+    .bind(number(now.0))
+    .fetch_one(connection)
+    .await?;
+    let moment = |at: usize| {
+        let dead: Option<i64> = row.try_get(at)?;
+        dead.map(|dead| u64::try_from(dead).map(UnixTime).map_err(|error| sqlx::Error::Decode(error.into())))
+            .transpose()
+    };
+    Ok(Watermarks { sessions: moment(0)?, tokens: moment(1)? })
 }
 
 pub(super) async fn save_watermark(
     connection: &mut SqliteConnection,
     sub: &str,
+    sessions: UserSessions,
     dead: UnixTime,
     kept_until: UnixTime,
 ) -> Result<(), sqlx::Error> {
-    query("INSERT OR REPLACE INTO watermark VALUES (?, ?, ?)")
-        .bind(sub)
-        .bind(number(dead.0))
-        .bind(number(kept_until.0))
-        .execute(connection)
-        .await?;
+    query(match sessions {
+        UserSessions::End => "INSERT OR REPLACE INTO watermark VALUES (?, ?, ?)",
+        UserSessions::Keep => "INSERT OR REPLACE INTO token_watermark VALUES (?, ?, ?)",
+    })
+    .bind(sub)
+    .bind(number(dead.0))
+    .bind(number(kept_until.0))
+    .execute(connection)
+    .await?;
     Ok(())
 }

@@ -33,12 +33,22 @@ CREATE TABLE IF NOT EXISTS session (
     agent TEXT NOT NULL,
     kept_until INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS session_of_user ON session (sub);
+CREATE INDEX IF NOT EXISTS session_of_user_by_end ON session (sub, kept_until);
+DROP INDEX IF EXISTS session_of_user;
 CREATE INDEX IF NOT EXISTS session_kept_until ON session (kept_until);
 
+-- Tokens issued, and sessions created, at or before `dead` are dead.
 CREATE TABLE IF NOT EXISTS watermark (
     sub TEXT PRIMARY KEY,
     dead INTEGER NOT NULL,
     kept_until INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS watermark_kept_until ON watermark (kept_until);
+
+-- The same of tokens only: the sessions were kept.
+CREATE TABLE IF NOT EXISTS token_watermark (
+    sub TEXT PRIMARY KEY,
+    dead INTEGER NOT NULL,
+    kept_until INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS token_watermark_kept_until ON token_watermark (kept_until);

@@ -5,26 +5,32 @@ use std::sync::Arc;
 use sidegate_common::revocation::{Revocation, SubjectTag, Target};
 use sidegate_common::time::{REVOCATION_MARGIN_SECONDS, UnixTime};
 use sidegate_common::wire::Position;
-use sqlx::{Connection as _, SqliteConnection};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
 
 use super::feed::{Feed, LogEntry, Pushed};
+use super::mark::Mark;
 use super::rows::{self, Meta};
 use super::{ClockMs, close, unavailable};
 use crate::domain::ports::Unavailable;
 use crate::domain::session::{
-    Decision, Ended, Ending, NewSession, Refusal, Rotated, Rotation, Session, Terms, decide, issue_at,
+    Created, Decision, Ended, Ending, NewSession, Refusal, Rotated, Rotation, Session, Standing, SubjectRevoked,
+    THRESHOLD_AHEAD_MAX_SECONDS, Terms, UserSessions, decide, issue_at,
 };
 
 /// How many changes share one commit.
 const BATCH_MAX: usize = 64;
+/// How many sessions one login ends, where a user has too many.
+const DISPLACED_MAX: u32 = 8;
 
 /// A change asked for.
 pub(super) enum Command {
     Create(NewSession),
     Rotate(Rotation),
+    Examine(Rotation),
     End(Ending),
-    RevokeSubject(String),
+    RevokeUser(String, UserSessions),
     RevokeAll,
     Append(Revocation),
     Probe,
@@ -32,11 +38,14 @@ pub(super) enum Command {
 
 /// What became of it.
 pub(super) enum Reply {
+    Created(Created),
     Moment(UnixTime),
+    Revoked(SubjectRevoked),
     Rotated(Rotated),
+    Examined(Standing),
     Ended(Ended),
     Done,
-    /// The last dead moment lies too far in the future for a token to be issued.
+    /// The last dead moment lies too far in the future for a token to be issued, or for an order to be taken.
     Ahead,
 }
 
@@ -46,20 +55,37 @@ pub(super) struct Job {
     pub(super) answer: oneshot::Sender<Result<Reply, Unavailable>>,
 }
 
+/// What the writer decides by.
+#[derive(Clone)]
+pub(super) struct Rules {
+    pub(super) terms: Terms,
+    pub(super) sessions_max: u32,
+    pub(super) clock: ClockMs,
+}
+
 /// The owner of the connection that writes.
 pub(super) struct Writer {
-    connection: SqliteConnection,
+    options: SqliteConnectOptions,
+    /// None after an error: the state of its transaction is unknown then, so it is thrown away, and made anew.
+    connection: Option<SqliteConnection>,
     meta: Meta,
+    mark: Mark,
     first: Option<Position>,
-    terms: Terms,
-    clock: ClockMs,
+    rules: Rules,
     feed: Arc<Feed>,
 }
 
 impl Writer {
-    pub(super) fn new(connection: SqliteConnection, meta: Meta, terms: Terms, clock: ClockMs, feed: Arc<Feed>) -> Self {
+    pub(super) fn new(
+        options: SqliteConnectOptions,
+        connection: SqliteConnection,
+        meta: Meta,
+        mark: Mark,
+        rules: Rules,
+        feed: Arc<Feed>,
+    ) -> Self {
         let first = feed.head().first;
-        Self { connection, meta, first, terms, clock, feed }
+        Self { options, connection: Some(connection), meta, mark, first, rules, feed }
     }
 
     /// Works until the last asker is gone.
@@ -75,6 +101,9 @@ impl Writer {
                     }
                 }
                 Err(error) => {
+                    if let Some(connection) = self.connection.take() {
+                        close(connection).await;
+                    }
                     let error = unavailable(error);
                     for answer in answers {
                         let _gone = answer.send(Err(error.clone()));
@@ -82,16 +111,23 @@ impl Writer {
                 }
             }
         }
-        close(self.connection).await;
+        if let Some(connection) = self.connection.take() {
+            close(connection).await;
+        }
     }
 
     async fn commit(&mut self, commands: &[Command]) -> Result<Vec<Reply>, sqlx::Error> {
-        let mut transaction = self.connection.begin_with("BEGIN IMMEDIATE").await?;
-        let now_ms = (self.clock)();
+        if self.connection.is_none() {
+            self.connection = Some(self.reconnect().await?);
+        }
+        let Some(connection) = &mut self.connection else { return Err(sqlx::Error::WorkerCrashed) };
+        let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+        let now_ms = (self.rules.clock)();
         let mut batch = Batch {
             connection: &mut transaction,
             meta: self.meta.clone(),
-            terms: self.terms,
+            terms: self.rules.terms,
+            sessions_max: self.rules.sessions_max,
             now_ms,
             now: UnixTime(now_ms / 1000),
             pushed: Vec::new(),
@@ -105,10 +141,36 @@ impl Writer {
         let first =
             if trimmed || self.first.is_none() { rows::first_position(&mut transaction).await? } else { self.first };
         transaction.commit().await?;
+        self.publish(meta, first, pushed);
+        Ok(replies)
+    }
+
+    fn publish(&mut self, meta: Meta, first: Option<Position>, pushed: Vec<Pushed>) {
+        if !pushed.is_empty() {
+            self.mark.note(&meta.epoch, meta.last);
+        }
         self.meta = meta;
         self.first = first;
         self.feed.publish(self.meta.head(first), pushed);
-        Ok(replies)
+    }
+
+    /// A connection in the place of one that failed. What the failed one committed all the same is told now.
+    async fn reconnect(&mut self) -> Result<SqliteConnection, sqlx::Error> {
+        let mut connection = self.options.connect().await?;
+        let meta = rows::read_meta(&mut connection).await?;
+        if meta.epoch != self.meta.epoch || meta.last < self.meta.last {
+            return Err(sqlx::Error::Protocol("the file was replaced while it was in use: restart the issuer".into()));
+        }
+        let entries = rows::entries(&mut connection, self.meta.last, u32::MAX).await?;
+        let mut previous = self.meta.last;
+        let pushed = entries.into_iter().map(|entry| {
+            let before = std::mem::replace(&mut previous, entry.position);
+            Pushed { epoch: meta.epoch.clone(), previous: before, entry }
+        });
+        let pushed = pushed.collect();
+        let first = rows::first_position(&mut connection).await?;
+        self.publish(meta, first, pushed);
+        Ok(connection)
     }
 }
 
@@ -117,6 +179,7 @@ struct Batch<'a> {
     connection: &'a mut SqliteConnection,
     meta: Meta,
     terms: Terms,
+    sessions_max: u32,
     now_ms: u64,
     now: UnixTime,
     pushed: Vec<Pushed>,
@@ -127,10 +190,11 @@ impl Batch<'_> {
         match command {
             Command::Create(new) => self.create(new).await,
             Command::Rotate(rotation) => self.rotate(rotation).await,
+            Command::Examine(rotation) => self.examine(rotation).await.map(Reply::Examined),
             Command::End(ending) => self.end(ending).await.map(Reply::Ended),
-            Command::RevokeSubject(sub) => self.revoke_subject(sub).await.map(Reply::Moment),
-            Command::RevokeAll => self.revoke_all().await.map(Reply::Moment),
-            Command::Append(revocation) => self.append_given(revocation).await.map(|()| Reply::Done),
+            Command::RevokeUser(sub, sessions) => self.revoke_user(sub, *sessions).await,
+            Command::RevokeAll => self.revoke_all().await,
+            Command::Append(revocation) => self.append_given(revocation).await,
             Command::Probe => Ok(Reply::Done),
         }
     }
@@ -145,24 +209,31 @@ impl Batch<'_> {
 
     async fn create(&mut self, new: &NewSession) -> Result<Reply, sqlx::Error> {
         rows::sweep(self.connection, self.now).await?;
-        let Some(issued) = issue_at(self.now, self.watermark(&new.sub).await?) else { return Ok(Reply::Ahead) };
+        let (_, tokens) = self.watermarks(&new.sub).await?;
+        let Some(issued) = issue_at(self.now, tokens) else { return Ok(Reply::Ahead) };
+        let most = self.sessions_max - 1;
+        let surplus = rows::surplus(self.connection, &new.sub, self.now, most, DISPLACED_MAX).await?;
+        for session in &surplus {
+            self.end_session(session, UnixTime(0)).await?;
+        }
         let session = Session::new(new, self.now, issued, &self.terms);
         self.meta.peak = self.meta.peak.max(issued);
         rows::save_session(self.connection, &session).await?;
-        Ok(Reply::Moment(issued))
+        let displaced = surplus.into_iter().map(|session| session.sid).collect();
+        Ok(Reply::Created(Created { issued, displaced }))
     }
 
     async fn rotate(&mut self, rotation: &Rotation) -> Result<Reply, sqlx::Error> {
         let refused = |refusal| Ok(Reply::Rotated(Rotated::Refused(refusal)));
-        let found = rows::session(self.connection, &rotation.sid).await?;
-        let Some(mut session) = found.filter(|session| session.sub == rotation.sub) else {
-            return refused(Refusal::Gone);
-        };
-        let watermark = self.watermark(&session.sub).await?;
-        let decision = decide(&session, rotation.presented, self.now, watermark, self.terms.retry_window);
+        let Some(mut session) = self.session_of(rotation).await? else { return refused(Refusal::Gone) };
+        let (sessions, tokens) = self.watermarks(&session.sub).await?;
+        let decision = decide(&session, rotation.presented, self.now, sessions, self.terms.retry_window);
         let retried = match decision {
             Decision::Refuse(refusal) => return refused(refusal),
-            Decision::Reuse => return self.end_reused(&session, rotation.presented).await.map(Reply::Rotated),
+            Decision::Reuse => {
+                let (generations_old, rotated_ago) = self.end_reused(&session, rotation.presented).await?;
+                return Ok(Reply::Rotated(Rotated::Reused { generations_old, rotated_ago }));
+            }
             Decision::Retry => true,
             Decision::Trade(generation) => {
                 session.generation = generation;
@@ -171,7 +242,7 @@ impl Batch<'_> {
                 false
             }
         };
-        let Some(issued) = issue_at(self.now, watermark) else { return Ok(Reply::Ahead) };
+        let Some(issued) = issue_at(self.now, tokens) else { return Ok(Reply::Ahead) };
         session.refreshed = self.now;
         // Should the clock ever go back, the record still names the latest token there is.
         session.issued = session.issued.max(issued);
@@ -181,12 +252,30 @@ impl Batch<'_> {
         Ok(Reply::Rotated(Rotated::Traded { generation: session.generation, issued, retried }))
     }
 
-    async fn end_reused(&mut self, session: &Session, presented: u32) -> Result<Rotated, sqlx::Error> {
+    async fn examine(&mut self, rotation: &Rotation) -> Result<Standing, sqlx::Error> {
+        let Some(session) = self.session_of(rotation).await? else { return Ok(Standing::Refused(Refusal::Gone)) };
+        let (sessions, _) = self.watermarks(&session.sub).await?;
+        match decide(&session, rotation.presented, self.now, sessions, self.terms.retry_window) {
+            Decision::Trade(_) | Decision::Retry => Ok(Standing::Current),
+            Decision::Refuse(refusal) => Ok(Standing::Refused(refusal)),
+            Decision::Reuse => {
+                let (generations_old, rotated_ago) = self.end_reused(&session, rotation.presented).await?;
+                Ok(Standing::Reused { generations_old, rotated_ago })
+            }
+        }
+    }
+
+    async fn session_of(&mut self, rotation: &Rotation) -> Result<Option<Session>, sqlx::Error> {
+        let found = rows::session(self.connection, &rotation.sid).await?;
+        Ok(found.filter(|session| session.sub == rotation.sub))
+    }
+
+    /// Ends a session whose old refresh token came; says how many generations old it was, and how long ago the current
+    /// one was made, in seconds.
+    async fn end_reused(&mut self, session: &Session, presented: u32) -> Result<(u32, u64), sqlx::Error> {
         self.end_session(session, UnixTime(0)).await?;
-        Ok(Rotated::Reused {
-            generations_old: session.generation.saturating_sub(presented),
-            rotated_ago: self.now.0.saturating_sub(session.rotated.0),
-        })
+        let generations_old = session.generation.saturating_sub(presented);
+        Ok((generations_old, self.now.0.saturating_sub(session.rotated.0)))
     }
 
     async fn end(&mut self, ending: &Ending) -> Result<Ended, sqlx::Error> {
@@ -207,33 +296,53 @@ impl Batch<'_> {
         rows::delete_session(self.connection, &session.sid).await
     }
 
-    async fn revoke_subject(&mut self, sub: &str) -> Result<UnixTime, sqlx::Error> {
+    async fn revoke_user(&mut self, sub: &str, sessions: UserSessions) -> Result<Reply, sqlx::Error> {
         // It reaches the latest token of every session there is, also one that is ahead of the clock.
         let latest = rows::latest_issued(self.connection, sub).await?;
-        let threshold = self.now.max(self.watermark(sub).await?.unwrap_or_default()).max(latest);
+        let (ended_up_to, dead) = self.watermarks(sub).await?;
+        let threshold = self.now.max(dead.unwrap_or_default()).max(latest);
+        if self.is_too_far(threshold) {
+            return Ok(Reply::Ahead);
+        }
         self.append(Target::Subject { sub: sub.into(), threshold }, threshold.plus(self.terms.lifetime_max)).await?;
         let kept_until = threshold.plus(self.terms.watermark_ttl());
-        rows::save_watermark(self.connection, sub, threshold, kept_until).await?;
-        rows::delete_sessions_of(self.connection, sub).await?;
+        rows::save_watermark(self.connection, sub, sessions, threshold, kept_until).await?;
         self.meta.peak = self.meta.peak.max(threshold);
-        Ok(threshold)
+        let mut sessions_ended = 0;
+        if sessions == UserSessions::End {
+            sessions_ended = rows::live(self.connection, sub, ended_up_to.unwrap_or_default(), self.now).await?;
+            rows::delete_sessions_of(self.connection, sub).await?;
+        }
+        Ok(Reply::Revoked(SubjectRevoked { threshold, sessions_ended }))
     }
 
-    async fn revoke_all(&mut self) -> Result<UnixTime, sqlx::Error> {
+    async fn revoke_all(&mut self) -> Result<Reply, sqlx::Error> {
         let threshold = self.now.max(self.meta.all_dead).max(self.meta.peak);
+        if self.is_too_far(threshold) {
+            return Ok(Reply::Ahead);
+        }
         self.append(Target::All { threshold }, threshold.plus(self.terms.lifetime_max)).await?;
         self.meta.all_dead = threshold;
         self.meta.peak = threshold;
-        Ok(threshold)
+        Ok(Reply::Moment(threshold))
     }
 
-    async fn append_given(&mut self, revocation: &Revocation) -> Result<(), sqlx::Error> {
+    async fn append_given(&mut self, revocation: &Revocation) -> Result<Reply, sqlx::Error> {
         let last_exp = match revocation.expires_at {
             UnixTime(0) => self.now.plus(self.terms.lifetime_max),
-            given if given <= self.now => return Ok(()),
+            given if given <= self.now => return Ok(Reply::Done),
             given => given.minus(REVOCATION_MARGIN_SECONDS),
         };
-        self.append(revocation.target.clone(), last_exp).await
+        match revocation.target {
+            Target::Subject { threshold, .. } | Target::All { threshold } if self.is_too_far(threshold) => {
+                Ok(Reply::Ahead)
+            }
+            _ => self.append(revocation.target.clone(), last_exp).await.map(|()| Reply::Done),
+        }
+    }
+
+    fn is_too_far(&self, threshold: UnixTime) -> bool {
+        threshold > self.now.plus(THRESHOLD_AHEAD_MAX_SECONDS)
     }
 
     /// Appends an entry that covers tokens up to `exp` = `last_exp`.
@@ -250,10 +359,12 @@ impl Batch<'_> {
         Ok(())
     }
 
-    /// The last dead `iat` for a user: the user's own, or everybody's; none if nothing was ever killed.
-    async fn watermark(&mut self, sub: &str) -> Result<Option<UnixTime>, sqlx::Error> {
-        let own = rows::watermark(self.connection, sub, self.now).await?;
+    /// For a user: the moment up to which sessions created have ended, and the last dead `iat`; the user's own or
+    /// everybody's, whichever is later. None if there never was one.
+    async fn watermarks(&mut self, sub: &str) -> Result<(Option<UnixTime>, Option<UnixTime>), sqlx::Error> {
+        let own = rows::watermarks(self.connection, sub, self.now).await?;
         let all = (self.meta.all_dead > UnixTime(0)).then_some(self.meta.all_dead);
-        Ok(own.max(all))
+        let sessions = own.sessions.max(all);
+        Ok((sessions, sessions.max(own.tokens)))
     }
 }

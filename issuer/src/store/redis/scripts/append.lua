@@ -5,5 +5,7 @@ local meta = load_meta()
 local expires_at = tonumber(ARGV[5])
 if expires_at == 0 then expires_at = NOW + tonumber(ARGV[7]) + MARGIN end
 if expires_at <= NOW then return '' end
+local kind = string.byte(ARGV[4]) % 8
+if kind == 3 or kind == 4 then check_threshold(struct.unpack('>I4', ARGV[6], 1)) end
 append(meta, ARGV[4] .. seconds(expires_at) .. ARGV[6])
 return meta.last

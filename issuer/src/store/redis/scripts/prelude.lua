@@ -3,7 +3,7 @@
 -- roll back.
 local META, LOG = KEYS[1], KEYS[2]
 local CHANNEL, RETENTION, MARGIN = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local AHEAD_MAX = 5
+local AHEAD_MAX, THRESHOLD_AHEAD_MAX = 5, 60
 
 local time = redis.call('TIME')
 local NOW = tonumber(time[1])
@@ -21,11 +21,12 @@ end
 local function look_at_meta()
   expect(META, 'hash')
   local newest = expect(LOG, 'stream') and redis.call('XREVRANGE', LOG, '+', '-', 'COUNT', 1)[1]
-  local row = redis.call('HMGET', META, 'v', 'epoch', 'last', 'all', 'peak', 'since')
+  local row = redis.call('HMGET', META, 'v', 'epoch', 'last', 'all', 'peak', 'since', 'all_tokens', 'floor')
   if row[1] and row[1] ~= '1' then error({err = 'BADVERSION the revocation log is of another version'}) end
   local whole = row[1] and row[2] and row[3] and (row[3] == '0-0' or (newest and newest[1] == row[3]))
   return {epoch = whole and row[2], last = row[3] or '0-0', newest = newest and newest[1] or '0-0', since = row[6] or '0',
-    all = tonumber(row[4]) or 0, peak = tonumber(row[5]) or 0}
+    all = tonumber(row[4]) or 0, peak = tonumber(row[5]) or 0, all_tokens = tonumber(row[7]) or 0,
+    floor = tonumber(row[8]) or 0}
 end
 
 -- The same; NOEPOCH if the data set was lost: an issuer has to make a new one first.
@@ -49,19 +50,42 @@ local function append(meta, entry)
   meta.last = id
 end
 
--- The last dead `iat` for a user: the user's own, or everybody's; 0 if nothing was ever killed.
-local function watermark_of(meta, key)
+local function number_at(key)
   expect(key, 'string')
-  return math.max(tonumber(redis.call('GET', key) or '0') or 0, meta.all)
+  return tonumber(redis.call('GET', key) or '0') or 0
+end
+
+-- Sessions of the user that were created at or before this moment have ended; 0 if none ever was.
+local function session_mark(meta, watermark)
+  return math.max(number_at(watermark), meta.all)
+end
+
+-- The last dead `iat` for a user: every order kills tokens, those that keep the sessions have a watermark of their own.
+local function token_mark(meta, watermark, token_watermark)
+  return math.max(number_at(watermark), number_at(token_watermark), meta.all, meta.all_tokens)
 end
 
 -- Never at or before a watermark, so that no token is born dead; and how many milliseconds ahead of the clock that is.
--- AHEAD if it is so far ahead that the client cannot be made to wait for it: the clock was wrong once.
+-- AHEAD if it is so far ahead that the client cannot be made to wait for it: this server's clock is behind.
 local function issue_at(watermark)
   local issued = NOW
   if watermark > 0 then issued = math.max(NOW, watermark + 1) end
   if issued > NOW + AHEAD_MAX then error({err = 'AHEAD the last dead moment lies in the future'}) end
   return issued, math.max(0, issued * 1000 - NOW_MS)
+end
+
+-- AHEAD if a threshold is further ahead of this server's clock than any clock may be. Before the first write.
+local function check_threshold(threshold)
+  if threshold > NOW + THRESHOLD_AHEAD_MAX then error({err = 'AHEAD the threshold lies too far in the future'}) end
+end
+
+-- Notes the newest `iat` that an issuer remembers, where this server's clock is behind it: tokens were issued up to then
+-- that this data set may know nothing of, and every order must reach them.
+local function raise_floor(meta, newest)
+  if newest > NOW and newest > meta.floor then
+    redis.call('HSET', META, 'floor', newest)
+    meta.floor = newest
+  end
 end
 
 -- Notes a token's `iat`: "everybody" must reach it.
@@ -75,4 +99,39 @@ local function file_session(user, sid, kept_until)
   redis.call('ZADD', user, kept_until, sid)
   local newest = redis.call('ZREVRANGE', user, 0, 0, 'WITHSCORES')
   redis.call('EXPIREAT', user, newest[2])
+end
+
+local BASE64URL = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_'
+
+-- The 16 bytes whose canonical base64url this is; none for anything else.
+local function packed(id)
+  if #id ~= 22 then return nil end
+  local bytes, held, bits = {}, 0, 0
+  for i = 1, 22 do
+    local value = string.find(BASE64URL, string.sub(id, i, i), 1, true)
+    if not value then return nil end
+    held, bits = held * 64 + value - 1, bits + 6
+    if bits >= 8 then
+      bits = bits - 8
+      bytes[#bytes + 1] = string.char(math.floor(held / 2 ^ bits))
+      held = held % 2 ^ bits
+    end
+  end
+  if held ~= 0 then return nil end
+  return table.concat(bytes)
+end
+
+-- The entry of a session; `tag` is its subject's, 6 bytes.
+local function session_entry(tag, sid, expires_at)
+  local id = packed(sid)
+  return (id and '\18' or '\26') .. seconds(expires_at) .. tag .. (id or sid)
+end
+
+-- Ends a session whose record is there, and appends its entry. Returns the entry's position.
+local function end_record(meta, key, user, sid, tag)
+  local exp_max = tonumber(redis.call('HGET', key, 'exp_max') or '0') or 0
+  append(meta, session_entry(tag, sid, exp_max + MARGIN))
+  redis.call('DEL', key)
+  redis.call('ZREM', user, sid)
+  return meta.last
 end

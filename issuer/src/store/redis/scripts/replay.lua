@@ -1,11 +1,13 @@
 -- Puts revocations into the log that may be missing there, and ends the sessions that went with them: KEYS meta, log;
--- ARGV[4] what names of session keys begin with, [5] of users', [6] of watermarks'; [7] max token lifetime, [8] how long a
--- watermark is kept; then four for each: position it had ('': unknown), '1' if its threshold was only estimated, the
--- session or user ('' for others), entry. Twice is once. Into a data set that is lost it puts them all the same, unseen
--- by anyone until `init.lua` makes it whole. Returns {1 if the data set is lost, records of a wrong type, and for each the
--- position of what was appended, '' if nothing was}.
-local SESSIONS, USERS, WATERMARKS = ARGV[4], ARGV[5], ARGV[6]
-local LIFETIME, WATERMARK_TTL = tonumber(ARGV[7]), tonumber(ARGV[8])
+-- ARGV[4] what names of session keys begin with, [5] of users', [6] of watermarks', [7] of token watermarks'; [8] max token
+-- lifetime, [9] how long a watermark is kept; then five for each: position it had ('': unknown), '1' if the sessions were
+-- kept, the session or user ('' for others), tag of the subject ('' for others), entry. Twice is once. Into a data set that
+-- is lost it puts them all the same, unseen by anyone until `init.lua` makes it whole. An order keeps its threshold, however
+-- late it comes: it ends the sessions created until then, and those of their tokens that were issued later die by an entry
+-- of the session. Returns {1 if the data set is lost, records of a wrong type, and for each the position of what was
+-- appended, '' if nothing was}.
+local SESSIONS, USERS, WATERMARKS, TOKEN_WATERMARKS = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+local LIFETIME, WATERMARK_TTL = tonumber(ARGV[8]), tonumber(ARGV[9])
 local meta = look_at_meta()
 local positions, odd = {}, 0
 -- Nobody may take a half-built log for the old one.
@@ -24,69 +26,78 @@ local function stands(position, entry)
   return bytes and string.sub(bytes, 1, 1) == string.sub(entry, 1, 1) and string.sub(bytes, 6) == string.sub(entry, 6)
 end
 
-local function put(position, entry)
-  local id = ''
-  if struct.unpack('>I4', entry, 2) > NOW and not stands(position, entry) then
-    if meta.epoch then
-      append(meta, entry)
-      id = meta.last
-    else
-      id = redis.call('XADD', LOG, '*', 'r', entry)
-    end
+-- Into a lost data set nothing is told: nobody could tell where it stands.
+local function put(entry)
+  if meta.epoch then
+    append(meta, entry)
+    return meta.last
   end
-  positions[#positions + 1] = id
+  return redis.call('XADD', LOG, '*', 'r', entry)
 end
 
-local function end_session(sid, user, up_to)
+local function put_again(position, entry)
+  local alive = struct.unpack('>I4', entry, 2) > NOW
+  positions[#positions + 1] = alive and not stands(position, entry) and put(entry) or ''
+end
+
+local function end_session(sid, user)
   local key = SESSIONS .. sid
   if not is(key, 'hash') then return end
-  local row = redis.call('HMGET', key, 'sub', 'issued')
-  if up_to and (tonumber(row[2]) or 0) > up_to then return end
+  local sub = redis.call('HGET', key, 'sub')
   redis.call('DEL', key)
-  local of = user or row[1] and USERS .. row[1]
+  local of = user or sub and USERS .. sub
   if of and is(of, 'zset') then redis.call('ZREM', of, sid) end
 end
 
--- An entry with its threshold; one that was only estimated is raised over the watermark that has been set meanwhile.
-local function with_threshold(entry, estimated, watermark)
-  local threshold = struct.unpack('>I4', entry, 6)
-  if not estimated or threshold > watermark then return threshold, entry end
-  threshold = watermark + 1
-  local expires_at = seconds(threshold + LIFETIME + MARGIN)
-  return threshold, string.sub(entry, 1, 1) .. expires_at .. seconds(threshold) .. string.sub(entry, 10)
-end
-
-for i = 9, #ARGV, 4 do
-  local position, estimated, name, entry = ARGV[i], ARGV[i + 1] == '1', ARGV[i + 2], ARGV[i + 3]
-  local kind = string.byte(entry) % 8
-  if kind == 2 then
-    put(position, entry)
-    end_session(name)
-  elseif kind == 3 then
-    local there, none = is(WATERMARKS .. name, 'string')
-    local watermark = there and tonumber(redis.call('GET', WATERMARKS .. name)) or 0
-    local threshold
-    threshold, entry = with_threshold(entry, estimated, watermark)
-    put(position, entry)
-    if (there or none) and threshold > watermark then
-      redis.call('SET', WATERMARKS .. name, threshold, 'EXAT', threshold + WATERMARK_TTL)
+-- Ends a user's sessions that were created at or before `threshold`.
+local function end_sessions(user, tag, threshold)
+  if not is(user, 'zset') then return end
+  for _, sid in ipairs(redis.call('ZRANGE', user, 0, -1)) do
+    local key = SESSIONS .. sid
+    if is(key, 'hash') then
+      local row = redis.call('HMGET', key, 'created', 'issued', 'exp_max')
+      if (tonumber(row[1]) or 0) <= threshold then
+        local exp_max = tonumber(row[3]) or 0
+        if (tonumber(row[2]) or 0) > threshold then put(session_entry(tag, sid, exp_max + MARGIN)) end
+        end_session(sid, user)
+      end
     end
-    if threshold > meta.peak then
-      meta.peak = threshold
-      redis.call('HSET', META, 'peak', threshold)
-    end
-    if is(USERS .. name, 'zset') then
-      for _, sid in ipairs(redis.call('ZRANGE', USERS .. name, 0, -1)) do end_session(sid, USERS .. name, threshold) end
-    end
-  elseif kind == 4 then
-    local threshold
-    -- Not over `peak`: that names tokens issued since the order was given, too.
-    threshold, entry = with_threshold(entry, estimated, meta.all)
-    put(position, entry)
-    meta.all, meta.peak = math.max(meta.all, threshold), math.max(meta.peak, threshold)
-    redis.call('HSET', META, 'all', meta.all, 'peak', meta.peak)
-  else
-    put(position, entry)
   end
 end
+
+-- Raises a watermark; what it is not of, it leaves alone.
+local function raise(key, threshold)
+  local there, none = is(key, 'string')
+  if none or there and threshold > (tonumber(redis.call('GET', key)) or 0) then
+    redis.call('SET', key, threshold, 'EXAT', threshold + WATERMARK_TTL)
+  end
+end
+
+local function redo(position, kept, name, tag, entry)
+  local kind = string.byte(entry) % 8
+  local threshold = (kind == 3 or kind == 4) and struct.unpack('>I4', entry, 6)
+  if threshold and threshold > NOW + THRESHOLD_AHEAD_MAX then
+    odd = odd + 1
+    positions[#positions + 1] = ''
+    return
+  end
+  if kind == 4 and threshold > meta.all then
+    -- It kills what was issued since, too: an order names no session, and those created later stay.
+    local tokens = math.max(threshold, meta.peak)
+    entry = string.sub(entry, 1, 1) .. seconds(tokens + LIFETIME + MARGIN) .. seconds(tokens)
+    meta.all, meta.all_tokens, meta.peak = threshold, math.max(meta.all_tokens, tokens), tokens
+    redis.call('HSET', META, 'all', meta.all, 'all_tokens', meta.all_tokens, 'peak', meta.peak)
+  end
+  put_again(position, entry)
+  if kind == 2 then end_session(name) end
+  if kind ~= 3 then return end
+  raise((kept and TOKEN_WATERMARKS or WATERMARKS) .. name, threshold)
+  if threshold > meta.peak then
+    meta.peak = threshold
+    redis.call('HSET', META, 'peak', threshold)
+  end
+  if not kept then end_sessions(USERS .. name, tag, threshold) end
+end
+
+for i = 10, #ARGV, 5 do redo(ARGV[i], ARGV[i + 1] == '1', ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]) end
 return {meta.epoch and 0 or 1, odd, positions}

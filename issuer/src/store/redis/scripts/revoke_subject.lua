@@ -1,22 +1,30 @@
--- Kills all of a user's tokens and sessions: KEYS meta, log, user, watermark; ARGV[4] head byte of the entry, [5] sub,
--- [6] what the names of session keys begin with, [7] max token lifetime, [8] how long the watermark is kept.
+-- Kills all of a user's tokens, and the sessions unless they are kept: KEYS meta, log, user, watermark, token watermark;
+-- ARGV[4] head byte of the entry, [5] sub, [6] what the names of session keys begin with, [7] max token lifetime, [8] how
+-- long a watermark is kept, [9] the newest `iat` that the issuer remembers, [10] '1' to keep the sessions.
 -- Session keys share the partition's hash tag, so the script may name them itself. The threshold reaches the latest token
 -- of every session there is, also one that is ahead of the clock; killing twice does not raise it. Returns {threshold,
--- position}.
-local USER, WATERMARK = KEYS[3], KEYS[4]
-local meta = load_meta()
+-- position, how many live sessions were ended}.
+local USER, WATERMARK, TOKEN_WATERMARK = KEYS[3], KEYS[4], KEYS[5]
+local meta, newest, keep = load_meta(), tonumber(ARGV[9]), ARGV[10] == '1'
 expect(USER, 'zset')
-local threshold = math.max(NOW, watermark_of(meta, WATERMARK))
-local sessions = redis.call('ZRANGE', USER, 0, -1)
+local ended_up_to = session_mark(meta, WATERMARK)
+local threshold = math.max(NOW, token_mark(meta, WATERMARK, TOKEN_WATERMARK), meta.floor, newest)
+local sessions, live = redis.call('ZRANGE', USER, 0, -1), 0
 for _, sid in ipairs(sessions) do
   if expect(ARGV[6] .. sid, 'hash') then
-    threshold = math.max(threshold, tonumber(redis.call('HGET', ARGV[6] .. sid, 'issued') or '0') or 0)
+    local row = redis.call('HMGET', ARGV[6] .. sid, 'issued', 'idle', 'ends', 'created')
+    threshold = math.max(threshold, tonumber(row[1]) or 0)
+    local until_when = math.min(tonumber(row[2]) or 0, tonumber(row[3]) or 0)
+    if NOW < until_when and (tonumber(row[4]) or 0) > ended_up_to then live = live + 1 end
   end
 end
+check_threshold(threshold)
 
+raise_floor(meta, newest)
 append(meta, ARGV[4] .. seconds(threshold + tonumber(ARGV[7]) + MARGIN) .. seconds(threshold) .. ARGV[5])
 redis.call('HSET', META, 'peak', math.max(meta.peak, threshold))
-redis.call('SET', WATERMARK, threshold, 'EXAT', threshold + tonumber(ARGV[8]))
+redis.call('SET', keep and TOKEN_WATERMARK or WATERMARK, threshold, 'EXAT', threshold + tonumber(ARGV[8]))
+if keep then return {threshold, meta.last, 0} end
 for _, sid in ipairs(sessions) do redis.call('DEL', ARGV[6] .. sid) end
 redis.call('DEL', USER)
-return {threshold, meta.last}
+return {threshold, meta.last, live}

@@ -1,0 +1,56 @@
+//! The files of the embedded store: the database, what SQLite keeps beside it, the lock and the mark. All are for the
+//! issuer's own user only.
+
+use std::fs::{File, Permissions};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use super::OpenError;
+
+/// A file's name beside the store's.
+pub(super) fn beside(store: &Path, suffix: &str) -> PathBuf {
+    let mut name = store.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+/// Opens or makes a file that no other user can read.
+pub(super) fn open_private(path: &Path) -> io::Result<File> {
+    File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+/// Makes the store's file if it is not there, and takes from other users what they may do with it and those beside it:
+/// SQLite gives what it makes the mode of the database.
+pub(super) fn make_private(store: &Path) -> io::Result<()> {
+    drop(open_private(store)?);
+    for suffix in ["", "-wal", "-shm", ".lock", ".mark"] {
+        let path = beside(store, suffix);
+        let Ok(metadata) = std::fs::metadata(&path) else { continue };
+        let mode = metadata.permissions().mode() & 0o777;
+        if mode & 0o077 == 0 {
+            continue;
+        }
+        match std::fs::set_permissions(&path, Permissions::from_mode(0o600)) {
+            Ok(()) => {
+                tracing::info!(path = %path.display(), was = format!("{mode:04o}"), "set the file's mode to 0600")
+            }
+            Err(error) => tracing::warn!(
+                path = %path.display(), mode = format!("{mode:04o}"), %error,
+                "other users may open this file of the embedded store; its mode should be 0600"
+            ),
+        }
+    }
+    Ok(())
+}
+
+/// Takes the store for this process, for as long as the file is open.
+pub(super) fn take_lock(store: &Path) -> Result<File, OpenError> {
+    let lock_path = beside(store, ".lock");
+    let file = open_private(&lock_path).map_err(|error| OpenError::Lock(lock_path.clone(), error))?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::InUse(store.to_path_buf(), lock_path)),
+        Err(error) => Err(OpenError::Lock(lock_path, error.into())),
+    }
+}
