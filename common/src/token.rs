@@ -185,9 +185,18 @@ pub fn still_valid(token: &VerifiedToken, policy: &Policy, now: UnixTime) -> Res
     if now >= token.claims.expires_at().plus(policy.leeway_seconds) { Err(Rejection::Expired) } else { Ok(()) }
 }
 
-/// The `kid` of a token's header, unverified: only to decide whether new keys should be fetched.
-pub fn unverified_kid(token: &str) -> Option<String> {
-    compact::header_kid(compact::split(token).ok()?.header)
+/// What a token's header says of its key, unverified: only to decide whether new keys should be fetched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnverifiedKey {
+    /// `alg`.
+    pub algorithm: String,
+    /// `kid`, if there is one.
+    pub kid: Option<String>,
+}
+
+/// The key that a token's header names, if it has a header that is allowed at all.
+pub fn unverified_key(token: &str) -> Option<UnverifiedKey> {
+    compact::unverified_key(compact::split(token).ok()?.header)
 }
 
 #[cfg(test)]

@@ -58,13 +58,16 @@ pub enum Unknown {
     /// There are no keys to verify with yet.
     #[error("no verification keys have been loaded yet")]
     NoKeys,
+    /// The token's key is unknown, and the JWK set could not be read to look for it.
+    #[error("the token's key could not be looked up: the JWK set cannot be read")]
+    KeyLookupFailed,
 }
 
 impl Unknown {
     /// The stable code that a client sees.
     pub const fn code(self) -> Code {
         match self {
-            Self::NotLoaded | Self::NoKeys => Code::TemporarilyUnavailable,
+            Self::NotLoaded | Self::NoKeys | Self::KeyLookupFailed => Code::TemporarilyUnavailable,
             Self::Stale(_) => Code::Stale,
         }
     }

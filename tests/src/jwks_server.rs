@@ -1,7 +1,7 @@
 //! An HTTP server that serves one JWK set, which the test may change, and counts how often it was asked.
 
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -23,6 +23,7 @@ pub struct JwksServer {
 struct Shared {
     document: Mutex<String>,
     asked: AtomicU64,
+    broken: AtomicBool,
     gate: tokio::sync::Mutex<()>,
 }
 
@@ -32,7 +33,8 @@ impl JwksServer {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}/jwks.json", listener.local_addr().expect("an address"));
         let (document, asked) = (Mutex::new(document.to_string()), AtomicU64::new(0));
-        let shared = Arc::new(Shared { document, asked, gate: tokio::sync::Mutex::new(()) });
+        let (broken, gate) = (AtomicBool::new(false), tokio::sync::Mutex::new(()));
+        let shared = Arc::new(Shared { document, asked, broken, gate });
         let serving = Arc::clone(&shared);
         tokio::spawn(async move {
             loop {
@@ -40,7 +42,7 @@ impl JwksServer {
                 let shared = Arc::clone(&serving);
                 let answer = service_fn(move |_| {
                     let shared = Arc::clone(&shared);
-                    async move { Ok::<_, Infallible>(http::Response::new(Full::new(shared.answer().await))) }
+                    async move { Ok::<_, Infallible>(shared.answer().await) }
                 });
                 tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer));
             }
@@ -62,6 +64,11 @@ impl JwksServer {
         self.shared.gate.lock().await
     }
 
+    /// Answers 500 to everything, or stops doing so.
+    pub fn set_broken(&self, broken: bool) {
+        self.shared.broken.store(broken, Ordering::Relaxed);
+    }
+
     /// Serves another set from now on.
     pub fn serve(&self, document: &Value) {
         *self.shared.document.lock().unwrap_or_else(PoisonError::into_inner) = document.to_string();
@@ -69,10 +76,15 @@ impl JwksServer {
 }
 
 impl Shared {
-    async fn answer(&self) -> Bytes {
+    async fn answer(&self) -> http::Response<Full<Bytes>> {
         self.asked.fetch_add(1, Ordering::Relaxed);
         let _open = self.gate.lock().await;
-        self.document.lock().unwrap_or_else(PoisonError::into_inner).clone().into()
+        let body = self.document.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut response = http::Response::new(Full::new(body.into()));
+        if self.broken.load(Ordering::Relaxed) {
+            *response.status_mut() = http::StatusCode::INTERNAL_SERVER_ERROR;
+        }
+        response
     }
 }
 

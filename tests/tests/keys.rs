@@ -8,17 +8,20 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rustix::process::Signal;
 use serde_json::json;
 use sidegate_common::claims::Claims;
 use sidegate_common::key::SigningKey;
+use sidegate_common::secret::Secret;
 use sidegate_common::token;
 use sidegate_issuer::keys::generate::{Kind, generate};
 use sidegate_tests::daemon::claims;
+use sidegate_tests::grpc_check;
 use sidegate_tests::http::At;
 use sidegate_tests::jwks_server::{JwksServer, jwk_set};
 use sidegate_tests::program::run;
 use sidegate_tests::scratch::Scratch;
-use sidegate_tests::stack::{EMAIL, Issuer, Stack, Store, Tokens, Verifier, tokens};
+use sidegate_tests::stack::{EMAIL, Issuer, Stack, Store, Tokens, Verifier, metric, tokens};
 use sidegate_tests::wait::{eventually, within};
 
 const SESSION_SECRET: &str = "a-session-secret-for-the-tests-of-thirty-two-bytes";
@@ -293,6 +296,103 @@ async fn a_flood_of_unknown_kids_costs_one_fetch_a_cooldown() {
     assert_eq!(verifier.check(&under(&known)).await.status, 200);
 }
 
+/// Status and code for `token` at every interface; introspection that says inactive has the code `inactive`.
+async fn every_interface(verifier: &Verifier, token: &str) -> Vec<(&'static str, u16, String)> {
+    let proxied = |path: &str| {
+        let call = verifier.at.get(path).bearer(token);
+        let call = call.header("x-original-uri", "/a").header("x-original-method", "GET");
+        call.header("x-forwarded-uri", "/a").header("x-forwarded-method", "GET")
+    };
+    let calls = [
+        ("check", verifier.at.get("/check").bearer(token)),
+        ("envoy", proxied("/envoy/a")),
+        ("nginx", proxied("/nginx")),
+        ("forward", proxied("/forward")),
+        ("haproxy", proxied("/haproxy")),
+        ("verify", verifier.at.post("/verify").body(token.to_owned())),
+        ("introspect", verifier.at.post("/introspect").form(&format!("token={token}"))),
+    ];
+    let mut answers = Vec::new();
+    for (interface, call) in calls {
+        let reply = call.send().await;
+        let body: serde_json::Value = serde_json::from_slice(&reply.body).unwrap_or_default();
+        let code = if body["active"] == false { "inactive" } else { body["code"].as_str().unwrap_or_default() };
+        answers.push((interface, reply.status.as_u16(), code.to_owned()));
+    }
+    let At::Unix(socket) = &verifier.at else { unreachable!("a Unix socket") };
+    let attributes = grpc_check::attributes("GET", "/a", &[("authorization", &format!("Bearer {token}"))]);
+    let response = grpc_check::check(&grpc_check::channel(socket).await, Some(attributes), &[]).await;
+    let status = match response.status.expect("a status").code {
+        0 => 200,
+        14 => 503,
+        _ => 401,
+    };
+    answers.push(("grpc", status, String::new()));
+    answers
+}
+
+fn all_answer(answers: &[(&'static str, u16, String)], status: u16) {
+    for (interface, answered, code) in answers {
+        assert_eq!(*answered, status, "{interface}: {code}");
+        assert!(status != 503 || *interface == "grpc" || code == "temporarily_unavailable", "{interface}: {code}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_key_fetch_is_503_and_the_key_is_looked_for_again() {
+    let (known, coming) = (new_key(), new_key());
+    let server = JwksServer::start(&jwk_set(&[&known])).await;
+    server.set_broken(true);
+    let stack = Stack::start(Store::Embedded, 0).await;
+    let feed = stack.issuer.feed_url();
+    let settings = [("ISSUER_FEED_URL", feed.as_str()), ("JWKS_URL", server.url()), ("JWKS_REFRESH", "1h")];
+    // The secret beside the set makes it ready; the set has never been read.
+    let verifier = Verifier::start(&stack.folder, "v", &settings).await;
+    let token = under(&known);
+    for _ in 0..3 {
+        all_answer(&every_interface(&verifier, &token).await, 503);
+    }
+    let pair = stack.issuer.login(EMAIL).await;
+    assert_eq!(verifier.check(&pair.access).await.status, 200, "keys that are held go on working");
+    assert_eq!(verifier.check(&forged_hs256()).await.code(), "token_invalid", "no set can hold an HS256 key");
+    server.set_broken(false);
+    eventually("the key to be looked for again", || async {
+        (verifier.check(&token).await.status == 200).then_some(())
+    })
+    .await;
+    all_answer(&every_interface(&verifier, &token).await, 200);
+
+    // A set that was read once and cannot be read now says nothing of keys that it may hold by now.
+    server.set_broken(true);
+    let failed = "sidegate_verifier_jwks_reads_total{result=\"failed\"}";
+    let failures = metric(&verifier.admin, failed).await;
+    verifier.program.signal(Signal::HUP);
+    eventually("the set to be read in vain", || async {
+        (metric(&verifier.admin, failed).await > failures).then_some(())
+    })
+    .await;
+    let (new, junk) = (under(&coming), under(&new_key()));
+    all_answer(&every_interface(&verifier, &new).await, 503);
+    all_answer(&every_interface(&verifier, &token).await, 200);
+    server.serve(&jwk_set(&[&known, &coming]));
+    server.set_broken(false);
+    eventually("the new key to be found", || async { (verifier.check(&new).await.status == 200).then_some(()) }).await;
+    let refused = every_interface(&verifier, &junk).await;
+    for (interface, status, code) in &refused {
+        let denied = if *interface == "introspect" { *status == 200 && code == "inactive" } else { *status == 401 };
+        assert!(denied, "{interface}: {status} {code}: a set that was read and lacks the key is an answer");
+    }
+    // One line for each outage, not one for each attempt.
+    let log = verifier.program.output();
+    assert_eq!(log.matches("the JWK set cannot be read").count(), 2, "{log}");
+    assert!(log.contains("\"setting\":\"JWKS_URL\"") && log.contains("status 500"), "{log}");
+}
+
+/// A token under a secret that nobody has configured.
+fn forged_hs256() -> String {
+    under(&SigningKey::hs256(&Secret::new("another-secret-for-the-tests-of-thirty-two-bytes")).expect("a key"))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_are_kept_while_the_issuer_is_down() {
     let mut it = Asymmetric::start(Store::Redis, 1).await;
@@ -300,10 +400,8 @@ async fn keys_are_kept_while_the_issuer_is_down() {
     it.stack.issuer.program.kill();
     let failed = "sidegate_verifier_jwks_reads_total{result=\"failed\"}";
     let verifier = &it.stack.verifiers[0];
-    eventually("the verifier to have noticed", || async {
-        (sidegate_tests::stack::metric(&verifier.admin, failed).await > 0).then_some(())
-    })
-    .await;
+    eventually("the verifier to have noticed", || async { (metric(&verifier.admin, failed).await > 0).then_some(()) })
+        .await;
     assert_eq!(verifier.check(&pair.access).await.status, 200, "all issuers may be down");
 }
 

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use sidegate_common::index::Index;
-use sidegate_common::secret::Secret;
+use sidegate_common::secret::LiveSecret;
 use sidegate_common::time::{Instants, UnixTime};
 use sidegate_common::token::Rejection;
 use sidegate_common::verdict::{Freshness, Judge, Moment, Unknown};
@@ -12,10 +12,10 @@ use sidegate_runtime::trace;
 
 use crate::config::Config;
 use crate::domain::check::{Checked, Checker};
-use crate::domain::decide::{Decision, Presented, decide};
+use crate::domain::decide::{Decision, Denial, Presented, decide};
 use crate::domain::routes::{Access, Requirement, Routes};
 use crate::domain::timekeeper::Timekeeper;
-use crate::keys::Keys;
+use crate::keys::{KeyLookup, Keys};
 use crate::list::List;
 use crate::metrics::Metrics;
 use crate::wire::answer::Identity;
@@ -32,7 +32,7 @@ pub struct Gate {
     keys: Arc<Keys>,
     metrics: Arc<Metrics>,
     token_cookie: Option<String>,
-    introspect_token: Option<Secret>,
+    introspect_token: LiveSecret,
     cache_entries: usize,
 }
 
@@ -57,7 +57,7 @@ impl Gate {
             keys,
             metrics,
             token_cookie: config.token_cookie.clone(),
-            introspect_token: config.introspect_token.clone(),
+            introspect_token: LiveSecret::new(config.introspect_token.clone()),
             cache_entries: config.token_cache_entries,
         }
     }
@@ -124,13 +124,41 @@ impl Gate {
     /// Checks a token; if its key is unknown and might be new, after looking for new keys.
     pub async fn check_waiting(&self, token: &str) -> Checked<Identity> {
         let checked = self.checker().check(token, self.moment());
-        if matches!(checked, Checked::Denied(Rejection::UnknownKey))
-            && let Some(kid) = self.keys.worth_fetching(token)
-        {
-            self.keys.fetch_for(kid).await;
-            return self.checker().check(token, self.moment());
+        if !matches!(checked, Checked::Denied(Rejection::UnknownKey)) {
+            return checked;
         }
-        checked
+        let found = match self.keys.look_up(token) {
+            KeyLookup::Due(kid) => self.keys.fetch_for(kid).await,
+            found => found,
+        };
+        match found {
+            KeyLookup::Held => self.checker().check(token, self.moment()),
+            KeyLookup::Failed => Checked::CannotJudge(Unknown::KeyLookupFailed),
+            KeyLookup::Absent | KeyLookup::Due(_) => checked,
+        }
+    }
+
+    /// What is known of the key that a request was denied for, if it was denied because no key held has its name.
+    pub fn missing_key(&self, decision: &Decision<Identity>, presented: Presented<'_>) -> Option<KeyLookup> {
+        match (decision, presented) {
+            (Decision::Deny(Denial::Token(Rejection::UnknownKey)), Presented::Token(token)) => {
+                Some(self.keys.look_up(token))
+            }
+            _ => None,
+        }
+    }
+
+    /// The decision on a request whose token's key was unknown: made `again` if the key is held now.
+    pub async fn with_key(&self, found: KeyLookup, again: impl FnOnce() -> Decision<Identity>) -> Decision<Identity> {
+        let found = match found {
+            KeyLookup::Due(kid) => self.keys.fetch_for(kid).await,
+            found => found,
+        };
+        match found {
+            KeyLookup::Held => again(),
+            KeyLookup::Failed => Decision::CannotJudge(Unknown::KeyLookupFailed),
+            KeyLookup::Absent | KeyLookup::Due(_) => Decision::Deny(Denial::Token(Rejection::UnknownKey)),
+        }
     }
 
     /// True if there is a routes file.
@@ -167,8 +195,8 @@ impl Gate {
     }
 
     /// `INTROSPECT_TOKEN`.
-    pub const fn introspect_token(&self) -> Option<&Secret> {
-        self.introspect_token.as_ref()
+    pub const fn introspect_token(&self) -> &LiveSecret {
+        &self.introspect_token
     }
 
     /// The shared-memory segment that readers should use, 0 if there is none.

@@ -1,15 +1,16 @@
 //! The verification keys: secrets given outright, and a JWK set that is read again and again. Keys once read stay in
-//! force while their source is down.
+//! force while their source is down; that a key is unknown is only ever concluded from a set that was read.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sidegate_common::jwks;
-use sidegate_common::key::{KeyRing, VerifyingKey};
-use sidegate_common::token::unverified_kid;
+use sidegate_common::key::{Algorithm, KeyRing, VerifyingKey};
+use sidegate_common::token::unverified_key;
 use sidegate_runtime::clock::monotonic_ms;
+use sidegate_runtime::settings::mask_if_url;
 
 use crate::config::{JwksSource, KeyConfig};
 use crate::jwks_http;
@@ -20,7 +21,7 @@ use crate::metrics::Metrics;
 const COOLDOWN: Duration = Duration::from_secs(30);
 /// How many kids that turned out to be unknown are remembered.
 const UNKNOWN_KIDS_MAX: u64 = 10_000;
-/// How soon a read that failed is tried again; doubled each time, up to the usual interval.
+/// How soon a read that failed is tried again; doubled each time, up to `COOLDOWN` or the usual interval.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// The keys and where they come from.
@@ -29,12 +30,33 @@ pub struct Keys {
     source: Option<JwksSource>,
     refresh: Duration,
     held: Mutex<Held>,
-    /// Kids that were not in the set when it was last read for their sake: losing one costs a read.
+    /// Kids that were not in the set when it was read to look for them: losing one costs a read.
     unknown: moka::sync::Cache<String, ()>,
     reading: tokio::sync::Mutex<()>,
     busy: AtomicBool,
-    read_ms: AtomicU64,
+    reads: Mutex<Reads>,
     metrics: Arc<Metrics>,
+}
+
+/// How the last read went, and when a token may cause the next one (monotonic milliseconds).
+#[derive(Clone, Copy, Debug)]
+struct Reads {
+    ok: bool,
+    retry: Duration,
+    next_ms: u64,
+}
+
+/// What is known of the key of a token that no key held verifies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyLookup {
+    /// The set was read, and the key is not in it; or it cannot be in a set.
+    Absent,
+    /// The set could not be read, so nothing is known of the key.
+    Failed,
+    /// It is held now: the token can be checked again.
+    Held,
+    /// The set should be read for it: [`Keys::fetch_for`]. Holds its `kid`, if the token names one.
+    Due(Option<String>),
 }
 
 #[derive(Debug, Default)]
@@ -84,7 +106,7 @@ impl Keys {
             unknown,
             reading: tokio::sync::Mutex::new(()),
             busy: AtomicBool::new(false),
-            read_ms: AtomicU64::new(0),
+            reads: Mutex::new(Reads { ok: false, retry: RETRY, next_ms: 0 }),
             metrics,
         }
     }
@@ -118,41 +140,71 @@ impl Keys {
         }
     }
 
-    /// The kid of a token whose key is unknown, if it is worth reading the set for it: there is a set, it has not just
-    /// been read, and the kid was not found missing before.
-    pub fn worth_fetching(&self, token: &str) -> Option<String> {
-        self.source.as_ref()?;
-        let rested = monotonic_ms().saturating_sub(self.read_ms.load(Ordering::Acquire)) >= COOLDOWN.as_millis() as u64;
-        if !rested && !self.busy.load(Ordering::Acquire) {
-            return None;
+    /// What is known of the key of a token that was refused because no key held has its `kid` and algorithm.
+    pub fn look_up(&self, token: &str) -> KeyLookup {
+        let (Some(_), Some(key)) = (&self.source, unverified_key(token)) else { return KeyLookup::Absent };
+        let asymmetric = [Algorithm::EdDsa, Algorithm::Es256, Algorithm::Rs256];
+        let Some(algorithm) = asymmetric.into_iter().find(|known| known.is_named(&key.algorithm)) else {
+            return KeyLookup::Absent;
+        };
+        if key.kid.as_ref().is_some_and(|kid| self.unknown.contains_key(kid)) {
+            return KeyLookup::Absent;
         }
-        let kid = unverified_kid(token)?;
-        (!self.unknown.contains_key(&kid)).then_some(kid)
+        if self.conflicts(key.kid.as_deref(), algorithm) {
+            return KeyLookup::Absent;
+        }
+        let reads = *self.reads();
+        let due = monotonic_ms() >= reads.next_ms || self.busy.load(Ordering::Acquire);
+        match (reads.ok, due) {
+            // Without a kid there is nothing to look for in a set that was read.
+            (true, true) if key.kid.is_some() => KeyLookup::Due(key.kid),
+            (true, _) => KeyLookup::Absent,
+            (false, true) => KeyLookup::Due(key.kid),
+            (false, false) => KeyLookup::Failed,
+        }
     }
 
-    /// Reads the set, unless somebody just did, and remembers if `kid` is not in it.
-    pub async fn fetch_for(&self, kid: String) {
-        let asked_ms = monotonic_ms();
+    /// True if keys are held that make it certain that the token's key is wrong: its `kid` belongs to another algorithm, or
+    /// it has none and several keys fit.
+    fn conflicts(&self, kid: Option<&str>, algorithm: Algorithm) -> bool {
+        let held = self.held();
+        let mut all = held.secrets.iter().chain(&held.public);
+        match kid {
+            Some(kid) => all.any(|key| key.kid() == kid && key.algorithm() != algorithm),
+            None => all.filter(|key| key.algorithm() == algorithm).count() > 1,
+        }
+    }
+
+    /// Reads the set, unless that was just done, and remembers if `kid` is not in it. A read that failed is remembered only
+    /// as a reason to try again.
+    pub async fn fetch_for(&self, kid: Option<String>) -> KeyLookup {
         let _one_at_a_time = self.reading.lock().await;
-        let read_ms = self.read_ms.load(Ordering::Acquire);
-        if read_ms < asked_ms && monotonic_ms().saturating_sub(read_ms) >= COOLDOWN.as_millis() as u64 {
+        let next_ms = self.reads().next_ms;
+        if monotonic_ms() >= next_ms {
             self.read_now().await;
         }
-        if !self.held().ring().knows(&kid) {
-            self.unknown.insert(kid, ());
+        if kid.as_ref().is_some_and(|kid| self.held().ring().knows(kid)) {
+            return KeyLookup::Held;
+        }
+        if !self.reads().ok {
+            return KeyLookup::Failed;
+        }
+        match kid {
+            None => KeyLookup::Held,
+            Some(kid) => {
+                self.unknown.insert(kid, ());
+                KeyLookup::Absent
+            }
         }
     }
 
     /// Reads the set now and then, and at once when `again` changes. Never returns.
     pub async fn keep_reading(&self, mut again: tokio::sync::watch::Receiver<u64>) {
-        let mut retry = RETRY;
         loop {
-            let read = {
+            let pause = {
                 let _one_at_a_time = self.reading.lock().await;
                 self.read_now().await
             };
-            retry = if read { RETRY } else { (retry * 2).min(self.refresh) };
-            let pause = if read { self.refresh } else { retry };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 changed = again.changed() => if changed.is_err() { std::future::pending().await },
@@ -160,18 +212,48 @@ impl Keys {
         }
     }
 
-    async fn read_now(&self) -> bool {
+    /// Reads the set; gives how long to wait until the next time.
+    async fn read_now(&self) -> Duration {
         self.busy.store(true, Ordering::Release);
         let read = self.read().await;
-        self.read_ms.store(monotonic_ms(), Ordering::Release);
+        let mut reads = self.reads();
+        let was = *reads;
+        let pause = if read.is_ok() { COOLDOWN } else { was.retry };
+        let retry = if read.is_ok() { RETRY } else { (was.retry * 2).min(COOLDOWN) };
+        let next_ms = monotonic_ms().saturating_add(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX));
+        *reads = Reads { ok: read.is_ok(), retry, next_ms };
+        drop(reads);
         self.busy.store(false, Ordering::Release);
         self.metrics.jwks_read(read.is_ok());
         match read {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::warn!(%error, held = self.count(), "cannot read the public keys; those held stay in force");
-                false
+            Ok(()) => {
+                if was.retry > RETRY {
+                    tracing::info!(keys = self.count(), "the JWK set can be read again");
+                }
+                self.refresh
             }
+            Err(error) => {
+                // Once for an outage: the metric counts every attempt.
+                if was.ok || was.retry == RETRY {
+                    let (setting, source) = self.source_name();
+                    tracing::warn!(
+                        %error, setting, source, held = self.count(),
+                        "the JWK set cannot be read; the keys held stay in force, tokens under other keys are answered 503"
+                    );
+                } else {
+                    tracing::debug!(%error, "the JWK set still cannot be read");
+                }
+                pause.min(self.refresh)
+            }
+        }
+    }
+
+    /// The setting that names the set, and where it is; a URL without what may be a password.
+    fn source_name(&self) -> (&'static str, String) {
+        match &self.source {
+            None => ("JWKS_URL", String::new()),
+            Some(JwksSource::File(path)) => ("JWKS_FILE", path.display().to_string()),
+            Some(JwksSource::Url(url)) => ("JWKS_URL", mask_if_url(&url.to_string())),
         }
     }
 
@@ -191,6 +273,10 @@ impl Keys {
             held.put_in_force();
         }
         Ok(())
+    }
+
+    fn reads(&self) -> std::sync::MutexGuard<'_, Reads> {
+        self.reads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn held(&self) -> std::sync::MutexGuard<'_, Held> {

@@ -101,7 +101,7 @@ impl List {
         let state = match self.judge.ready(at) {
             Ok(_) => State::Live,
             Err(Unknown::NotLoaded) => State::Filling,
-            Err(Unknown::NoKeys | Unknown::Stale(_)) => State::Closed,
+            Err(Unknown::NoKeys | Unknown::KeyLookupFailed | Unknown::Stale(_)) => State::Closed,
         };
         let age_ms = self.judge.freshness().oldest().map_or(u64::MAX, |proven| at.monotonic_ms.saturating_sub(proven));
         let left_ms = match staleness.policy {

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 
-use super::Rejection;
+use super::{Rejection, UnverifiedKey};
 use crate::key::{KeyRing, VerifyingKey};
 
 /// The longest token, in bytes; looked at before anything else.
@@ -82,7 +82,8 @@ pub fn key_for<'a>(encoded: &str, keys: &'a KeyRing) -> Result<&'a VerifyingKey,
     keys.named(header.kid.as_deref(), &header.alg).ok_or(Rejection::UnknownKey)
 }
 
-/// The `kid` that a header names, if it is a header at all.
-pub fn header_kid(encoded: &str) -> Option<String> {
-    header(encoded).ok()?.kid
+/// The key that a header names, if it is a header at all.
+pub fn unverified_key(encoded: &str) -> Option<UnverifiedKey> {
+    let Header { alg, kid, .. } = header(encoded).ok()?;
+    Some(UnverifiedKey { algorithm: alg, kid })
 }

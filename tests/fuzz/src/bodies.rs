@@ -52,7 +52,7 @@ pub fn token(data: &[u8]) {
         1 => forge.token(&verifier.header, data),
         _ => forge.token(data, claims),
     };
-    let _kid = token::unverified_kid(&token);
+    let _key = token::unverified_key(&token);
     if let Ok(verified) = token::verify(&verifier.keys, &verifier.policy, NOW, &token) {
         lawful(&verified, &token);
     }

@@ -118,11 +118,9 @@ async fn check(gate: &Gate, request: CheckRequest) -> Bytes {
     let mut decision = decide(gate, http.as_ref(), also.as_ref());
     if matches!(decision, Decision::Deny(Denial::Token(Rejection::UnknownKey)))
         && let Some(http) = &http
-        && let Presented::Token(token) = presented(gate, http)
-        && let Some(kid) = gate.keys().worth_fetching(token)
+        && let Some(found) = gate.missing_key(&decision, presented(gate, http))
     {
-        gate.keys().fetch_for(kid).await;
-        decision = decide(gate, Some(http), also.as_ref());
+        decision = gate.with_key(found, || decide(gate, Some(http), also.as_ref())).await;
     }
     let (outcome, message) = render(decision);
     gate.answered(NAME, outcome);

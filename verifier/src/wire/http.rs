@@ -22,6 +22,7 @@ use super::grpc::Grpc;
 use super::{introspect, verify};
 use crate::domain::decide::{Decision, Denial, Presented};
 use crate::gate::Gate;
+use crate::keys::KeyLookup;
 
 /// What the listeners for checks share.
 #[derive(Clone, Debug)]
@@ -107,17 +108,18 @@ impl Connection {
 
 fn check(gate: &Arc<Gate>, dialect: Dialect, parts: Parts) -> Reply {
     let decision = decide(gate, dialect, &parts);
-    if matches!(decision, Decision::Deny(Denial::Token(Rejection::UnknownKey)))
-        && let Presented::Token(token) = presented(gate, dialect, &parts)
-        && let Some(kid) = gate.keys().worth_fetching(token)
-    {
-        let gate = Arc::clone(gate);
-        return Reply::later(async move {
-            gate.keys().fetch_for(kid).await;
-            finish(&gate, dialect, &parts.headers, answer(decide(&gate, dialect, &parts))).into()
-        });
+    let unknown_key = matches!(decision, Decision::Deny(Denial::Token(Rejection::UnknownKey)));
+    let found = if unknown_key { gate.missing_key(&decision, presented(gate, dialect, &parts)) } else { None };
+    match found {
+        None | Some(KeyLookup::Absent) => Reply::now(finish(gate, dialect, &parts.headers, answer(decision))),
+        Some(found) => {
+            let gate = Arc::clone(gate);
+            Reply::later(async move {
+                let decision = gate.with_key(found, || decide(&gate, dialect, &parts)).await;
+                finish(&gate, dialect, &parts.headers, answer(decision)).into()
+            })
+        }
     }
-    Reply::now(finish(gate, dialect, &parts.headers, answer(decision)))
 }
 
 fn finish(gate: &Gate, dialect: Dialect, headers: &HeaderMap, mut answer: Answer) -> Answer {
