@@ -10,6 +10,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse, ThumbprintHash};
 use jsonwebtoken::{EncodingKey, Header};
 
+use zeroize::Zeroizing;
+
 use crate::secret::Secret;
 
 /// The shortest HMAC secret, in bytes (RFC 7518 §3.2).
@@ -66,6 +68,9 @@ pub enum KeyError {
     /// Not a PEM private key of a kind we sign with.
     #[error("not a PEM private key for Ed25519, P-256 (PKCS#8) or RSA of at least 2048 bits")]
     NotAPrivateKey,
+    /// HKDF gave nothing.
+    #[error("key derivation failed")]
+    Derivation,
     /// A public key that is malformed, too weak, or of a kind we do not take.
     #[error("not a usable public key for Ed25519, P-256 or RSA of at least 2048 bits")]
     NotAPublicKey,
@@ -113,7 +118,7 @@ impl VerifyingKey {
     pub fn hs256(secret: &Secret) -> Result<Self, KeyError> {
         check_secret(secret)?;
         let material = Material::Hmac(Box::new(hmac::Key::new(hmac::HMAC_SHA256, secret.expose())));
-        Ok(Self::new(hs256_kid(secret), Algorithm::Hs256, material))
+        Ok(Self::new(hs256_kid(secret)?, Algorithm::Hs256, material))
     }
 
     /// A public key from a JWK (RFC 7517); without `kid` it gets its RFC 7638 thumbprint.
@@ -234,23 +239,28 @@ fn check_secret(secret: &Secret) -> Result<(), KeyError> {
 }
 
 /// The `kid` of an HMAC secret: base64url of the first 16 bytes of HKDF-SHA256(secret, info = `sidegate kid`).
-pub fn hs256_kid(secret: &Secret) -> String {
-    URL_SAFE_NO_PAD.encode(derive::<16>(secret, b"sidegate kid"))
+///
+/// # Errors
+/// [`KeyError::Derivation`].
+pub fn hs256_kid(secret: &Secret) -> Result<String, KeyError> {
+    Ok(URL_SAFE_NO_PAD.encode(*derive::<16>(secret, b"sidegate kid")?))
 }
 
-/// `N` bytes of HKDF-SHA256 (RFC 5869) with an empty salt.
-pub fn derive<const N: usize>(secret: &Secret, info: &[u8]) -> [u8; N] {
+/// `N` bytes of HKDF-SHA256 (RFC 5869) with an empty salt; at most 8,160.
+///
+/// # Errors
+/// [`KeyError::Derivation`].
+pub fn derive<const N: usize>(secret: &Secret, info: &[u8]) -> Result<Zeroizing<[u8; N]>, KeyError> {
     struct Length(usize);
     impl hkdf::KeyType for Length {
         fn len(&self) -> usize {
             self.0
         }
     }
-    let mut out = [0; N];
+    let mut out = Zeroizing::new([0; N]);
     let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(secret.expose());
-    let filled = prk.expand(&[info], Length(N)).and_then(|okm| okm.fill(&mut out));
-    debug_assert!(filled.is_ok(), "HKDF-SHA256 gives up to 8,160 bytes");
-    out
+    let filled = prk.expand(&[info], Length(N)).and_then(|okm| okm.fill(out.as_mut_slice()));
+    filled.map(|()| out).map_err(|_| KeyError::Derivation)
 }
 
 /// A key that signs tokens.
@@ -392,10 +402,18 @@ mod tests {
 
     #[test]
     fn the_kid_of_a_secret_is_stable_and_reveals_nothing() {
-        let kid = hs256_kid(&Secret::new("0123456789abcdef0123456789ABCDEF-test"));
+        let kid = |secret: &str| hs256_kid(&Secret::new(secret)).unwrap();
+        let (kid, of) = (kid("0123456789abcdef0123456789ABCDEF-test"), kid);
         assert_eq!(kid.len(), 22);
-        assert_eq!(kid, hs256_kid(&Secret::new("0123456789abcdef0123456789ABCDEF-test")));
-        assert_ne!(kid, hs256_kid(&Secret::new("0123456789abcdef0123456789ABCDEF-tesu")));
+        assert_eq!(kid, of("0123456789abcdef0123456789ABCDEF-test"));
+        assert_ne!(kid, of("0123456789abcdef0123456789ABCDEF-tesu"));
+    }
+
+    #[test]
+    fn a_derivation_that_fails_is_an_error_and_no_zeros() {
+        let secret = Secret::new("0123456789abcdef0123456789ABCDEF-test");
+        assert!(derive::<8160>(&secret, b"x").is_ok());
+        assert_eq!(derive::<8161>(&secret, b"x").map(drop), Err(KeyError::Derivation));
     }
 
     #[test]

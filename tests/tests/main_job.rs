@@ -38,7 +38,7 @@ async fn every_kind_of_revocation_reaches_every_verifier() {
         for verifier in &stack.verifiers {
             assert_eq!(verifier.check(&tokens.access).await.status, 200, "{kind}: good before");
         }
-        let key = sidegate_common::key::hs256_kid(&sidegate_common::secret::Secret::new(SECRET));
+        let key = sidegate_common::key::hs256_kid(&sidegate_common::secret::Secret::new(SECRET)).expect("a kid");
         let what = match kind {
             "token" => json!({"token": tokens.access}),
             "jti" => json!({"token": claim(&me, "jti")}),

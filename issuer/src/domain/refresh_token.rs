@@ -6,9 +6,10 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use aws_lc_rs::{constant_time, hkdf, hmac};
+use aws_lc_rs::{constant_time, hmac};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sidegate_common::key::derive;
 use sidegate_common::revocation::SubjectTag;
 use sidegate_common::secret::Secret;
 
@@ -84,27 +85,10 @@ impl std::fmt::Debug for RefreshKeys {
 #[error("no key can be derived from the session secret")]
 pub struct Underivable;
 
-struct Length(usize);
-
-impl hkdf::KeyType for Length {
-    fn len(&self) -> usize {
-        self.0
-    }
-}
-
-fn derive(secret: &Secret, info: &[u8], out: &mut [u8]) -> Result<(), Underivable> {
-    let pseudorandom = hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(secret.expose());
-    let info = [info];
-    let material = pseudorandom.expand(&info, Length(out.len())).map_err(|_| Underivable)?;
-    material.fill(out).map_err(|_| Underivable)
-}
-
 impl Key {
     fn new(secret: &Secret) -> Result<Self, Underivable> {
-        let mut mac = zeroize::Zeroizing::new([0; 32]);
-        derive(secret, b"sidegate refresh", mac.as_mut_slice())?;
-        let mut tag = [0; 4];
-        derive(secret, b"sidegate refresh key tag", &mut tag)?;
+        let mac = derive::<32>(secret, b"sidegate refresh").map_err(|_| Underivable)?;
+        let tag = *derive::<4>(secret, b"sidegate refresh key tag").map_err(|_| Underivable)?;
         Ok(Self { tag, mac: hmac::Key::new(hmac::HMAC_SHA256, mac.as_slice()) })
     }
 }
