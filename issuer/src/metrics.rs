@@ -77,7 +77,7 @@ pub struct Metrics {
     revocations: Family<ByKind, Counter>,
     answers: Family<ByStatus, Counter>,
     ready: Gauge,
-    bcrypt_rounds: Gauge,
+    bcrypt_rounds: Counter,
     bcrypt_waiting: Gauge,
     passwords: Arc<Counts>,
 }
@@ -93,7 +93,7 @@ impl Metrics {
         registry.register("build", "Which build this is", version);
         let (logins, refreshes) = (Family::default(), Family::default());
         let (logouts, revocations, answers) = (Family::default(), Family::default(), Family::default());
-        let (ready, bcrypt_rounds, bcrypt_waiting) = (Gauge::default(), Gauge::default(), Gauge::default());
+        let (ready, bcrypt_rounds, bcrypt_waiting) = (Gauge::default(), Counter::default(), Gauge::default());
         registry.register("ready", "1 if a user could log in, refresh and log out now", ready.clone());
         registry.register("logins", "Logins, by result", logins.clone());
         registry.register("refreshes", "Refreshes, by result; reused is theft or a broken client", refreshes.clone());
@@ -148,7 +148,7 @@ impl Metrics {
     pub fn render(&self, ready: bool) -> Option<String> {
         self.ready.set(i64::from(ready));
         let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-        self.bcrypt_rounds.set(number(self.passwords.rounds.load(Ordering::Relaxed)));
+        self.bcrypt_rounds.inner().store(self.passwords.rounds.load(Ordering::Relaxed), Ordering::Relaxed);
         self.bcrypt_waiting.set(number(self.passwords.waiting.load(Ordering::Relaxed)));
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry).ok()?;

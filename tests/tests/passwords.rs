@@ -7,7 +7,7 @@ use sidegate_tests::postgres::Postgres;
 use sidegate_tests::stack::{EMAIL, Stack, Store, metric};
 use sidegate_tests::users::PASSWORD;
 
-const ROUNDS: &str = "sidegate_issuer_bcrypt_rounds";
+const ROUNDS: &str = "sidegate_issuer_bcrypt_rounds_total";
 
 async fn login(stack: &Stack, email: &str, password: &str) -> Reply {
     stack.issuer.at.post("/auth/login").json(&json!({"email": email, "password": password})).send().await
