@@ -244,7 +244,10 @@ async fn on_redis_and_postgres_also_while_they_fail() {
     eventually("logout to be refused", || async { (issuer.logout(&pair.access).await.status == 503).then_some(()) })
         .await;
     assert_eq!(issuer.refresh(&pair.refresh).await.status, 503);
-    assert_eq!(issuer.admin.get("/readyz").send().await.status, 503);
+    eventually("the issuer not to be ready", || async {
+        (issuer.admin.get("/readyz").send().await.status == 503).then_some(())
+    })
+    .await;
     canaries.none_in("what readyz says", &String::from_utf8_lossy(&issuer.admin.get("/readyz").send().await.body));
     let (issuer_log, verifier_log) = (issuer.program.output(), verifier.program.output());
     canaries.none_in("the issuer's log", &issuer_log);

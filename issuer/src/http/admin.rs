@@ -8,6 +8,7 @@ use axum::routing::{get, post};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde_json::{Map, Value, json};
 use sidegate_common::token::Rejection;
+use sidegate_common::verdict::Unknown;
 
 use super::api::Api;
 use super::audit;
@@ -32,7 +33,7 @@ pub fn admin<U: Users, S: Store, P: Passwords>(api: &Arc<Api<U, S, P>>) -> Route
         .route("/livez", get(handler(api, |_, _| async { Ok(text("ok\n".to_owned(), PLAIN)) })))
         .route("/readyz", get(handler(api, readyz)))
         .route("/metrics", get(handler(api, metrics)));
-    if api.admin_token.is_some() {
+    if api.admin_token.is_set() {
         router = router
             .route("/admin/revocations", post(handler(api, revoke)))
             .route("/admin/sessions", get(handler(api, sessions)));
@@ -46,35 +47,36 @@ fn text(body: String, media_type: &'static str) -> Response<Body> {
     response
 }
 
-/// What keeps a user from logging in, refreshing or logging out now, or the issuer's own protected routes from judging a
-/// token: of the users' database, the store, the feed.
-async fn troubles<U: Users, S: Store, P: Passwords>(api: &Api<U, S, P>) -> [(&'static str, Option<String>); 3] {
-    let users = api.auth.users.probe().await.err().map(|error| error.to_string());
-    let store = api.auth.store.probe().await.err().map(|error| error.to_string());
-    let feed = api.auth.judge.ready((api.clock)()).err().map(|unknown| unknown.to_string());
-    [("users", users), ("store", store), ("feed", feed)]
+/// Whether a user could log in, refresh and log out now, and what is wrong: with the users' database, the store, the feed.
+/// A feed that was complete once and is stale now is said, but only routes that judge access tokens need it.
+fn readiness<U, S, P>(api: &Api<U, S, P>) -> (bool, [(&'static str, Option<String>); 3]) {
+    let now = (api.clock)();
+    let [users, store] = api.readiness.errors(now.monotonic_ms);
+    let feed = api.auth.judge.ready(now).err();
+    let stale_at_most = matches!(feed, None | Some(Unknown::Stale(_)));
+    let ready = users.1.is_none() && store.1.is_none() && stale_at_most;
+    (ready, [users, store, ("feed", feed.map(|unknown| unknown.to_string()))])
 }
 
 async fn readyz<U: Users, S: Store, P: Passwords>(api: Arc<Api<U, S, P>>, _call: Call) -> Answer {
-    let troubles = troubles(&api).await;
-    let shown = |trouble: &Option<String>| trouble.as_deref().map_or(Value::from("ok"), Value::from);
-    let body: Map<String, Value> =
-        troubles.iter().map(|(part, trouble)| ((*part).to_owned(), shown(trouble))).collect();
+    let (ready, errors) = readiness(&api);
+    let shown = |error: &Option<String>| error.as_deref().map_or(Value::from("ok"), Value::from);
+    let body: Map<String, Value> = errors.iter().map(|(part, error)| ((*part).to_owned(), shown(error))).collect();
     let mut response = ok(&Value::from(body));
-    if troubles.iter().any(|(_, trouble)| trouble.is_some()) {
+    if !ready {
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
     }
     Ok(response)
 }
 
 async fn metrics<U: Users, S: Store, P: Passwords>(api: Arc<Api<U, S, P>>, _call: Call) -> Answer {
-    let ready = troubles(&api).await.iter().all(|(_, trouble)| trouble.is_none());
+    let (ready, _) = readiness(&api);
     api.metrics.render(ready).map(|metrics| text(metrics, OPEN_METRICS)).ok_or(Failure::Internal)
 }
 
 fn authorise<U, S, P>(api: &Api<U, S, P>, headers: &HeaderMap) -> Result<(), Rejection> {
     let presented = required_bearer(headers)?;
-    let known = api.admin_token.as_ref().is_some_and(|token| token.matches(presented.as_bytes()));
+    let known = api.admin_token.matches(presented.as_bytes());
     if known { Ok(()) } else { Err(Rejection::Signature) }
 }
 

@@ -45,10 +45,19 @@ pub enum JournalError {
     Misplaced(PathBuf),
 }
 
+/// How errors name it.
+pub(super) const NAME: &str = "the journal";
+/// What is wrong with it while logouts are refused for its sake.
+pub(super) const UNWRITABLE: &str = "REVOCATION_JOURNAL cannot be written";
+/// How much room there must be for the next entry, in bytes.
+const ROOM_BYTES: u64 = 256;
+
 enum Job {
     Write(Vec<u8>, Option<oneshot::Sender<bool>>),
     /// Answered once everything before it has been written.
     Flush(mpsc::Sender<()>),
+    /// Answered with whether the next entry could be written.
+    Look(oneshot::Sender<bool>),
 }
 
 /// A journal that is written to.
@@ -98,7 +107,7 @@ impl Journal {
         counts.journal_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
         let holed = Arc::new(AtomicBool::new(false));
         let hole = Arc::clone(&holed);
-        let writer = Writer { path: path.to_owned(), head, file, bytes, compacted: bytes, hole, counts };
+        let writer = Writer { path: path.to_owned(), head, file, bytes, compacted: bytes, hole, failing: None, counts };
         let thread = std::thread::Builder::new().name("journal".to_owned());
         thread.spawn(move || writer.run(&queue)).map_err(failed)?;
         let state = Mutex::new(State { proofs, ..State::default() });
@@ -117,6 +126,13 @@ impl Journal {
         let (done, written) = oneshot::channel();
         let sent = self.jobs.send(Job::Write(entry.to_bytes(), Some(done))).is_ok();
         sent && written.await.unwrap_or(false)
+    }
+
+    /// True if the next entry could be written: there is room for it, and the last one was written unless room was all it
+    /// lacked.
+    pub(super) async fn is_writable(&self) -> bool {
+        let (done, found) = oneshot::channel();
+        self.jobs.send(Job::Look(done)).is_ok() && found.await.unwrap_or(false)
     }
 
     /// Writes an entry that the feed brought, unless it is one of our own.
@@ -305,6 +321,8 @@ struct Writer {
     bytes: u64,
     compacted: u64,
     hole: Arc<AtomicBool>,
+    /// Why the last write failed, if it did.
+    failing: Option<io::ErrorKind>,
     counts: Counts,
 }
 
@@ -319,10 +337,21 @@ impl Writer {
                 batch.take(job);
             }
             let written = self.write(&batch.bytes);
-            if let Err(error) = &written {
-                self.hole.store(true, Ordering::Release);
-                self.counts.journal_failures.inc();
-                tracing::error!(%error, path = %self.path.display(), "the journal cannot be written: it proves nothing until a restart");
+            match &written {
+                Err(error) => {
+                    self.hole.store(true, Ordering::Release);
+                    self.counts.journal_failures.inc();
+                    // Once for as long as it lasts: the metric counts every failure.
+                    if self.failing.is_none() {
+                        tracing::error!(%error, setting = "REVOCATION_JOURNAL", path = %self.path.display(), "the journal cannot be written: revocations are answered 503, and it proves nothing until a restart");
+                    }
+                    self.failing = Some(error.kind());
+                }
+                Ok(()) if !batch.bytes.is_empty() => self.works_again(),
+                Ok(()) => {}
+            }
+            for look in batch.looks {
+                let _gone = look.send(self.is_writable());
             }
             for waiting in batch.waiting {
                 let _gone = waiting.send(written.is_ok());
@@ -331,6 +360,32 @@ impl Writer {
                 let _gone = flush.send(());
             }
             self.compact_if_due();
+        }
+    }
+
+    fn works_again(&mut self) {
+        if self.failing.take().is_some() {
+            tracing::info!(path = %self.path.display(), "the journal can be written again");
+        }
+    }
+
+    fn is_writable(&mut self) -> bool {
+        use rustix::fs::{FallocateFlags, fallocate};
+        match fallocate(&self.file, FallocateFlags::KEEP_SIZE, self.bytes, ROOM_BYTES) {
+            Ok(()) => {
+                if matches!(self.failing, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)) {
+                    self.works_again();
+                }
+                self.failing.is_none()
+            }
+            Err(rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT) => {
+                if self.failing.replace(io::ErrorKind::StorageFull).is_none() {
+                    tracing::error!(setting = "REVOCATION_JOURNAL", path = %self.path.display(), "no room for the journal: revocations are answered 503");
+                }
+                false
+            }
+            // A file system that cannot say.
+            Err(_) => self.failing.is_none(),
         }
     }
 
@@ -382,6 +437,7 @@ struct Batch {
     bytes: Vec<u8>,
     waiting: Vec<oneshot::Sender<bool>>,
     flushes: Vec<mpsc::Sender<()>>,
+    looks: Vec<oneshot::Sender<bool>>,
 }
 
 impl Batch {
@@ -392,6 +448,7 @@ impl Batch {
                 self.waiting.extend(done);
             }
             Job::Flush(done) => self.flushes.push(done),
+            Job::Look(done) => self.looks.push(done),
         }
     }
 }

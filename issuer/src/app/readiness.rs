@@ -1,0 +1,32 @@
+//! Looks once a second whether the stores would take a login and a logout.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sidegate_runtime::clock::monotonic_ms;
+
+use super::IssuerApi;
+use crate::domain::ports::{Store as _, Users as _};
+use crate::http::readiness::Look;
+
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Longer than any one question to a store may take.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Keeps what `/readyz` answers current. Never returns.
+pub(super) async fn watch(api: Arc<IssuerApi>) {
+    loop {
+        let late = |_| Some("no answer in time".to_owned());
+        let users = async {
+            let probe = tokio::time::timeout(LOOK_TIMEOUT, api.auth.users.probe()).await;
+            probe.map_or_else(late, |probe| probe.err().map(|error| error.to_string()))
+        };
+        let store = async {
+            let probe = tokio::time::timeout(LOOK_TIMEOUT, api.auth.store.probe()).await;
+            probe.map_or_else(late, |probe| probe.err().map(|error| error.to_string()))
+        };
+        let (users, store) = tokio::join!(users, store);
+        api.readiness.set(Look { users, store, at_ms: monotonic_ms() });
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
