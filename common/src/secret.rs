@@ -1,5 +1,7 @@
 //! Bytes that never reach a log and are wiped when dropped.
 
+use std::sync::{Arc, PoisonError, RwLock};
+
 use zeroize::Zeroizing;
 
 /// Secret bytes: `Debug` shows a mask, and dropping wipes them.
@@ -35,9 +37,46 @@ impl std::fmt::Debug for Secret {
     }
 }
 
+/// A secret that may be replaced while the program runs, or may not be set. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct LiveSecret(Arc<RwLock<Option<Secret>>>);
+
+impl LiveSecret {
+    /// Holds this secret until it is replaced.
+    pub fn new(secret: Option<Secret>) -> Self {
+        Self(Arc::new(RwLock::new(secret)))
+    }
+
+    /// Puts another in force.
+    pub fn replace(&self, secret: Option<Secret>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = secret;
+    }
+
+    /// True if there is one.
+    pub fn is_set(&self) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Compares in constant time for equal lengths; false if there is none.
+    pub fn matches(&self, presented: &[u8]) -> bool {
+        let held = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        held.as_ref().is_some_and(|secret| secret.matches(presented))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_live_secret_matches_what_it_holds_now() {
+        let live = LiveSecret::new(None);
+        assert!(!live.is_set() && !live.matches(b""));
+        let shared = live.clone();
+        shared.replace(Some(Secret::new("canary")));
+        assert!(live.is_set() && live.matches(b"canary") && !live.matches(b"other"));
+        assert!(!format!("{live:?}").contains("canary"));
+    }
 
     #[test]
     fn debug_shows_nothing_and_comparison_is_exact() {

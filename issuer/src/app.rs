@@ -1,5 +1,7 @@
 //! The only place that knows all parts: opens stores, builds [`Auth`], binds, serves, drains.
 
+mod readiness;
+mod reload;
 mod rotation;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,6 +13,7 @@ use http::Request;
 use hyper::body::Incoming;
 use hyper_util::service::TowerToHyperService;
 use sidegate_common::index::Index;
+use sidegate_common::secret::LiveSecret;
 use sidegate_common::time::TimeFloor;
 use sidegate_common::verdict::{Freshness, Judge, Moment};
 use sidegate_runtime::clock;
@@ -19,7 +22,7 @@ use sidegate_runtime::feed::status::Status;
 use sidegate_runtime::program::{Signals, stopped};
 use sidegate_runtime::serve::{Limits, serve};
 use sidegate_runtime::service_manager;
-use sidegate_runtime::settings::ConfigError;
+use sidegate_runtime::settings::{ConfigError, Settings};
 use sidegate_runtime::socket::Listener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -34,6 +37,7 @@ use crate::feed::local::LocalSource;
 use crate::feed::own::{Heard, OwnList, OwnSource, keep};
 use crate::feed::server::FeedService;
 use crate::http::api::{Api, Clock};
+use crate::http::readiness::Readiness;
 use crate::http::{admin, router};
 use crate::keys::set::KeySetError;
 use crate::metrics::Metrics;
@@ -45,6 +49,9 @@ use crate::store::users::SqlUsers;
 
 /// How long a Redis that is not there yet is waited for at start.
 const REDIS_PATIENCE: Duration = Duration::from_secs(20);
+
+use reload::Reloader;
+pub use reload::Reread;
 
 /// What the issuer's handlers share.
 pub type IssuerApi = Api<SqlUsers, AnyStore, PasswordPool>;
@@ -76,18 +83,16 @@ pub struct App {
     public: Listener,
     admin: Listener,
     feed: Option<Listener>,
-    reread: Reread,
+    reloader: Reloader,
 }
 
-/// Reads the configuration again, on SIGHUP.
-pub type Reread = Box<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>;
-
 impl App {
-    /// Opens stores and binds sockets. `reread` reads the configuration again when a signal asks for it.
+    /// Opens stores and binds sockets. `settings` are what `config` was read from; `reread` reads both again when a signal
+    /// asks for it.
     ///
     /// # Errors
     /// See [`StartError`].
-    pub async fn start(config: Config, reread: Reread) -> Result<Self, StartError> {
+    pub async fn start(config: Config, settings: Settings, reread: Reread) -> Result<Self, StartError> {
         let (store, source) = open_store(&config).await?;
         let feed = match &store {
             AnyStore::Embedded(_) => Some(Listener::tcp(config.listen.feed)?),
@@ -124,13 +129,27 @@ impl App {
             },
             clock: floor_clock(&floor),
             metrics,
+            readiness: Readiness::default(),
             public_keys: std::sync::RwLock::new(Arc::new(keys.public)),
             proxies: config.proxies.clone(),
             cors: config.cors.clone(),
-            admin_token: config.admin_token.clone(),
+            admin_token: LiveSecret::new(config.admin_token.clone()),
         });
         let (public, admin) = (Listener::tcp(config.listen.public)?, Listener::tcp(config.listen.admin)?);
-        Ok(Self { api, source, feed_status, floor, config, public, admin, feed, reread })
+        let reloader = Reloader {
+            api: Arc::clone(&api),
+            settings,
+            reread,
+            feed_token: LiveSecret::new(match &config.store {
+                StoreConfig::Embedded { feed_token, .. } => feed_token.clone(),
+                StoreConfig::Redis { .. } => None,
+            }),
+            source: match &source {
+                OwnSource::Redis(source) => Some((**source).clone()),
+                OwnSource::Local(_) => None,
+            },
+        };
+        Ok(Self { api, source, feed_status, floor, config, public, admin, feed, reloader })
     }
 
     /// What the handlers share, for tests.
@@ -150,7 +169,8 @@ impl App {
 
     /// Serves until told to stop, then drains.
     pub async fn run(self, signals: Signals) {
-        let Self { api, source, feed_status, floor, config, public, admin: admin_listener, feed, reread } = self;
+        let Self { api, source, feed_status, floor, config, public, admin: admin_listener, feed, reloader } = self;
+        let feed_token = reloader.feed_token.clone();
         let addresses = (public.describe(), admin_listener.describe());
         let feed_at = feed.as_ref().map(Listener::describe).unwrap_or_default();
         let version = env!("CARGO_PKG_VERSION");
@@ -162,7 +182,8 @@ impl App {
         let (_last_answer, answered) = watch::channel(false);
         background.spawn(keep(source, list, config.probe_interval, feed_status, answered));
         background.spawn(warn_of_missing_index(Arc::clone(&api)));
-        background.spawn(rotation::watch(Arc::clone(&api), config.keys.clone(), reread, signals.reload.clone()));
+        background.spawn(readiness::watch(Arc::clone(&api)));
+        background.spawn(rotation::watch(Arc::clone(&api), config.keys.clone(), reloader, signals.reload.clone()));
         if let (AnyStore::Redis(store), StoreConfig::Redis { demands, .. }) = (&api.auth.store, &config.store) {
             let judge = Arc::clone(&api.auth.judge);
             let proven = move || judge.freshness().oldest();
@@ -178,7 +199,6 @@ impl App {
         });
         serving.spawn(serve_router(admin_listener, limits, signals.stop.clone(), admin::admin(&api)));
         if let (Some(listener), AnyStore::Embedded(store)) = (feed, &api.auth.store) {
-            let StoreConfig::Embedded { feed_token, .. } = config.store else { return };
             let service = FeedService::server(store.feed(), feed_token, signals.stop.clone());
             let router = tonic::service::Routes::new(service).into_axum_router();
             serving.spawn(serve_router(listener, limits, signals.stop.clone(), router));
@@ -239,7 +259,8 @@ async fn open_store(config: &Config) -> Result<(AnyStore, OwnSource), StartError
                 store = store.journaling(journal)?;
             }
             if wait.is_needed() {
-                store = store.waiting(Link::new(url).map_err(unfit)?, *wait);
+                let link = store.sibling_link();
+                store = store.waiting(link, *wait);
             }
             wait_for_redis(&store, *demands).await?;
             let source = OwnSource::Redis(Box::new(RedisSource::new(url, prefix).map_err(unfit)?));

@@ -11,7 +11,7 @@ use sidegate_common::time::LEEWAY_MAX_SECONDS;
 use sidegate_common::token::Policy;
 use sidegate_common::verdict::{OnStale, Staleness};
 use sidegate_runtime::redis_url::RedisUrl;
-use sidegate_runtime::settings::{ConfigError, Setting, Settings, secret, setting};
+use sidegate_runtime::settings::{ConfigError, Setting, Settings, secret, secret_url, setting};
 use sidegate_runtime::{logging, trace};
 
 use crate::domain::minting::Issuing;
@@ -33,9 +33,9 @@ pub static SETTINGS: &[Setting] = &[
         "127.0.0.1:8082",
         "TCP address of the revocation feed, with the embedded store only; other than loopback needs FEED_TOKEN",
     ),
-    secret("FEED_TOKEN", "what verifiers must show to follow the feed"),
-    secret("ADMIN_TOKEN", "opens POST /admin/revocations and GET /admin/sessions; without it they do not exist"),
-    secret("DATABASE_URL", "the application's database: postgres://user:password@host/name or sqlite://path"),
+    secret("FEED_TOKEN", "what verifiers must show to follow the feed").reloaded(),
+    secret("ADMIN_TOKEN", "opens POST /admin/revocations and GET /admin/sessions; without it they do not exist").reloaded(),
+    secret_url("DATABASE_URL", "the application's database: postgres://user:password@host/name or sqlite://path"),
     setting("USERS_TABLE", "users", "the application's table of users, or schema.table"),
     setting("USERS_ID_COLUMN", "id", "its id: integer, uuid or text; becomes the token's sub"),
     setting("USERS_EMAIL_COLUMN", "email", "its email"),
@@ -51,19 +51,22 @@ pub static SETTINGS: &[Setting] = &[
     setting("BCRYPT_COST", "12", "cost of new hashes, and the least that a refused login costs (4 to 14)"),
     setting("BCRYPT_THREADS", "", "threads for bcrypt, at the lowest priority; the number of cores if not set"),
     setting("BCRYPT_QUEUE_MAX", "64", "logins that may wait for a thread; more are answered 503 with Retry-After"),
-    secret("JWT_SECRET_KEY", "HS256 secret that issuer and verifiers share, at least 32 bytes"),
-    secret("JWT_SECRET_KEY_PREVIOUS", "the HS256 secret before it, whose tokens are still good"),
+    secret("JWT_SECRET_KEY", "HS256 secret that issuer and verifiers share, at least 32 bytes").reloaded(),
+    secret("JWT_SECRET_KEY_PREVIOUS", "the HS256 secret before it, whose tokens are still good").reloaded(),
     setting(
         "JWT_KEYS_DIR",
         "",
         "folder of private keys (see `keys generate`): signs with EdDSA, ES256 or RS256; JWT_SECRET_KEY then only verifies",
-    ),
-    setting("KEY_PREPUBLISH", "10m", "how long a key is published before it signs, so that every verifier knows it"),
+    )
+    .reloaded(),
+    setting("KEY_PREPUBLISH", "10m", "how long a key is published before it signs, so that every verifier knows it")
+        .reloaded(),
     secret(
         "SESSION_SECRET_KEY",
         "what refresh tokens are made with; derived from JWT_SECRET_KEY if not set; required with JWT_KEYS_DIR",
-    ),
-    secret("SESSION_SECRET_KEY_PREVIOUS", "the one before it, whose refresh tokens are still good"),
+    )
+    .reloaded(),
+    secret("SESSION_SECRET_KEY_PREVIOUS", "the one before it, whose refresh tokens are still good").reloaded(),
     setting("JWT_ISSUER", "sidegate", "the tokens' iss"),
     setting("JWT_AUDIENCE", "sidegate", "the tokens' aud"),
     setting("JWT_CLIENT_ID", "sidegate", "the tokens' client_id"),
@@ -78,7 +81,11 @@ pub static SETTINGS: &[Setting] = &[
     ),
     setting("REFRESH_RETRY_WINDOW", "30s", "how long a refresh token may be sent again, at most 5m; 0 for never"),
     setting("LEEWAY", "5s", "how far clocks may differ, at most 60s"),
-    secret("REDIS_URL", "Redis for sessions and the revocation log; the embedded store is used if not set"),
+    secret_url(
+        "REDIS_URL",
+        "Redis for sessions and the revocation log; the embedded store is used if not set; on SIGHUP only its credentials",
+    )
+    .reloaded(),
     setting("REDIS_PREFIX", "sidegate", "prefix of all keys in Redis, the same at every issuer and verifier"),
     setting("REDIS_REQUIRE_PERSISTENCE", "true", "whether to refuse a Redis that keeps nothing on disk"),
     setting("REDIS_REQUIRE_NOEVICTION", "true", "whether to refuse a Redis that drops keys when memory is short"),

@@ -1,5 +1,6 @@
 //! Secrets are replaced, and algorithms changed, without losing a session.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
@@ -164,6 +165,186 @@ async fn the_shared_secret_is_replaced_on_sighup_of_both_programs() {
     assert_eq!(verifier.check(&new.access).await.status, 200);
     assert_eq!(verifier.check(&old.access).await.status, 200, "the one before still verifies");
     refreshed(&stack.issuer, &old).await;
+}
+
+/// What SIGHUP does with each secret setting, as docs/operations.md has it, and which test shows it.
+const ON_SIGHUP: &[(&str, &str, bool)] = &[
+    // From `the_shared_secret_is_replaced_on_sighup_of_both_programs` and `the_session_secret_is_replaced_on_sighup`.
+    ("sidegate-issuer", "JWT_SECRET_KEY", true),
+    ("sidegate-issuer", "JWT_SECRET_KEY_PREVIOUS", true),
+    ("sidegate-issuer", "SESSION_SECRET_KEY", true),
+    ("sidegate-issuer", "SESSION_SECRET_KEY_PREVIOUS", true),
+    ("sidegate-verifier", "JWT_SECRET_KEY", true),
+    ("sidegate-verifier", "JWT_SECRET_KEY_PREVIOUS", true),
+    // From `tokens_of_both_programs_are_replaced_on_sighup`.
+    ("sidegate-issuer", "ADMIN_TOKEN", true),
+    ("sidegate-issuer", "FEED_TOKEN", true),
+    ("sidegate-verifier", "FEED_TOKEN", true),
+    ("sidegate-verifier", "INTROSPECT_TOKEN", true),
+    // From `the_password_of_redis_is_replaced_on_sighup`.
+    ("sidegate-issuer", "REDIS_URL", true),
+    ("sidegate-verifier", "REDIS_URL", true),
+    // From `what_a_reload_cannot_do_is_named`.
+    ("sidegate-issuer", "DATABASE_URL", false),
+];
+
+#[test]
+fn the_docs_say_of_every_setting_what_sighup_does_with_it() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operations.md");
+    let page = std::fs::read_to_string(page).expect("the page");
+    let programs = [
+        ("sidegate-issuer", sidegate_issuer::config::SETTINGS),
+        ("sidegate-verifier", sidegate_verifier::config::SETTINGS),
+    ];
+    for (program, table) in programs {
+        let secrets: BTreeSet<_> = table.iter().filter(|one| one.secret).map(|one| (one.name, one.reloaded)).collect();
+        let tested = ON_SIGHUP.iter().filter(|(of, ..)| *of == program).map(|(_, name, reloaded)| (*name, *reloaded));
+        assert_eq!(secrets, tested.collect(), "{program}: every secret's file is tested");
+        let row = format!("| {} |", program.trim_start_matches("sidegate-"));
+        let documented: BTreeSet<String> = page
+            .lines()
+            .filter_map(|line| line.strip_prefix(&row)?.split('|').next())
+            .flat_map(|cell| cell.split(',').map(|name| name.trim().trim_matches('`').to_owned()))
+            .collect();
+        let reloaded = table.iter().filter(|one| one.reloaded).map(|one| one.name.to_owned()).collect();
+        assert_eq!(documented, reloaded, "{program}: docs/operations.md names what is taken up");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_of_both_programs_are_replaced_on_sighup() {
+    const BEFORE: &str = "the-token-before-of-these-tests";
+    const AFTER: &str = "the-token-after-of-these-tests";
+    let folder = Scratch::new();
+    let [admin, feed, introspect] = ["admin", "feed", "introspect"].map(|name| folder.file(name));
+    let write = |token: &str| {
+        for file in [&admin, &feed, &introspect] {
+            std::fs::write(file, token).expect("written");
+        }
+    };
+    write(BEFORE);
+    let of_issuer = [("ADMIN_TOKEN_FILE", text(&admin)), ("ADMIN_TOKEN", ""), ("FEED_TOKEN_FILE", text(&feed))];
+    let of_verifier = [("FEED_TOKEN_FILE", text(&feed)), ("INTROSPECT_TOKEN_FILE", text(&introspect))];
+    let mut stack = Stack::with(Store::Embedded, 1, &of_issuer, &of_verifier).await;
+    let pair = stack.issuer.login(EMAIL).await;
+    let revoke = async |issuer: &Issuer, token: &str| {
+        let order = serde_json::json!({"session": "of-nobody"});
+        issuer.admin.post("/admin/revocations").bearer(token).json(&order).send().await.status.as_u16()
+    };
+    let ask = async |verifier: &Verifier, token: &str| {
+        let form = format!("token={}", pair.access);
+        verifier.tcp.post("/introspect").bearer(token).form(&form).send().await.status.as_u16()
+    };
+    assert_eq!((revoke(&stack.issuer, BEFORE).await, revoke(&stack.issuer, AFTER).await), (204, 401));
+    assert_eq!((ask(&stack.verifiers[0], BEFORE).await, ask(&stack.verifiers[0], AFTER).await), (200, 401));
+
+    write(AFTER);
+    for program in [&stack.issuer.program, &stack.verifiers[0].program] {
+        program.signal(Signal::HUP);
+        eventually("the reload to be logged", || async { logged(program, "\"message\":\"config reloaded\"") }).await;
+    }
+    assert_eq!((revoke(&stack.issuer, BEFORE).await, revoke(&stack.issuer, AFTER).await), (401, 204));
+    assert_eq!((ask(&stack.verifiers[0], BEFORE).await, ask(&stack.verifiers[0], AFTER).await), (401, 200));
+    // The feed asks newcomers for the new token, and those who follow it show that when they come back.
+    stack.add_verifier(&of_verifier).await;
+    assert!(stack.issuer.program.stop().success());
+    stack.issuer.restart().await;
+    let again = stack.issuer.login(EMAIL).await;
+    assert_eq!(stack.issuer.logout(&again.access).await.status, 204);
+    for verifier in &stack.verifiers {
+        assert_eq!(verifier.until_denied(&again.access).await.code(), "token_revoked");
+    }
+    // A token that is taken away opens nothing, although the routes stay until a restart.
+    std::fs::write(&admin, "short").expect("written");
+    stack.issuer.program.signal(Signal::HUP);
+    let failed = "config reload failed; keeping the previous config";
+    eventually("the wrong token to be refused", || async { logged(&stack.issuer.program, failed) }).await;
+    assert_eq!(revoke(&stack.issuer, AFTER).await, 204, "what is wrong changes nothing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_password_of_redis_is_replaced_on_sighup() {
+    let folder = Scratch::new();
+    let file = folder.file("redis-url");
+    let server = sidegate_tests::redis::Redis::start().await;
+    let mut connection = server.connection().await;
+    let url = |password: &str| format!("redis://app:{password}@127.0.0.1:{}/", server.port());
+    let run = async |connection: &mut redis::aio::MultiplexedConnection, command: &str| {
+        let mut words = command.split(' ');
+        let mut built = redis::cmd(words.next().expect("a command"));
+        for word in words {
+            built.arg(word);
+        }
+        built.query_async::<redis::Value>(connection).await.expect("Redis obeys")
+    };
+    run(&mut connection, "ACL SETUSER app on >before ~* &* +@all").await;
+    std::fs::write(&file, url("before")).expect("written");
+    let settings = [("REDIS_URL_FILE", text(&file))];
+    let mut stack = Stack::with(Store::Embedded, 0, &settings, &[]).await;
+    let verifier = Verifier::start(&stack.folder, "v", &settings).await;
+    stack.verifiers.push(verifier);
+    // A wrong one is tried, refused and not used.
+    std::fs::write(&file, url("mistyped")).expect("written");
+    stack.issuer.program.signal(Signal::HUP);
+    let refused = "the new credentials do not work; keeping the previous ones";
+    eventually("the wrong password to be refused", || async { logged(&stack.issuer.program, refused) }).await;
+    assert_eq!(stack.issuer.logout(&stack.issuer.login(EMAIL).await.access).await.status, 204);
+
+    run(&mut connection, "ACL SETUSER app >after").await;
+    std::fs::write(&file, url("after")).expect("written");
+    for program in [&stack.issuer.program, &stack.verifiers[0].program] {
+        program.signal(Signal::HUP);
+        let taken = "\"taken_up\":\"[\\\"REDIS_URL\\\"]\"";
+        eventually("the new password to be taken up", || async { logged(program, taken) }).await;
+    }
+    run(&mut connection, "ACL SETUSER app <before").await;
+    for _ in 0..3 {
+        run(&mut connection, "CLIENT KILL USER app").await;
+        let pair = eventually("a login with the new password", || async {
+            let body = serde_json::json!({"email": EMAIL, "password": sidegate_tests::users::PASSWORD});
+            let reply = stack.issuer.at.post("/auth/login").json(&body).send().await;
+            (reply.status == 200).then(|| tokens(&reply))
+        })
+        .await;
+        eventually("the verifier to be back", || async {
+            (stack.verifiers[0].check(&pair.access).await.status == 200).then_some(())
+        })
+        .await;
+        eventually("a logout", || async { (stack.issuer.logout(&pair.access).await.status == 204).then_some(()) })
+            .await;
+        stack.verifiers[0].until_denied(&pair.access).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_reload_cannot_do_is_named() {
+    let folder = Scratch::new();
+    let (database, config) = (folder.file("database-url"), folder.file("sidegate.toml"));
+    let stack = Stack::start(Store::Embedded, 0).await;
+    let url = stack.issuer.settings["DATABASE_URL"].clone();
+    std::fs::write(&database, &url).expect("written");
+    std::fs::write(&config, "access_token_ttl = \"1h\"\n").expect("written");
+    let mut settings = stack.issuer.settings.clone();
+    let store = format!("sqlite://{}", folder.file("other-store.db").display());
+    set(&mut settings, &[("DATABASE_URL_FILE", text(&database)), ("DATABASE_URL", ""), ("STORE_URL", &store)]);
+    for name in ["ISSUER_LISTEN", "ISSUER_ADMIN_LISTEN", "ISSUER_FEED_LISTEN"] {
+        settings.insert(name.to_owned(), "127.0.0.1:0".to_owned());
+    }
+    let mut command = std::process::Command::new(sidegate_tests::program::binary("sidegate-issuer"));
+    command.args(["--config", text(&config)]).env_clear().envs(&settings);
+    let program = Program::start("sidegate-issuer", command, &folder.file("log"));
+    eventually("the start", || async { logged(&program, "issuer started") }).await;
+    std::fs::write(&database, format!("{url}?mode=ro")).expect("written");
+    std::fs::write(&config, "access_token_ttl = \"2h\"\n").expect("written");
+    program.signal(Signal::HUP);
+    eventually("what needs a restart to be named", || async { logged(&program, "need a restart") }).await;
+    let log = program.output();
+    let line = log.lines().find(|line| line.contains("need a restart")).expect("the line");
+    assert!(
+        line.contains("DATABASE_URL") && line.contains("ACCESS_TOKEN_TTL") && !line.contains("STORE_URL"),
+        "{line}"
+    );
+    assert!(line.contains("WARN"), "{line}");
 }
 
 /// A folder as Kubernetes mounts a secret: `..data` leads to the present version, and each name through it.

@@ -11,7 +11,7 @@ use sidegate_runtime::feed::status::Status;
 use sidegate_runtime::program::{Signals, stopped};
 use sidegate_runtime::serve::{Limits, serve};
 use sidegate_runtime::service_manager;
-use sidegate_runtime::settings::ConfigError;
+use sidegate_runtime::settings::{ConfigError, Settings};
 use sidegate_runtime::socket::Listener;
 use sidegate_shm::attach::Board;
 use tokio::sync::watch;
@@ -184,6 +184,7 @@ async fn report_health(gate: Arc<Gate>, health: HealthReporter) {
 
 /// Reads routes again when their file changes; and routes, secrets and the feed's credentials on SIGHUP. Never returns.
 async fn reload(config: Config, source: Source, gate: Arc<Gate>, mut again: watch::Receiver<u64>) {
+    let mut held = source.settings().ok();
     let mut seen = config.routes_file.as_deref().and_then(stamp);
     loop {
         let asked = tokio::select! {
@@ -199,15 +200,24 @@ async fn reload(config: Config, source: Source, gate: Arc<Gate>, mut again: watc
             reload_routes(&config, &gate);
         }
         if asked {
-            match source.config() {
-                Ok(fresh) => {
-                    gate.keys().set_secrets(fresh.keys.secrets);
-                    config.feed.source.renew(&fresh.feed.source);
-                }
-                Err(error) => tracing::error!(%error, "the configuration is wrong now; the keys held stay in force"),
-            }
+            reload_settings(&config, &source, &gate, &mut held);
         }
     }
+}
+
+/// Puts in force what has changed in the settings that can be, and logs what needs a restart.
+fn reload_settings(config: &Config, source: &Source, gate: &Gate, held: &mut Option<Settings>) {
+    let (settings, fresh) = match source.read() {
+        Ok(read) => read,
+        Err(error) => {
+            tracing::error!(%error, "config reload failed; keeping the previous config");
+            return;
+        }
+    };
+    gate.keys().set_secrets(fresh.keys.secrets);
+    gate.introspect_token().replace(fresh.introspect_token);
+    let unable: &[&str] = if config.feed.source.renew(&fresh.feed.source) { &[] } else { &["REDIS_URL"] };
+    held.get_or_insert_with(|| settings.clone()).take_up(&settings, unable).log();
 }
 
 fn reload_routes(config: &Config, gate: &Gate) {

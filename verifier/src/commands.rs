@@ -26,16 +26,21 @@ pub struct Source {
 }
 
 impl Source {
-    fn settings(&self) -> Result<Settings, ConfigError> {
+    /// The settings as they are now.
+    ///
+    /// # Errors
+    /// The file or a secret's file cannot be read.
+    pub fn settings(&self) -> Result<Settings, ConfigError> {
         Settings::load(SETTINGS, &ProcessEnvironment, self.file.as_deref())
     }
 
-    /// The effective configuration as it is now.
+    /// The settings and the effective configuration as they are now.
     ///
     /// # Errors
     /// The first setting that is wrong.
-    pub fn config(&self) -> Result<Config, ConfigError> {
-        Config::read(&self.settings()?)
+    pub fn read(&self) -> Result<(Settings, Config), ConfigError> {
+        let settings = self.settings()?;
+        Config::read(&settings).map(|config| (settings, config))
     }
 
     /// Where the daemon listens: all that a command needs that only asks it, so that it needs no keys.

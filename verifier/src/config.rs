@@ -11,7 +11,7 @@ use sidegate_common::token::Policy;
 use sidegate_common::verdict::{OnStale, Staleness};
 use sidegate_runtime::feed::grpc::{AddressError, GrpcSource};
 use sidegate_runtime::feed::redis::RedisSource;
-use sidegate_runtime::settings::{ConfigError, Setting, Settings, secret, setting};
+use sidegate_runtime::settings::{ConfigError, Setting, Settings, secret, secret_url, setting};
 use sidegate_runtime::{logging, socket, trace};
 
 /// What to write for a socket or listener that is not wanted.
@@ -24,23 +24,25 @@ pub static SETTINGS: &[Setting] = &[
     setting("VERIFIER_SOCKET_GROUP", "", "group of the Unix sockets, a name or a number; the process' own if not set"),
     setting("VERIFIER_LISTEN", "", "TCP address for checks, HTTP and gRPC, such as 127.0.0.1:8081; none if not set"),
     setting("VERIFIER_ADMIN_LISTEN", "127.0.0.1:9081", "TCP address of /livez, /readyz and /metrics; off for none"),
-    secret(
+    secret_url(
         "REDIS_URL",
         "Redis that holds the revocation log: redis://, rediss://, with Sentinel or Cluster as documented",
-    ),
+    )
+    .reloaded(),
     setting("REDIS_PREFIX", "sidegate", "prefix of all keys in Redis, the same at every issuer and verifier"),
     setting(
         "ISSUER_FEED_URL",
         "http://127.0.0.1:8082",
         "the issuer's revocation feed, followed where REDIS_URL is not set",
-    ),
-    secret("FEED_TOKEN", "what the issuer's feed asks for, where it asks"),
+    )
+    .reloaded(),
+    secret("FEED_TOKEN", "what the issuer's feed asks for, where it asks").reloaded(),
     setting("PROBE_INTERVAL", "250ms", "how often the log's head is compared: bounds how long a lost message matters"),
     setting("MAX_STALENESS", "30s", "how old the proof may be that the list of revoked tokens is complete"),
     setting("ON_STALE", "deny", "beyond that: deny (503) or allow (go on with the list held, and say so)"),
     setting("SNAPSHOT_FILE", "", "file that keeps the list over a restart; none if not set"),
-    secret("JWT_SECRET_KEY", "HS256 secret that issuer and verifier share, at least 32 bytes"),
-    secret("JWT_SECRET_KEY_PREVIOUS", "the HS256 secret before it, which still verifies"),
+    secret("JWT_SECRET_KEY", "HS256 secret that issuer and verifier share, at least 32 bytes").reloaded(),
+    secret("JWT_SECRET_KEY_PREVIOUS", "the HS256 secret before it, which still verifies").reloaded(),
     setting(
         "JWKS_URL",
         "",
@@ -55,7 +57,8 @@ pub static SETTINGS: &[Setting] = &[
     secret(
         "INTROSPECT_TOKEN",
         "what /introspect asks for over TCP; without it /introspect is served on the Unix socket only",
-    ),
+    )
+    .reloaded(),
     setting("TOKEN_COOKIE", "", "name of a cookie that may carry the token instead of Authorization; none if not set"),
     setting(
         "ROUTES_FILE",
@@ -176,11 +179,15 @@ pub enum FeedSource {
 }
 
 impl FeedSource {
-    /// Takes over what may change while it is followed: where Redis is and who may log in.
-    pub fn renew(&self, with: &Self) {
-        if let (Self::Redis(ours), Self::Redis(new)) = (self, with) {
-            ours.renew(new);
+    /// Takes over what may change while it is followed: where it is and who may log in. False if it is another kind of
+    /// source, which only a restart can follow.
+    pub fn renew(&self, with: &Self) -> bool {
+        match (self, with) {
+            (Self::Redis(ours), Self::Redis(new)) => ours.renew(new),
+            (Self::Issuer(ours), Self::Issuer(new)) => ours.renew(new),
+            _ => return false,
         }
+        true
     }
 }
 

@@ -3,13 +3,24 @@
 //! The table is the only place that names a setting; `--help`, `check-config` and every error come from it. An empty
 //! value counts as unset. A secret setting `X` may also be given as `X_FILE`, the name of a file that holds it.
 
+mod mask;
+mod near;
+
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
 use sidegate_common::secret::Secret;
 use sidegate_common::time::parse_duration;
+
+pub use mask::{mask_credentials, mask_if_url};
+pub use near::NearMiss;
+use near::{near_misses, suggestion};
+
+/// The source of a value that nobody gave.
+const DEFAULT: &str = "default";
 
 /// One setting, as `--help` shows it.
 #[derive(Clone, Copy, Debug)]
@@ -20,18 +31,35 @@ pub struct Setting {
     pub default: &'static str,
     /// Masked wherever it is printed, and also readable from `NAME_FILE`.
     pub secret: bool,
+    /// A URL, of which only the password is secret.
+    pub url: bool,
+    /// Taken up on SIGHUP, without a restart.
+    pub reloaded: bool,
     /// What it does, in one sentence.
     pub help: &'static str,
 }
 
+impl Setting {
+    /// The same, taken up on SIGHUP.
+    #[must_use]
+    pub const fn reloaded(self) -> Self {
+        Self { reloaded: true, ..self }
+    }
+}
+
 /// A setting that is not secret.
 pub const fn setting(name: &'static str, default: &'static str, help: &'static str) -> Setting {
-    Setting { name, default, secret: false, help }
+    Setting { name, default, secret: false, url: false, reloaded: false, help }
 }
 
 /// A secret setting.
 pub const fn secret(name: &'static str, help: &'static str) -> Setting {
-    Setting { name, default: "", secret: true, help }
+    Setting { name, default: "", secret: true, url: false, reloaded: false, help }
+}
+
+/// A URL that may hold a password.
+pub const fn secret_url(name: &'static str, help: &'static str) -> Setting {
+    Setting { name, default: "", secret: true, url: true, reloaded: false, help }
 }
 
 /// What is wrong with the configuration: the setting, and what would be right. Never shows a secret's value.
@@ -53,22 +81,32 @@ impl ConfigError {
 
 /// Where environment variables come from: the process, or a map in tests.
 pub trait Environment {
-    /// The variable's value, if it is set and UTF-8.
-    fn variable(&self, name: &str) -> Option<String>;
+    /// The variable's value, if it is set.
+    fn variable(&self, name: &str) -> Option<OsString>;
+    /// The names of all variables that are UTF-8.
+    fn names(&self) -> Vec<String>;
 }
 
 /// The process' own environment.
 pub struct ProcessEnvironment;
 
 impl Environment for ProcessEnvironment {
-    fn variable(&self, name: &str) -> Option<String> {
-        std::env::var(name).ok()
+    fn variable(&self, name: &str) -> Option<OsString> {
+        std::env::var_os(name)
+    }
+
+    fn names(&self) -> Vec<String> {
+        std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).collect()
     }
 }
 
 impl Environment for BTreeMap<String, String> {
-    fn variable(&self, name: &str) -> Option<String> {
-        self.get(name).cloned()
+    fn variable(&self, name: &str) -> Option<OsString> {
+        self.get(name).map(OsString::from)
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.keys().cloned().collect()
     }
 }
 
@@ -83,6 +121,26 @@ struct Value {
 pub struct Settings {
     table: &'static [Setting],
     values: BTreeMap<&'static str, Value>,
+    near_misses: Vec<NearMiss>,
+}
+
+/// What a reload changes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Settings with a new value that is in force from now on.
+    pub taken_up: Vec<&'static str>,
+    /// Settings with a new value that only a restart brings into force.
+    pub need_restart: Vec<&'static str>,
+}
+
+impl Changes {
+    /// Logs what a reload has done.
+    pub fn log(&self) {
+        tracing::info!(taken_up = ?self.taken_up, "config reloaded");
+        if !self.need_restart.is_empty() {
+            tracing::warn!(settings = ?self.need_restart, "these settings have changed and need a restart");
+        }
+    }
 }
 
 impl Settings {
@@ -99,12 +157,15 @@ impl Settings {
         let mut from_file = file.map_or_else(|| Ok(BTreeMap::new()), |path| read_file(table, path))?;
         let mut values = BTreeMap::new();
         for setting in table {
-            let mut look_up = |name: &str| {
-                let set = environment.variable(name).filter(|value| !value.is_empty());
-                set.map(|value| (value, "environment")).or_else(|| from_file.remove(name).map(|value| (value, "file")))
+            let mut look_up = |name: &str| match environment.variable(name).filter(|value| !value.is_empty()) {
+                Some(value) => {
+                    let text = value.into_string().map_err(|_| ConfigError::new(name, "is not UTF-8"))?;
+                    Ok(Some((text, "environment")))
+                }
+                None => Ok(from_file.remove(name).map(|value| (value, "file"))),
             };
-            let direct = look_up(setting.name);
-            let by_file = if setting.secret { look_up(&format!("{}_FILE", setting.name)) } else { None };
+            let direct = look_up(setting.name)?;
+            let by_file = if setting.secret { look_up(&format!("{}_FILE", setting.name))? } else { None };
             let found = match (direct, by_file) {
                 (Some(_), Some(_)) => {
                     let problem = format!("set both here and as {}_FILE; set one of them", setting.name);
@@ -113,13 +174,44 @@ impl Settings {
                 (Some(found), None) => Some(found),
                 (None, Some((path, _))) => Some((read_secret(setting.name, &path)?, "secret file")),
                 (None, None) if setting.default.is_empty() => None,
-                (None, None) => Some((setting.default.to_owned(), "default")),
+                (None, None) => Some((setting.default.to_owned(), DEFAULT)),
             };
             if let Some((text, source)) = found {
                 values.insert(setting.name, Value { text: Secret::new(text), source });
             }
         }
-        Ok(Self { table, values })
+        Ok(Self { table, values, near_misses: near_misses(table, environment.names()) })
+    }
+
+    /// Variables that are no settings, but nearly have the name of one.
+    pub fn near_misses(&self) -> &[NearMiss] {
+        &self.near_misses
+    }
+
+    /// True if the value was given, and is not the default.
+    pub fn is_given(&self, name: &'static str) -> bool {
+        self.values.get(name).is_some_and(|value| value.source != DEFAULT)
+    }
+
+    /// Takes over from `fresh` every value that is taken up on SIGHUP, but not those of `unable`; the others stay as they are.
+    pub fn take_up(&mut self, fresh: &Self, unable: &[&'static str]) -> Changes {
+        let mut changes = Changes::default();
+        for setting in self.table {
+            let new = fresh.values.get(setting.name);
+            if self.text(setting.name) == new.and_then(|value| value.text.expose_str()) {
+                continue;
+            }
+            if !setting.reloaded || unable.contains(&setting.name) {
+                changes.need_restart.push(setting.name);
+                continue;
+            }
+            changes.taken_up.push(setting.name);
+            match new {
+                Some(value) => drop(self.values.insert(setting.name, value.clone())),
+                None => drop(self.values.remove(setting.name)),
+            }
+        }
+        changes
     }
 
     /// The value as text, if it is set or has a default.
@@ -216,18 +308,19 @@ impl Settings {
         ConfigError::new(name, format!("{quoted} is not {expected}"))
     }
 
-    /// The effective settings, one a line as a TOML file would have them, with their source; secrets masked.
+    /// The effective settings, one a line as a TOML file would have them, with their source; secrets masked, of a URL only
+    /// the password.
     pub fn describe(&self) -> String {
         let mut out = String::new();
         for setting in self.table {
             let line = match self.values.get(setting.name) {
                 None => format!("# {} is not set\n", setting.name),
-                Some(value) if setting.secret => {
+                Some(value) if setting.secret && !setting.url => {
                     format!("{} = \"***\"  # {}\n", setting.name, value.source)
                 }
                 Some(value) => {
                     let text = value.text.expose_str().unwrap_or_default();
-                    let masked = mask_credentials(text);
+                    let masked = if setting.secret { mask_credentials(text) } else { mask_if_url(text) };
                     format!("{} = {masked:?}  # {}\n", setting.name, value.source)
                 }
             };
@@ -244,22 +337,10 @@ pub fn help(table: &[Setting]) -> String {
         let default =
             if setting.default.is_empty() { String::new() } else { format!(" [default: {}]", setting.default) };
         let file = if setting.secret { format!(" (or {}_FILE)", setting.name) } else { String::new() };
-        out.push_str(&format!("  {}{file}\n      {}{default}\n", setting.name, setting.help));
+        let reloaded = if setting.reloaded { " [taken up on SIGHUP]" } else { "" };
+        out.push_str(&format!("  {}{file}\n      {}{default}{reloaded}\n", setting.name, setting.help));
     }
     out
-}
-
-/// Replaces the password of a URL, and nothing else.
-pub fn mask_credentials(text: &str) -> String {
-    let Some((scheme, rest)) = text.split_once("://") else {
-        return text.to_owned();
-    };
-    let authority_end = rest.find('/').unwrap_or(rest.len());
-    let Some(at) = rest[..authority_end].rfind('@') else {
-        return text.to_owned();
-    };
-    let user = rest[..at].split(':').next().unwrap_or_default();
-    format!("{scheme}://{user}:***{}", &rest[at..])
 }
 
 fn read_file(table: &[Setting], path: &Path) -> Result<BTreeMap<String, String>, ConfigError> {
@@ -274,7 +355,8 @@ fn read_file(table: &[Setting], path: &Path) -> Result<BTreeMap<String, String>,
         let upper = key.to_ascii_uppercase();
         let known = table.iter().any(|s| s.name == upper || (s.secret && upper == format!("{}_FILE", s.name)));
         if !known {
-            return Err(ConfigError::new(key, format!("is no setting of this program (in {name}); see --help")));
+            let meant = suggestion(table, &upper).map(|meant| format!("; did you mean {meant}?")).unwrap_or_default();
+            return Err(ConfigError::new(key, format!("is no setting of this program (in {name}){meant}; see --help")));
         }
         let text = match value {
             toml::Value::String(text) => text,
@@ -318,7 +400,8 @@ mod tests {
         setting("LISTEN", "127.0.0.1:1", "where to listen"),
         setting("TTL", "24h", "how long"),
         setting("STORE", "", "where to store"),
-        secret("KEY", "the key"),
+        secret("KEY", "the key").reloaded(),
+        secret_url("ADDRESS", "where it is").reloaded(),
     ];
 
     fn environment(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
@@ -373,14 +456,45 @@ mod tests {
         let path = scratch("b.toml", "lisen = \"x\"\n");
         let error = Settings::load(TABLE, &environment(&[]), Some(&path)).err().unwrap();
         assert_eq!(error.setting, "lisen");
+        assert!(error.problem.contains("did you mean LISTEN?"), "{error}");
         std::fs::remove_file(path).unwrap();
     }
 
     #[test]
-    fn passwords_in_urls_are_masked() {
-        assert_eq!(mask_credentials("redis://u:p@ss@h:1/0"), "redis://u:***@h:1/0");
-        assert_eq!(mask_credentials("sqlite://a/b@c"), "sqlite://a/b@c");
-        assert_eq!(mask_credentials("plain"), "plain");
+    fn a_reload_takes_up_what_it_may_and_names_the_rest() {
+        let mut held = load(&[("KEY", "old"), ("TTL", "1h"), ("ADDRESS", "redis://u:old@h")]).unwrap();
+        let fresh = load(&[("KEY", "new"), ("TTL", "2h"), ("STORE", "s")]).unwrap();
+        let changes = held.take_up(&fresh, &[]);
+        assert_eq!(changes.taken_up, ["KEY", "ADDRESS"]);
+        assert_eq!(changes.need_restart, ["TTL", "STORE"]);
+        assert_eq!((held.text("KEY"), held.text("ADDRESS"), held.text("TTL")), (Some("new"), None, Some("1h")));
+        let again = held.take_up(&fresh, &[]);
+        assert_eq!((again.taken_up.len(), again.need_restart), (0, vec!["TTL", "STORE"]), "until it is restarted");
+        let newer = load(&[("KEY", "newer"), ("TTL", "1h")]).unwrap();
+        assert_eq!(held.take_up(&newer, &["KEY"]).need_restart, ["KEY"]);
+        assert_eq!(held.text("KEY"), Some("new"));
+    }
+
+    #[test]
+    fn a_value_that_is_not_text_is_refused_and_not_passed_over() {
+        struct Bytes;
+        impl Environment for Bytes {
+            fn variable(&self, name: &str) -> Option<OsString> {
+                use std::os::unix::ffi::OsStringExt as _;
+                (name == "TTL").then(|| OsString::from_vec(vec![0xff]))
+            }
+            fn names(&self) -> Vec<String> {
+                Vec::new()
+            }
+        }
+        assert_eq!(Settings::load(TABLE, &Bytes, None).err().unwrap().to_string(), "TTL: is not UTF-8");
+    }
+
+    #[test]
+    fn only_the_password_of_a_url_is_masked() {
+        let settings = load(&[("ADDRESS", "redis://u:canary@h:1/0"), ("KEY", "canary")]).unwrap();
+        let text = settings.describe();
+        assert!(text.contains("ADDRESS = \"redis://u:***@h:1/0\"") && !text.contains("canary"), "{text}");
     }
 
     #[test]

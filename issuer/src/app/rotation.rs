@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::{IssuerApi, Reread};
+use super::IssuerApi;
+use super::reload::Reloader;
 use crate::config::KeysConfig;
 use crate::keys::folder::fingerprint;
 use crate::keys::set::KeySet;
@@ -18,7 +19,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub(super) async fn watch(
     api: Arc<IssuerApi>,
     mut config: KeysConfig,
-    reread: Reread,
+    mut reloader: Reloader,
     mut reload: watch::Receiver<u64>,
 ) {
     let look = |config: &KeysConfig| config.folder.as_deref().map(fingerprint);
@@ -31,21 +32,17 @@ pub(super) async fn watch(
     loop {
         tell_of_retired(&api, &dead, &mut told).await;
         let asked = tokio::select! {
-            changed = reload.changed() => changed.is_ok(),
+            changed = reload.changed() => match changed {
+                Ok(()) => true,
+                Err(_) => std::future::pending().await,
+            },
             () = tokio::time::sleep(LOOK_EVERY) => false,
         };
-        if asked {
-            match reread() {
-                Ok(fresh) => {
-                    config = fresh.keys;
-                    match config.refresh_keys() {
-                        Ok(keys) => api.auth.refresh_keys.replace(&keys),
-                        Err(error) => {
-                            tracing::error!(%error, "the session secret is wrong now; the one in force stays")
-                        }
-                    }
-                }
-                Err(error) => tracing::error!(%error, "the configuration is wrong now; the one read before stays"),
+        if asked && let Some(fresh) = reloader.reload().await {
+            config = fresh.keys;
+            match config.refresh_keys() {
+                Ok(keys) => api.auth.refresh_keys.replace(&keys),
+                Err(error) => tracing::error!(%error, "the session secret is wrong now; the one in force stays"),
             }
         }
         let now = look(&config);

@@ -45,11 +45,14 @@ pub fn serve(source: &Source) -> Result<ExitCode, ConfigError> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(config.worker_threads).enable_all().build();
     let again = source.clone();
-    let reread = Box::new(move || Config::read(&again.settings()?));
+    let reread = Box::new(move || {
+        let settings = again.settings()?;
+        Config::read(&settings).map(|config| (settings, config))
+    });
     let run = async {
         let (signals, grace) = (Signals::listen()?, config.listen.grace);
         let traces = trace::start(&settings, "sidegate-issuer", signals.stop.clone());
-        App::start(config, reread).await?.run(signals).await;
+        App::start(config, settings, reread).await?.run(signals).await;
         traces.finish(grace).await;
         Ok::<(), StartError>(())
     };

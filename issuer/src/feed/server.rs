@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use sidegate_common::secret::Secret;
+use sidegate_common::secret::LiveSecret;
 use sidegate_common::wire::Position;
 use sidegate_proto::feed as wire;
 use sidegate_proto::feed::follow_request::Ask;
@@ -24,21 +24,23 @@ const ANSWERS_MAX: usize = 16;
 #[derive(Clone)]
 pub struct FeedService {
     feed: Arc<Feed>,
-    token: Option<Secret>,
+    token: LiveSecret,
     stop: watch::Receiver<bool>,
 }
 
 impl FeedService {
     /// A service over `feed`; followers must show `token`, if there is one. Streams end when `stop` turns true.
-    pub fn server(feed: Arc<Feed>, token: Option<Secret>, stop: watch::Receiver<bool>) -> RevocationFeedServer<Self> {
+    pub fn server(feed: Arc<Feed>, token: LiveSecret, stop: watch::Receiver<bool>) -> RevocationFeedServer<Self> {
         RevocationFeedServer::new(Self { feed, token, stop })
     }
 
     fn authorise<T>(&self, request: &Request<T>) -> Result<(), Status> {
-        let Some(token) = &self.token else { return Ok(()) };
+        if !self.token.is_set() {
+            return Ok(());
+        }
         let shown = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
         let bearer = shown.and_then(|value| value.strip_prefix("Bearer "));
-        if bearer.is_some_and(|shown| token.matches(shown.as_bytes())) {
+        if bearer.is_some_and(|shown| self.token.matches(shown.as_bytes())) {
             Ok(())
         } else {
             Err(Status::unauthenticated("FEED_TOKEN is missing or wrong"))

@@ -2,12 +2,13 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use sidegate_common::secret::Secret;
+use sidegate_common::secret::LiveSecret;
 use sidegate_common::verdict::{GoodToken, Moment, Verdict};
 
 use super::error::Failure;
 use super::jwks::PublicKeys;
 use super::origin::{CorsOrigins, TrustedProxies};
+use super::readiness::Readiness;
 use crate::domain::Auth;
 use crate::metrics::Metrics;
 
@@ -22,6 +23,8 @@ pub struct Api<U, S, P> {
     pub clock: Clock,
     /// What is counted.
     pub metrics: Metrics,
+    /// Whether the stores would take a login and a logout.
+    pub readiness: Readiness,
     /// The keys that verifiers may have.
     pub public_keys: RwLock<Arc<PublicKeys>>,
     /// Whose `X-Forwarded-For` is believed.
@@ -29,7 +32,7 @@ pub struct Api<U, S, P> {
     /// Which web pages of other origins may call.
     pub cors: CorsOrigins,
     /// Opens the admin API, where one is set.
-    pub admin_token: Option<Secret>,
+    pub admin_token: LiveSecret,
 }
 
 impl<U, S, P> Api<U, S, P> {

@@ -1,6 +1,7 @@
 //! The log of an issuer with the embedded store, over its gRPC stream (docs/protocol.md, "gRPC").
 
 use std::collections::VecDeque;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use sidegate_common::revocation::Revocation;
@@ -37,9 +38,14 @@ pub enum AddressError {
     Token,
 }
 
-/// The log of an issuer with the embedded store.
+/// The log of an issuer with the embedded store. Clones share the address, so that a new token reaches the follower.
 #[derive(Clone, Debug)]
 pub struct GrpcSource {
+    address: Arc<RwLock<Address>>,
+}
+
+#[derive(Clone, Debug)]
+struct Address {
     endpoint: Endpoint,
     authorization: Option<MetadataValue<Ascii>>,
 }
@@ -65,17 +71,29 @@ impl GrpcSource {
             .tcp_nodelay(true)
             .initial_stream_window_size(WINDOW_BYTES)
             .initial_connection_window_size(WINDOW_BYTES);
-        Ok(Self { endpoint, authorization: authorization.transpose()? })
+        let address = Address { endpoint, authorization: authorization.transpose()? };
+        Ok(Self { address: Arc::new(RwLock::new(address)) })
+    }
+
+    /// Takes over another source's address and token; the next connection is made with them.
+    pub fn renew(&self, with: &Self) {
+        let address = with.address();
+        *self.address.write().unwrap_or_else(PoisonError::into_inner) = address;
+    }
+
+    fn address(&self) -> Address {
+        self.address.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     async fn open(&self) -> Result<GrpcLink, FeedError> {
         let unreachable = |error: tonic::transport::Error| FeedError::Unreachable(chain(&error));
         // Names are resolved here, anew for each connection.
-        let channel = self.endpoint.connect().await.map_err(unreachable)?;
+        let Address { endpoint, authorization } = self.address();
+        let channel = endpoint.connect().await.map_err(unreachable)?;
         let (asks, requests) = mpsc::unbounded_channel();
         let mut request = Request::new(UnboundedReceiverStream::new(requests));
-        if let Some(authorization) = &self.authorization {
-            request.metadata_mut().insert("authorization", authorization.clone());
+        if let Some(authorization) = authorization {
+            request.metadata_mut().insert("authorization", authorization);
         }
         // The issuer answers once it has begun to follow its log for us: from here on nothing is missed.
         let mut client = wire::revocation_feed_client::RevocationFeedClient::new(channel);

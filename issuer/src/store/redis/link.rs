@@ -1,5 +1,6 @@
 //! A connection to Redis that is made again when it breaks, and fails fast meanwhile.
 
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use redis::aio::{ConnectionLike as _, MultiplexedConnection};
@@ -35,7 +36,8 @@ struct Slot {
 
 /// A connection that heals.
 pub struct Link {
-    target: Target,
+    /// Shared with its siblings, and replaced on SIGHUP.
+    target: Arc<RwLock<Arc<Target>>>,
     answer_timeout: Duration,
     slot: Mutex<Slot>,
 }
@@ -50,8 +52,33 @@ impl Link {
             RedisUrl::Cluster(nodes) => Target::Cluster(Box::new(cluster(&nodes)?)),
             direct => Target::Direct(Box::new(direct)),
         };
+        Ok(Self::to(Arc::new(RwLock::new(Arc::new(target)))))
+    }
+
+    fn to(target: Arc<RwLock<Arc<Target>>>) -> Self {
         let slot = Mutex::new(Slot { connection: None, generation: 0, not_before: None });
-        Ok(Self { target, answer_timeout: ANSWER_TIMEOUT, slot })
+        Self { target, answer_timeout: ANSWER_TIMEOUT, slot }
+    }
+
+    /// Another connection to the same place, wherever that is at the time.
+    pub fn sibling(&self) -> Self {
+        Self::to(Arc::clone(&self.target))
+    }
+
+    /// Connects as `url` says from now on, its siblings with their next connection, if that works.
+    ///
+    /// # Errors
+    /// The URL is of no known form, or Redis cannot be reached or refuses the login: then nothing is changed.
+    pub async fn renew(&self, url: &str) -> Result<(), RedisError> {
+        let new = Self::new(url)?;
+        new.connection().await?;
+        *self.target.write().unwrap_or_else(PoisonError::into_inner) = new.target();
+        self.slot.lock().await.connection = None;
+        Ok(())
+    }
+
+    fn target(&self) -> Arc<Target> {
+        Arc::clone(&self.target.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The same, for commands that may take so much longer than others.
@@ -129,7 +156,7 @@ impl Link {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(Some(self.answer_timeout));
-        match &self.target {
+        match &*self.target() {
             Target::Direct(url) => {
                 let candidates = url.candidates().await?;
                 let info = candidates.into_iter().next().ok_or((ErrorKind::Io, "nowhere to connect to"))?;

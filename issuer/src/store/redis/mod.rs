@@ -162,6 +162,19 @@ impl RedisStore {
         Ok(self)
     }
 
+    /// Another connection to the same Redis.
+    pub fn sibling_link(&self) -> Link {
+        self.shared.link.sibling()
+    }
+
+    /// Connects with the credentials of `url` from now on, if they work.
+    ///
+    /// # Errors
+    /// See [`Link::renew`].
+    pub async fn renew(&self, url: &str) -> Result<(), Unavailable> {
+        self.shared.link.renew(url).await.map_err(unavailable)
+    }
+
     /// What it counts.
     pub fn counts(&self) -> &Counts {
         &self.shared.counts
@@ -223,7 +236,7 @@ impl RedisStore {
         let journal = async {
             match &self.shared.journal {
                 Some(journal) if !journal.acknowledged(deed).await => {
-                    Err(Unavailable::new("the journal", "it cannot be written"))
+                    Err(Unavailable::new(journal::NAME, journal::UNWRITABLE))
                 }
                 _ => Ok(()),
             }
@@ -486,10 +499,15 @@ impl Store for RedisStore {
     }
 
     async fn probe(&self) -> Result<(), Unavailable> {
-        for partition in 0..self.partitions() {
+        let partitions = (0..self.partitions()).map(|partition| async move {
             let call = self.call(Script::Probe, self.keys(partition));
-            let _ready: u8 = self.run(partition, &call).await?;
+            self.run::<u8>(partition, &call).await
+        });
+        let all: Result<Vec<u8>, Unavailable> = futures_util::future::try_join_all(partitions).await;
+        all?;
+        match &self.shared.journal {
+            Some(journal) if !journal.is_writable().await => Err(Unavailable::new(journal::NAME, journal::UNWRITABLE)),
+            _ => Ok(()),
         }
-        Ok(())
     }
 }

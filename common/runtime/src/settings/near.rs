@@ -1,0 +1,119 @@
+//! Names that are nearly those of settings: a variable misspelt is one that silently does nothing.
+
+use super::Setting;
+
+/// A variable that is no setting, and the setting that was probably meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NearMiss {
+    /// The variable as it is.
+    pub given: String,
+    /// The setting that nearly has its name.
+    pub meant: String,
+}
+
+impl std::fmt::Display for NearMiss {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} is no setting and does nothing; did you mean {}?", self.given, self.meant)
+    }
+}
+
+/// Names shorter than this differ by one letter only from what was meant.
+const SHORT: usize = 9;
+
+/// The names of a setting: its own, and that of its file.
+fn names(table: &[Setting]) -> impl Iterator<Item = String> {
+    table.iter().flat_map(|setting| {
+        let file = setting.secret.then(|| format!("{}_FILE", setting.name));
+        [Some(setting.name.to_owned()), file].into_iter().flatten()
+    })
+}
+
+/// The variables among `given` that nearly have the name of a setting. Others are not ours, and are passed over.
+pub(super) fn near_misses(table: &[Setting], given: Vec<String>) -> Vec<NearMiss> {
+    let mut found: Vec<NearMiss> = given
+        .into_iter()
+        .filter(|given| !names(table).any(|name| name == *given))
+        .filter_map(|given| suggestion(table, &given).map(|meant| NearMiss { given, meant }))
+        .collect();
+    found.sort_by(|a, b| a.given.cmp(&b.given));
+    found
+}
+
+/// The setting whose name is nearest to `given`, if it is near enough to be what was meant.
+pub(super) fn suggestion(table: &[Setting], given: &str) -> Option<String> {
+    let upper = given.to_ascii_uppercase().replace('-', "_");
+    let near = |name: &str| {
+        let distance = distance(&upper, name);
+        (distance <= if name.len() < SHORT { 1 } else { 2 }).then_some(distance)
+    };
+    let candidates = names(table).filter_map(|name| near(&name).map(|distance| (distance, name)));
+    candidates.min().map(|(_, name)| name)
+}
+
+/// How many letters must be inserted, deleted, replaced or exchanged with their neighbour to make `a` of `b` (the optimal
+/// string alignment distance).
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    let mut rows = [Vec::new(), Vec::new(), (0..=b.len()).collect::<Vec<usize>>()];
+    for (i, from) in a.iter().enumerate() {
+        rows.rotate_left(1);
+        let mut row = Vec::with_capacity(b.len() + 1);
+        row.push(i + 1);
+        for (j, to) in b.iter().enumerate() {
+            let replaced = rows[1][j] + usize::from(from != to);
+            let mut least = replaced.min(rows[1][j + 1] + 1).min(row[j] + 1);
+            if i > 0 && j > 0 && *from == b[j - 1] && a[i - 1] == *to {
+                least = least.min(rows[0][j - 1] + 1);
+            }
+            row.push(least);
+        }
+        rows[2] = row;
+    }
+    rows[2][b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{secret, setting};
+    use super::*;
+
+    static TABLE: &[Setting] = &[
+        setting("ACCESS_TOKEN_TTL", "24h", ""),
+        setting("LEEWAY", "5s", ""),
+        secret("JWT_SECRET_KEY", ""),
+        secret("REDIS_URL", ""),
+    ];
+
+    #[test]
+    fn distances_count_typing_mistakes() {
+        for (a, b, expected) in
+            [("", "AB", 2), ("AB", "AB", 0), ("ACESS", "ACCESS", 1), ("URL", "ULR", 1), ("A", "B", 1)]
+        {
+            assert_eq!(distance(a, b), expected, "{a} {b}");
+            assert_eq!(distance(b, a), expected, "{b} {a}");
+        }
+    }
+
+    #[test]
+    fn misspelt_names_are_found_and_foreign_ones_left_alone() {
+        for (given, meant) in [
+            ("ACESS_TOKEN_TTL", "ACCESS_TOKEN_TTL"),
+            ("ACCESS_TOKEN_TLL", "ACCESS_TOKEN_TTL"),
+            ("ACCESS-TOKEN-TTL", "ACCESS_TOKEN_TTL"),
+            ("access_token_ttl", "ACCESS_TOKEN_TTL"),
+            ("JWT_SECRET_KEYS", "JWT_SECRET_KEY"),
+            ("JWT_SECRETKEY_FILE", "JWT_SECRET_KEY_FILE"),
+            ("REDIS_URI", "REDIS_URL"),
+            ("LEEWAYS", "LEEWAY"),
+        ] {
+            assert_eq!(suggestion(TABLE, given).as_deref(), Some(meant), "{given}");
+        }
+        let foreign = ["PATH", "HOME", "REDIS_HOST", "REDIS_PORT_6379_TCP", "JWT_ALGORITHM", "SECRET_KEY", "GATEWAY"];
+        for given in foreign {
+            assert_eq!(suggestion(TABLE, given), None, "{given}");
+        }
+        let given = ["LEEWAY", "JWT_SECRET_KEY_FILE", "PATH", "LEWAY"].map(str::to_owned).to_vec();
+        let found = near_misses(TABLE, given);
+        assert_eq!(found, [NearMiss { given: "LEWAY".into(), meant: "LEEWAY".into() }]);
+    }
+}

@@ -1,0 +1,87 @@
+//! Takes up, on SIGHUP, what has changed in the settings and the files that they name.
+
+use std::sync::Arc;
+
+use sidegate_common::secret::LiveSecret;
+use sidegate_runtime::feed::redis::RedisSource;
+use sidegate_runtime::settings::{ConfigError, Settings};
+
+use super::IssuerApi;
+use crate::config::{Config, StoreConfig};
+use crate::store::any::AnyStore;
+
+/// Reads the settings and the configuration again.
+pub type Reread = Box<dyn Fn() -> Result<(Settings, Config), ConfigError> + Send + Sync>;
+
+/// The settings in force, and what they can be changed in.
+pub(super) struct Reloader {
+    pub(super) api: Arc<IssuerApi>,
+    pub(super) settings: Settings,
+    pub(super) reread: Reread,
+    pub(super) feed_token: LiveSecret,
+    /// What the issuer's own list is read from, where that is Redis.
+    pub(super) source: Option<RedisSource>,
+}
+
+impl Reloader {
+    /// Reads the settings again and puts in force what can be, except for keys; logs what needs a restart. None if they
+    /// are wrong: then nothing has changed.
+    pub(super) async fn reload(&mut self) -> Option<Config> {
+        let (settings, config) = match (self.reread)() {
+            Ok(read) => read,
+            Err(error) => {
+                tracing::error!(%error, "config reload failed; keeping the previous config");
+                return None;
+            }
+        };
+        let mut unable = Vec::new();
+        // A public address may be open only as long as there is a token; without one the admin API has no routes.
+        for name in ["FEED_TOKEN", "ADMIN_TOKEN"] {
+            if self.settings.text(name).is_some() != settings.text(name).is_some() {
+                unable.push(name);
+            }
+        }
+        if !self.renew_redis(&settings, &config).await {
+            unable.push("REDIS_URL");
+        }
+        let changes = self.settings.take_up(&settings, &unable);
+        // Whoever takes the token away wants it to open nothing, whenever the restart comes.
+        if self.settings.text("ADMIN_TOKEN").is_some() {
+            self.api.admin_token.replace(config.admin_token.clone());
+        }
+        if let StoreConfig::Embedded { feed_token, .. } = &config.store
+            && changes.taken_up.contains(&"FEED_TOKEN")
+        {
+            self.feed_token.replace(feed_token.clone());
+        }
+        changes.log();
+        Some(config)
+    }
+
+    /// Uses other credentials for the same Redis, if they have changed and work; false if what has changed needs a restart.
+    async fn renew_redis(&self, settings: &Settings, config: &Config) -> bool {
+        let (old, new) = (self.settings.text("REDIS_URL"), settings.text("REDIS_URL"));
+        if old == new {
+            return true;
+        }
+        let (Some(old), Some(new), AnyStore::Redis(store)) = (old, new, &self.api.auth.store) else { return false };
+        let StoreConfig::Redis { prefix, .. } = &config.store else { return false };
+        if without_credentials(old) != without_credentials(new) {
+            return false;
+        }
+        if let Err(error) = store.renew(new).await {
+            tracing::error!(%error, setting = "REDIS_URL", "the new credentials do not work; keeping the previous ones");
+            return false;
+        }
+        if let (Some(source), Ok(fresh)) = (&self.source, RedisSource::new(new, prefix)) {
+            source.renew(&fresh);
+        }
+        true
+    }
+}
+
+/// Which Redis a URL leads to, whoever logs in there.
+fn without_credentials(url: &str) -> (&str, &str) {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    (scheme, rest.rsplit_once('@').map_or(rest, |(_, rest)| rest))
+}
