@@ -65,6 +65,15 @@ pub enum Audience {
     Many(Vec<String>),
 }
 
+impl std::fmt::Display for Audience {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::One(one) => f.write_str(one),
+            Self::Many(many) => f.write_str(&many.join(" ")),
+        }
+    }
+}
+
 impl Audience {
     /// True if it names `audience`.
     pub fn names(&self, audience: &str) -> bool {

@@ -388,6 +388,29 @@ async fn a_failed_key_fetch_is_503_and_the_key_is_looked_for_again() {
     assert!(log.contains("\"setting\":\"JWKS_URL\"") && log.contains("status 500"), "{log}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_that_all_fail_alike_are_counted_and_told_of_with_both_values() {
+    let stack = Stack::with(Store::Embedded, 0, &[("JWT_ISSUER", "https://issuer.example")], &[]).await;
+    let feed = stack.issuer.feed_url();
+    let verifier = Verifier::start(&stack.folder, "v", &[("ISSUER_FEED_URL", feed.as_str())]).await;
+    let pair = stack.issuer.login(EMAIL).await;
+    for _ in 0..5 {
+        assert_eq!(verifier.check(&pair.access).await.code(), "token_invalid");
+    }
+    assert_eq!(metric(&verifier.admin, "sidegate_verifier_refusals_total{reason=\"issuer\"}").await, 5);
+    let told = "every token of the last minute was refused alike";
+    within(Duration::from_secs(150), "the difference to be told", || async {
+        verifier.program.output().contains(told).then_some(())
+    })
+    .await;
+    let log = verifier.program.output();
+    let line = log.lines().find(|line| line.contains(told)).expect("the line");
+    for part in ["WARN", "\"setting\":\"JWT_ISSUER\"", "\"ours\":\"sidegate\"", "\"theirs\":\"https://issuer.example\""]
+    {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+}
+
 /// A token under a secret that nobody has configured.
 fn forged_hs256() -> String {
     under(&SigningKey::hs256(&Secret::new("another-secret-for-the-tests-of-thirty-two-bytes")).expect("a key"))

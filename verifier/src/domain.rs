@@ -3,6 +3,7 @@
 pub mod check;
 pub mod decide;
 pub mod path;
+pub mod refusals;
 pub mod routes;
 pub mod seen;
 pub mod timekeeper;

@@ -13,6 +13,7 @@ use sidegate_runtime::trace;
 use crate::config::Config;
 use crate::domain::check::{Checked, Checker};
 use crate::domain::decide::{Decision, Denial, Presented, decide};
+use crate::domain::refusals::{self, Finding, Refusals};
 use crate::domain::routes::{Access, Requirement, Routes};
 use crate::domain::timekeeper::Timekeeper;
 use crate::keys::{KeyLookup, Keys};
@@ -31,6 +32,7 @@ pub struct Gate {
     time: Timekeeper,
     keys: Arc<Keys>,
     metrics: Arc<Metrics>,
+    refusals: Refusals,
     token_cookie: Option<String>,
     introspect_token: LiveSecret,
     cache_entries: usize,
@@ -56,6 +58,7 @@ impl Gate {
             time: Timekeeper::new(instants()),
             keys,
             metrics,
+            refusals: Refusals::default(),
             token_cookie: config.token_cookie.clone(),
             introspect_token: LiveSecret::new(config.introspect_token.clone()),
             cache_entries: config.token_cache_entries,
@@ -123,6 +126,51 @@ impl Gate {
 
     /// Checks a token; if its key is unknown and might be new, after looking for new keys.
     pub async fn check_waiting(&self, token: &str) -> Checked<Identity> {
+        let checked = self.check_with_key(token).await;
+        if let Checked::Denied(rejection) = &checked {
+            self.refused(*rejection, token);
+        }
+        checked
+    }
+
+    /// Counts a refused token by its reason, for [`Gate::look_at_refusals`].
+    fn refused(&self, rejection: Rejection, token: &str) {
+        let Some(reason) = refusals::reason(rejection) else { return };
+        self.metrics.refused(reason);
+        let difference = || {
+            let kids: Vec<String> = self.judge().keys().keys().iter().map(|key| key.kid().to_owned()).collect();
+            refusals::difference(rejection, token, self.judge().policy(), &kids, self.moment().now)
+        };
+        self.refusals.note(reason, monotonic_ms(), || self.metrics.good(), difference);
+    }
+
+    /// The same for a decision.
+    pub fn note_refusal(&self, decision: &Decision<Identity>, presented: Presented<'_>) {
+        if let (Decision::Deny(Denial::Token(rejection)), Presented::Token(token)) = (decision, presented) {
+            self.refused(*rejection, token);
+        }
+    }
+
+    /// Logs it if all tokens of the last minute were refused alike.
+    pub fn look_at_refusals(&self) {
+        match self.refusals.look(monotonic_ms(), self.metrics.good()) {
+            None => {}
+            Some(Finding::AllAlike(reason, difference, tokens)) => {
+                let refusals::Difference { setting, ours, theirs } = difference;
+                tracing::warn!(
+                    reason,
+                    setting,
+                    ours,
+                    theirs,
+                    tokens,
+                    "every token of the last minute was refused alike: issuer and verifier seem to differ"
+                );
+            }
+            Some(Finding::Over) => tracing::info!("tokens are good again"),
+        }
+    }
+
+    async fn check_with_key(&self, token: &str) -> Checked<Identity> {
         let checked = self.checker().check(token, self.moment());
         if !matches!(checked, Checked::Denied(Rejection::UnknownKey)) {
             return checked;

@@ -11,6 +11,8 @@ use prometheus_client::registry::Registry;
 use sidegate_common::index::Counts;
 use sidegate_common::problem::Code;
 
+use crate::domain::refusals::REASONS;
+
 /// The interfaces that are counted.
 pub const INTERFACES: [&str; 8] = ["check", "envoy", "nginx", "forward", "haproxy", "grpc", "introspect", "verify"];
 
@@ -23,6 +25,11 @@ struct CheckLabels {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ReadLabels {
     result: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ReasonLabels {
+    reason: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -39,6 +46,7 @@ pub struct Metrics {
     /// All counters exist from the start, so that counting takes no lock; the most frequent ones come first.
     checks: Vec<(&'static str, Vec<(&'static str, Counter)>)>,
     jwks_reads: [Counter; 2],
+    refusals: [Counter; REASONS.len()],
     held: [Gauge; 4],
     ready: Gauge,
     registry: Mutex<Registry>,
@@ -65,10 +73,13 @@ impl Metrics {
         let reads = Family::<ReadLabels, Counter>::default();
         registry.register("jwks_reads", "Readings of the JWK set", reads.clone());
         let jwks_reads = ["failed", "ok"].map(|result| reads.get_or_create(&ReadLabels { result }).clone());
+        let refusals = Family::<ReasonLabels, Counter>::default();
+        registry.register("refusals", "Tokens refused, by reason", refusals.clone());
+        let refusals = REASONS.map(|reason| refusals.get_or_create(&ReasonLabels { reason }).clone());
         let kinds = Family::<KindLabels, Gauge>::default();
         registry.register("revocations", "Revocations held, by kind", kinds.clone());
         let held = KINDS.map(|kind| kinds.get_or_create(&KindLabels { kind }).clone());
-        Self { checks, jwks_reads, held, ready, registry: Mutex::new(all) }
+        Self { checks, jwks_reads, refusals, held, ready, registry: Mutex::new(all) }
     }
 
     /// Counts an answered check.
@@ -78,6 +89,19 @@ impl Metrics {
         if let Some((_, counter)) = counters.and_then(|(_, held)| held.iter().find(|(name, _)| *name == outcome)) {
             counter.inc();
         }
+    }
+
+    /// Counts a refused token.
+    pub fn refused(&self, reason: &'static str) {
+        if let Some(at) = REASONS.iter().position(|known| *known == reason) {
+            self.refusals[at].inc();
+        }
+    }
+
+    /// How many checks found a good token.
+    pub fn good(&self) -> u64 {
+        let allowed = self.checks.iter().flat_map(|(_, held)| held.iter().filter(|(outcome, _)| *outcome == "allowed"));
+        allowed.map(|(_, counter)| counter.get()).sum()
     }
 
     /// Counts a reading of the JWK set.
@@ -129,6 +153,7 @@ mod tests {
         has("sidegate_verifier_checks_total{interface=\"check\",outcome=\"token_revoked\"} 1");
         has("sidegate_verifier_checks_total{interface=\"grpc\",outcome=\"stale\"} 0");
         has("sidegate_verifier_jwks_reads_total{result=\"failed\"} 1");
+        has("sidegate_verifier_refusals_total{reason=\"unknown_key\"} 0");
         metrics.held(Counts { tokens: 3, ..Counts::default() });
         let text = metrics.text(true);
         assert!(text.lines().any(|have| have == "sidegate_verifier_revocations{kind=\"token\"} 3"), "{text}");

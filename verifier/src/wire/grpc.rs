@@ -122,6 +122,11 @@ async fn check(gate: &Gate, request: CheckRequest) -> Bytes {
     {
         decision = gate.with_key(found, || decide(gate, Some(http), also.as_ref())).await;
     }
+    if let Some(http) = &http
+        && matches!(decision, Decision::Deny(Denial::Token(_)))
+    {
+        gate.note_refusal(&decision, presented(gate, http));
+    }
     let (outcome, message) = render(decision);
     gate.answered(NAME, outcome);
     tell(NAME, outcome, || http.as_ref().and_then(parent));

@@ -111,11 +111,17 @@ fn check(gate: &Arc<Gate>, dialect: Dialect, parts: Parts) -> Reply {
     let unknown_key = matches!(decision, Decision::Deny(Denial::Token(Rejection::UnknownKey)));
     let found = if unknown_key { gate.missing_key(&decision, presented(gate, dialect, &parts)) } else { None };
     match found {
-        None | Some(KeyLookup::Absent) => Reply::now(finish(gate, dialect, &parts.headers, answer(decision))),
+        None | Some(KeyLookup::Absent) => {
+            if matches!(decision, Decision::Deny(Denial::Token(_))) {
+                gate.note_refusal(&decision, presented(gate, dialect, &parts));
+            }
+            Reply::now(finish(gate, dialect, &parts.headers, answer(decision)))
+        }
         Some(found) => {
             let gate = Arc::clone(gate);
             Reply::later(async move {
                 let decision = gate.with_key(found, || decide(&gate, dialect, &parts)).await;
+                gate.note_refusal(&decision, presented(&gate, dialect, &parts));
                 finish(&gate, dialect, &parts.headers, answer(decision)).into()
             })
         }
