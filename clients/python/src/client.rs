@@ -1,6 +1,7 @@
 //! The client, as Python calls it: with the GIL while memory answers, without it while the daemon is asked.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use pyo3::exceptions::PyValueError;
@@ -20,6 +21,8 @@ pub struct Client {
     sidegate: Sidegate,
     /// Makes the exception for a refusal: `(code, detail, required scope)`.
     refuse: Py<PyAny>,
+    /// Whether the log has it that the daemon cannot be reached.
+    unreachable_logged: AtomicBool,
 }
 
 #[pymethods]
@@ -48,7 +51,8 @@ impl Client {
             builder = builder.socket_only();
         }
         // Connecting waits for the daemon to hand out its segment.
-        Ok(Self { sidegate: py.detach(|| builder.connect()), refuse })
+        let sidegate = py.detach(|| builder.connect());
+        Ok(Self { sidegate, refuse, unreachable_logged: AtomicBool::new(false) })
     }
 
     /// Whether the token is good now. Asks the daemon, if it has to, with the GIL released.
@@ -57,7 +61,11 @@ impl Client {
         let Some(text) = text(token) else { return Err(self.refuse(py, "token_invalid", NOT_COMPACT, "")) };
         let answer = match self.sidegate.try_cached(&text) {
             Some(answer) => answer,
-            None => py.detach(|| self.sidegate.check(&text)),
+            None => {
+                let asked = py.detach(|| self.sidegate.check(&text));
+                self.log_reachability(py)?;
+                asked
+            }
         };
         answer.map(Token::checked).map_err(|denied| self.refusal(py, &denied))
     }
@@ -78,6 +86,20 @@ impl Client {
 }
 
 impl Client {
+    /// Tells Python's `logging` (logger `sidegate`) when the daemon becomes unreachable, and when it is back.
+    fn log_reachability(&self, py: Python<'_>) -> PyResult<()> {
+        let error = self.sidegate.daemon_error();
+        if self.unreachable_logged.swap(error.is_some(), Ordering::Relaxed) == error.is_some() {
+            return Ok(());
+        }
+        let logger = py.import("logging")?.call_method1("getLogger", ("sidegate",))?;
+        match error {
+            Some(error) => logger.call_method1("warning", ("the verifier cannot be reached: %s", error))?,
+            None => logger.call_method1("info", ("the verifier answers again",))?,
+        };
+        Ok(())
+    }
+
     fn refusal(&self, py: Python<'_>, denied: &Denied) -> PyErr {
         match denied {
             Denied::InsufficientScope { required } => self.refuse(py, denied.code(), "", required),

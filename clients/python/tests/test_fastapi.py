@@ -161,6 +161,17 @@ def test_without_install_status_and_headers_are_right_all_the_same(verifier: Tes
     assert answer.json() == {"detail": "No access token was sent"}
 
 
+def test_a_mounted_application_refuses_like_the_one_above_it(verifier: TestVerifier) -> None:
+    app, mounted = FastAPI(), make_app()
+    app.mount("/sub", mounted)
+    install(app, verifier)
+    client = TestClient(app)
+    refused(client.get("/sub/me"), 401, "token_missing")
+    assert client.get("/sub/me", headers=bearer(verifier.issue("42"))).status_code == 200
+    verifier.revoke_user("42")
+    refused(client.get("/sub/me", headers=bearer(verifier.issue("42") + "x")), 401, "token_invalid")
+
+
 def test_without_a_verifier_the_daemon_of_the_environment_is_asked(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

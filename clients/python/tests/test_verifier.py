@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +29,25 @@ def start(tmp_path: Path) -> Iterator[Start]:
     yield start
     for daemon in daemons:
         daemon.close()
+
+
+def test_an_unreachable_daemon_is_logged_once_and_its_return_too(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="sidegate")
+    socket = tmp_path / "verifier.sock"
+    verifier = sidegate.Verifier(socket, attach=False)
+    for _ in range(3):
+        with pytest.raises(sidegate.VerifierUnavailableError):
+            verifier.check(TOKEN)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    for part in (str(socket), "VERIFIER_SOCKET", "os error 2"):
+        assert part in caplog.text
+    daemon = FakeDaemon(socket, lambda _: good())
+    for _ in range(3):
+        verifier.check(TOKEN)
+    daemon.close()
+    assert [record.getMessage() for record in caplog.records[1:]] == ["the verifier answers again"]
 
 
 def test_a_good_token_reads_like_its_claims(start: Start) -> None:

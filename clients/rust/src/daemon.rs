@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
@@ -43,6 +43,36 @@ pub(crate) struct Daemon {
     path: PathBuf,
     timeout: Duration,
     idle: Mutex<Vec<Connection>>,
+    /// Why the daemon could not be asked last, until it answers again.
+    last_error: Mutex<Option<String>>,
+}
+
+/// What went wrong, with the operating system's words where there are any.
+#[derive(Debug)]
+struct DaemonFault {
+    trouble: Trouble,
+    cause: Option<std::io::Error>,
+}
+
+impl std::fmt::Display for DaemonFault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.cause {
+            Some(error) => error.fmt(f),
+            None => self.trouble.fmt(f),
+        }
+    }
+}
+
+impl DaemonFault {
+    fn connect(error: std::io::Error) -> Self {
+        Self { trouble: Trouble::Connect(error.kind()), cause: Some(error) }
+    }
+}
+
+impl From<Trouble> for DaemonFault {
+    fn from(trouble: Trouble) -> Self {
+        Self { trouble, cause: None }
+    }
 }
 
 /// A connection belongs to the process that made it: after a fork, two would read each other's answers.
@@ -71,11 +101,53 @@ struct Problem<'a> {
 
 impl Daemon {
     pub(crate) fn new(path: PathBuf, timeout: Duration) -> Self {
-        Self { path, timeout, idle: Mutex::new(Vec::new()) }
+        Self { path, timeout, idle: Mutex::new(Vec::new()), last_error: Mutex::new(None) }
+    }
+
+    /// Why the daemon could not be asked last; none while it answers.
+    pub(crate) fn last_error(&self) -> Option<String> {
+        self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Logs when the daemon becomes unreachable, and when it is back; nothing in between.
+    fn observe(&self, asked: Result<(), &DaemonFault>) {
+        // A lock that is held may be held for ever by a thread that did not survive a fork.
+        let Ok(mut last) = self.last_error.try_lock() else { return };
+        let path = self.path.display();
+        match (asked, last.is_some()) {
+            (Err(fault), false) => {
+                let error = format!("{path} (VERIFIER_SOCKET): {fault}");
+                tracing::warn!(socket = %path, setting = "VERIFIER_SOCKET", error = %fault, "the verifier cannot be reached");
+                *last = Some(error);
+            }
+            (Ok(()), true) => {
+                tracing::info!(socket = %path, "the verifier answers again");
+                *last = None;
+            }
+            _ => {}
+        }
     }
 
     /// Asks about a token; `accept` reads the body of a yes.
     pub(crate) fn verify<T>(&self, token: &str, accept: impl FnOnce(&[u8]) -> Result<T, Trouble>) -> Result<T, Denied> {
+        let asked = self.exchange(token);
+        self.observe(asked.as_ref().map(drop));
+        let (connection, head) = asked.map_err(|fault| fault.trouble)?;
+        let body = &connection.buffer[head.body];
+        let answer = match head.status {
+            200 => accept(body).map_err(Denied::from),
+            status => {
+                let problem: Problem<'_> = serde_json::from_slice(body).unwrap_or_default();
+                Err(Denied::from_answer(status, &problem.code, problem.detail))
+            }
+        };
+        if head.keep {
+            self.give_back(connection);
+        }
+        answer
+    }
+
+    fn exchange(&self, token: &str) -> Result<(Connection, Head), DaemonFault> {
         let pid = std::process::id();
         let mut connection = match self.take(pid) {
             Some(idle) => idle,
@@ -89,18 +161,7 @@ impl Daemon {
             }
             asked => asked?,
         };
-        let body = &connection.buffer[head.body];
-        let answer = match head.status {
-            200 => accept(body).map_err(Denied::from),
-            status => {
-                let problem: Problem<'_> = serde_json::from_slice(body).unwrap_or_default();
-                Err(Denied::from_answer(status, &problem.code, problem.detail))
-            }
-        };
-        if head.keep {
-            self.give_back(connection);
-        }
-        answer
+        Ok((connection, head))
     }
 
     fn take(&self, pid: u32) -> Option<Connection> {
@@ -123,21 +184,21 @@ impl Daemon {
         }
     }
 
-    fn connect(&self, pid: u32) -> Result<Connection, Trouble> {
+    fn connect(&self, pid: u32) -> Result<Connection, DaemonFault> {
         let deadline = Instant::now() + self.timeout;
         let stream = loop {
             match dial(&self.path) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock && Instant::now() < deadline => {
                     std::thread::sleep(BACKLOG_RETRY);
                 }
-                dialled => break dialled.map_err(|error| Trouble::Connect(error.kind()))?,
+                dialled => break dialled.map_err(DaemonFault::connect)?,
             }
         };
         let timeout = Some(self.timeout);
         stream
             .set_read_timeout(timeout)
             .and_then(|()| stream.set_write_timeout(timeout))
-            .map_err(|error| Trouble::Connect(error.kind()))?;
+            .map_err(DaemonFault::connect)?;
         Ok(Connection { stream, pid, used: false, buffer: Vec::with_capacity(4096) })
     }
 }

@@ -79,23 +79,37 @@ impl Denied {
         match self {
             Self::Missing => Some("Bearer".to_owned()),
             Self::InsufficientScope { required } => {
-                Some(format!("Bearer error=\"insufficient_scope\", error_description=\"{self}\", scope=\"{required}\""))
+                let title = self.title();
+                Some(format!(
+                    "Bearer error=\"insufficient_scope\", error_description=\"{title}\", scope=\"{required}\""
+                ))
             }
             Self::Stale | Self::Unavailable(_) => None,
-            Self::Invalid { .. } => {
-                Some("Bearer error=\"invalid_token\", error_description=\"the access token is not valid\"".to_owned())
-            }
-            _ => Some(format!("Bearer error=\"invalid_token\", error_description=\"{self}\"")),
+            _ => Some(format!("Bearer error=\"invalid_token\", error_description=\"{}\"", self.title())),
+        }
+    }
+
+    /// The title of the refusal, in the daemon's words (docs/errors.md).
+    pub fn title(&self) -> &'static str {
+        match self {
+            Self::Missing => "No access token was sent",
+            Self::Invalid { .. } => "The access token is not valid",
+            Self::Expired => "The access token has expired",
+            Self::Revoked => "The access token has been revoked",
+            Self::InsufficientScope { .. } => "The access token does not allow this",
+            Self::Stale => "The list of revoked tokens may be out of date",
+            Self::Unavailable(_) => "The service cannot answer right now",
         }
     }
 
     /// The body of the answer, `application/problem+json` (RFC 9457).
     pub fn problem_json(&self) -> String {
-        let (error, title) = match self.status() {
-            401 => ("invalid_token", "The access token was refused"),
-            403 => ("insufficient_scope", "The access token does not allow this"),
-            _ => ("temporarily_unavailable", "The service cannot answer right now"),
+        let error = match self.status() {
+            401 => "invalid_token",
+            403 => "insufficient_scope",
+            _ => "temporarily_unavailable",
         };
+        let title = self.title();
         // What went wrong between this process and its daemon is nothing that a client should read.
         let detail = if self.status() == 503 { title.to_owned() } else { self.to_string() };
         let body = Body {

@@ -138,6 +138,11 @@ impl Sidegate {
         Some(self.0.segment.load(Ordering::Relaxed)).filter(|id| *id != 0)
     }
 
+    /// Why the daemon could not be asked last, with its socket; none while it answers. The same stands in the log, once.
+    pub fn daemon_error(&self) -> Option<String> {
+        self.0.daemon.last_error()
+    }
+
     #[inline]
     fn cached(&self, token: &str) -> Option<Verified> {
         self.0.cache.check(self.0.segment.load(Ordering::Relaxed), token.as_bytes(), &CoarseClock)

@@ -84,6 +84,54 @@ fn bad_tokens_are_refused_by_code_and_impossible_ones_unasked() {
     assert_eq!(sidegate.check(&old.token()), Err(Denied::Expired));
 }
 
+/// What is logged on this thread while `work` runs.
+fn logged(work: impl FnOnce()) -> String {
+    let log = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let subscriber =
+        tracing_subscriber::fmt().with_ansi(false).with_writer(std::sync::Mutex::new(Shared(log.clone()))).finish();
+    tracing::subscriber::with_default(subscriber, work);
+    String::from_utf8(log.lock().unwrap().clone()).unwrap()
+}
+
+struct Shared(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn an_unreachable_daemon_is_logged_once_and_its_return_too() {
+    let scratch = Scratch::new();
+    let sidegate = scratch.builder().connect();
+    let token = claims(1).token();
+    let lost = logged(|| {
+        for _ in 0..5 {
+            assert_eq!(sidegate.check(&token).unwrap_err().status(), 503);
+        }
+    });
+    assert_eq!(lost.lines().count(), 1, "{lost}");
+    for part in ["WARN", "the verifier cannot be reached", "VERIFIER_SOCKET", "os error 2"] {
+        assert!(lost.contains(part), "{part}: {lost}");
+    }
+    assert!(lost.contains(scratch.0.to_str().unwrap()), "the path: {lost}");
+    assert!(sidegate.daemon_error().is_some_and(|error| error.contains("os error 2")));
+    let _daemon = Daemon::start(&scratch.0);
+    let back = logged(|| {
+        for n in 2..5 {
+            sidegate.check(&claims(n).token()).unwrap();
+        }
+    });
+    assert_eq!((back.lines().count(), sidegate.daemon_error()), (1, None), "{back}");
+    assert!(back.contains("INFO") && back.contains("the verifier answers again"), "{back}");
+}
+
 #[test]
 fn a_key_retired_between_verification_and_caching_is_noticed() {
     let (_scratch, daemon, sidegate) = world();

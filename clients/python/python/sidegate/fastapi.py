@@ -23,6 +23,7 @@ from fastapi.openapi.models import OAuthFlowPassword, OAuthFlows
 from fastapi.security import OAuth2, SecurityScopes
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sidegate._bearer import bearer_token
 from sidegate._native import Token
@@ -34,6 +35,8 @@ __all__ = ["RequireUser", "TokenRefused", "install", "optional_user", "require",
 
 # What the security scheme is called in OpenAPI documents.
 _SCHEME = "Sidegate"
+# Where a request's scope names the application that `install` was called for.
+_OWNER = "sidegate.app"
 
 
 def _token_urls(issuer_url: str) -> dict[str, str]:
@@ -65,9 +68,10 @@ class RequireUser(OAuth2):
         """Checks the request's token."""
         try:
             token = bearer_token(request.headers.getlist("authorization"))
-            verifier = await _verifier(request.app)
+            verifier = await _verifier(request)
             return require_scopes(await verifier.check_async(token), scopes.scopes)
         except SidegateError as error:
+            _answer_in_mounted_app(request)
             raise TokenRefused(error) from error
 
 
@@ -102,6 +106,7 @@ def require(*scopes: str) -> Callable[..., Awaitable[Token]]:
 def install(app: FastAPI, verifier: Optional[TokenVerifier] = None, *, issuer_url: Optional[str] = None) -> None:
     """Makes an application use this verifier, answer refusals as problem documents, and document both.
 
+    Applications mounted below this one do the same, with the same verifier, unless `install` is called for them too.
     `verifier` defaults to `sidegate.Verifier()`, made when first needed. `issuer_url` is where browsers reach the
     issuer, `ISSUER_URL` by default; its `CORS_ORIGINS` must name the docs page's origin. Call again to change either.
     """
@@ -110,11 +115,33 @@ def install(app: FastAPI, verifier: Optional[TokenVerifier] = None, *, issuer_ur
     if issuer_url is not None:
         app.state.sidegate_issuer_url = issuer_url
     app.add_exception_handler(TokenRefused, _answer_problem)
+    if app.middleware_stack is None and not getattr(app.state, "sidegate_marked", False):
+        app.state.sidegate_marked = True
+        app.add_middleware(_Marker, owner=app)
     if not getattr(app.state, "sidegate_documented", False):
         app.state.sidegate_documented = True
         plain = app.openapi
         app.openapi = lambda: _document(plain(), getattr(app.state, "sidegate_issuer_url", None))  # type: ignore[method-assign]
     app.openapi_schema = None
+
+
+class _Marker:
+    """Tells whatever is mounted below an application which application that is."""
+
+    def __init__(self, app: ASGIApp, owner: FastAPI) -> None:
+        self._app = app
+        self._owner = owner
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[_OWNER] = self._owner
+        await self._app(scope, receive, send)
+
+
+def _answer_in_mounted_app(request: HTTPConnection) -> None:
+    """Gives an application that is mounted below an installed one the handler for refusals, which it does not inherit."""
+    handlers = request.scope.get("starlette.exception_handlers")
+    if _OWNER in request.scope and handlers is not None:
+        handlers[0].setdefault(TokenRefused, _answer_problem)
 
 
 async def _answer_problem(_request: Request, refused: Exception) -> Response:
@@ -127,8 +154,10 @@ _default: Optional[Verifier] = None
 _making_default = threading.Lock()
 
 
-async def _verifier(app: Any) -> TokenVerifier:
-    chosen: Optional[TokenVerifier] = getattr(app.state, "sidegate_verifier", None) or _default
+async def _verifier(request: HTTPConnection) -> TokenVerifier:
+    apps = [request.app, request.scope.get(_OWNER, request.app)]
+    installed = [getattr(app.state, "sidegate_verifier", None) for app in apps]
+    chosen: Optional[TokenVerifier] = installed[0] or installed[1] or _default
     # The first one connects, which may take a moment.
     return chosen if chosen is not None else await run_in_threadpool(_make_default)
 
