@@ -9,8 +9,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use sidegate_tests::http::At;
 use sidegate_tests::program::{Program, free_port};
+use sidegate_tests::scratch::Scratch;
 use sidegate_tests::stack::{EMAIL, Stack, Store, tokens};
-use sidegate_tests::wait::eventually;
+use sidegate_tests::wait::{eventually, within};
 
 /// How a metric is documented, or shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,6 +89,155 @@ async fn every_metric_is_documented_and_what_is_documented_is_there() {
         assert_eq!((undocumented, missing), (vec![], vec![]), "{program}: not in docs/metrics.md, not in /metrics");
         assert_eq!(shown, promised, "{program}");
     }
+}
+
+/// How many scripts Redis has run that may write.
+async fn scripts_run(stack: &Stack) -> u64 {
+    let redis = stack.redis.as_ref().expect("on Redis");
+    let field = redis.info("commandstats", "cmdstat_evalsha").await.unwrap_or_default();
+    let calls = field.split(',').find_map(|part| part.strip_prefix("calls="));
+    calls.map_or(0, |calls| calls.parse().expect("a number"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn probes_and_scrapes_ask_no_store() {
+    let stack = Stack::start(Store::Redis, 0).await;
+    let before = scripts_run(&stack).await;
+    for _ in 0..200 {
+        for path in ["/readyz", "/metrics"] {
+            assert_eq!(stack.issuer.admin.get(path).send().await.status, 200, "{path}");
+        }
+    }
+    let during = scripts_run(&stack).await - before;
+    assert!(during < 200, "{during} scripts during 400 probes and scrapes: only the background looks");
+}
+
+/// Runs one command of the default user.
+async fn command(stack: &Stack, command: &[&str]) {
+    let mut connection = stack.redis.as_ref().expect("on Redis").connection().await;
+    let mut built = redis::cmd(command[0]);
+    for word in &command[1..] {
+        built.arg(word);
+    }
+    built.query_async::<redis::Value>(&mut connection).await.expect("Redis obeys");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_issuer_whose_own_feed_is_stale_is_ready_and_says_so() {
+    let mut stack = Stack::start(Store::Redis, 0).await;
+    command(&stack, &["ACL", "SETUSER", "app", "on", ">password", "~*", "&*", "+@all"]).await;
+    let url = stack.redis.as_ref().expect("on Redis").url().replace("redis://", "redis://app:password@");
+    assert!(stack.issuer.program.stop().success());
+    stack.issuer.settings.insert("REDIS_URL".into(), url);
+    stack.issuer.settings.insert("MAX_STALENESS".into(), "1s".into());
+    stack.issuer.restart().await;
+    let pair = stack.issuer.login(EMAIL).await;
+    command(&stack, &["ACL", "SETUSER", "app", "-ssubscribe"]).await;
+    command(&stack, &["CLIENT", "KILL", "USER", "app"]).await;
+    eventually("the feed to be stale", || async {
+        let ready = stack.issuer.admin.get("/readyz").send().await;
+        let body = ready.json();
+        let stale = body["feed"].as_str().is_some_and(|feed| feed.contains("last known complete"));
+        (ready.status == 200 && stale && body["store"] == "ok").then_some(())
+    })
+    .await;
+    assert_eq!(stack.issuer.at.get("/auth/me").bearer(&pair.access).send().await.code(), "stale");
+    assert_eq!(stack.issuer.refresh(&pair.refresh).await.status, 200);
+    let other = stack.issuer.login(EMAIL).await;
+    assert_eq!(stack.issuer.logout(&other.access).await.status, 204);
+}
+
+/// A small file system; unmounted when dropped.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(path: PathBuf) -> Option<Self> {
+        std::fs::create_dir(&path).expect("a folder");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=256k", "sidegate-test"]).arg(&path);
+        mount.status().is_ok_and(|status| status.success()).then_some(Self(path))
+    }
+
+    fn fill(&self) {
+        use std::io::Write as _;
+        let mut file = std::fs::File::create(self.0.join("filler")).expect("made");
+        while file.write_all(&[0; 512]).is_ok() {}
+    }
+
+    fn empty(&self) {
+        std::fs::remove_file(self.0.join("filler")).expect("removed");
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _busy = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_under_the_journal_is_not_ready_until_there_is_room() {
+    let folder = Scratch::new();
+    let Some(disk) = SmallDisk::mount(folder.file("disk")) else {
+        println!("skipped: no file system can be mounted here");
+        return;
+    };
+    let journal = disk.0.join("journal").display().to_string();
+    let stack = Stack::with(Store::Redis, 0, &[("REVOCATION_JOURNAL", journal.as_str())], &[]).await;
+    assert_eq!(stack.issuer.logout(&stack.issuer.login(EMAIL).await.access).await.status, 204);
+    disk.fill();
+    eventually("a logout to be refused", || async {
+        let pair = stack.issuer.login(EMAIL).await;
+        (stack.issuer.logout(&pair.access).await.status == 503).then_some(())
+    })
+    .await;
+    eventually("the issuer not to be ready", || async {
+        let ready = stack.issuer.admin.get("/readyz").send().await;
+        let named = ready.json()["store"].as_str().is_some_and(|store| store.contains("REVOCATION_JOURNAL"));
+        (ready.status == 503 && named).then_some(())
+    })
+    .await;
+    for _ in 0..20 {
+        let pair = stack.issuer.login(EMAIL).await;
+        let _refused = stack.issuer.logout(&pair.access).await;
+    }
+    let log = stack.issuer.program.output();
+    let told = log.matches("the journal cannot be written").count() + log.matches("no room for the journal").count();
+    assert_eq!(told, 1, "one line for as long as it lasts: {log}");
+    disk.empty();
+    eventually("the issuer to be ready again", || async {
+        (stack.issuer.admin.get("/readyz").send().await.status == 200).then_some(())
+    })
+    .await;
+    assert_eq!(stack.issuer.logout(&stack.issuer.login(EMAIL).await.access).await.status, 204);
+    assert_eq!(stack.issuer.program.output().matches("the journal can be written again").count(), 1);
+    drop(stack);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_under_the_snapshot_is_told_at_once_and_once() {
+    let folder = Scratch::new();
+    let Some(disk) = SmallDisk::mount(folder.file("disk")) else {
+        println!("skipped: no file system can be mounted here");
+        return;
+    };
+    disk.fill();
+    let snapshot = disk.0.join("list").display().to_string();
+    let stack = Stack::with(Store::Embedded, 1, &[], &[("SNAPSHOT_FILE", snapshot.as_str())]).await;
+    let verifier = &stack.verifiers[0].program;
+    let count = |what: &str| verifier.output().matches(what).count();
+    // Well before the first regular writing, which comes after a minute.
+    within(Duration::from_secs(20), "the full disk to be told", || async {
+        (count("cannot write the snapshot; the one before it stays") == 1).then_some(())
+    })
+    .await;
+    disk.empty();
+    eventually("the snapshot to be written", || async {
+        (count("the snapshot can be written again") == 1 && disk.0.join("list").exists()).then_some(())
+    })
+    .await;
+    assert_eq!(count("cannot write the snapshot"), 1, "{}", verifier.output());
+    drop(stack);
 }
 
 /// Prometheus over an issuer and a verifier, with the rules as shipped.

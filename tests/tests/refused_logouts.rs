@@ -70,6 +70,8 @@ async fn too_few_replicas_are_never_a_204() {
     let settings = [("REDIS_WAIT_REPLICAS", "1"), ("REDIS_WAIT_TIMEOUT", "50ms")];
     let stack = Stack::with(Store::Redis, 1, &settings, &[]).await;
     let tokens = stack.issuer.login(EMAIL).await;
+    let told = "Redis has fewer replicas than are waited for";
+    assert!(stack.issuer.program.output().contains(told), "said at the start");
     put_off(&stack.issuer.logout(&tokens.access).await);
     // It is in the log of the one server, and so it is obeyed.
     stack.verifiers[0].until_denied(&tokens.access).await;

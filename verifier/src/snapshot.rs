@@ -25,6 +25,8 @@ use crate::list::List;
 const VERSION: u32 = 1;
 /// How often the list is written while the program runs; it is also written when it stops.
 const WRITE_EVERY: Duration = Duration::from_secs(60);
+/// How often it is tried again where that failed.
+const RETRY_EVERY: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// What the file says of one partition.
@@ -213,12 +215,18 @@ impl Keeper {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let keep = move || {
-            let mut written = Instant::now();
+            let (mut due, mut failing) = (Instant::now(), false);
             loop {
                 let last = stopped.load(Ordering::Acquire);
-                if last || written.elapsed() >= WRITE_EVERY {
-                    written = Instant::now();
-                    keep_once(&path, &list, &status, gate.moment().now);
+                if last || Instant::now() >= due {
+                    match keep_once(&path, &list, &status, gate.moment().now) {
+                        // Nothing complete yet: looked at again with the next turn.
+                        None => {}
+                        Some(written) => {
+                            due = Instant::now() + if written.is_ok() { WRITE_EVERY } else { RETRY_EVERY };
+                            failing = report(&written, failing, &path);
+                        }
+                    }
                 }
                 if last {
                     return;
@@ -231,12 +239,26 @@ impl Keeper {
     }
 }
 
-fn keep_once(path: &Path, list: &List, status: &Status, now: UnixTime) {
-    let Some(checkpoints) = status.checkpoints() else { return };
-    match write(path, &checkpoints, list, now) {
-        Ok(entries) => tracing::debug!(entries, "wrote the snapshot"),
-        Err(error) => tracing::warn!(%error, path = %path.display(), "cannot write the snapshot"),
+/// Writes the list down, if it is complete; says why not where it cannot be written.
+fn keep_once(path: &Path, list: &List, status: &Status, now: UnixTime) -> Option<Result<u64, io::Error>> {
+    let checkpoints = status.checkpoints()?;
+    Some(write(path, &checkpoints, list, now))
+}
+
+/// Logs that the snapshot cannot be written, and that it can be again, once each. True while it cannot.
+fn report(written: &Result<u64, io::Error>, failing: bool, path: &Path) -> bool {
+    match (written, failing) {
+        (Ok(entries), false) => tracing::debug!(entries, "wrote the snapshot"),
+        (Ok(entries), true) => tracing::info!(entries, path = %path.display(), "the snapshot can be written again"),
+        (Err(error), false) => tracing::warn!(
+            %error,
+            setting = "SNAPSHOT_FILE",
+            path = %path.display(),
+            "cannot write the snapshot; the one before it stays"
+        ),
+        (Err(error), true) => tracing::debug!(%error, "still cannot write the snapshot"),
     }
+    written.is_err()
 }
 
 impl Drop for Keeper {

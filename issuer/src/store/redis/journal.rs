@@ -591,6 +591,7 @@ mod tests {
             bytes: 0,
             compacted: 0,
             hole: Arc::clone(&hole),
+            failing: None,
             counts: counts.clone(),
         };
         let (jobs, queue) = mpsc::channel();

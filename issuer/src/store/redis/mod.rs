@@ -175,6 +175,17 @@ impl RedisStore {
         self.shared.link.renew(url).await.map_err(unavailable)
     }
 
+    /// How many replicas the server has now.
+    ///
+    /// # Errors
+    /// Redis does not answer.
+    pub async fn replicas(&self) -> Result<u64, Unavailable> {
+        let answer = self.shared.link.call(redis::cmd("INFO").arg("replication")).await.map_err(unavailable)?;
+        let text = guard::info_text(&answer);
+        let found = text.lines().find_map(|line| line.trim().strip_prefix("connected_slaves:")?.parse().ok());
+        Ok(found.unwrap_or_default())
+    }
+
     /// What it counts.
     pub fn counts(&self) -> &Counts {
         &self.shared.counts
