@@ -12,17 +12,19 @@ use axum::body::Body;
 use http::Request;
 use hyper::body::Incoming;
 use hyper_util::service::TowerToHyperService;
+use redis::RedisError;
 use sidegate_common::index::Index;
 use sidegate_common::secret::LiveSecret;
 use sidegate_common::time::TimeFloor;
 use sidegate_common::verdict::{Freshness, Judge, Moment};
+use sidegate_runtime::bind_error;
 use sidegate_runtime::clock;
 use sidegate_runtime::feed::redis::RedisSource;
 use sidegate_runtime::feed::status::Status;
 use sidegate_runtime::program::{Signals, stopped};
 use sidegate_runtime::serve::{Limits, serve};
 use sidegate_runtime::service_manager;
-use sidegate_runtime::settings::{ConfigError, Settings};
+use sidegate_runtime::settings::{ConfigError, Settings, mask_credentials};
 use sidegate_runtime::socket::Listener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -33,13 +35,14 @@ use crate::domain::Auth;
 use crate::domain::minting::Minter;
 use crate::domain::password::COST_ADVISED;
 use crate::domain::ports::Store as _;
+use crate::domain::refresh_token::RefreshKeys;
 use crate::feed::local::LocalSource;
 use crate::feed::own::{Heard, OwnList, OwnSource, keep};
 use crate::feed::server::FeedService;
 use crate::http::api::{Api, Clock};
 use crate::http::readiness::Readiness;
 use crate::http::{admin, router};
-use crate::keys::set::KeySetError;
+use crate::keys::set::{KeySet, KeySetError};
 use crate::metrics::Metrics;
 use crate::password::PasswordPool;
 use crate::store::any::AnyStore;
@@ -93,17 +96,17 @@ impl App {
     /// # Errors
     /// See [`StartError`].
     pub async fn start(config: Config, settings: Settings, reread: Reread) -> Result<Self, StartError> {
-        let (store, source) = open_store(&config).await?;
-        let feed = match &store {
-            AnyStore::Embedded(_) => Some(Listener::tcp(config.listen.feed)?),
-            AnyStore::Redis(_) => None,
+        // Whatever can be wrong with the settings, or keep this program from listening, shows before anything is written.
+        let Parts { users, keys, refresh_keys, redis } = parts(&config)?;
+        let listen = |setting, address| Listener::tcp(address).map_err(|error| bind_error::tcp(setting, &error));
+        let public = listen("ISSUER_LISTEN", config.listen.public)?;
+        let admin = listen("ISSUER_ADMIN_LISTEN", config.listen.admin)?;
+        let feed = match &config.store {
+            StoreConfig::Embedded { .. } => Some(listen("ISSUER_FEED_LISTEN", config.listen.feed)?),
+            StoreConfig::Redis { .. } => None,
         };
-        let url = config.users.url.expose_str().unwrap_or_default();
-        let users = SqlUsers::new(url, config.users.table.clone(), config.users.rehash)
-            .map_err(|error| ConfigError::new("DATABASE_URL", error.to_string()))?;
+        let (store, source) = open_store(&config, redis).await?;
         let passwords = PasswordPool::start(config.passwords)?;
-        let refused = |error: KeySetError| ConfigError::new("JWT_KEYS_DIR", error.to_string());
-        let keys = config.keys.key_set().map_err(refused)?;
         let partitions = store.partitions();
         let (index, freshness) = (Arc::new(Index::new(partitions)), Arc::new(Freshness::new(partitions)));
         let judge = Arc::new(Judge::new(config.policy.clone(), config.staleness, index, freshness));
@@ -124,7 +127,7 @@ impl App {
                 store,
                 passwords,
                 minter: Minter::new(config.issuing.clone(), keys.signing),
-                refresh_keys: config.keys.refresh_keys()?,
+                refresh_keys,
                 judge,
             },
             clock: floor_clock(&floor),
@@ -135,7 +138,6 @@ impl App {
             cors: config.cors.clone(),
             admin_token: LiveSecret::new(config.admin_token.clone()),
         });
-        let (public, admin) = (Listener::tcp(config.listen.public)?, Listener::tcp(config.listen.admin)?);
         let reloader = Reloader {
             api: Arc::clone(&api),
             settings,
@@ -174,7 +176,8 @@ impl App {
         let addresses = (public.describe(), admin_listener.describe());
         let feed_at = feed.as_ref().map(Listener::describe).unwrap_or_default();
         let version = env!("CARGO_PKG_VERSION");
-        tracing::info!(version, listening = addresses.0, admin = addresses.1, feed = feed_at, "issuer started");
+        let store = describe_store(&config.store);
+        tracing::info!(version, listening = addresses.0, admin = addresses.1, feed = feed_at, store, "issuer started");
         warn_of_weaknesses(&config);
         let mut background = JoinSet::new();
         let list = OwnList { judge: Arc::clone(&api.auth.judge), heard: heard(&api.auth.store), floor };
@@ -242,7 +245,50 @@ async fn serve_router(listener: Listener, limits: Limits, stop: watch::Receiver<
     .await;
 }
 
-async fn open_store(config: &Config) -> Result<(AnyStore, OwnSource), StartError> {
+/// What can be made of the settings alone, without opening or writing anything.
+struct Parts {
+    users: SqlUsers,
+    keys: KeySet,
+    refresh_keys: RefreshKeys,
+    redis: Option<(Link, RedisSource)>,
+}
+
+fn parts(config: &Config) -> Result<Parts, ConfigError> {
+    let url = config.users.url.expose_str().unwrap_or_default();
+    let users = SqlUsers::new(url, config.users.table.clone(), config.users.rehash)
+        .map_err(|error| ConfigError::new("DATABASE_URL", error.to_string()))?;
+    let refused = |error: KeySetError| ConfigError::new("JWT_KEYS_DIR", error.to_string());
+    let redis = match &config.store {
+        StoreConfig::Embedded { .. } => None,
+        StoreConfig::Redis { url, prefix, .. } => {
+            let url = url.expose_str().unwrap_or_default();
+            let unfit = |error: RedisError| ConfigError::new("REDIS_URL", format!("is not a Redis URL: {error}"));
+            Some((Link::new(url).map_err(unfit)?, RedisSource::new(url, prefix).map_err(unfit)?))
+        }
+    };
+    Ok(Parts { users, keys: config.keys.key_set().map_err(refused)?, refresh_keys: config.keys.refresh_keys()?, redis })
+}
+
+/// Finds whatever is wrong with a configuration, by the same steps as [`App::start`]; opens and writes nothing.
+///
+/// # Errors
+/// The first setting that is wrong.
+pub fn check(config: &Config) -> Result<(), ConfigError> {
+    // The database's pool wants a runtime around it, although it connects to nothing yet.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| ConfigError::new("WORKER_THREADS", format!("no runtime: {error}")))?;
+    runtime.block_on(async { parts(config).map(drop) })
+}
+
+/// Where sessions and the log are, for the log line of a start.
+fn describe_store(store: &StoreConfig) -> String {
+    match store {
+        StoreConfig::Embedded { url, .. } => url.clone(),
+        StoreConfig::Redis { url, .. } => mask_credentials(url.expose_str().unwrap_or_default()),
+    }
+}
+
+async fn open_store(config: &Config, redis: Option<(Link, RedisSource)>) -> Result<(AnyStore, OwnSource), StartError> {
     match &config.store {
         StoreConfig::Embedded { url, .. } => {
             let store =
@@ -250,11 +296,9 @@ async fn open_store(config: &Config) -> Result<(AnyStore, OwnSource), StartError
             let source = OwnSource::Local(LocalSource(store.feed()));
             Ok((AnyStore::Embedded(store), source))
         }
-        StoreConfig::Redis { url, prefix, partitions, demands, wait, journal } => {
-            let url = url.expose_str().unwrap_or_default();
-            let unfit = |_| ConfigError::new("REDIS_URL", "is not a Redis URL");
-            let mut store = RedisStore::new(Link::new(url).map_err(unfit)?, prefix, *partitions, config.terms)
-                .limiting(config.sessions_max);
+        StoreConfig::Redis { prefix, partitions, demands, wait, journal, .. } => {
+            let (link, source) = redis.ok_or_else(|| ConfigError::new("REDIS_URL", "is not set"))?;
+            let mut store = RedisStore::new(link, prefix, *partitions, config.terms).limiting(config.sessions_max);
             if let Some(journal) = journal {
                 store = store.journaling(journal)?;
             }
@@ -263,8 +307,19 @@ async fn open_store(config: &Config) -> Result<(AnyStore, OwnSource), StartError
                 store = store.waiting(link, *wait);
             }
             wait_for_redis(&store, *demands).await?;
-            let source = OwnSource::Redis(Box::new(RedisSource::new(url, prefix).map_err(unfit)?));
-            Ok((AnyStore::Redis(store), source))
+            if wait.replicas > 0
+                && let Ok(found) = store.replicas().await
+                && found < wait.replicas
+            {
+                let wanted = wait.replicas;
+                tracing::warn!(
+                    setting = "REDIS_WAIT_REPLICAS",
+                    wanted,
+                    found,
+                    "Redis has fewer replicas than are waited for: every logout is answered 503 until they connect"
+                );
+            }
+            Ok((AnyStore::Redis(store), OwnSource::Redis(Box::new(source))))
         }
     }
 }

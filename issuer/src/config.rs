@@ -1,5 +1,9 @@
 //! Every setting of the issuer, its default and its reason, in one table.
 
+mod checks;
+
+pub use checks::warnings;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -240,7 +244,7 @@ impl Config {
     /// The first one that is wrong.
     pub fn read(settings: &Settings) -> Result<Self, ConfigError> {
         let terms = terms(settings)?;
-        Ok(Self {
+        let config = Self {
             listen: listen(settings)?,
             store: store(settings)?,
             users: users(settings)?,
@@ -256,7 +260,9 @@ impl Config {
             proxies: proxies(settings)?,
             admin_token: bearer(settings, "ADMIN_TOKEN")?,
             worker_threads: threads(settings, "WORKER_THREADS")?,
-        })
+        };
+        checks::check(settings, &config)?;
+        Ok(config)
     }
 }
 

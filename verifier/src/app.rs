@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use sidegate_common::index::Index;
 use sidegate_common::verdict::{Freshness, Judge};
+use sidegate_runtime::bind_error;
 use sidegate_runtime::feed::status::Status;
 use sidegate_runtime::program::{Signals, stopped};
 use sidegate_runtime::serve::{Limits, serve};
@@ -80,12 +81,14 @@ impl App {
         let ListenConfig { socket, socket_mode, socket_group, tcp, admin, .. } = &config.listen;
         let mut fronts = Vec::new();
         if let Some(path) = socket {
-            fronts.push(Listener::unix(path, *socket_mode, *socket_group)?);
+            let bound = Listener::unix(path, *socket_mode, *socket_group);
+            fronts.push(bound.map_err(|error| bind_error::unix("VERIFIER_SOCKET", path, &error))?);
         }
         if let Some(address) = tcp {
-            fronts.push(Listener::tcp(*address)?);
+            fronts.push(Listener::tcp(*address).map_err(|error| bind_error::tcp("VERIFIER_LISTEN", &error))?);
         }
-        let admin = admin.map(Listener::tcp).transpose()?;
+        let admin = admin.map(Listener::tcp).transpose();
+        let admin = admin.map_err(|error| bind_error::tcp("VERIFIER_ADMIN_LISTEN", &error))?;
         let door = Door::open(&config)?;
         let metrics = Arc::new(Metrics::new());
         let feed = Arc::new(Status::default());
@@ -130,6 +133,7 @@ impl App {
         // The list is kept current until the last answer is given.
         let (last_answer, answered) = watch::channel(false);
         let following = tokio::spawn(follow(config.clone(), Arc::clone(&gate), Arc::clone(&feed), board, answered));
+        background.spawn(look_at_refusals(Arc::clone(&gate)));
         background.spawn(report_health(Arc::clone(&gate), health.clone()));
         let mut serving = JoinSet::new();
         for listener in fronts {
@@ -164,6 +168,14 @@ async fn say_goodbye(mut health: HealthReporter) {
     for service in ["", AUTHORIZATION] {
         health.set_service_status(service, ServingStatus::NotServing).await;
         health.clear_service_status(service).await;
+    }
+}
+
+/// Says so when all tokens are refused alike. Never returns.
+async fn look_at_refusals(gate: Arc<Gate>) {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        gate.look_at_refusals();
     }
 }
 

@@ -12,7 +12,7 @@ use sidegate_runtime::{logging, program, trace};
 
 use crate::app::{self, App};
 use crate::ask::{At, ask};
-use crate::config::{Config, ListenConfig, SETTINGS};
+use crate::config::{self, Config, ListenConfig, SETTINGS};
 use crate::wire::admin::{PartitionReadiness, Readiness, SharedMemory};
 
 /// Exit code for "cannot be said" (EX_UNAVAILABLE of sysexits.h).
@@ -68,6 +68,9 @@ pub fn serve(source: &Source) -> Result<ExitCode, ConfigError> {
     let config = Config::read(&settings)?;
     let routes = app::read_routes(&config)?;
     logging::start(&settings)?;
+    for warning in config::warnings(&settings, &config) {
+        tracing::warn!("{warning}");
+    }
     if let Err(error) = program::harden() {
         tracing::warn!(%error, "this process could not be hardened: its memory may be open to others of the same user");
     }
@@ -99,6 +102,9 @@ pub fn check_config(source: &Source, routes: &[String]) -> Result<ExitCode, Conf
     let config = Config::read(&settings)?;
     logging::check(&settings)?;
     let rules = app::read_routes(&config)?;
+    for warning in config::warnings(&settings, &config) {
+        eprintln!("warning: {warning}");
+    }
     if routes.is_empty() {
         print!("{}", settings.describe());
     }

@@ -1,5 +1,9 @@
 //! Every setting of the verifier, its default and its reason, in one table.
 
+mod checks;
+
+pub use checks::warnings;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -46,7 +50,7 @@ pub static SETTINGS: &[Setting] = &[
     setting(
         "JWKS_URL",
         "",
-        "where to fetch the issuer's public keys, such as http://issuer:8080/.well-known/jwks.json",
+        "where to fetch the issuer's public keys, such as http://issuer:8080/.well-known/jwks.json; directly, never through HTTP_PROXY",
     ),
     setting("JWKS_FILE", "", "a file with the issuer's public keys, instead of JWKS_URL"),
     setting("JWKS_REFRESH", "5m", "how often the public keys are read again"),
@@ -260,6 +264,7 @@ impl Config {
         if config.listen.socket.is_none() && config.listen.tcp.is_none() {
             return Err(ConfigError::new("VERIFIER_SOCKET", "is off and VERIFIER_LISTEN is not set: nobody could ask"));
         }
+        checks::check(settings, &config)?;
         Ok(config)
     }
 }
@@ -271,7 +276,10 @@ fn path_or_off(settings: &Settings, name: &'static str) -> Result<Option<PathBuf
         path if path.len() > 107 => {
             Err(ConfigError::new(name, "is longer than the 107 bytes a socket's path may have"))
         }
-        path => Ok(Some(PathBuf::from(path))),
+        path => {
+            checks::socket_path(settings, name, path)?;
+            Ok(Some(PathBuf::from(path)))
+        }
     }
 }
 
@@ -333,7 +341,7 @@ fn keys(settings: &Settings) -> Result<KeyConfig, ConfigError> {
 }
 
 fn jwks_url(settings: &Settings) -> Result<http::Uri, ConfigError> {
-    let url: http::Uri = settings.parse("JWKS_URL", "a URL")?;
+    let url: http::Uri = settings.parse("JWKS_URL", "an http:// or https:// URL")?;
     let fits = matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some_and(|host| !host.is_empty());
     if fits { Ok(url) } else { Err(settings.unfit("JWKS_URL", "an http:// or https:// URL")) }
 }

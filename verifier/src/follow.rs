@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use sidegate_common::revocation::Revocation;
 use sidegate_common::time::{Instants, UnixTime};
+use sidegate_runtime::bind_error;
 use sidegate_runtime::clock::instants;
 use sidegate_runtime::feed::driver::{self, Pace};
 use sidegate_runtime::feed::status::Status;
@@ -152,11 +153,9 @@ impl Door {
     /// The socket cannot be bound.
     pub fn open(config: &Config) -> io::Result<Option<Self>> {
         let Some(path) = &config.attach.socket else { return Ok(None) };
-        let Listener::Unix(listener, file) =
-            Listener::unix(path, config.listen.socket_mode, config.listen.socket_group)?
-        else {
-            return Ok(None);
-        };
+        let bound = Listener::unix(path, config.listen.socket_mode, config.listen.socket_group);
+        let bound = bound.map_err(|error| bind_error::unix("ATTACH_SOCKET", path, &error))?;
+        let Listener::Unix(listener, file) = bound else { return Ok(None) };
         let board = Board::new()?;
         let allow = Allow { uids: config.attach.uids.clone(), gids: config.attach.gids.clone() };
         let mut server = AttachServer::new(listener.into_std()?, allow, Arc::clone(&board))?;

@@ -13,6 +13,7 @@
 //! - [`serve`]: HTTP/1 and h2c on a listener, with limits and a drain.
 #![forbid(unsafe_code)]
 
+pub mod bind_error;
 pub mod clock;
 pub mod feed;
 pub mod logging;

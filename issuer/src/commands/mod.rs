@@ -14,8 +14,8 @@ use sidegate_runtime::program::Signals;
 use sidegate_runtime::settings::{ConfigError, ProcessEnvironment, Settings};
 use sidegate_runtime::{logging, program, trace};
 
-use crate::app::{App, StartError};
-use crate::config::{Config, SETTINGS};
+use crate::app::{self, App, StartError};
+use crate::config::{self, Config, SETTINGS};
 use crate::domain::password::{COST_MAX, COST_MIN, is_fit};
 
 /// Where settings come from: the environment, and this file.
@@ -39,6 +39,9 @@ pub fn serve(source: &Source) -> Result<ExitCode, ConfigError> {
     let settings = source.settings()?;
     let config = Config::read(&settings)?;
     logging::start(&settings)?;
+    for warning in config::warnings(&settings, &config) {
+        tracing::warn!("{warning}");
+    }
     if let Err(error) = program::harden() {
         tracing::warn!(%error, "this process could not be hardened: its memory may be open to others of the same user");
     }
@@ -72,8 +75,12 @@ pub fn serve(source: &Source) -> Result<ExitCode, ConfigError> {
 /// The configuration is wrong.
 pub fn check_config(source: &Source) -> Result<ExitCode, ConfigError> {
     let settings = source.settings()?;
-    Config::read(&settings)?;
+    let config = Config::read(&settings)?;
     logging::check(&settings)?;
+    app::check(&config)?;
+    for warning in config::warnings(&settings, &config) {
+        eprintln!("warning: {warning}");
+    }
     print!("{}", settings.describe());
     Ok(ExitCode::SUCCESS)
 }

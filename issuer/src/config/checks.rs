@@ -1,0 +1,103 @@
+//! Settings against each other: what cannot work is refused, what is probably not meant is warned of.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use sidegate_runtime::settings::{ConfigError, Settings};
+
+use super::{Config, StoreConfig};
+
+/// How often verifiers read public keys, unless they are told otherwise (`JWKS_REFRESH`).
+const JWKS_REFRESH_DEFAULT: Duration = Duration::from_secs(300);
+
+/// Refuses settings that are right each by itself, and cannot work together.
+///
+/// # Errors
+/// Names the setting that should be changed.
+pub(super) fn check(settings: &Settings, config: &Config) -> Result<(), ConfigError> {
+    if u64::try_from(config.probe_interval.as_millis()).unwrap_or(u64::MAX) * 2 > config.staleness.max_ms {
+        return Err(settings.unfit(
+            "PROBE_INTERVAL",
+            &format!(
+                "at most half of MAX_STALENESS ({}): the list would be stale between two probes",
+                settings.text("MAX_STALENESS").unwrap_or_default()
+            ),
+        ));
+    }
+    let listen = &config.listen;
+    let mut bound = vec![("ISSUER_LISTEN", listen.public), ("ISSUER_ADMIN_LISTEN", listen.admin)];
+    if matches!(config.store, StoreConfig::Embedded { .. }) {
+        bound.push(("ISSUER_FEED_LISTEN", listen.feed));
+    }
+    for (at, (name, address)) in bound.iter().enumerate() {
+        if let Some((taken, _)) = bound[..at].iter().find(|(_, other)| collide(*address, *other)) {
+            return Err(settings.unfit(*name, &format!("another port than that of {taken}")));
+        }
+    }
+    Ok(())
+}
+
+/// True if both cannot be bound.
+fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+    a.port() == b.port() && a.port() != 0 && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
+}
+
+/// What is probably not meant.
+pub fn warnings(settings: &Settings, config: &Config) -> Vec<String> {
+    let mut all: Vec<String> = settings.near_misses().iter().map(ToString::to_string).collect();
+    let mut idle = |names: &[&'static str], why: &str| {
+        let given = names.iter().filter(|name| settings.is_given(**name));
+        all.extend(given.map(|name| format!("{name} has no effect: {why}")));
+    };
+    match &config.store {
+        StoreConfig::Redis { .. } => idle(&["STORE_URL", "ISSUER_FEED_LISTEN", "FEED_TOKEN"], "REDIS_URL is set"),
+        StoreConfig::Embedded { .. } => idle(
+            &[
+                "REDIS_PREFIX",
+                "REDIS_REQUIRE_PERSISTENCE",
+                "REDIS_REQUIRE_NOEVICTION",
+                "REDIS_WAIT_REPLICAS",
+                "REDIS_WAIT_TIMEOUT",
+                "REDIS_WAIT_FSYNC",
+            ],
+            "REDIS_URL is not set; the embedded store is used",
+        ),
+    }
+    if config.keys.folder.is_none() {
+        idle(&["KEY_PREPUBLISH"], "JWT_KEYS_DIR is not set");
+    }
+    if matches!(config.store, StoreConfig::Embedded { .. }) && !settings.is_given("STORE_URL") {
+        let name = settings.text("STORE_URL").unwrap_or_default().trim_start_matches("sqlite://");
+        let path = std::path::absolute(name).map_or_else(|_| name.to_owned(), |path| path.display().to_string());
+        all.push(format!(
+            "neither REDIS_URL nor STORE_URL is set: sessions and revocations are kept in {path}; set one of them"
+        ));
+    }
+    let terms = &config.terms;
+    for (name, seconds, other, limit) in [
+        ("REFRESH_TOKEN_TTL", terms.idle_ttl, "SESSION_TTL_MAX", terms.absolute_ttl),
+        ("ACCESS_TOKEN_TTL", terms.access_ttl, "SESSION_TTL_MAX", terms.absolute_ttl),
+        ("REFRESH_RETRY_WINDOW", terms.retry_window, "REFRESH_TOKEN_TTL", terms.idle_ttl),
+        ("LEEWAY", config.policy.leeway_seconds, "ACCESS_TOKEN_TTL", terms.access_ttl),
+    ] {
+        if seconds > limit {
+            let (value, most) = (settings.text(name).unwrap_or_default(), settings.text(other).unwrap_or_default());
+            all.push(format!("{name} ({value}) is longer than {other} ({most}), which ends it first"));
+        }
+    }
+    if config.keys.folder.is_some() && config.keys.prepublish < JWKS_REFRESH_DEFAULT {
+        all.push(
+            "KEY_PREPUBLISH is below 5m, the default of the verifiers' JWKS_REFRESH: a key may sign before all know it"
+                .to_owned(),
+        );
+    }
+    if let (Some(jwt), Some(session)) = (&config.keys.jwt.current, &config.keys.session)
+        && jwt.matches(session.expose())
+    {
+        all.push(
+            "SESSION_SECRET_KEY is the same as JWT_SECRET_KEY, which every verifier holds; give it one of its own"
+                .to_owned(),
+        );
+    }
+    all
+}
