@@ -31,7 +31,7 @@ pub(super) fn check(settings: &Settings, config: &Config) -> Result<(), ConfigEr
     }
     for (at, (name, address)) in bound.iter().enumerate() {
         if let Some((taken, _)) = bound[..at].iter().find(|(_, other)| collide(*address, *other)) {
-            return Err(settings.unfit(*name, &format!("another port than that of {taken}")));
+            return Err(settings.unfit(name, &format!("another port than that of {taken}")));
         }
     }
     Ok(())
@@ -46,7 +46,7 @@ fn collide(a: SocketAddr, b: SocketAddr) -> bool {
 pub fn warnings(settings: &Settings, config: &Config) -> Vec<String> {
     let mut all: Vec<String> = settings.near_misses().iter().map(ToString::to_string).collect();
     let mut idle = |names: &[&'static str], why: &str| {
-        let given = names.iter().filter(|name| settings.is_given(**name));
+        let given = names.iter().filter(|name| settings.is_given(name));
         all.extend(given.map(|name| format!("{name} has no effect: {why}")));
     };
     match &config.store {

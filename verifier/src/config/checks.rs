@@ -46,7 +46,7 @@ fn collide(a: SocketAddr, b: SocketAddr) -> bool {
 pub fn warnings(settings: &Settings, config: &Config) -> Vec<String> {
     let mut all: Vec<String> = settings.near_misses().iter().map(ToString::to_string).collect();
     let mut idle = |names: &[&'static str], why: &str| {
-        let given = names.iter().filter(|name| settings.is_given(**name));
+        let given = names.iter().filter(|name| settings.is_given(name));
         all.extend(given.map(|name| format!("{name} has no effect: {why}")));
     };
     match config.feed.source {
