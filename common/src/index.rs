@@ -331,6 +331,21 @@ impl Index {
         }
     }
 
+    /// Visits what an issuer that only heard of it puts back into a log of `partition` that has lost it: every entry held, and
+    /// the partition's watermark as an entry whose expiry is zero, for as long as a token can live.
+    pub fn each_to_replay(&self, partition: u16, mut visit: impl FnMut(Revocation)) {
+        self.each(&mut visit);
+        let threshold = self.marks(partition).0;
+        if threshold > UnixTime(0) {
+            visit(Revocation { target: Target::All { threshold }, expires_at: UnixTime(0) });
+        }
+    }
+
+    /// True if nothing is held but for watermarks over whole partitions.
+    pub fn is_empty(&self) -> bool {
+        self.counts().total() == 0
+    }
+
     /// The watermark over a whole partition: the last `iat` that is dead by `all`, and by `since`.
     pub fn marks(&self, partition: u16) -> (UnixTime, UnixTime) {
         self.partitions.get(usize::from(partition)).map_or_else(Default::default, |marks| {

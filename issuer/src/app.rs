@@ -46,7 +46,7 @@ use crate::keys::set::{KeySet, KeySetError};
 use crate::metrics::Metrics;
 use crate::password::PasswordPool;
 use crate::store::any::AnyStore;
-use crate::store::redis::{Demands, Link, OpenError, Pace, RedisStore};
+use crate::store::redis::{Demands, Link, OpenError, OwnFeed, RedisStore};
 use crate::store::sqlite::EmbeddedStore;
 use crate::store::users::SqlUsers;
 
@@ -119,6 +119,9 @@ impl App {
             store.recall(held).await?;
         }
         let feed_status = Arc::new(Status::default());
+        if let AnyStore::Redis(store) = &store {
+            store.follow(OwnFeed { index: Arc::clone(judge.index()), status: Arc::clone(&feed_status) });
+        }
         let floor = Arc::new(Mutex::new(TimeFloor::new(clock::instants())));
         let metrics = Metrics::new(passwords.counts(), &store.counts(), Arc::clone(&feed_status));
         let api = Arc::new(Api {
@@ -190,7 +193,7 @@ impl App {
         if let (AnyStore::Redis(store), StoreConfig::Redis { demands, .. }) = (&api.auth.store, &config.store) {
             let judge = Arc::clone(&api.auth.judge);
             let proven = move || judge.freshness().oldest();
-            background.spawn(store.clone().watch(Pace::default(), *demands, proven));
+            background.spawn(store.clone().watch(*demands, proven));
         }
         let limits = Limits { grace: config.listen.grace, ..Limits::default() };
         let mut serving = JoinSet::new();
@@ -215,7 +218,7 @@ impl App {
         while serving.join_next().await.is_some() {}
         background.shutdown().await;
         if let AnyStore::Redis(store) = &api.auth.store {
-            store.deliver_at_last().await;
+            store.leave().await;
         }
         tracing::info!("stopped");
     }

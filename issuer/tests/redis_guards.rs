@@ -86,7 +86,7 @@ async fn a_replica_has_it_before_it_counts_as_stored() {
 async fn too_few_replicas_in_time_is_refused_and_confirmed_later_without_a_second_entry() {
     let (master, replica) = (RedisServer::start(&[]).await, RedisServer::start(&[]).await);
     let store = waiting(&master, WaitSettings { timeout: Duration::from_millis(50), ..PATIENT }).await;
-    tokio::spawn(store.clone().watch(FAST, STRICT, || None));
+    tokio::spawn(store.clone().watch(STRICT, || None));
     log_in(&store, 1).await;
     log_in(&store, 2).await;
     let refused = log_out(&store, 1).await.unwrap_err().to_string();
@@ -131,7 +131,7 @@ async fn it_is_on_disk_before_it_counts_as_stored() {
     assert_eq!((server.log(0).await.len(), store.counts().outbox.get()), (1, 0));
     // And on a replica's, which tells once a second how far its disk is: a shorter wait may be in vain for ever.
     let both = waiting(&server, WaitSettings { replicas: 1, timeout: Duration::from_secs(3), ..disk }).await;
-    tokio::spawn(both.clone().watch(FAST, demands, || None));
+    tokio::spawn(both.clone().watch(demands, || None));
     log_in(&both, 2).await;
     let refused = log_out(&both, 2).await.unwrap_err().to_string();
     assert!(refused.contains("fewer than 1 replicas"), "{refused}");

@@ -40,7 +40,7 @@ impl Issuer {
         .await;
         let store = opened.unwrap();
         store.initialise().await.unwrap();
-        let beat = tokio::spawn(store.clone().watch(FAST, STRICT, proven));
+        let beat = tokio::spawn(store.clone().watch(STRICT, proven));
         Self { store, beat }
     }
 

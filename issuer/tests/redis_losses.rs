@@ -198,7 +198,7 @@ async fn an_isolated_old_master_takes_nothing_and_the_new_one_gets_it() {
     let switchboard = Switchboard::to(master.port()).await;
     let store = store_at(&switchboard.url());
     eventually("the replica counts", async || store.initialise().await.is_ok()).await;
-    tokio::spawn(store.clone().watch(FAST, STRICT, || None));
+    tokio::spawn(store.clone().watch(STRICT, || None));
     log_in(&store, 1).await;
     in_step(&master, &replica).await;
     let _ok: String = replica.command(&["REPLICAOF", "NO", "ONE"]).await;

@@ -189,7 +189,7 @@ async fn what_the_client_retries_is_not_delivered_again() {
     store.revoke_subject(&user(3)).await.unwrap();
     log_in(&store, 3).await;
     assert_eq!(store.counts().outbox.get(), 0);
-    tokio::spawn(store.clone().watch(FAST, STRICT, || None));
+    tokio::spawn(store.clone().watch(STRICT, || None));
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(is_there(&store, 3).await, "the login after the logout stands");
     assert_eq!(server.log(0).await.len(), 3);
@@ -203,10 +203,10 @@ async fn an_issuer_that_stops_delivers_before() {
     before(&store).await;
     set(&server, "maxmemory", "1").await;
     refused(&store).await;
-    store.deliver_at_last().await;
+    store.leave().await;
     assert_eq!(store.counts().outbox.get(), 3, "in vain");
     set(&server, "maxmemory", "0").await;
-    store.deliver_at_last().await;
+    store.leave().await;
     delivered(&store, &server).await;
 }
 
@@ -223,7 +223,7 @@ async fn a_login_after_a_refused_logout_of_the_user_survives_its_delivery() {
     tokio::time::sleep(Duration::from_millis(2100)).await;
     log_in(&store, 5).await;
     store.create(&new_session(6, 3)).await.unwrap();
-    tokio::spawn(store.clone().watch(FAST, STRICT, || None));
+    tokio::spawn(store.clone().watch(STRICT, || None));
     eventually("the outbox is empty", async || store.counts().outbox.get() == 0).await;
     assert!(!is_there(&store, 3).await && is_there(&store, 6).await);
 }
@@ -272,7 +272,7 @@ async fn a_record_of_the_wrong_type_does_not_hold_up_what_is_delivered() {
         let _old: i64 = server.command(&["DEL", &key]).await;
         let _new: i64 = server.command(&["LPUSH", &key, "x"]).await;
     }
-    tokio::spawn(store.clone().watch(FAST, STRICT, || None));
+    tokio::spawn(store.clone().watch(STRICT, || None));
     eventually("the outbox is empty", async || store.counts().outbox.get() == 0).await;
     assert_eq!(server.times(&session(1)).await, 1, "the entry is what matters");
     assert!(server.log(0).await.iter().all(|(_, revocation)| revocation.expires_at > UnixTime(0)));

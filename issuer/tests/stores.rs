@@ -8,6 +8,7 @@ mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use conformance::{Bench, TERMS};
 use sidegate_common::revocation::{Revocation, SubjectTag};
@@ -113,7 +114,8 @@ impl RedisBench {
 }
 
 fn redis_store(server: &RedisServer, partitions: u16) -> RedisStore {
-    RedisStore::new(Link::new(&server.url()).unwrap(), PREFIX, partitions, TERMS)
+    let pace = Pace { gathering: Duration::ZERO, ..Pace::default() };
+    RedisStore::new(Link::new(&server.url()).unwrap(), PREFIX, partitions, TERMS).pacing(pace)
 }
 
 impl Bench for RedisBench {
@@ -367,7 +369,7 @@ async fn another_issuer_puts_back_what_it_acknowledged_when_the_data_set_is_new(
     let other = redis_store(&bench.server, 1);
     other.initialise().await.unwrap();
     other.revoke_subject("1").await.unwrap();
-    tokio::spawn(other.watch(Pace::default(), STRICT, || None));
+    tokio::spawn(other.watch(STRICT, || None));
     let () = bench.command(&["FLUSHALL"]).await;
     bench.store.initialise().await.unwrap();
     support::eventually("the other issuer replays", async || bench.log(0).await.len() == 1).await;
@@ -386,6 +388,8 @@ async fn a_dead_redis_is_an_error_and_a_restarted_one_works_again() {
     // With appendfsync everysec a write may wait in memory while an earlier fsync runs.
     let server = RedisServer::start(&["--appendfsync", "always"]).await;
     let mut bench = RedisBench { store: redis_store(&server, 1), server };
+    bench.store.initialise().await.unwrap();
+    tokio::spawn(bench.store.clone().watch(STRICT, || None));
     let new = conformance::new_session("1");
     bench.store.create(&new).await.unwrap();
     bench.server.kill();

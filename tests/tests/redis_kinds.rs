@@ -100,12 +100,22 @@ async fn behind_sentinels_through_a_failover() {
     servers.kill_first();
     let patience = std::time::Duration::from_secs(90);
     let next = within(patience, "the new master to be found", || async {
-        let reply = stack.issuer.refresh(&alive.refresh).await;
+        let refresh = json!({"refresh_token": alive.refresh});
+        let reply = stack.issuer.at.post("/auth/refresh").json(&refresh).try_send().await.ok()?;
         (reply.status == 200).then(|| tokens(&reply))
     })
     .await;
+    let refused = stack.issuer.refresh(&dead.refresh).await;
+    assert_eq!((refused.status.as_u16(), refused.code()), (401, "invalid_grant".into()), "its session stays ended");
     for verifier in &stack.verifiers {
-        assert_eq!(verifier.check(&dead.access).await.code(), "token_revoked", "what was acknowledged stays");
+        // No answer, or "cannot judge", is no verdict.
+        let verdict = eventually("a verdict", || async {
+            let reply = verifier.at.get("/check").bearer(&dead.access).try_send().await.ok()?;
+            (reply.status != 503).then_some(reply)
+        })
+        .await;
+        assert_eq!(verdict.status, 401, "what was acknowledged stays");
+        assert_eq!(verdict.code(), "token_revoked");
         eventually("the verifier to follow the new master", || async {
             (verifier.check(&next.access).await.status == 200).then_some(())
         })

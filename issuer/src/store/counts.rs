@@ -63,6 +63,8 @@ pub struct Counts {
     pub replayed: Counter,
     /// Revocations acknowledged lately that were forgotten before their time, for want of room.
     pub forgotten: Counter,
+    /// Partitions into whose log not every issuer has put back yet what it holds.
+    pub unsettled: Gauge,
     /// The journal's length.
     pub journal_bytes: Gauge,
     /// Writings of the journal that failed.
@@ -101,6 +103,11 @@ impl Counts {
             "replay_forgotten",
             "Revocations acknowledged lately that could not be kept for a replay, for want of room",
             self.forgotten.clone(),
+        );
+        registry.register(
+            "unsettled_partitions",
+            "Partitions into whose log not every issuer has put back yet what it holds: logins and refreshes wait",
+            self.unsettled.clone(),
         );
         registry.register("journal_bytes", "Length of REVOCATION_JOURNAL", self.journal_bytes.clone());
         registry.register("journal_failures", "Writings of the journal that failed", self.journal_failures.clone());

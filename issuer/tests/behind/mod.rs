@@ -12,7 +12,7 @@ use sidegate_issuer::store::redis::RedisStore;
 
 use crate::conformance;
 use crate::support::redis::{PREFIX, RedisServer};
-use crate::support::store::{FAST, STRICT, store_at};
+use crate::support::store::{STRICT, store_at};
 use crate::support::switchboard::Switchboard;
 use crate::support::{Scratch, eventually};
 
@@ -125,7 +125,7 @@ async fn a_session_refreshed_between_a_lost_order_and_its_replay_ends() {
         }
     }
     board.switch(there.port());
-    tokio::spawn(store.clone().watch(FAST, STRICT, || None));
+    tokio::spawn(store.clone().watch(STRICT, || None));
     eventually("the order is replayed", async || matches!(store.read(0, &old.sid).await, Ok(None))).await;
     eventually("the other order is replayed", async || there.log(0).await.len() >= 3).await;
     let log: Vec<_> = there.log(0).await.into_iter().map(|(_, revocation)| revocation).collect();

@@ -20,17 +20,21 @@ pub const FAST: Pace = Pace {
     delivery: Duration::from_millis(20),
     inspection: Duration::from_millis(50),
     proof: Duration::from_millis(20),
+    unsettled: Duration::from_millis(20),
+    spread: Duration::from_millis(20),
+    gathering: Duration::ZERO,
+    stopped: Duration::from_secs(60),
 };
 
 pub fn store_at(url: &str) -> RedisStore {
-    RedisStore::new(Link::new(url).unwrap(), PREFIX, 1, TERMS)
+    RedisStore::new(Link::new(url).unwrap(), PREFIX, 1, TERMS).pacing(FAST)
 }
 
 /// A store whose heart beats.
 pub async fn beating(url: &str) -> RedisStore {
     let store = store_at(url);
     store.initialise().await.unwrap();
-    tokio::spawn(store.clone().watch(FAST, STRICT, || Some(monotonic_ms())));
+    tokio::spawn(store.clone().watch(STRICT, || Some(monotonic_ms())));
     store
 }
 

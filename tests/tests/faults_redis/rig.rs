@@ -1,7 +1,9 @@
 //! One world: a Redis, cables to it, an issuer's store that writes, two verifiers that follow.
 
 use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sidegate_common::revocation::{Revocation, Target};
@@ -12,7 +14,8 @@ use sidegate_tests::daemon::Launched;
 use sidegate_tests::random::Random;
 use sidegate_tests::redis::Redis;
 use sidegate_tests::scratch::Scratch;
-use sidegate_tests::stack::Verifier;
+use sidegate_tests::stack::{EMAIL, Issuer, Verifier};
+use sidegate_tests::users;
 use tokio::time::sleep;
 
 use super::strike::Fault;
@@ -50,6 +53,10 @@ pub struct Rig {
     inside: Launched,
     process: Verifier,
     outside: Outside,
+    /// A second issuer, a process: its feed hears what the writer acknowledges.
+    _standby: Issuer,
+    /// What the clocks of the processes are off by.
+    pub clocks: PathBuf,
     /// How many revocations earlier cycles' issuers have left in good order.
     settled: usize,
     _folder: Scratch,
@@ -60,15 +67,40 @@ impl Rig {
         let redis = Redis::with(OPTIONS).await;
         let (verifiers, issuers) = (Cable::to(redis.port()).await, Cable::to(redis.port()).await);
         let truth = Arc::new(Truth::default());
-        drop(Writer::start(&url(&issuers), seed, &truth).await);
+        Writer::start(&url(&issuers), seed, &truth).await.stop().await;
         let feed = format!("redis://verifier:secret@127.0.0.1:{}/", verifiers.port());
         let settings = [("REDIS_URL", feed.as_str()), ("PROBE_INTERVAL", "50ms"), ("MAX_STALENESS", "1s")];
         let (inside, _) = Launched::start(Scratch::new(), &settings);
         let folder = Scratch::new();
-        let process = Verifier::start(&folder, "process", &[("REDIS_URL", &feed)]).await;
+        let clocks = folder.file("clocks");
+        std::fs::write(&clocks, "+0").expect("our own folder");
+        let off = off_by(&clocks);
+        let off: Vec<_> = off.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let settings = [&[("REDIS_URL", feed.as_str())], &off[..]].concat();
+        let process = Verifier::start(&folder, "process", &settings).await;
+        let database = folder.file("app.db");
+        users::sqlite(&database, &[EMAIL]).await;
+        let database = format!("sqlite://{}", database.display());
+        let to = url(&issuers);
+        let settings =
+            [("REDIS_URL", to.as_str()), ("DATABASE_URL", &database), ("REDIS_REQUIRE_PERSISTENCE", "false")];
+        let _standby = Issuer::start(&folder, "standby", &[&settings[..], &off].concat()).await;
         let watcher = Watcher::start(Arc::clone(&inside.gate), Arc::clone(&truth));
         let outside = Outside::default();
-        Self { redis, verifiers, issuers, truth, watcher, inside, process, outside, settled: 0, _folder: folder }
+        Self {
+            redis,
+            verifiers,
+            issuers,
+            truth,
+            watcher,
+            inside,
+            process,
+            outside,
+            _standby,
+            clocks,
+            settled: 0,
+            _folder: folder,
+        }
     }
 
     /// Writes, strikes, heals, and waits until everything is proven and asked about.
@@ -76,9 +108,13 @@ impl Rig {
         let name = fault.name();
         println!("seed {seed}: {name}");
         let mut random = Random::new(seed);
-        let writer = Writer::start(&url(&self.issuers), seed, &self.truth).await;
+        let mut writer = Writer::start(&url(&self.issuers), seed, &self.truth).await;
         sleep(Duration::from_millis(random.between(50, 300))).await;
-        self.strike(fault, &mut random).await;
+        if fault == Fault::RollingRestart {
+            writer = self.restart_an_issuer(writer, seed, &mut random).await;
+        } else {
+            self.strike(fault, &mut random).await;
+        }
         self.outside.look(&self.process, &self.truth, &mut random, 20).await;
 
         let healed = monotonic_ms();
@@ -98,8 +134,10 @@ impl Rig {
             outside.look(&self.process, &self.truth, &mut random, 60).await > newest
         })
         .await;
+        writer.stop().await;
         self.truth.lose(None);
         self.settled = self.truth.count();
+        self.truth.assert_none_refreshed(&format!("seed {seed}, {name}: SIDEGATE_FAULT_SEED={seed}"));
         self.watcher.assert_no_violation(&format!("seed {seed}, {name}: SIDEGATE_FAULT_SEED={seed}"));
     }
 
@@ -121,7 +159,8 @@ impl Rig {
             let _stopped = tokio::time::timeout(Duration::from_secs(20), task).await;
         }
         let refused = Totals::refused_by(&self.truth);
-        Totals { refused, asked: self.outside.asked, ..self.watcher.totals() }
+        let refreshes = self.truth.refreshes.load(Ordering::Relaxed);
+        Totals { refused, refreshes, asked: self.outside.asked, ..self.watcher.totals() }
     }
 }
 
@@ -134,7 +173,24 @@ fn name_of(target: &Target) -> String {
     }
 }
 
-fn url(cable: &Cable) -> String {
+/// Settings that let a program's wall clock be off by what `file` says, where libfaketime is installed.
+fn off_by(file: &Path) -> Vec<(&'static str, String)> {
+    let folders = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+    let found = folders.map(|folder| folder.path().join("faketime/libfaketime.so.1")).find(|path| path.exists());
+    let Some(library) = found else {
+        println!("clocks stay right: libfaketime is not installed");
+        return Vec::new();
+    };
+    vec![
+        ("LD_PRELOAD", library.display().to_string()),
+        ("FAKETIME_TIMESTAMP_FILE", file.display().to_string()),
+        ("FAKETIME_NO_CACHE", "1".to_owned()),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
+        ("DONT_FAKE_MONOTONIC", "1".to_owned()),
+    ]
+}
+
+pub fn url(cable: &Cable) -> String {
     format!("redis://127.0.0.1:{}/", cable.port())
 }
 

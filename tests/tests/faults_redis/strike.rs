@@ -9,8 +9,9 @@ use sidegate_tests::random::Random;
 use sidegate_tests::redis::Redis;
 use tokio::time::sleep;
 
-use super::rig::{OPTIONS, Rig, until};
+use super::rig::{OPTIONS, Rig, until, url};
 use super::truth::Lost;
+use super::writer::Writer;
 
 /// A fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,13 +30,19 @@ pub enum Fault {
     BlackHole,
     /// A replica whose link was cut before takes over: acknowledged entries are gone.
     Failover,
+    /// An issuer restarts, and a replica takes over that knows neither what it acknowledged at last nor that it has left.
+    RollingRestart,
+    /// FAILOVER: a replica takes over that has everything.
+    PlannedFailover,
+    /// The clocks of an issuer and of a verifier are set, and set right again.
+    ClockStep,
     /// The verifiers' user loses its rights.
     AclLoss,
     /// No memory for writes.
     OutOfMemory,
 }
 
-const ALL: [Fault; 9] = [
+const ALL: [Fault; 12] = [
     Fault::Kill,
     Fault::KillLosingAll,
     Fault::Freeze,
@@ -43,6 +50,9 @@ const ALL: [Fault; 9] = [
     Fault::Flush,
     Fault::BlackHole,
     Fault::Failover,
+    Fault::RollingRestart,
+    Fault::PlannedFailover,
+    Fault::ClockStep,
     Fault::AclLoss,
     Fault::OutOfMemory,
 ];
@@ -50,7 +60,7 @@ const ALL: [Fault; 9] = [
 const RIGHTS: [&str; 6] = ["on", "resetpass", ">secret", "~*", "&*", "+@all"];
 
 impl Fault {
-    /// All of them take turns, so that any nine seeds in a row have each.
+    /// All of them take turns, so that any twelve seeds in a row have each.
     pub const fn of(seed: u64) -> Self {
         ALL[(seed % ALL.len() as u64) as usize]
     }
@@ -64,6 +74,9 @@ impl Fault {
             Self::Flush => "FLUSHALL",
             Self::BlackHole => "black hole",
             Self::Failover => "lossy failover",
+            Self::RollingRestart => "rolling restart",
+            Self::PlannedFailover => "planned failover",
+            Self::ClockStep => "clock step",
             Self::AclLoss => "ACL loss",
             Self::OutOfMemory => "OOM",
         }
@@ -120,7 +133,17 @@ impl Rig {
                 }
                 self.verifiers.carry();
             }
-            Fault::Failover => self.fail_over(random).await,
+            Fault::Failover | Fault::RollingRestart => {
+                let replica = self.replica_behind(random).await;
+                self.promote(replica).await;
+            }
+            Fault::PlannedFailover => self.fail_over_as_planned().await,
+            Fault::ClockStep => {
+                let step = ["-300s", "+300s", "-20s", "+20s"][random.between(0, 4) as usize];
+                std::fs::write(&self.clocks, step).expect("our own folder");
+                sleep(2 * lasts).await;
+                std::fs::write(&self.clocks, "+0").expect("our own folder");
+            }
             Fault::AclLoss => {
                 let rules: &[&str] = match random.between(0, 4) {
                     0 => &["-@all"],
@@ -150,8 +173,8 @@ impl Rig {
         monotonic_ms()
     }
 
-    /// A replica is made, its link is cut in silence, more is acknowledged, the master dies, the replica takes over.
-    async fn fail_over(&mut self, random: &mut Random) {
+    /// A replica that has everything; and the cable to it.
+    async fn replica(&self) -> (Redis, Cable) {
         let link = Cable::to(self.redis.port()).await;
         let port = link.port().to_string();
         let replica = Redis::with(OPTIONS).await;
@@ -161,6 +184,12 @@ impl Rig {
             replica.info("replication", "master_link_status").await.as_deref() == Some("up")
         })
         .await;
+        (replica, link)
+    }
+
+    /// A replica whose link is cut in silence; more is acknowledged, which it never hears of.
+    async fn replica_behind(&self, random: &mut Random) -> (Redis, Cable) {
+        let (replica, link) = self.replica().await;
         // What was acknowledged by now is in the replica.
         let in_both = monotonic_ms();
         let offset = |text: Option<String>| text.and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
@@ -168,13 +197,50 @@ impl Rig {
         until("the replica has it", async || offset(replica.info("replication", "slave_repl_offset").await) >= written)
             .await;
         link.swallow();
-        sleep(Duration::from_millis(random.between(20, 300))).await;
         self.truth.lose(Some(Lost { from_ms: in_both, to_ms: u64::MAX }));
+        sleep(Duration::from_millis(random.between(20, 300))).await;
+        (replica, link)
+    }
+
+    /// The master dies, and the replica takes over.
+    async fn promote(&mut self, (replica, _link): (Redis, Cable)) {
+        let from_ms = self.truth.lost().map_or(0, |lost| lost.from_ms);
         self.redis.kill();
-        self.truth.lose(Some(Lost { from_ms: in_both, to_ms: self.acknowledged_by_the_dead().await }));
+        self.truth.lose(Some(Lost { from_ms, to_ms: self.acknowledged_by_the_dead().await }));
         say(&mut replica.connection().await, &["REPLICAOF", "NO", "ONE"]).await;
+        self.take_over(replica);
+    }
+
+    fn take_over(&mut self, replica: Redis) {
         self.verifiers.lead_to(replica.port());
         self.issuers.lead_to(replica.port());
         self.redis = replica;
+    }
+
+    /// An issuer stops cleanly while another takes its place; what it acknowledged at last, and that it has left, is lost.
+    pub async fn restart_an_issuer(&mut self, before: Writer, seed: u64, random: &mut Random) -> Writer {
+        let behind = self.replica_behind(random).await;
+        let next = Writer::start(&url(&self.issuers), !seed, &self.truth).await;
+        before.stop().await;
+        self.promote(behind).await;
+        next
+    }
+
+    async fn fail_over_as_planned(&mut self) {
+        let (replica, _link) = self.replica().await;
+        // The master has to know the replica by the address that it is to hand over to.
+        let port = self.redis.port().to_string();
+        say(&mut replica.connection().await, &["REPLICAOF", "127.0.0.1", &port]).await;
+        until("the replica follows", async || {
+            replica.info("replication", "master_link_status").await.as_deref() == Some("up")
+        })
+        .await;
+        let to = replica.port().to_string();
+        say(&mut self.redis.connection().await, &["FAILOVER", "TO", "127.0.0.1", &to]).await;
+        until("the replica is the master", async || {
+            replica.info("replication", "role").await.as_deref() == Some("master")
+        })
+        .await;
+        self.take_over(replica);
     }
 }

@@ -5,12 +5,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sidegate_common::token::VerifiedToken;
+use sidegate_issuer::domain::session::Rotation;
 
 /// A revocation whose acknowledgement has arrived.
 #[derive(Clone)]
 pub struct Dead {
     pub token: Arc<str>,
     pub verified: Arc<VerifiedToken>,
+    /// Its session, where there was one: it must never be refreshed again.
+    pub session: Option<Rotation>,
     /// When the acknowledgement had arrived, on the clock of `fresh_as_of`.
     pub acknowledged_ms: u64,
 }
@@ -28,6 +31,9 @@ pub struct Truth {
     dead: Mutex<Vec<Dead>>,
     lost: Mutex<Option<Lost>>,
     pub refused: AtomicU64,
+    /// Refreshes of sessions that are dead: how many were tried, and what was found wrong.
+    pub refreshes: AtomicU64,
+    refreshed: Mutex<Option<String>>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -37,6 +43,25 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Truth {
     pub fn acknowledged(&self, dead: Dead) {
         locked(&self.dead).push(dead);
+    }
+
+    /// A dead session was refreshed.
+    pub fn refreshed(&self, what: String) {
+        locked(&self.refreshed).get_or_insert(what);
+    }
+
+    /// Panics if a dead session was refreshed.
+    pub fn assert_none_refreshed(&self, when: &str) {
+        assert_eq!(*locked(&self.refreshed), None, "{when}");
+    }
+
+    /// Sessions that are dead, up to `most`: the newest, and others from `from` on.
+    pub fn dead_sessions(&self, from: usize, most: usize) -> Vec<Dead> {
+        let dead = locked(&self.dead);
+        let with_session = |dead: &&Dead| dead.session.is_some();
+        let newest = dead.iter().rev().filter(with_session).take(most / 2);
+        let others = dead.iter().skip(from % dead.len().max(1)).filter(with_session).take(most / 2);
+        newest.chain(others).cloned().collect()
     }
 
     pub fn count(&self) -> usize {
@@ -77,6 +102,8 @@ pub struct Totals {
     /// Entries that were answered good although acknowledged, for Redis had lost them before the verifier heard of them.
     pub lost_and_unheard: u64,
     pub stale: u64,
+    /// Refreshes of dead sessions that were tried; none may succeed.
+    pub refreshes: u64,
 }
 
 impl Totals {
@@ -88,6 +115,7 @@ impl Totals {
         self.proofs += more.proofs;
         self.lost_and_unheard += more.lost_and_unheard;
         self.stale += more.stale;
+        self.refreshes += more.refreshes;
     }
 
     pub fn refused_by(truth: &Truth) -> u64 {
@@ -100,8 +128,15 @@ impl fmt::Display for Totals {
         write!(
             f,
             "{} revocations acknowledged, {} refused; {} proofs, {} verdicts in process, {} over the socket, \
-             {} looks at a stale verifier, {} entries lost by Redis, unheard and good until replayed",
-            self.acknowledged, self.refused, self.proofs, self.verdicts, self.asked, self.stale, self.lost_and_unheard
+             {} refreshes of dead sessions, {} looks at a stale verifier, {} entries lost by Redis, unheard and good until replayed",
+            self.acknowledged,
+            self.refused,
+            self.proofs,
+            self.verdicts,
+            self.asked,
+            self.refreshes,
+            self.stale,
+            self.lost_and_unheard
         )
     }
 }

@@ -11,7 +11,7 @@ use sidegate_common::secret::Secret;
 use sidegate_common::time::UnixTime;
 use sidegate_common::token::{self, Policy};
 use sidegate_issuer::domain::ports::Store as _;
-use sidegate_issuer::domain::session::{Ending, Terms};
+use sidegate_issuer::domain::session::{Ending, NewSession, Rotated, Rotation, Terms};
 use sidegate_issuer::store::redis::{Demands, Link, Pace, RedisStore};
 use sidegate_runtime::clock::{monotonic_ms, unix_now};
 use sidegate_tests::daemon::claims;
@@ -21,6 +21,9 @@ use tokio::sync::Semaphore;
 
 use super::truth::{Dead, Truth};
 
+/// How often dead sessions are tried, and how many at once.
+const REFRESH_EVERY: Duration = Duration::from_millis(20);
+const REFRESHES: usize = 8;
 const TICK: Duration = Duration::from_millis(5);
 const A_TICK: u64 = 10;
 /// Revocations under way at once; more are not begun.
@@ -32,8 +35,14 @@ const TERMS: Terms =
 /// One of the faults is a Redis that keeps nothing on disk.
 const DEMANDS: Demands = Demands { persistence: false, noeviction: true, waitaof: false };
 
+/// An issuer that died is given up after two seconds: cycles are short. Nothing else is quicker than in life.
+fn pace() -> Pace {
+    Pace { stopped: Duration::from_secs(2), ..Pace::default() }
+}
+
 /// An issuer's store that is being written to.
 pub struct Writer {
+    store: RedisStore,
     tasks: Vec<tokio::task::JoinHandle<()>>,
     under_way: Arc<Semaphore>,
 }
@@ -49,9 +58,9 @@ struct Pen {
 impl Writer {
     /// Starts an issuer's store on the Redis at `url`, and writes.
     pub async fn start(url: &str, seed: u64, truth: &Arc<Truth>) -> Self {
-        let store = RedisStore::new(Link::new(url).expect("a URL"), "sidegate", 1, TERMS);
+        let store = RedisStore::new(Link::new(url).expect("a URL"), "sidegate", 1, TERMS).pacing(pace());
         sidegate_tests::wait::eventually("the data set", || async { store.initialise().await.ok() }).await;
-        let watch = tokio::spawn(store.clone().watch(Pace::default(), DEMANDS, || None));
+        let watch = tokio::spawn(store.clone().watch(DEMANDS, || None));
         let key = SigningKey::hs256(&Secret::new(SECRET)).expect("a key");
         let ring = KeyRing::new(vec![key.verifying().clone()]).expect("a ring");
         let policy = Policy {
@@ -60,11 +69,19 @@ impl Writer {
             leeway_seconds: 5,
             lifetime_max_seconds: 86_400,
         };
-        let pen = Arc::new(Pen { store, key, ring, policy, truth: Arc::clone(truth) });
+        let refresh = tokio::spawn(refresh(store.clone(), Arc::clone(truth)));
+        let pen = Arc::new(Pen { store: store.clone(), key, ring, policy, truth: Arc::clone(truth) });
         let under_way = Arc::new(Semaphore::new(UNDER_WAY_MAX));
         let (permits, random) = (Arc::clone(&under_way), Random::new(!seed));
         let write = tokio::spawn(write(pen, permits, random));
-        Self { tasks: vec![watch, write], under_way }
+        Self { store, tasks: vec![watch, write, refresh], under_way }
+    }
+
+    /// Stops as an issuer does on SIGTERM.
+    pub async fn stop(self) {
+        self.pause().await;
+        self.tasks.iter().for_each(tokio::task::JoinHandle::abort);
+        self.store.leave().await;
     }
 
     /// Stops writing and waits for what is under way. The issuer lives on: it replays what Redis lost.
@@ -77,6 +94,26 @@ impl Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         self.tasks.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+}
+
+/// Tries to refresh dead sessions, all the time: whatever the store answers, it must not trade.
+async fn refresh(store: RedisStore, truth: Arc<Truth>) {
+    for round in 0_usize.. {
+        for dead in truth.dead_sessions(round.wrapping_mul(7919), REFRESHES) {
+            let Some(rotation) = &dead.session else { continue };
+            let asked_ms = monotonic_ms();
+            let answer = store.rotate(rotation).await;
+            truth.refreshes.fetch_add(1, Ordering::Relaxed);
+            if let Ok(Rotated::Traded { .. }) = answer {
+                truth.refreshed(format!(
+                    "{} refreshed {} ms after its end",
+                    rotation.sid,
+                    asked_ms - dead.acknowledged_ms
+                ));
+            }
+        }
+        tokio::time::sleep(REFRESH_EVERY).await;
     }
 }
 
@@ -118,6 +155,13 @@ impl Pen {
         let token: Arc<str> = token::sign(&self.key, &claims).expect("fit claims").into();
         let verified = token::verify(&self.ring, &self.policy, unix_now(), &token).expect("a good token");
         let (id, subject) = (Id::parse(name).expect("an id"), SubjectTag::of(&sub));
+        let mut session = None;
+        if kind <= 1 {
+            let new = NewSession { sid: id.clone(), sub: sub.clone(), address: String::new(), agent: String::new() };
+            if self.store.create(&new).await.is_ok() {
+                session = Some(Rotation { sid: id.clone(), sub: sub.clone(), presented: 0 });
+            }
+        }
         let done = match kind {
             0 => self.store.revoke_subject(&sub).await.map(|_| ()),
             1..=6 => {
@@ -134,7 +178,7 @@ impl Pen {
         match done {
             Ok(()) => {
                 let acknowledged_ms = monotonic_ms();
-                self.truth.acknowledged(Dead { token, verified: Arc::new(verified), acknowledged_ms });
+                self.truth.acknowledged(Dead { token, verified: Arc::new(verified), session, acknowledged_ms });
             }
             Err(_) => {
                 self.truth.refused.fetch_add(1, Ordering::Relaxed);

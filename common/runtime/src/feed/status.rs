@@ -99,6 +99,11 @@ impl Status {
         self.slots().iter().map(|slot| locked(slot).clone()).collect()
     }
 
+    /// One partition; none until their number is known.
+    pub fn partition(&self, partition: u16) -> Option<PartitionStatus> {
+        self.slots().get(usize::from(partition)).map(|slot| locked(slot).clone())
+    }
+
     /// The checkpoint of every partition, if each has one. To be taken *before* the list is written down: the list may
     /// then hold more than the checkpoints say, never less.
     pub fn checkpoints(&self) -> Option<Vec<Checkpoint>> {

@@ -18,16 +18,36 @@ pub(crate) struct Deed {
 }
 
 impl Deed {
-    /// One that the log took at `position`.
-    pub(super) fn done(partition: u16, target: Target, terms: &Terms, position: Option<Position>) -> Self {
-        let expires_at = longest(&target, terms);
+    /// One that the log took at `position`, or had already; `now` is the store's clock. The position tells when that was,
+    /// by the store's clock as well: this host's may err.
+    pub(super) fn done(
+        partition: u16,
+        target: Target,
+        terms: &Terms,
+        position: Option<Position>,
+        now: UnixTime,
+    ) -> Self {
+        let taken = position.map_or(now, |position| UnixTime(position.ms / 1000));
+        let expires_at = longest(&target, terms, taken);
         Self { partition, revocation: Revocation { target, expires_at }, position, keep_sessions: false }
     }
 
     /// One that the store refused. A threshold in it is the store's clock as near as it is known: an order keeps it, however
-    /// late it is delivered.
-    pub(super) fn owed(partition: u16, target: Target, terms: &Terms) -> Self {
-        Self::done(partition, target, terms, None)
+    /// late it is delivered. Until when it has to be kept the store says when it takes it.
+    pub(super) const fn owed(partition: u16, target: Target) -> Self {
+        let revocation = Revocation { target, expires_at: UnixTime(0) };
+        Self { partition, revocation, position: None, keep_sessions: false }
+    }
+
+    /// One that the feed has brought.
+    pub(super) const fn heard(partition: u16, revocation: Revocation) -> Self {
+        Self { partition, revocation, position: None, keep_sessions: false }
+    }
+
+    /// The same, once the log has taken it at `position`.
+    pub(super) fn taken(self, position: Option<Position>, terms: &Terms, now: UnixTime) -> Self {
+        let keep_sessions = self.keep_sessions;
+        Self { keep_sessions, ..Self::done(self.partition, self.revocation.target, terms, position, now) }
     }
 
     /// The same, with the user's sessions kept or not.
@@ -44,6 +64,11 @@ impl Deed {
         let mut key = Revocation { target, expires_at: UnixTime(0) }.to_bytes();
         key.push(u8::from(self.keep_sessions));
         (self.partition, key)
+    }
+
+    /// True for an order that kills what was issued up to a moment.
+    pub(super) const fn has_threshold(&self) -> bool {
+        matches!(self.revocation.target, Target::Subject { .. } | Target::All { .. })
     }
 
     /// Its part of the arguments of `replay.lua`.
@@ -64,12 +89,30 @@ pub(super) fn tag_bytes(subject: SubjectTag) -> Vec<u8> {
     subject.value().to_be_bytes()[2..].to_vec()
 }
 
-/// The longest an entry for this target can matter: a replayed one may live longer than the first did, never shorter.
-fn longest(target: &Target, terms: &Terms) -> UnixTime {
+/// The longest an entry for this target can matter that was taken at this moment of the store's clock: a replayed one may
+/// live longer than the first did, never shorter.
+fn longest(target: &Target, terms: &Terms, taken: UnixTime) -> UnixTime {
     let spans = terms.lifetime_max + REVOCATION_MARGIN_SECONDS;
     let threshold = match target {
         Target::Subject { threshold, .. } | Target::All { threshold } => *threshold,
         _ => UnixTime(0),
     };
-    sidegate_runtime::clock::unix_now().max(threshold).plus(spans)
+    taken.max(threshold).plus(spans)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// V6: a host whose clock is slow must not give a replayed entry a shorter life.
+    #[test]
+    fn an_acknowledged_revocation_lasts_by_the_clock_of_the_store() {
+        let terms = Terms { access_ttl: 1, idle_ttl: 1, absolute_ttl: 1, retry_window: 0, lifetime_max: 60 };
+        let position = Some(Position { ms: 4_000_000_000_999, sequence: 0 });
+        let target = || Target::Key { kid: "k".into() };
+        let done = Deed::done(0, target(), &terms, position, UnixTime(5));
+        assert_eq!(done.revocation.expires_at, UnixTime(4_000_000_000 + 60 + REVOCATION_MARGIN_SECONDS));
+        let taken = Deed::owed(0, target()).taken(None, &terms, UnixTime(5));
+        assert_eq!(taken.revocation.expires_at, UnixTime(5 + 60 + REVOCATION_MARGIN_SECONDS));
+    }
 }

@@ -184,7 +184,7 @@ impl Journal {
         if self.jobs.send(Job::Flush(done)).is_ok() {
             let _whatever_came_of_it = flushed.recv();
         }
-        let now = unix_now();
+        let now = surely_past(&self.locked().proofs);
         let mut file = BufReader::new(File::open(&self.path)?);
         file.seek(io::SeekFrom::Start(MAGIC.len() as u64))?;
         format::read(file, |record| {
@@ -273,6 +273,13 @@ fn examine(path: &Path, file: File, head: &Record) -> Result<HashMap<u16, Proof>
     Ok(proofs)
 }
 
+/// A moment that has passed: what expired before it can be dropped. This host's clock may be ahead; what the store's clock said
+/// at the last proof is certain.
+fn surely_past(proofs: &HashMap<u16, Proof>) -> UnixTime {
+    let now = unix_now();
+    proofs.values().map(|proof| proof.now).max().map_or(now, |proven| proven.min(now))
+}
+
 /// Writes the journal anew without what has expired: beside it first, and then in its place. Gives the file, to be
 /// appended to, and its length.
 fn compact(path: &Path, head: &Record, proofs: &HashMap<u16, Proof>) -> io::Result<(File, u64)> {
@@ -282,7 +289,7 @@ fn compact(path: &Path, head: &Record, proofs: &HashMap<u16, Proof>) -> io::Resu
     let mut bytes = MAGIC.len() as u64;
     out.write_all(MAGIC)?;
     let mut written = Ok(());
-    let now = unix_now();
+    let now = surely_past(proofs);
     let mut put = |record: &Record| {
         let record = record.to_bytes();
         bytes += record.len() as u64;
@@ -478,8 +485,8 @@ mod tests {
     }
 
     fn key(kid: &str) -> Deed {
-        let position = Some(Position { ms: 5, sequence: 0 });
-        Deed::done(1, Target::Key { kid: kid.into() }, &TERMS, position)
+        let position = Some(Position { ms: unix_now().0 * 1000, sequence: 0 });
+        Deed::done(1, Target::Key { kid: kid.into() }, &TERMS, position, UnixTime(5))
     }
 
     fn proof() -> Proof {
@@ -578,6 +585,19 @@ mod tests {
         let journal = open(&path);
         assert!(std::fs::metadata(&path).unwrap().len() < before);
         assert_eq!(held(journal).await.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_is_ahead_drops_nothing_that_has_not_expired_by_the_store() {
+        let path = scratch("ahead");
+        let journal = open(&path);
+        journal.proven(1, proof()).await;
+        let mut old = key("k1");
+        // By this host's clock it has expired long ago; by the store's, which said 1000 at the last proof, it has not.
+        old.revocation.expires_at = UnixTime(2000);
+        assert!(journal.acknowledged(&old).await);
+        drop(journal);
+        assert_eq!(held(open(&path)).await.len(), 1);
     }
 
     #[test]

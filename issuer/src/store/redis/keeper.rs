@@ -1,52 +1,82 @@
-//! The store's heartbeat: looks whether the data set is still there and the server the same, makes it again if not, puts
-//! back what this issuer acknowledged lately, and delivers what Redis refused.
+//! The heartbeat of the store: lists this issuer, notices another log or server, makes a lost data set anew, has put back
+//! what is missing, and delivers what Redis refused.
 
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use redis::{ErrorKind, RedisError};
+use sidegate_common::sync::Lineage;
 use sidegate_common::time::UnixTime;
 use sidegate_common::wire::Position;
 use tokio::time::sleep;
 
-use super::deed::Deed;
 use super::guard::{self, Demands};
+use super::issuer_list::Row;
+use super::link::Link;
 use super::outbox::Parcel;
 use super::recall::Pending;
-use super::scripts::{Call, Script};
+use super::replay::REPLAYED_AT_ONCE;
+use super::scripts::Script;
 use super::sightings::Look;
 use super::{OpenError, RedisStore, unavailable};
 use crate::domain::ports::{Store as _, Unavailable};
 use crate::store::new_epoch;
 
-/// How many deeds one script does: about a millisecond, so that other clients are not held up.
-pub(super) const DEEDS_AT_ONCE: usize = 200;
 /// How long a request waits for a lost data set to be made again.
 const MAKING_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long replicas may take to learn that this issuer is on the list, or off it.
+const REPLICAS_TIMEOUT: Duration = Duration::from_secs(2);
+/// The shortest time between two heartbeats, however often one is asked for.
+const BEAT_APART: Duration = Duration::from_millis(20);
 
-/// How often the keeper does what.
+/// How often, and how long, the heartbeat does what.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
     /// A look at the data set.
     pub heartbeat: Duration,
+    /// The same while the log is not settled.
+    pub unsettled: Duration,
     /// The same while something waits in the outbox.
     pub delivery: Duration,
     /// A look at how the server is set up.
     pub inspection: Duration,
     /// A note in the journal that it has everything.
     pub proof: Duration,
+    /// The longest that a replay waits before it reads the log, at random: issuers that do not begin in step need not
+    /// put back the same.
+    pub spread: Duration,
+    /// How long a data set that was made anew stays unsettled, so that every issuer can list itself again.
+    pub gathering: Duration,
+    /// After how long without a heartbeat another issuer is taken off the list.
+    pub stopped: Duration,
 }
 
 impl Default for Pace {
     fn default() -> Self {
         Self {
             heartbeat: Duration::from_secs(1),
+            unsettled: Duration::from_millis(100),
             delivery: Duration::from_millis(200),
             inspection: Duration::from_secs(60),
             proof: Duration::from_secs(5),
+            spread: Duration::from_millis(200),
+            gathering: Duration::from_secs(3),
+            stopped: Duration::from_secs(60),
         }
     }
 }
+
+/// What one heartbeat brought.
+struct Beat {
+    look: Look,
+    settled: bool,
+    /// This issuer was not on the list.
+    new: bool,
+    replicas: u64,
+}
+
+/// The answer of `look.lua`.
+type LookAnswer = (String, String, u64, u64, String, u8, u8, u64, Vec<Row>);
 
 impl RedisStore {
     /// Makes the data set where it is not there yet, and checks that it is laid out as configured.
@@ -82,15 +112,19 @@ impl RedisStore {
 
     /// Looks after the data set, the outbox and the journal. `proven` says, on the monotonic clock in milliseconds, as of
     /// when the feed has brought everything. Runs until dropped.
-    pub async fn watch(self, pace: Pace, demands: Demands, proven: impl Fn() -> Option<u64> + Send) {
+    pub async fn watch(self, demands: Demands, proven: impl Fn() -> Option<u64> + Send) {
+        let pace = self.shared.pace;
         let (mut inspected, mut noted, mut pending) = (Instant::now(), Instant::now(), Pending::new());
         let mut trouble = None;
         loop {
-            sleep(if self.shared.outbox.is_empty() { pace.heartbeat } else { pace.delivery }).await;
+            tokio::select! {
+                () = sleep(self.until_next_beat()) => {}
+                () = self.shared.lineages.woken() => sleep(BEAT_APART).await,
+            }
             let found = self.beat().await.err();
             match &found {
-                Some(error) if found != trouble => tracing::warn!(%error, "the revocation log cannot be looked after"),
-                None if trouble.is_some() => tracing::info!("the revocation log is looked after again"),
+                Some(error) if found != trouble => tracing::warn!(%error, "revocation log reconciliation failed"),
+                None if trouble.is_some() => tracing::info!("revocation log reconciliation works again"),
                 _ => {}
             }
             trouble = found;
@@ -98,7 +132,7 @@ impl RedisStore {
                 inspected = Instant::now();
                 // An outage is told of above.
                 if let Err(error @ OpenError::Unfit(_)) = self.check_server(demands).await {
-                    tracing::error!(%error, "Redis is not set up as it was");
+                    tracing::error!(%error, "Redis configuration no longer meets requirements");
                 }
             }
             if noted.elapsed() >= pace.proof {
@@ -108,11 +142,20 @@ impl RedisStore {
         }
     }
 
-    /// Tries once more to deliver what waits, before the program ends and forgets it.
-    pub async fn deliver_at_last(&self) {
-        if self.shared.outbox.is_empty() {
-            return;
+    fn until_next_beat(&self) -> Duration {
+        let pace = self.shared.pace;
+        if self.shared.lineages.unsettled() > 0 {
+            pace.unsettled
+        } else if self.shared.outbox.is_empty() {
+            pace.heartbeat
+        } else {
+            pace.delivery
         }
+    }
+
+    /// Delivers what waits and takes this issuer off the list, before the program ends. An issuer that has not put back
+    /// yet what it holds stays on the list: the others then wait for it in vain, for a minute.
+    pub async fn leave(&self) {
         // Whatever comes of it: what is left is told.
         let _last = tokio::time::timeout(MAKING_TIMEOUT, self.beat()).await;
         let left = self.shared.counts.outbox.get();
@@ -122,12 +165,24 @@ impl RedisStore {
                 "stopping with revocations that Redis refused: only their clients' retries can do them"
             );
         }
+        let leaving = join_all((0..self.partitions()).map(|partition| self.leave_list(partition)));
+        match tokio::time::timeout(2 * REPLICAS_TIMEOUT, leaving).await {
+            Ok(left) if left.iter().all(Result::is_ok) => {}
+            _ => tracing::warn!("stopping without having left the list of issuers"),
+        }
+    }
+
+    /// Takes this issuer off the list at every replica that is connected, which then has all that it acknowledged, too.
+    async fn leave_list(&self, partition: u16) -> Result<(), RedisError> {
+        let link = self.shared.link.sibling(REPLICAS_TIMEOUT);
+        let beat = self.heartbeat_over(&link, partition, true).await?;
+        until_replicated(&link, beat.replicas).await
     }
 
     async fn beat(&self) -> Result<(), Unavailable> {
-        for partition in 0..self.partitions() {
-            self.look_after(partition).await.map_err(unavailable)?;
-        }
+        let looked_after = join_all((0..self.partitions()).map(|partition| self.look_after(partition))).await;
+        self.shared.counts.unsettled.set(i64::try_from(self.shared.lineages.unsettled()).unwrap_or(i64::MAX));
+        looked_after.into_iter().collect::<Result<Vec<()>, _>>().map_err(unavailable)?;
         let mut all = Ok(());
         for partition in 0..self.partitions() {
             all = self.deliver(partition).await.and(all);
@@ -135,108 +190,170 @@ impl RedisStore {
         all
     }
 
-    /// Makes the partition's data set if it is lost. If another issuer made it, or the server is another one, puts back
-    /// what was acknowledged lately.
+    /// Makes the partition's data set if it is lost. Into a log, or on a server, that is another one than before it puts
+    /// back what is missing there; it is not settled until every issuer has done so.
     async fn look_after(&self, partition: u16) -> Result<(), RedisError> {
+        let _one_at_a_time = self.shared.lineages.reconciling(partition).await;
         let at = Instant::now();
-        let look = self.look(partition).await?;
-        if look.epoch.is_none() {
-            return self.make(partition).await;
+        let mut beat = self.listed(partition).await?;
+        if beat.look.epoch.is_none() {
+            self.make(partition, &beat.look).await?;
+            beat = self.heartbeat(partition, false).await?;
+            self.shared.sightings.take(partition, beat.look.clone(), at);
         }
-        let finding = self.shared.sightings.finding(partition, &look, at);
-        if finding.older {
-            self.mend_old(partition, look.now).await?;
-        }
-        if finding.changed {
-            let appended = self.replay_lately(partition).await?;
+        // Lost once more: the next heartbeat comes soon.
+        let Some(lineage) = beat.look.lineage() else { return Ok(self.shared.lineages.wake()) };
+        if self.shared.lineages.replayed(partition).as_ref() != Some(&lineage) {
+            if self.shared.sightings.is_older(partition, &beat.look) {
+                self.mend_old(partition, &lineage, &beat.look).await?;
+            }
+            let appended = self.replay(partition, &lineage).await?;
             if appended > 0 {
                 tracing::warn!(partition, appended, "the server or its data changed: put back what it had lost");
             }
+            // Only now: what failed is tried again. And the next heartbeat is the mark.
+            self.shared.lineages.set_replayed(partition, lineage.clone());
+            beat = self.heartbeat(partition, false).await?;
+            if beat.look.lineage().as_ref() != Some(&lineage) {
+                self.shared.lineages.wake();
+                return Ok(());
+            }
         }
-        // Only now: what failed is tried again.
-        self.shared.sightings.take(partition, look, at);
-        self.shared.ring.settled(at);
+        self.shared.lineages.set_settled(partition, beat.settled.then_some(&*lineage.history));
+        self.shared.sightings.take(partition, beat.look, at);
+        self.forget_what_is_safe(partition, at);
         Ok(())
     }
 
+    /// What was acknowledged long ago need not be remembered beside the feed's list, once the feed has it.
+    fn forget_what_is_safe(&self, partition: u16, looked: Instant) {
+        let safe = match self.shared.feed.get() {
+            Some(feed) => feed.proven(partition).map(|proven| proven.min(looked)),
+            None => Some(looked),
+        };
+        if let Some(safe) = safe {
+            self.shared.ring.settled(partition, safe);
+        }
+    }
+
+    /// A heartbeat after which this issuer is on the list, at every replica that is connected: what it acknowledges from
+    /// now on, the others wait for after a failover.
+    async fn listed(&self, partition: u16) -> Result<Beat, RedisError> {
+        let beat = self.heartbeat(partition, false).await?;
+        if !beat.new || beat.replicas == 0 {
+            return Ok(beat);
+        }
+        // On a connection of its own, since WAIT holds up everything behind it; and written once more, since WAIT is about
+        // what this very connection wrote.
+        let link = self.shared.link.sibling(REPLICAS_TIMEOUT);
+        let beat = self.heartbeat_over(&link, partition, false).await?;
+        until_replicated(&link, beat.replicas).await?;
+        Ok(beat)
+    }
+
+    async fn heartbeat(&self, partition: u16, leave: bool) -> Result<Beat, RedisError> {
+        self.heartbeat_over(&self.shared.link, partition, leave).await
+    }
+
+    /// One run of `look.lua`. Where it shows another log than before, answers that are still to come from the old one
+    /// count as refused from here on.
+    async fn heartbeat_over(&self, link: &Link, partition: u16, leave: bool) -> Result<Beat, RedisError> {
+        let (shared, at) = (&self.shared, Instant::now());
+        let (epoch, replid) = match shared.lineages.replayed(partition) {
+            Some(lineage) => (lineage.epoch.into_string(), lineage.history.into_string()),
+            None => (String::new(), String::new()),
+        };
+        let call = self.call(Script::Look, self.keys(partition)).arg(self.partitions()).arg(shared.issuers.next_beat());
+        let call = call.arg(epoch).arg(replid).arg(shared.pace.gathering.as_millis() as u64);
+        let call = call.arg(if leave { "leave" } else { "" }).arg(self.newest_iat(partition).0);
+        let stopped = shared.issuers.stopped(partition, shared.pace.stopped);
+        let call = stopped.into_iter().fold(call, |call, (name, row)| call.arg(name).arg(row));
+        let answer: LookAnswer = call.run(link).await?;
+        let (epoch, last, since, now, replid, settled, new, replicas, rows) = answer;
+        let last = Position::parse(&last).ok_or((ErrorKind::Parse, "not a position"))?;
+        let epoch = Some(epoch).filter(|epoch| !epoch.is_empty());
+        let look = Look { epoch, last, since: UnixTime(since), now: UnixTime(now), replid };
+        let mut other = false;
+        if let Some(lineage) = look.lineage() {
+            other = shared.lineages.see(partition, &lineage);
+            if other {
+                shared.ring.next_generation(partition);
+            }
+        }
+        shared.issuers.observe(partition, rows, other, at);
+        Ok(Beat { look, settled: settled == 1, new: new == 1, replicas })
+    }
+
     /// Mends a log that ends long before it did: an old backup was restored, say.
-    async fn mend_old(&self, partition: u16, now: UnixTime) -> Result<(), RedisError> {
-        let (appended, since) = self.replay_journal(partition, now).await?;
-        if since.is_some() {
+    async fn mend_old(&self, partition: u16, lineage: &Lineage, look: &Look) -> Result<(), RedisError> {
+        let (appended, since) = self.replay_journal(partition, &lineage.history, look.now).await?;
+        // Ends of sessions that are older than the shortest-lived entry have expired, in the journal as well.
+        let lasts = look.now.0.saturating_sub(look.last.ms / 1000);
+        if since.is_some() && lasts < self.shared.terms.access_ttl {
             tracing::warn!(partition, appended, "the log is an old one; put back what the journal has");
             return Ok(());
         }
         let _now: u64 = self.call(Script::Forget, self.keys(partition)).run(&self.shared.link).await?;
-        tracing::error!(partition, "the log is an old one: what was revoked before now may be missing in it");
+        tracing::error!(
+            partition,
+            "the log is an old one: what was revoked before now may be missing in it, and every session has to log in again"
+        );
         Ok(())
     }
 
-    async fn look(&self, partition: u16) -> Result<Look, RedisError> {
-        let call = self.call(Script::Look, self.keys(partition)).arg(self.partitions());
-        let (epoch, last, since, now, replid): (String, String, u64, u64, String) = call.run(&self.shared.link).await?;
-        let last = Position::parse(&last).ok_or((ErrorKind::Parse, "not a position"))?;
-        let epoch = Some(epoch).filter(|epoch| !epoch.is_empty());
-        Ok(Look { epoch, last, since: UnixTime(since), now: UnixTime(now), replid })
+    /// Waits until a lost data set has been made again, or this issuer is on the list again, for as long as a request may
+    /// wait. The work goes on in any case.
+    pub(super) async fn made(&self, partition: u16) -> Result<(), RedisError> {
+        let store = self.clone();
+        let making = tokio::spawn(async move { store.make_if_lost(partition).await });
+        match tokio::time::timeout(MAKING_TIMEOUT, making).await {
+            Ok(Ok(made)) => made,
+            Ok(Err(_)) | Err(_) => Err((ErrorKind::Io, "its data set is being made again").into()),
+        }
     }
 
-    /// Waits until a lost data set has been made again, for as long as a request may wait. The making goes on in any case.
-    pub(super) async fn made(&self, partition: u16) -> Result<(), Unavailable> {
-        let store = self.clone();
-        let making = tokio::spawn(async move { store.make(partition).await });
-        match tokio::time::timeout(MAKING_TIMEOUT, making).await {
-            Ok(Ok(made)) => made.map_err(unavailable),
-            Ok(Err(_)) | Err(_) => Err(Unavailable::new(super::NAME, "its data set is being made again")),
+    async fn make_if_lost(&self, partition: u16) -> Result<(), RedisError> {
+        let _one_at_a_time = self.shared.lineages.reconciling(partition).await;
+        let beat = self.listed(partition).await?;
+        if beat.look.epoch.is_none() {
+            self.make(partition, &beat.look).await?;
         }
+        self.shared.lineages.wake();
+        Ok(())
     }
 
     /// Makes a lost data set: what must be in its log first, and only then the epoch by which others take it for whole.
-    async fn make(&self, partition: u16) -> Result<(), RedisError> {
-        let _one_at_a_time = self.shared.making.lock().await;
-        let at = Instant::now();
-        let look = self.look(partition).await?;
-        if look.epoch.is_some() {
-            return Ok(());
-        }
-        let (journaled, since) = self.replay_journal(partition, look.now).await?;
+    async fn make(&self, partition: u16, look: &Look) -> Result<(), RedisError> {
+        let (journaled, since) = self.replay_journal(partition, &look.replid, look.now).await?;
         let since = since.map(|since| since.0.to_string()).unwrap_or_default();
-        let replayed = journaled + self.replay_lately(partition).await?;
+        let replayed = journaled + self.put_back_missing(partition, &look.replid).await?;
         let epoch = new_epoch().map_err(|_| (ErrorKind::Client, "no randomness"))?;
-        let init = self.call(Script::Init, self.keys(partition)).arg(epoch).arg(self.partitions()).arg(&since);
+        let init = self
+            .call(Script::Init, self.keys(partition))
+            .arg(epoch)
+            .arg(self.partitions())
+            .arg(&since)
+            .arg(self.newest_iat(partition).0);
+        let init = init.expecting(self.shared.issuers.name(), &look.replid);
         let (_, made): (String, u8) = init.run(&self.shared.link).await?;
         if made == 1 {
             tracing::warn!(partition, replayed, since, "made a new revocation log");
-            let look = self.look(partition).await?;
-            self.shared.sightings.take(partition, look, at);
         }
         Ok(())
-    }
-
-    /// Puts what was acknowledged lately into the log where it is missing; says how much was.
-    async fn replay_lately(&self, partition: u16) -> Result<u64, RedisError> {
-        let mut sum = 0;
-        for chunk in self.shared.ring.lately(partition).chunks(DEEDS_AT_ONCE) {
-            let replayed = self.replay_at_once(partition, chunk.iter().map(|(_, deed)| deed)).await?;
-            for ((turn, _), position) in chunk.iter().zip(replayed.positions) {
-                if let Some(position) = position {
-                    self.shared.ring.moved(*turn, position);
-                    sum += 1;
-                }
-            }
-        }
-        self.shared.counts.replayed.inc_by(sum);
-        Ok(sum)
     }
 
     /// Delivers what Redis refused, and gets confirmed what was not.
     async fn deliver(&self, partition: u16) -> Result<(), Unavailable> {
         loop {
-            let mut parcels = self.shared.outbox.parcels(partition, DEEDS_AT_ONCE);
+            // An order that names a moment needs the watermarks that others put back first: it is raised over them.
+            let settled = self.shared.lineages.is_settled(partition);
+            let mut parcels = self.shared.outbox.parcels(partition, settled, REPLAYED_AT_ONCE);
             if parcels.is_empty() {
                 return Ok(());
             }
             let lost = self.append_parcels(partition, &mut parcels).await.map_err(unavailable)?;
             if lost {
-                self.make(partition).await.map_err(unavailable)?;
+                self.make_if_lost(partition).await.map_err(unavailable)?;
             }
             let confirmed = join_all(parcels.iter().map(|parcel| self.confirmed(&parcel.deed))).await;
             confirmed.into_iter().collect::<Result<Vec<()>, _>>()?;
@@ -248,35 +365,26 @@ impl RedisStore {
     /// Puts into the log what it does not have yet; true if the data set is lost.
     async fn append_parcels(&self, partition: u16, parcels: &mut [Parcel]) -> Result<bool, RedisError> {
         let mut fresh: Vec<&mut Parcel> = parcels.iter_mut().filter(|one| !one.appended).collect();
-        let done = self.replay_at_once(partition, fresh.iter().map(|parcel| &parcel.deed)).await?;
+        let asked = self.shared.ring.ask(partition);
+        let seen = self.shared.lineages.seen(partition).ok_or((ErrorKind::Io, "the log has not been seen yet"))?;
+        let done = self.replay_at_once(partition, &seen.history, fresh.iter().map(|parcel| &parcel.deed)).await?;
         for (parcel, position) in fresh.iter_mut().zip(done.positions) {
-            parcel.deed.position = position;
-            self.shared.ring.acknowledged(parcel.deed.clone());
+            parcel.deed = parcel.deed.clone().taken(position, &self.shared.terms, self.store_now(partition));
+            if !self.shared.ring.acknowledged(parcel.deed.clone(), asked) {
+                return Err((ErrorKind::Io, "another server has taken over").into());
+            }
             self.shared.outbox.appended(parcel);
         }
         Ok(done.lost)
     }
-
-    pub(super) async fn replay_at_once(
-        &self,
-        partition: u16,
-        deeds: impl Iterator<Item = &Deed>,
-    ) -> Result<Replayed, RedisError> {
-        let (keys, terms) = (self.keys(partition), &self.shared.terms);
-        let call = self.call(Script::Replay, keys).arg(keys.session("")).arg(keys.user("")).arg(keys.watermark(""));
-        let call = call.arg(keys.token_watermark("")).arg(terms.lifetime_max).arg(terms.watermark_ttl());
-        let call = deeds.flat_map(Deed::arguments).fold(call, Call::arg);
-        let (lost, odd, positions): (u8, u64, Vec<String>) = call.run(&self.shared.link).await?;
-        if odd > 0 {
-            tracing::error!(partition, odd, "records in Redis are of a type that is not ours; they were left alone");
-        }
-        let positions = positions.iter().map(|position| Position::parse(position)).collect();
-        Ok(Replayed { positions, lost: lost == 1 })
-    }
 }
 
-pub(super) struct Replayed {
-    /// Where each was appended; none if it stands or has expired.
-    pub(super) positions: Vec<Option<Position>>,
-    lost: bool,
+/// Waits until all replicas that are connected have what was written over `link`, for a while: fewer than all of them in
+/// time are no error, since one that hangs must hold nobody up.
+async fn until_replicated(link: &Link, replicas: u64) -> Result<(), RedisError> {
+    if replicas > 0 {
+        let wait = redis::cmd("WAIT").arg(replicas).arg(REPLICAS_TIMEOUT.as_millis() as u64).take();
+        let _how_many = link.call(&wait).await?;
+    }
+    Ok(())
 }

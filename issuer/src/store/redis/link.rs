@@ -16,6 +16,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// After a failed attempt, how long callers are refused at once before the next attempt.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 /// How to reach Redis.
+#[derive(Clone)]
 enum Target {
     /// One server, or the master that the Sentinels name, asked anew for each connection.
     Direct(Box<RedisUrl>),
@@ -79,6 +80,12 @@ impl Link {
 
     fn target(&self) -> Arc<Target> {
         Arc::clone(&self.target.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Another connection to the same place, for commands that may take so much longer than others.
+    pub(super) fn sibling(&self, longer: Duration) -> Self {
+        let slot = Mutex::new(Slot { connection: None, generation: 0, not_before: None });
+        Self { target: self.target.clone(), answer_timeout: ANSWER_TIMEOUT + longer, slot }
     }
 
     /// The same, for commands that may take so much longer than others.
@@ -169,7 +176,7 @@ impl Link {
 }
 
 /// True if the connection is of no more use: broken, silent, or to a server that no longer takes writes.
-fn is_fatal(error: &RedisError) -> bool {
+pub(super) fn is_fatal(error: &RedisError) -> bool {
     error.is_io_error()
         || error.is_timeout()
         || error.is_connection_dropped()

@@ -4,19 +4,24 @@
 
 mod deed;
 mod guard;
+mod issuer_list;
 mod journal;
 mod keeper;
+mod lineage;
 mod link;
+mod log_reader;
 mod outbox;
 mod recall;
+mod replay;
 mod ring;
 mod scripts;
 mod sightings;
 mod waiter;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use redis::{RedisError, Value};
 use sidegate_common::revocation::{Id, Revocation, SubjectTag, Target};
@@ -27,6 +32,7 @@ pub use guard::{Demands, Unfit};
 pub use journal::JournalError;
 pub use keeper::Pace;
 pub use link::Link;
+pub use replay::OwnFeed;
 pub use waiter::WaitSettings;
 
 use crate::domain::ports::{Store, Unavailable};
@@ -37,12 +43,17 @@ use crate::domain::session::{
 use crate::store::counts::Counts;
 use crate::store::until_valid;
 use deed::{Deed, tag_bytes};
+use issuer_list::IssuerList;
 use journal::Journal;
+use lineage::Lineages;
 use outbox::Outbox;
-use ring::Ring;
+use ring::{Asked, Ring};
 use scripts::{Call, Script};
 use sightings::Sightings;
 use waiter::Waiter;
+
+/// How long a login or refresh waits for issuers to put back what a failover may have lost.
+const SETTLING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The store's name in error messages.
 const NAME: &str = "Redis";
@@ -60,13 +71,16 @@ struct Shared {
     sessions_max: u32,
     /// The newest `iat` that this issuer has handed out, of each partition: a data set that was lost does not know it.
     newest: Vec<AtomicU64>,
+    pace: Pace,
+    issuers: IssuerList,
+    lineages: Lineages,
+    /// What this issuer's own feed has brought, once it is there.
+    feed: OnceLock<OwnFeed>,
     ring: Ring,
     outbox: Outbox,
     sightings: Sightings,
     journal: Option<Arc<Journal>>,
     waiter: Option<Waiter>,
-    /// One at a time makes a lost data set again.
-    making: tokio::sync::Mutex<()>,
     counts: Counts,
 }
 
@@ -111,18 +125,30 @@ impl RedisStore {
         let shared = Shared {
             link,
             newest: partitions.iter().map(|_| AtomicU64::new(0)).collect(),
+            lineages: Lineages::new(partitions.len()),
             partitions,
             terms,
+            pace: Pace::default(),
+            issuers: IssuerList::new(new_name()),
+            feed: OnceLock::new(),
             sessions_max: SESSIONS_PER_USER,
             ring: Ring::new(counts.clone()),
             outbox: Outbox::new(counts.clone()),
             sightings: Sightings::default(),
             journal: None,
             waiter: None,
-            making: tokio::sync::Mutex::new(()),
             counts,
         };
         Self { shared: Arc::new(shared) }
+    }
+
+    /// Does what it does at another pace.
+    #[must_use]
+    pub fn pacing(mut self, pace: Pace) -> Self {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            shared.pace = pace;
+        }
+        self
     }
 
     /// Lets a user have `sessions_max` sessions: beyond it the one that would end first ends.
@@ -132,6 +158,12 @@ impl RedisStore {
             shared.sessions_max = sessions_max.max(1);
         }
         self
+    }
+
+    /// Puts back what `feed` has brought, too, where a failover or a loss of data took it away.
+    pub fn follow(&self, feed: OwnFeed) {
+        // There is one.
+        let _second = self.shared.feed.set(feed);
     }
 
     /// Waits, on a connection of its own, for what `settings` ask before a revocation counts as stored.
@@ -205,24 +237,54 @@ impl RedisStore {
             .key(keys.meta())
             .key(keys.log())
             .arg(keys.channel())
-            .arg(self.shared.terms.retention())
-            .arg(REVOCATION_MARGIN_SECONDS)
+            .arg(format!("{} {REVOCATION_MARGIN_SECONDS}", self.shared.terms.retention()))
+            .arg(self.shared.issuers.name())
     }
 
-    /// Runs a script; if the data set is gone, makes it again first and tries once more.
+    /// Runs a script; if the data set is gone, or this issuer is off the list, sees to that first and tries once more.
     async fn run<T: redis::FromRedisValue>(&self, partition: u16, call: &Call) -> Result<T, Unavailable> {
-        match call.run(&self.shared.link).await {
-            Err(error) if error.code() == Some("NOEPOCH") => {
+        self.try_run(partition, call).await.map_err(|error| self.unavailable(error))
+    }
+
+    async fn try_run<T: redis::FromRedisValue>(&self, partition: u16, call: &Call) -> Result<T, RedisError> {
+        let answer = call.run(&self.shared.link).await;
+        match answer.as_ref().err().map(RedisError::code) {
+            None => answer,
+            Some(Some("NOEPOCH" | "UNLISTED")) => {
                 self.made(partition).await?;
-                call.run(&self.shared.link).await.map_err(|error| self.unavailable(error))
+                call.run(&self.shared.link).await
             }
-            answer => answer.map_err(|error| self.unavailable(error)),
+            Some(_) => {
+                if answer.as_ref().is_err_and(link::is_fatal) {
+                    // It may be another server already: the sooner that is seen, the sooner the log is whole again.
+                    self.shared.lineages.wake();
+                }
+                answer
+            }
         }
     }
 
-    /// What follows a revocation that the log has taken, before anybody hears that it is stored.
-    async fn stored(&self, partition: u16, target: Target, position: &str) -> Result<(), Unavailable> {
-        self.stored_keeping(partition, target, position, UserSessions::End).await
+    /// Runs a script that hands out tokens: only while every issuer has put back into the log what it holds, so that no
+    /// revocation is unknown to it. Waits for that as long as a client may be made to wait.
+    async fn run_settled<T: redis::FromRedisValue>(&self, partition: u16, call: &Call) -> Result<T, Unavailable> {
+        let limit = tokio::time::Instant::now() + SETTLING_TIMEOUT;
+        loop {
+            let Some(replid) = self.shared.lineages.until_settled(partition, limit).await else {
+                return Err(unsettled());
+            };
+            let asked_of = self.shared.ring.ask(partition);
+            match self.try_run(partition, &call.clone().expecting(self.shared.issuers.name(), &replid)).await {
+                Err(error) if error.code() == Some("UNSETTLED") => self.shared.lineages.unsettle(partition, &replid),
+                Ok(_) if !self.shared.ring.is_valid(partition, asked_of) => return Err(replaced()),
+                answer => return answer.map_err(|error| self.unavailable(error)),
+            }
+        }
+    }
+
+    /// What follows a revocation that the log has taken, before anybody hears that it is stored. `asked` tells when, and of
+    /// which of its logs, the partition was asked.
+    async fn stored(&self, partition: u16, target: Target, position: &str, asked: Asked) -> Result<(), Unavailable> {
+        self.stored_keeping(partition, target, position, UserSessions::End, asked).await
     }
 
     async fn stored_keeping(
@@ -231,9 +293,14 @@ impl RedisStore {
         target: Target,
         position: &str,
         sessions: UserSessions,
+        asked: Asked,
     ) -> Result<(), Unavailable> {
-        let deed = Deed::done(partition, target, &self.shared.terms, Position::parse(position)).keeping(sessions);
-        self.shared.ring.acknowledged(deed.clone());
+        let (position, now) = (Position::parse(position), self.store_now(partition));
+        let deed = Deed::done(partition, target, &self.shared.terms, position, now).keeping(sessions);
+        if !self.shared.ring.acknowledged(deed.clone(), asked) {
+            self.shared.outbox.keep(Deed { position: None, ..deed });
+            return Err(replaced());
+        }
         let confirmed = self.confirmed(&deed).await;
         match confirmed {
             Ok(()) => self.shared.outbox.done(&deed),
@@ -264,7 +331,7 @@ impl RedisStore {
 
     /// Keeps a revocation that was refused, or may have been: it is delivered once Redis takes it.
     fn refused(&self, partition: u16, target: Target, error: Unavailable) -> Unavailable {
-        self.shared.outbox.keep(Deed::owed(partition, target, &self.shared.terms));
+        self.shared.outbox.keep(Deed::owed(partition, target));
         error
     }
 
@@ -316,22 +383,23 @@ impl RedisStore {
             .arg(head)
             .arg(tail)
             .arg(u8::from(look_only));
-        let answer: Vec<Value> = self.run(partition, &call).await?;
+        let asked_of = self.shared.ring.ask(partition);
+        let answer: Vec<Value> = self.run_settled(partition, &call).await?;
         if scripts::text(answer.first()).map_err(unavailable)? == "reused" {
             let position = scripts::text(answer.get(3)).map_err(unavailable)?;
-            self.stored(partition, session_target(rotation), &position).await?;
+            self.stored(partition, session_target(rotation), &position, asked_of).await?;
         }
         Ok(answer)
     }
 
     /// Sees to the entries of sessions that a login ended because there were too many: pairs of sid and position.
-    async fn displaced(&self, partition: u16, sub: &str, ended: &[String]) -> Vec<Id> {
+    async fn displaced(&self, partition: u16, sub: &str, ended: &[String], asked: Asked) -> Vec<Id> {
         let mut displaced = Vec::new();
         for pair in ended.chunks_exact(2) {
             let Some(sid) = Id::parse(&pair[0]) else { continue };
             let target = Target::Session { sid: sid.clone(), subject: Some(SubjectTag::of(sub)) };
             // Nobody was told that it would end: where it is not confirmed, the outbox sees to it.
-            let _kept = self.stored(partition, target, &pair[1]).await;
+            let _kept = self.stored(partition, target, &pair[1], asked).await;
             displaced.push(sid);
         }
         displaced
@@ -340,6 +408,21 @@ impl RedisStore {
 
 fn session_target(rotation: &Rotation) -> Target {
     Target::Session { sid: rotation.sid.clone(), subject: Some(SubjectTag::of(&rotation.sub)) }
+}
+
+/// No token is handed out yet.
+fn unsettled() -> Unavailable {
+    Unavailable::new(NAME, "not every issuer has put back yet what it holds")
+}
+
+/// An answer of a log that another one has replaced since it was asked for: what it says may be lost.
+fn replaced() -> Unavailable {
+    Unavailable::new(NAME, "another server took over meanwhile")
+}
+
+/// A name for the list of issuers, of this process alone.
+fn new_name() -> String {
+    super::new_epoch().unwrap_or_else(|_| format!("{}-{}", std::process::id(), sidegate_runtime::clock::wall_ms()))
 }
 
 fn unavailable(error: RedisError) -> Unavailable {
@@ -378,8 +461,9 @@ impl Store for RedisStore {
             .arg(self.shared.sessions_max)
             .arg(keys.session(""))
             .arg(tag_bytes(SubjectTag::of(&new.sub)));
-        let (issued, ahead_ms, ended): (u64, u64, Vec<String>) = self.run(partition, &call).await?;
-        let displaced = self.displaced(partition, &new.sub, &ended).await;
+        let asked_of = self.shared.ring.ask(partition);
+        let (issued, ahead_ms, ended): (u64, u64, Vec<String>) = self.run_settled(partition, &call).await?;
+        let displaced = self.displaced(partition, &new.sub, &ended, asked_of).await;
         self.hand_out(partition, UnixTime(issued), ahead_ms).await;
         Ok(Created { issued: UnixTime(issued), displaced })
     }
@@ -420,9 +504,10 @@ impl Store for RedisStore {
             .arg(ending.exp_seen.0)
             .arg(self.shared.terms.lifetime_max)
             .arg(u8::from(ending.known));
+        let asked_of = self.shared.ring.ask(ending.partition);
         let answer: Result<(u8, String), _> = self.run(ending.partition, &call).await;
         let (ended, position) = answer.map_err(|error| self.refused(ending.partition, target.clone(), error))?;
-        self.stored(ending.partition, target, &position).await?;
+        self.stored(ending.partition, target, &position, asked_of).await?;
         Ok(if ended == 1 { Ended::Now } else { Ended::Before })
     }
 
@@ -445,12 +530,13 @@ impl Store for RedisStore {
             .arg(self.newest_iat(partition).0)
             .arg(u8::from(sessions == UserSessions::Keep));
         let asked = self.store_now(partition);
+        let asked_of = self.shared.ring.ask(partition);
         let answer: Result<(u64, String, u64), _> = self.run(partition, &call).await;
         let (threshold, position, sessions_ended) = answer.inspect_err(|_| {
-            self.shared.outbox.keep(Deed::owed(partition, target(asked), terms).keeping(sessions));
+            self.shared.outbox.keep(Deed::owed(partition, target(asked)).keeping(sessions));
         })?;
         let threshold = UnixTime(threshold);
-        self.stored_keeping(partition, target(threshold), &position, sessions).await?;
+        self.stored_keeping(partition, target(threshold), &position, sessions, asked_of).await?;
         Ok(SubjectRevoked { threshold, sessions_ended })
     }
 
@@ -460,19 +546,21 @@ impl Store for RedisStore {
         let call = self.call(Script::RevokeAll, self.keys(partition)).arg(head).arg(terms.lifetime_max);
         let call = call.arg(self.newest_iat(partition).0);
         let asked = self.store_now(partition);
+        let asked_of = self.shared.ring.ask(partition);
         let answer: Result<(u64, String), _> = self.run(partition, &call).await;
         let refused = |error| self.refused(partition, Target::All { threshold: asked }, error);
         let (threshold, position) = answer.map_err(refused)?;
-        self.stored(partition, Target::All { threshold: UnixTime(threshold) }, &position).await?;
+        self.stored(partition, Target::All { threshold: UnixTime(threshold) }, &position, asked_of).await?;
         Ok(UnixTime(threshold))
     }
 
     async fn append(&self, partition: u16, revocation: &Revocation) -> Result<(), Unavailable> {
         let call = self.call(Script::Append, self.keys(partition));
         let call = append_args(call, &revocation.to_bytes(), &self.shared.terms);
+        let asked_of = self.shared.ring.ask(partition);
         let answer: Result<String, _> = self.run(partition, &call).await;
         let position = answer.map_err(|error| self.refused(partition, revocation.target.clone(), error))?;
-        self.stored(partition, revocation.target.clone(), &position).await
+        self.stored(partition, revocation.target.clone(), &position, asked_of).await
     }
 
     async fn sessions(&self, sub: &str, after: Option<&PageCursor>, limit: u32) -> Result<SessionPage, Unavailable> {
@@ -516,6 +604,10 @@ impl Store for RedisStore {
         });
         let all: Result<Vec<u8>, Unavailable> = futures_util::future::try_join_all(partitions).await;
         all?;
+        // Only at the start: later, logouts work while logins wait.
+        if !self.shared.lineages.have_begun() {
+            return Err(unsettled());
+        }
         match &self.shared.journal {
             Some(journal) if !journal.is_writable().await => Err(Unavailable::new(journal::NAME, journal::UNWRITABLE)),
             _ => Ok(()),

@@ -84,10 +84,11 @@ impl Outbox {
         }
     }
 
-    /// Up to `most` of a partition that have not been delivered.
-    pub(super) fn parcels(&self, partition: u16, most: usize) -> Vec<Parcel> {
+    /// Up to `most` of a partition that have not been delivered; those with a threshold only if it is `settled`.
+    pub(super) fn parcels(&self, partition: u16, settled: bool, most: usize) -> Vec<Parcel> {
         let state = self.locked();
-        let of = state.owed.iter().filter(|((its, _), _)| *its == partition).take(most);
+        let may_go = |owed: &Owed| settled || owed.appended || !owed.deed.has_threshold();
+        let of = state.owed.iter().filter(|((its, _), owed)| *its == partition && may_go(owed)).take(most);
         let parcel = |(key, owed): (&Key, &Owed)| Parcel {
             key: key.clone(),
             turn: owed.turn,
@@ -140,17 +141,14 @@ fn keep_later(deed: &mut Deed, held: &Deed) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::session::Terms;
     use sidegate_common::time::UnixTime;
 
-    const TERMS: Terms = Terms { access_ttl: 1, idle_ttl: 1, absolute_ttl: 1, retry_window: 0, lifetime_max: 60 };
-
     fn user(sub: &str, threshold: u64) -> Deed {
-        Deed::owed(0, Target::Subject { sub: sub.into(), threshold: UnixTime(threshold) }, &TERMS)
+        Deed::owed(0, Target::Subject { sub: sub.into(), threshold: UnixTime(threshold) })
     }
 
     fn held(outbox: &Outbox) -> Vec<Deed> {
-        outbox.parcels(0, 10).into_iter().map(|parcel| parcel.deed).collect()
+        outbox.parcels(0, true, 10).into_iter().map(|parcel| parcel.deed).collect()
     }
 
     #[test]
@@ -170,11 +168,19 @@ mod tests {
         let outbox = Outbox::new(counts.clone());
         outbox.keep(user("1", 7));
         outbox.keep(user("2", 7));
-        let parcels = outbox.parcels(0, 10);
+        let parcels = outbox.parcels(0, true, 10);
         outbox.keep(user("1", 9));
         outbox.delivered(&parcels);
         assert_eq!(held(&outbox)[0].revocation.target, user("1", 9).revocation.target);
         assert_eq!((counts.outbox.get(), counts.delivered.get()), (1, 1));
+    }
+
+    #[test]
+    fn an_order_up_to_a_moment_waits_for_a_settled_log() {
+        let outbox = Outbox::new(Counts::default());
+        outbox.keep(user("1", 7));
+        outbox.keep(Deed::owed(0, Target::Key { kid: "k".into() }));
+        assert_eq!((outbox.parcels(0, false, 10).len(), outbox.parcels(0, true, 10).len()), (1, 2));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What the journal is for: what was acknowledged before a restart, the list that the issuer's own routes judge by, and
 //! since when a log built from it has everything.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 
@@ -11,7 +11,8 @@ use sidegate_common::time::UnixTime;
 use sidegate_runtime::clock::monotonic_ms;
 
 use super::journal::{Journal, Proof};
-use super::keeper::DEEDS_AT_ONCE;
+use super::log_reader;
+use super::replay::REPLAYED_AT_ONCE;
 use super::ring::REMEMBERED;
 use super::sightings::Look;
 use super::{RedisStore, Shared};
@@ -38,7 +39,8 @@ impl Shared {
             let proven = proofs.get(&deed.partition).map_or(0, |proof| proof.now.0);
             let lately = proven.saturating_sub(REMEMBERED.as_secs());
             if own && deed.position.is_none_or(|position| position.ms / 1000 >= lately) {
-                self.ring.acknowledged(deed);
+                let asked = self.ring.ask(deed.partition);
+                self.ring.acknowledged(deed, asked);
             }
         })
     }
@@ -64,19 +66,22 @@ impl RedisStore {
     }
 
     /// Puts the whole journal into the log, where there is one; gives how much was missing, and since when the log has
-    /// everything now, if the journal can say that at `now`.
+    /// everything now, if the journal can say that at `now`. Only on the server with this replication id.
     pub(super) async fn replay_journal(
         &self,
         partition: u16,
+        replid: &str,
         now: UnixTime,
     ) -> Result<(u64, Option<UnixTime>), RedisError> {
         let Some(journal) = &self.shared.journal else { return Ok((0, None)) };
         let mut since = journal.complete_since(partition, now);
-        let (mut appended, mut chunks) = (0, journal.deeds(partition, DEEDS_AT_ONCE));
+        let contents = log_reader::read(&self.shared.link, &self.keys(partition).log(), HashSet::new()).await?;
+        let (mut appended, mut chunks) = (0, journal.deeds(partition, REPLAYED_AT_ONCE));
         while let Some(chunk) = chunks.recv().await {
             match chunk {
                 Ok(deeds) => {
-                    let replayed = self.replay_at_once(partition, deeds.iter()).await?;
+                    let missing = deeds.iter().filter(|deed| !contents.has(deed));
+                    let replayed = self.replay_at_once(partition, replid, missing).await?;
                     appended += replayed.positions.iter().flatten().count() as u64;
                 }
                 Err(error) => {

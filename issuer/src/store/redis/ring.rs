@@ -3,7 +3,7 @@
 //! Replication is asynchronous: a failover may lose the last acknowledged writes. For as long as the ring remembers them,
 //! the issuer that acknowledged them puts them back.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,11 +12,23 @@ use sidegate_common::wire::Position;
 use super::deed::Deed;
 use crate::store::counts::Counts;
 
-/// How long an acknowledged entry is remembered after it was last seen to be safe. Twice the time that a failover takes,
-/// and more than a minute.
+/// How long an acknowledged entry is remembered after it was last seen to be safe, by the monotonic clock. Twice the time
+/// that a failover takes, and more than a minute; by then the feed has long brought it, and what the feed holds is
+/// replayed too.
 pub(super) const REMEMBERED: Duration = Duration::from_secs(120);
 /// The most entries remembered, about 60 MB: beyond it the oldest go first.
 const ENTRIES_MAX: usize = 500_000;
+
+/// An answer that took longer counts as refused: an issuer that was suspended meanwhile may have been taken off the list, and
+/// the log may have been settled without it.
+const ANSWER_AGE_MAX: Duration = Duration::from_secs(5);
+
+/// When, and of which of its logs, a partition was asked for something.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    at: Instant,
+    generation: u64,
+}
 
 pub(super) struct Ring {
     state: Mutex<State>,
@@ -28,12 +40,21 @@ struct State {
     deeds: VecDeque<(Instant, Deed)>,
     /// The turn of the first of them; each next one has the next turn.
     first: u64,
+    /// How many logs a partition has had: an answer that was asked of an earlier one counts as refused.
+    generations: HashMap<u16, u64>,
+    /// When a partition's log was last seen to have everything.
+    safe_at: HashMap<u16, Instant>,
 }
 
 impl State {
     fn forget_one(&mut self) {
         self.deeds.pop_front();
         self.first += 1;
+    }
+
+    fn is_safe(&self, at: Instant, partition: u16) -> bool {
+        let safe_at = self.safe_at.get(&partition);
+        safe_at.is_some_and(|safe_at| safe_at.saturating_duration_since(at) > REMEMBERED)
     }
 }
 
@@ -42,9 +63,33 @@ impl Ring {
         Self { state: Mutex::default(), counts }
     }
 
-    /// Remembers what the log has taken.
-    pub(super) fn acknowledged(&self, deed: Deed) {
+    /// Something is about to be asked of a partition's log.
+    pub(super) fn ask(&self, partition: u16) -> Asked {
+        Asked { at: Instant::now(), generation: self.generation(partition) }
+    }
+
+    /// True if an answer comes in time, and from the log that was asked.
+    pub(super) fn is_valid(&self, partition: u16, asked: Asked) -> bool {
+        asked.generation == self.generation(partition) && asked.at.elapsed() < ANSWER_AGE_MAX
+    }
+
+    fn generation(&self, partition: u16) -> u64 {
+        self.locked().generations.get(&partition).copied().unwrap_or(0)
+    }
+
+    /// The partition has another log now. What is remembered by now is replayed into it; what the one before still answers
+    /// is not, and counts as refused.
+    pub(super) fn next_generation(&self, partition: u16) {
+        *self.locked().generations.entry(partition).or_default() += 1;
+    }
+
+    /// Remembers what a log has taken; false if that log has been replaced meanwhile, or the answer comes too late.
+    pub(super) fn acknowledged(&self, deed: Deed, asked: Asked) -> bool {
         let mut state = self.locked();
+        let generation = state.generations.get(&deed.partition).copied().unwrap_or(0);
+        if generation != asked.generation || asked.at.elapsed() >= ANSWER_AGE_MAX {
+            return false;
+        }
         state.deeds.push_back((Instant::now(), deed));
         if state.deeds.len() > ENTRIES_MAX {
             state.forget_one();
@@ -52,13 +97,15 @@ impl Ring {
                 tracing::warn!(most = ENTRIES_MAX, "more revocations in two minutes than a replay can hold");
             }
         }
+        true
     }
 
-    /// Forgets what was safe for long enough at `looked`, when the log was last seen to be the one it was before: while
+    /// Forgets what was safe for long enough at `at`, when the partition's log was last seen to have everything: while
     /// nothing can be seen, nothing is forgotten.
-    pub(super) fn settled(&self, looked: Instant) {
+    pub(super) fn settled(&self, partition: u16, at: Instant) {
         let mut state = self.locked();
-        while state.deeds.front().is_some_and(|(at, _)| looked.saturating_duration_since(*at) > REMEMBERED) {
+        state.safe_at.insert(partition, at);
+        while state.deeds.front().is_some_and(|(at, deed)| state.is_safe(*at, deed.partition)) {
             state.forget_one();
         }
     }
@@ -92,30 +139,50 @@ mod tests {
     use super::*;
     use crate::domain::session::Terms;
     use sidegate_common::revocation::Target;
+    use sidegate_common::time::UnixTime;
 
     const TERMS: Terms = Terms { access_ttl: 1, idle_ttl: 1, absolute_ttl: 1, retry_window: 0, lifetime_max: 60 };
 
     fn deed(partition: u16) -> Deed {
-        Deed::done(partition, Target::Key { kid: "k".into() }, &TERMS, None)
+        Deed::done(partition, Target::Key { kid: "k".into() }, &TERMS, None, UnixTime(5))
     }
 
     #[test]
     fn remembers_by_partition_until_long_after_it_was_seen_to_be_safe() {
         let ring = Ring::new(Counts::default());
         let before = Instant::now();
-        ring.acknowledged(deed(1));
+        assert!(ring.acknowledged(deed(1), ring.ask(1)));
         assert_eq!((ring.lately(0).len(), ring.lately(1).len()), (0, 1));
-        ring.settled(before + REMEMBERED);
-        assert_eq!(ring.lately(1).len(), 1, "an outage does not make it older");
-        ring.settled(Instant::now() + REMEMBERED + Duration::from_millis(1));
+        let long_after = || Instant::now() + REMEMBERED + Duration::from_millis(1);
+        ring.settled(1, before + REMEMBERED);
+        ring.settled(0, long_after());
+        assert_eq!(ring.lately(1).len(), 1, "neither an outage makes it older, nor what another partition has");
+        ring.settled(1, long_after());
         assert_eq!(ring.lately(1).len(), 0);
+    }
+
+    #[test]
+    fn answers_of_a_log_that_was_replaced_are_not_taken() {
+        let ring = Ring::new(Counts::default());
+        let before = ring.ask(1);
+        ring.next_generation(1);
+        assert!(!ring.acknowledged(deed(1), before) && ring.acknowledged(deed(0), before));
+        assert!(!ring.is_valid(1, before) && ring.acknowledged(deed(1), ring.ask(1)));
+    }
+
+    #[test]
+    fn an_answer_that_was_long_under_way_is_not_taken() {
+        let ring = Ring::new(Counts::default());
+        let Some(at) = Instant::now().checked_sub(ANSWER_AGE_MAX) else { return };
+        let asked = Asked { at, ..ring.ask(0) };
+        assert!(!ring.is_valid(0, asked) && !ring.acknowledged(deed(0), asked));
     }
 
     #[test]
     fn is_bounded_and_counts_what_it_forgets() {
         let counts = Counts::default();
         let ring = Ring::new(counts.clone());
-        (0..ENTRIES_MAX + 3).for_each(|_| ring.acknowledged(deed(0)));
+        (0..ENTRIES_MAX + 3).for_each(|_| assert!(ring.acknowledged(deed(0), ring.ask(0))));
         let lately = ring.lately(0);
         assert_eq!((lately.len(), lately[0].0), (ENTRIES_MAX, 3));
         let elsewhere = Position { ms: 9, sequence: 9 };

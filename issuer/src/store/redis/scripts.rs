@@ -42,6 +42,9 @@ const BODIES: [&str; 12] = [
     include_str!("scripts/forget.lua"),
 ];
 
+/// Which argument of every script names the issuer (`prelude.lua`).
+const ISSUER_ARGUMENT: usize = 2;
+
 struct Text {
     code: String,
     digest: String,
@@ -76,6 +79,14 @@ impl Call {
 
     pub(super) fn arg(mut self, argument: impl ToRedisArgs) -> Self {
         self.arguments.extend(argument.to_redis_args());
+        self
+    }
+
+    /// The same, refused by a server with another replication id.
+    pub(super) fn expecting(mut self, issuer: &str, replid: &str) -> Self {
+        if let Some(argument) = self.arguments.get_mut(ISSUER_ARGUMENT) {
+            *argument = format!("{issuer} {replid}").into_bytes();
+        }
         self
     }
 

@@ -4,14 +4,12 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use sidegate_common::sync::Lineage;
 use sidegate_common::time::UnixTime;
 use sidegate_common::wire::Position;
 
 /// What issuers replay covers at least this much: a log that ends before what was in it this long ago lacks more.
 pub(super) const COVERED: Duration = Duration::from_secs(100);
-/// How long after a change the replay is repeated: answers of the server before it may still be on their way.
-const UNSETTLED: Duration = Duration::from_secs(5);
-
 /// A look at a partition's log, of one instant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Look {
@@ -27,19 +25,17 @@ pub(super) struct Look {
     pub(super) replid: String,
 }
 
-/// What a look means, given those before it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Finding {
-    /// Another data set or server than before, or was so a moment ago: what was acknowledged lately may be missing.
-    pub(super) changed: bool,
-    /// The log ends before what was in it long ago, and does not say so: more is missing than issuers replay.
-    pub(super) older: bool,
+impl Look {
+    /// Which log it was; none if the data set is lost.
+    pub(super) fn lineage(&self) -> Option<Lineage> {
+        let epoch = self.epoch.as_deref()?;
+        Some(Lineage { epoch: epoch.into(), history: self.replid.as_str().into() })
+    }
 }
 
 struct Seen {
     look: Look,
     at: Instant,
-    changed: Option<Instant>,
     /// Where the log ended, from at least [`COVERED`] ago until now, and since when; none: for long.
     ends: VecDeque<(Option<Instant>, Position)>,
 }
@@ -48,29 +44,22 @@ struct Seen {
 pub(super) struct Sightings(Mutex<HashMap<u16, Seen>>);
 
 impl Sightings {
-    /// What a look of `at` means. At the first one it cannot be told what is missing of that which a journal remembers.
-    pub(super) fn finding(&self, partition: u16, look: &Look, at: Instant) -> Finding {
+    /// True if the log ends before what was in it long ago, and does not say so: more is missing than issuers replay. At the
+    /// first look it cannot be told.
+    pub(super) fn is_older(&self, partition: u16, look: &Look) -> bool {
         let seen = self.locked();
-        let Some(seen) = seen.get(&partition) else { return Finding { changed: true, older: false } };
-        let recently = seen.changed.is_some_and(|changed| at.saturating_duration_since(changed) < UNSETTLED);
+        let Some(seen) = seen.get(&partition) else { return false };
         let other = seen.look.epoch != look.epoch || seen.look.replid != look.replid;
         let settled = seen.ends.front().filter(|(since, _)| is_old(*since, seen.at));
         let settled = settled.map_or(Position::START, |(_, end)| *end);
-        let older = other && look.last < settled && look.since.0 < settled.ms / 1000;
-        Finding { changed: other || recently, older }
+        other && look.last < settled && look.since.0 < settled.ms / 1000
     }
 
     /// Takes a look for what is there, once what it called for has been done.
     pub(super) fn take(&self, partition: u16, look: Look, at: Instant) {
         let mut all = self.locked();
-        let seen = all.entry(partition).or_insert_with(|| Seen {
-            look: look.clone(),
-            at,
-            changed: None,
-            ends: VecDeque::new(),
-        });
+        let seen = all.entry(partition).or_insert_with(|| Seen { look: look.clone(), at, ends: VecDeque::new() });
         if seen.look.epoch != look.epoch || seen.look.replid != look.replid {
-            seen.changed = Some(at);
             seen.ends.clear();
         }
         if seen.ends.back().is_none_or(|(_, end)| *end != look.last) {
@@ -86,7 +75,7 @@ impl Sightings {
     /// Takes what a journal knows of a log for seen long ago.
     pub(super) fn remember(&self, partition: u16, look: Look) {
         let ends = VecDeque::from([(None, look.last)]);
-        let seen = Seen { look, at: Instant::now(), changed: None, ends };
+        let seen = Seen { look, at: Instant::now(), ends };
         self.locked().insert(partition, seen);
     }
 
@@ -124,33 +113,16 @@ mod tests {
         }
     }
 
-    const SAME: Finding = Finding { changed: false, older: false };
-
-    #[test]
-    fn another_data_set_or_server_is_noticed_and_stays_unsettled_for_a_while() {
-        let (sightings, start) = (Sightings::default(), Instant::now());
-        assert!(sightings.finding(0, &look("e", "r", 5000), start).changed, "nothing is known before the first sight");
-        sightings.take(0, look("e", "r", 5000), start);
-        assert_eq!(sightings.finding(0, &look("e", "r", 6000), start), SAME);
-        assert!(sightings.finding(0, &look("f", "r", 6000), start).changed);
-        assert!(sightings.finding(0, &look("e", "s", 6000), start).changed);
-        assert!(sightings.finding(0, &look("e", "s", 6000), start).changed, "until it has been dealt with");
-        sightings.take(0, look("e", "s", 6000), start);
-        assert!(sightings.finding(0, &look("e", "s", 6000), start + Duration::from_secs(1)).changed);
-        assert_eq!(sightings.finding(0, &look("e", "s", 6000), start + UNSETTLED), SAME);
-    }
-
     #[test]
     fn a_log_that_lost_more_than_issuers_replay_is_older() {
         let (sightings, start) = (Sightings::default(), Instant::now());
         for second in 0..200_u64 {
             sightings.take(0, look("e", "r", 100_000 + second * 1000), start + Duration::from_secs(second));
         }
-        let at = start + Duration::from_secs(200);
-        assert!(!sightings.finding(0, &look("e", "s", 280_000), at).older, "a suffix of seconds is replayed");
-        assert!(sightings.finding(0, &look("e", "s", 150_000), at).older);
+        assert!(!sightings.is_older(0, &look("e", "s", 280_000)), "a suffix of seconds is replayed");
+        assert!(sightings.is_older(0, &look("e", "s", 150_000)));
         let says_so = Look { since: UnixTime(299), ..look("f", "s", 0) };
-        assert!(!sightings.finding(0, &says_so, at).older, "a log made anew that says so is honest");
+        assert!(!sightings.is_older(0, &says_so), "a log made anew that says so is honest");
     }
 
     #[test]
@@ -158,7 +130,6 @@ mod tests {
         let (sightings, start) = (Sightings::default(), Instant::now());
         sightings.take(0, look("e", "r", 1000), start);
         sightings.take(0, look("e", "r", 900_000), start + Duration::from_secs(900));
-        let at = start + Duration::from_secs(901);
-        assert!(!sightings.finding(0, &look("e", "s", 1000), at).older);
+        assert!(!sightings.is_older(0, &look("e", "s", 1000)));
     }
 }

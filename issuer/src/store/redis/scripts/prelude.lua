@@ -1,8 +1,13 @@
--- What every script begins with. KEYS[1] meta, KEYS[2] log; ARGV[1] channel, ARGV[2] retention in seconds,
--- ARGV[3] margin in seconds. A script looks at everything, types included, before its first write: Redis does not
--- roll back.
+-- What every script begins with. KEYS[1] meta, KEYS[2] log; ARGV[1] channel, ARGV[2] `RETENTION SP MARGIN` in seconds,
+-- ARGV[3] `ISSUER` or `ISSUER SP REPLID`: the issuer's name among `issuers`, and the replication id that it takes the server
+-- to have. A script looks at everything, types included, before its first write: Redis does not roll back.
 local META, LOG = KEYS[1], KEYS[2]
-local CHANNEL, RETENTION, MARGIN = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+-- In the same slot: only the last word of the name differs.
+local ISSUERS = string.sub(META, 1, -#'meta' - 1) .. 'issuers'
+local CHANNEL = ARGV[1]
+local RETENTION, MARGIN = string.match(ARGV[2], '^(%d+) (%d+)$')
+RETENTION, MARGIN = tonumber(RETENTION), tonumber(MARGIN)
+local ISSUER, EXPECTED = string.match(ARGV[3], '^(%S+) ?(%S*)$')
 local AHEAD_MAX, THRESHOLD_AHEAD_MAX = 5, 60
 
 local time = redis.call('TIME')
@@ -17,22 +22,38 @@ local function expect(key, kind)
   return found ~= 'none'
 end
 
+-- The id of this server's history of writes: another one after a failover or a restart.
+local function replication_id()
+  return string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)') or ''
+end
+
+-- CHANGED if this is not the server that the caller takes it for: what it was asked to put back has to be looked for again.
+local function expect_server()
+  if replication_id() ~= EXPECTED then error({err = 'CHANGED another server has taken over'}) end
+end
+
 -- The state of the partition's log; `epoch` is none if the data set was lost, or its log does not end where it should.
 local function look_at_meta()
   expect(META, 'hash')
   local newest = expect(LOG, 'stream') and redis.call('XREVRANGE', LOG, '+', '-', 'COUNT', 1)[1]
-  local row = redis.call('HMGET', META, 'v', 'epoch', 'last', 'all', 'peak', 'since', 'all_tokens', 'floor')
+  local row = redis.call('HMGET', META, 'v', 'epoch', 'last', 'all', 'peak', 'since', 'all_tokens', 'floor', 'settled', 'made')
   if row[1] and row[1] ~= '1' then error({err = 'BADVERSION the revocation log is of another version'}) end
   local whole = row[1] and row[2] and row[3] and (row[3] == '0-0' or (newest and newest[1] == row[3]))
   return {epoch = whole and row[2], last = row[3] or '0-0', newest = newest and newest[1] or '0-0', since = row[6] or '0',
     all = tonumber(row[4]) or 0, peak = tonumber(row[5]) or 0, all_tokens = tonumber(row[7]) or 0,
-    floor = tonumber(row[8]) or 0}
+    floor = tonumber(row[8]) or 0, settled = row[9], made = tonumber(row[10])}
 end
 
--- The same; NOEPOCH if the data set was lost: an issuer has to make a new one first.
+-- The same. NOEPOCH if the data set was lost: an issuer has to make a new one first. UNLISTED if this issuer is not in the
+-- list of issuers: nothing may be acknowledged by one that the others would not wait for. UNSETTLED if the caller names a
+-- replication id, and this is not a log of that server into which every issuer has put back what it holds.
 local function load_meta()
   local meta = look_at_meta()
   if not meta.epoch then error({err = 'NOEPOCH the revocation log is not there, or not whole'}) end
+  if redis.call('HEXISTS', ISSUERS, ISSUER) == 0 then error({err = 'UNLISTED this issuer is not in the list'}) end
+  if EXPECTED ~= '' and (meta.settled ~= meta.epoch .. ' ' .. EXPECTED or replication_id() ~= EXPECTED) then
+    error({err = 'UNSETTLED issuers have not put back yet what they hold'})
+  end
   return meta
 end
 

@@ -2,12 +2,13 @@
 -- ARGV[4] what names of session keys begin with, [5] of users', [6] of watermarks', [7] of token watermarks'; [8] max token
 -- lifetime, [9] how long a watermark is kept; then five for each: position it had ('': unknown), '1' if the sessions were
 -- kept, the session or user ('' for others), tag of the subject ('' for others), entry. Twice is once. Into a data set that
--- is lost it puts them all the same, unseen by anyone until `init.lua` makes it whole. An order keeps its threshold, however
+-- is lost it puts them all the same, unseen by anyone until `init.lua` makes it whole. An entry whose `expires_at` is 0 is kept for as long as a token can live. An order keeps its threshold, however
 -- late it comes: it ends the sessions created until then, and those of their tokens that were issued later die by an entry
 -- of the session. Returns {1 if the data set is lost, records of a wrong type, and for each the position of what was
 -- appended, '' if nothing was}.
 local SESSIONS, USERS, WATERMARKS, TOKEN_WATERMARKS = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local LIFETIME, WATERMARK_TTL = tonumber(ARGV[8]), tonumber(ARGV[9])
+expect_server()
 local meta = look_at_meta()
 local positions, odd = {}, 0
 -- Nobody may take a half-built log for the old one.
@@ -76,6 +77,9 @@ end
 local function redo(position, kept, name, tag, entry)
   local kind = string.byte(entry) % 8
   local threshold = (kind == 3 or kind == 4) and struct.unpack('>I4', entry, 6)
+  if struct.unpack('>I4', entry, 2) == 0 then
+    entry = string.sub(entry, 1, 1) .. seconds((threshold or NOW) + LIFETIME + MARGIN) .. string.sub(entry, 6)
+  end
   if threshold and threshold > NOW + THRESHOLD_AHEAD_MAX then
     odd = odd + 1
     positions[#positions + 1] = ''
