@@ -1,12 +1,13 @@
 //! Fault cycles on a real Redis: kill -9 with and without its data, SIGSTOP, CLIENT KILL, FLUSHALL, a black hole, a
-//! failover that loses a suffix, loss of rights, OOM; while 2,000 revocations a second are written by the issuer's own
-//! store and scripts.
+//! failover that loses a suffix, a planned one, the restart of an issuer, clocks that are set, loss of rights, OOM; while
+//! 2,000 revocations a second are written by the issuer's own store and scripts. A second issuer, a process, only listens.
 //!
 //! Two verifiers follow through a TCP proxy: the whole verifier in this process (its own `App`, follower, list and judge),
 //! whose verdict on *every* revocation acknowledged is asked, and a verifier process, which is asked over its socket about
 //! samples. Asserted all the time, without waiting for anything:
 //! - nothing acknowledged before `fresh_as_of` is answered good by a verifier that calls itself fresh;
-//! - nothing un-revokes: what was once denied as revoked is denied for ever.
+//! - nothing un-revokes: what was once denied as revoked is denied for ever;
+//! - no session whose end was acknowledged is refreshed, whatever happens.
 //!
 //! The one exception is the one of docs/revocation.md: an entry that Redis acknowledged and lost, and that the verifier had
 //! not heard of by then, until the issuer has put it back; such answers are counted and printed, and at the end of its cycle
