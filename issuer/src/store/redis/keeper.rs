@@ -174,7 +174,7 @@ impl RedisStore {
 
     /// Takes this issuer off the list at every replica that is connected, which then has all that it acknowledged, too.
     async fn leave_list(&self, partition: u16) -> Result<(), RedisError> {
-        let link = self.shared.link.sibling(REPLICAS_TIMEOUT);
+        let link = self.shared.link.sibling().patient(REPLICAS_TIMEOUT);
         let beat = self.heartbeat_over(&link, partition, true).await?;
         until_replicated(&link, beat.replicas).await
     }
@@ -202,7 +202,10 @@ impl RedisStore {
             self.shared.sightings.take(partition, beat.look.clone(), at);
         }
         // Lost once more: the next heartbeat comes soon.
-        let Some(lineage) = beat.look.lineage() else { return Ok(self.shared.lineages.wake()) };
+        let Some(lineage) = beat.look.lineage() else {
+            self.shared.lineages.wake();
+            return Ok(());
+        };
         if self.shared.lineages.replayed(partition).as_ref() != Some(&lineage) {
             if self.shared.sightings.is_older(partition, &beat.look) {
                 self.mend_old(partition, &lineage, &beat.look).await?;
@@ -245,7 +248,7 @@ impl RedisStore {
         }
         // On a connection of its own, since WAIT holds up everything behind it; and written once more, since WAIT is about
         // what this very connection wrote.
-        let link = self.shared.link.sibling(REPLICAS_TIMEOUT);
+        let link = self.shared.link.sibling().patient(REPLICAS_TIMEOUT);
         let beat = self.heartbeat_over(&link, partition, false).await?;
         until_replicated(&link, beat.replicas).await?;
         Ok(beat)

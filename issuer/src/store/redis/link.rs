@@ -16,7 +16,6 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// After a failed attempt, how long callers are refused at once before the next attempt.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 /// How to reach Redis.
-#[derive(Clone)]
 enum Target {
     /// One server, or the master that the Sentinels name, asked anew for each connection.
     Direct(Box<RedisUrl>),
@@ -80,12 +79,6 @@ impl Link {
 
     fn target(&self) -> Arc<Target> {
         Arc::clone(&self.target.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Another connection to the same place, for commands that may take so much longer than others.
-    pub(super) fn sibling(&self, longer: Duration) -> Self {
-        let slot = Mutex::new(Slot { connection: None, generation: 0, not_before: None });
-        Self { target: self.target.clone(), answer_timeout: ANSWER_TIMEOUT + longer, slot }
     }
 
     /// The same, for commands that may take so much longer than others.
