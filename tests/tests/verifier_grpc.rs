@@ -55,7 +55,7 @@ async fn answers_are_explicit_and_never_append() {
     let metadata = response.dynamic_metadata.clone().expect("the claims");
     assert!(metadata.fields.contains_key("sub") && metadata.fields.contains_key("exp"));
     let (code, status, headers) = read(response);
-    assert_eq!((code, status, headers.len()), (0, 200, 6));
+    assert_eq!((code, status, headers.len()), (0, 200, 7));
     assert_eq!(headers["x-auth-subject"], "alice");
     let (code, status, headers) = read(check(&channel, Some(attributes("GET", "/a", &[])), &[]).await);
     assert_eq!((code, status, headers["www-authenticate"].as_str()), (UNAUTHENTICATED, 401, "Bearer"));

@@ -8,8 +8,15 @@ use sidegate_tests::http::{At, Call, Reply, raw};
 use sidegate_tests::scratch::Scratch;
 use sidegate_tests::wait::eventually;
 
-const IDENTITY: [&str; 6] =
-    ["x-auth-subject", "x-auth-session", "x-auth-token-id", "x-auth-client", "x-auth-scope", "x-auth-expires"];
+const IDENTITY: [&str; 7] = [
+    "x-auth-subject",
+    "x-auth-session",
+    "x-auth-token-id",
+    "x-auth-client",
+    "x-auth-scope",
+    "x-auth-expires",
+    "x-auth-issuer",
+];
 const INTROSPECT: &str = "an-introspection-token";
 
 async fn text(at: &At, bytes: &str) -> String {
@@ -37,7 +44,7 @@ async fn check_answers_any_method_on_any_transport() {
             assert_eq!(reply.header("cache-control"), Some("no-store"));
             let identity = IDENTITY.map(|name| reply.header(name).unwrap_or_default().to_owned());
             let exp = identity[5].clone();
-            assert_eq!(identity, ["alice", "sid-of-alice", "jti-of-alice", "sidegate", "read write", &exp]);
+            assert_eq!(identity, ["alice", "sid-of-alice", "jti-of-alice", "sidegate", "read write", &exp, "home"]);
             assert!(exp.parse::<u64>().is_ok());
         }
         assert_eq!(at.get("/check").bearer(&token).h2().send().await.status, 200);

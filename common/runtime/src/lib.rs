@@ -20,6 +20,7 @@ pub mod logging;
 mod patience;
 pub mod program;
 pub mod redis_url;
+mod request_line;
 pub mod serve;
 pub mod service_manager;
 pub mod settings;

@@ -18,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::patience::{Answering, Heard, Patience, Stage, attend};
 use crate::program::stopped;
+use crate::request_line::RequestLines;
 use crate::socket::{Accepted, Listener};
 
 /// Who is at the other end of a connection.
@@ -215,7 +216,7 @@ fn spawn<I, S, B>(
         .keep_alive_interval(Some(Duration::from_secs(30)))
         .keep_alive_timeout(Duration::from_secs(20));
     let stage = Arc::new(Stage::default());
-    let stream = TokioIo::new(Heard::new(stream, Arc::clone(&stage)));
+    let stream = TokioIo::new(Heard::new(RequestLines::new(stream), Arc::clone(&stage)));
     let patience = Patience { head: limits.head_timeout, idle: limits.idle_timeout };
     tokio::spawn(async move {
         let told = Arc::clone(&stage);

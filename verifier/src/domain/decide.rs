@@ -34,6 +34,8 @@ pub enum Denial {
     Audience,
     /// The proxy did not say which request it asks about; says what is missing.
     NoTarget(&'static str),
+    /// The request has a header that the application could take for an identity header; says so.
+    Header(&'static str),
 }
 
 impl Denial {
@@ -43,7 +45,7 @@ impl Denial {
             Self::Token(rejection) => rejection.code(),
             Self::NotOneToken(_) | Self::Audience => Code::TokenInvalid,
             Self::Scope(_) => Code::InsufficientScope,
-            Self::NoTarget(_) => Code::Forbidden,
+            Self::NoTarget(_) | Self::Header(_) => Code::Forbidden,
         }
     }
 }

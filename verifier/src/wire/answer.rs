@@ -16,19 +16,22 @@ use crate::domain::decide::{Decision, Denial};
 
 /// The identity headers. Always the whole set and never empty, so that one that a client made up cannot survive in any
 /// proxy.
-pub const IDENTITY: [HeaderName; 6] = [
+pub const IDENTITY: [HeaderName; 7] = [
     HeaderName::from_static("x-auth-subject"),
     HeaderName::from_static("x-auth-session"),
     HeaderName::from_static("x-auth-token-id"),
     HeaderName::from_static("x-auth-client"),
     HeaderName::from_static("x-auth-scope"),
     HeaderName::from_static("x-auth-expires"),
+    HeaderName::from_static("x-auth-issuer"),
 ];
 /// How many seconds the list is older than allowed, where `ON_STALE=allow` let the request pass.
 pub const STALE: HeaderName = HeaderName::from_static("x-auth-stale");
 
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 const NOBODY: HeaderValue = HeaderValue::from_static("-");
+/// The name of the issuer whose tokens `JWT_ISSUER` and the home keys describe.
+const HOME_ISSUER: &str = "home";
 const PROBLEM: HeaderValue = HeaderValue::from_static(MEDIA_TYPE);
 const SOON: HeaderValue = HeaderValue::from_static("1");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -46,7 +49,7 @@ impl Identity {
     pub fn of(token: &VerifiedToken) -> Self {
         let Claims { sub, sid, jti, client_id, scope, exp, .. } = token.claims();
         let scope = scope.as_deref().unwrap_or("-");
-        let values = [sub.as_str(), sid, jti, client_id, scope, &exp.to_string()].map(|text| {
+        let values = [sub.as_str(), sid, jti, client_id, scope, &exp.to_string(), HOME_ISSUER].map(|text| {
             // Claims are visible ASCII (common::text); were one not, the request would pass without a name.
             HeaderValue::from_str(text).unwrap_or(NOBODY)
         });
@@ -64,11 +67,11 @@ impl Identity {
     }
 
     fn nobody() -> Self {
-        Self::with([NOBODY; 6])
+        Self::with([NOBODY; 7])
     }
 
-    fn with(values: [HeaderValue; 6]) -> Self {
-        let mut headers = HeaderMap::with_capacity(10);
+    fn with(values: [HeaderValue; 7]) -> Self {
+        let mut headers = HeaderMap::with_capacity(12);
         headers.insert(CACHE_CONTROL, NO_STORE);
         IDENTITY.into_iter().zip(values).for_each(|(name, value)| drop(headers.insert(name, value)));
         Self { headers, grpc: OnceLock::new() }
@@ -115,7 +118,7 @@ fn denied(denial: &Denial) -> Answer {
         Denial::NotOneToken(what) => problem(denial.code(), what, None),
         Denial::Scope(scope) => problem(denial.code(), Code::InsufficientScope.title(), Some(scope)),
         Denial::Audience => problem(denial.code(), "another audience", None),
-        Denial::NoTarget(missing) => problem(denial.code(), missing, None),
+        Denial::NoTarget(why) | Denial::Header(why) => problem(denial.code(), why, None),
     }
 }
 
@@ -191,7 +194,7 @@ mod tests {
         assert_eq!(good.status, 200);
         assert!(good.body.is_empty());
         let claims = verified.claims();
-        let expected = ["42", &claims.sid, "the-jti", "sidegate", "read write", &claims.exp.to_string()];
+        let expected = ["42", &claims.sid, "the-jti", "sidegate", "read write", &claims.exp.to_string(), "home"];
         assert_eq!(identity(&good), expected);
         assert_eq!(shown(&good, &CACHE_CONTROL), "no-store");
         assert!(!good.headers.contains_key(&STALE));
@@ -205,7 +208,7 @@ mod tests {
     fn public_is_200_with_the_whole_set_saying_nobody() {
         let public = answer(Decision::Public);
         assert_eq!(public.status, 200);
-        assert_eq!(identity(&public), ["-"; 6]);
+        assert_eq!(identity(&public), ["-"; 7]);
     }
 
     #[test]
@@ -219,6 +222,7 @@ mod tests {
             (Denial::Audience, 401, "token_invalid", "invalid_token"),
             (Denial::Scope("admin".into()), 403, "insufficient_scope", "scope=\"admin\""),
             (Denial::NoTarget("x"), 403, "forbidden", ""),
+            (Denial::Header("x"), 403, "forbidden", ""),
         ];
         for (denial, status, code, challenge) in rows {
             let answer = answer(Decision::Deny(denial));

@@ -1,7 +1,9 @@
 //! How each proxy tells which request it asks about: one source of truth for each, all other hints are ignored.
 
+use http::HeaderName;
 use http::request::Parts;
 
+use super::answer::{IDENTITY, STALE};
 use super::bearer::{host, single};
 
 /// The ways to ask over HTTP.
@@ -31,6 +33,23 @@ pub struct Target<'a> {
     pub path: Option<&'a [u8]>,
     /// Its host, as the client sent it.
     pub host: Option<&'a [u8]>,
+}
+
+/// What is answered to a request with a header for which [`is_lookalike`] holds.
+pub const LOOKALIKE: &str = "a header of this request can be mistaken for an identity header";
+
+/// True for a header name that is not an identity header but has the same letters and digits, as `x!auth!subject` and
+/// `x_auth_subject` have. Applications of the CGI kind (RFC 3875 §4.1.18) replace the rest by `_` and would take it for ours.
+/// The identity headers themselves are removed or overwritten by the proxy.
+pub fn is_lookalike(name: &str) -> bool {
+    let letters = || name.bytes().filter(u8::is_ascii_alphanumeric).map(|byte| byte.to_ascii_lowercase());
+    // Cheap for nearly every header of nearly every request.
+    let mut first = letters();
+    if first.next() != Some(b'x') || first.next() != Some(b'a') {
+        return false;
+    }
+    let spells = |ours: &HeaderName| letters().eq(ours.as_str().bytes().filter(|byte| *byte != b'-'));
+    IDENTITY.iter().chain([&STALE]).any(|ours| spells(ours) && !name.eq_ignore_ascii_case(ours.as_str()))
 }
 
 impl Dialect {
@@ -152,6 +171,27 @@ mod tests {
         assert_eq!(target(Dialect::Haproxy), (some("PUT"), some("/nginx-says"), some("h")));
         assert_eq!(target(Dialect::Forward), (some("DELETE"), some("/forward-says"), some("fh")));
         assert_eq!(target(Dialect::Check), (some("POST"), None, some("h")));
+    }
+
+    #[test]
+    fn lookalikes_of_identity_headers_are_recognised() {
+        for name in [
+            "x!auth!subject",
+            "x_auth_subject",
+            "X.Auth.Subject",
+            "x-auth_token.id",
+            "xauthissuer",
+            "x-auth-scope-",
+            "x-a-u-t-h-stale",
+            "~x-auth-expires",
+        ] {
+            assert!(is_lookalike(name), "{name}");
+        }
+        for name in
+            ["x-auth-subject", "X-Auth-Stale", "x-auth-token", "x-auth-subjects", "authorization", "x-", "", "x"]
+        {
+            assert!(!is_lookalike(name), "{name}");
+        }
     }
 
     #[test]

@@ -33,6 +33,7 @@ use tower::Service;
 
 use super::answer::{Answer, IDENTITY, Identity, STALE, answer};
 use super::bearer::{Headers, present};
+use super::dialect::{LOOKALIKE, is_lookalike};
 use super::http::{Body, tell};
 use crate::domain::decide::{Decision, Denial, Presented};
 use crate::domain::routes::Requirement;
@@ -202,6 +203,7 @@ fn presented<'a>(gate: &'a Gate, http: &'a HttpRequest) -> Presented<'a> {
 fn decide(gate: &Gate, http: Option<&HttpRequest>, also: Option<&Requirement>) -> Decision<Identity> {
     match http {
         None => Decision::Deny(Denial::NoTarget("the check request has no HTTP attributes")),
+        Some(http) if names(http).any(is_lookalike) => Decision::Deny(Denial::Header(LOOKALIKE)),
         Some(http) => gate.decide_route(presented(gate, http), &http.method, http.path.as_bytes(), also),
     }
 }
@@ -219,6 +221,11 @@ impl Headers for HttpRequest {
     fn origin(&self) -> impl Iterator<Item = &[u8]> {
         values(self, "origin")
     }
+}
+
+fn names(http: &HttpRequest) -> impl Iterator<Item = &str> {
+    let raw = http.header_map.iter().flat_map(|map| &map.headers);
+    http.headers.keys().chain(raw.map(|header| &header.key)).map(String::as_str)
 }
 
 fn values<'a>(http: &'a HttpRequest, name: &'static str) -> impl Iterator<Item = &'a [u8]> {

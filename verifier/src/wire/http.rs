@@ -17,7 +17,7 @@ use sidegate_runtime::trace::{self, Parent};
 
 use super::answer::{Answer, answer, problem};
 use super::bearer::present;
-use super::dialect::Dialect;
+use super::dialect::{Dialect, LOOKALIKE, is_lookalike};
 use super::grpc::Grpc;
 use super::{introspect, verify};
 use crate::domain::decide::{Decision, Denial, Presented};
@@ -153,6 +153,9 @@ fn presented<'a>(gate: &'a Gate, dialect: Dialect, parts: &'a Parts) -> Presente
 }
 
 fn decide(gate: &Gate, dialect: Dialect, parts: &Parts) -> Decision<super::answer::Identity> {
+    if dialect != Dialect::Check && parts.headers.keys().any(|name| is_lookalike(name.as_str())) {
+        return Decision::Deny(Denial::Header(LOOKALIKE));
+    }
     let presented = presented(gate, dialect, parts);
     if dialect == Dialect::Check || !gate.has_routes() {
         return gate.decide(presented, None);
