@@ -18,42 +18,103 @@ use crate::http::At;
 use crate::program::{Program, free_port};
 use crate::wait::eventually;
 
-/// An application that answers with its request as JSON, and counts requests.
+/// An application that says 200 to everything, with the request as JSON; echoes what comes over a web socket; and counts.
+///
+/// - `/load/NAME/…` may only be reached by the user NAME, and not at all if NAME is `-`.
+/// - `/sink` answers with the number of bytes in the body.
 #[derive(Debug)]
 pub struct EchoApp {
     pub address: SocketAddr,
-    pub requests: Arc<AtomicU64>,
+    pub counters: Arc<Counters>,
+}
+
+/// What reached an [`EchoApp`].
+#[derive(Debug, Default)]
+pub struct Counters {
+    requests: AtomicU64,
+    /// Requests to `/load/-/…`.
+    through: AtomicU64,
+    /// Requests to `/load/NAME/…` whose identity headers are not NAME's, or not all there.
+    misnamed: AtomicU64,
+    /// Requests that the proxy meant for the verifier.
+    checks: AtomicU64,
 }
 
 impl EchoApp {
     pub async fn start() -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
-        let requests = Arc::new(AtomicU64::new(0));
-        let count = Arc::clone(&requests);
+        let counters = Arc::new(Counters::default());
+        let shared = Arc::clone(&counters);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let count = Arc::clone(&count);
+                let counters = Arc::clone(&shared);
+                let _slower_without = stream.set_nodelay(true);
                 tokio::spawn(async move {
-                    let service = service_fn(move |request| echo(request, Arc::clone(&count)));
+                    let service = service_fn(move |request| respond(request, Arc::clone(&counters)));
                     let builder = auto::Builder::new(TokioExecutor::new());
-                    let _client_gone = builder.serve_connection(TokioIo::new(stream), service).await;
+                    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+                    let _client_gone = connection.await;
                 });
             }
         });
-        Self { address, requests }
+        Self { address, counters }
     }
 
+    /// Requests that it answered.
     pub fn count(&self) -> u64 {
-        self.requests.load(Ordering::SeqCst)
+        self.counters.requests.load(Ordering::SeqCst)
+    }
+
+    /// Requests of a load run that should not have come, came under a wrong name, or were checks meant for the verifier.
+    pub fn faults(&self) -> [u64; 3] {
+        let Counters { through, misnamed, checks, .. } = &*self.counters;
+        [through, misnamed, checks].map(|count| count.load(Ordering::SeqCst))
     }
 }
 
-async fn echo(
+async fn respond(
     request: http::Request<hyper::body::Incoming>,
-    count: Arc<AtomicU64>,
+    counters: Arc<Counters>,
 ) -> Result<http::Response<Full<Bytes>>, Infallible> {
-    count.fetch_add(1, Ordering::SeqCst);
+    counters.requests.fetch_add(1, Ordering::SeqCst);
+    let path = request.uri().path();
+    if ["/check", "/forward", "/nginx", "/haproxy", "/envoy/", "/_sidegate"].iter().any(|check| path.starts_with(check))
+    {
+        counters.checks.fetch_add(1, Ordering::SeqCst);
+    }
+    if let Some(name) = path.strip_prefix("/load/").and_then(|rest| rest.split('/').next()) {
+        if name == "-" {
+            counters.through.fetch_add(1, Ordering::SeqCst);
+        } else if !is_named(request.headers(), name) {
+            counters.misnamed.fetch_add(1, Ordering::SeqCst);
+        }
+        return Ok(http::Response::new(Full::new(Bytes::from_static(b"ok"))));
+    }
+    if path == "/sink" {
+        let mut body = request.into_body();
+        let mut bytes = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            bytes += frame.data_ref().map_or(0, Bytes::len);
+        }
+        return Ok(http::Response::new(Full::new(Bytes::from(bytes.to_string()))));
+    }
+    if request.headers().get("upgrade").is_some_and(|protocol| protocol == "websocket") {
+        tokio::spawn(async move {
+            let Ok(upgraded) = hyper::upgrade::on(request).await else { return };
+            let (mut read, mut write) = tokio::io::split(TokioIo::new(upgraded));
+            let _client_gone = tokio::io::copy(&mut read, &mut write).await;
+        });
+        let switched = http::Response::builder().status(101).header("connection", "upgrade");
+        // The answer to the key of RFC 6455 §1.3, which tests send.
+        let switched = switched.header("sec-websocket-accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        return Ok(switched.header("upgrade", "websocket").body(Full::default()).expect("a response"));
+    }
+    Ok(http::Response::new(Full::new(echo(request).await)))
+}
+
+/// The request as JSON.
+async fn echo(request: http::Request<hyper::body::Incoming>) -> Bytes {
     let (parts, body) = request.into_parts();
     let pair = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
         (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())
@@ -66,8 +127,29 @@ async fn echo(
         "headers": headers,
         "body": String::from_utf8_lossy(&body),
     });
-    Ok(http::Response::new(Full::new(Bytes::from(told.to_string()))))
+    Bytes::from(told.to_string())
 }
+
+/// True if the request has every identity header once, and the user is `name`.
+fn is_named(headers: &http::HeaderMap, name: &str) -> bool {
+    let values =
+        |header: &str| headers.get_all(header).iter().map(|value| value.as_bytes().to_vec()).collect::<Vec<_>>();
+    let expected = [("x-auth-subject", name.to_owned()), ("x-auth-session", format!("sid-of-{name}"))];
+    IDENTITY.iter().all(|header| values(header).len() == 1)
+        && expected.iter().all(|(header, value)| values(header) == [value.as_bytes()])
+        && headers.values().all(|value| value != "mallory")
+}
+
+/// The identity headers.
+pub const IDENTITY: [&str; 7] = [
+    "x-auth-subject",
+    "x-auth-session",
+    "x-auth-token-id",
+    "x-auth-client",
+    "x-auth-scope",
+    "x-auth-expires",
+    "x-auth-issuer",
+];
 
 /// The proxies, each by what it is configured to ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,20 +202,30 @@ impl Kind {
         command
     }
 
-    /// Starts it with the shipped configuration; none (said aloud) if the program is not installed here.
+    /// Starts it with the shipped configuration, asking `daemon`; none (said aloud) if the program is not installed here.
     pub async fn start(self, daemon: &Daemon) -> Option<Proxy> {
+        self.start_at(daemon.folder.path(), &daemon.socket).await
+    }
+
+    /// Starts it with the shipped configuration and its files in `folder`, asking whoever listens at `socket`.
+    pub async fn start_at(self, folder: &Path, socket: &Path) -> Option<Proxy> {
+        let text = std::fs::read_to_string(deploy().join(self.shipped())).expect("a shipped file");
+        self.start_with(&text, folder, socket, &[]).await
+    }
+
+    /// Starts it with this configuration, in which `more` words are replaced besides the usual ones.
+    pub async fn start_with(self, text: &str, folder: &Path, socket: &Path, more: &[(&str, &str)]) -> Option<Proxy> {
         let Some(program) = self.program() else {
             println!("skipped: {self:?} is not installed");
             return None;
         };
         let app = EchoApp::start().await;
-        let (port, folder) = (free_port(), daemon.folder.path().to_owned());
+        let port = free_port();
         let listen = format!("127.0.0.1:{port}");
         let path = folder.to_str().expect("UTF-8");
-        let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
-        let text = std::fs::read_to_string(deploy.join(self.shipped())).expect("a shipped file");
+        let text = more.iter().fold(text.to_owned(), |text, (word, value)| text.replace(word, value));
         let text = text
-            .replace("VERIFIER_SOCKET", daemon.socket.to_str().expect("UTF-8"))
+            .replace("VERIFIER_SOCKET", socket.to_str().expect("UTF-8"))
             .replace("APP_ADDRESS", &app.address.to_string())
             .replace("APP_PORT", &app.address.port().to_string())
             .replace("ENVOY_PORT", &port.to_string())
@@ -143,16 +235,31 @@ impl Kind {
         });
         let file = folder.join(Path::new(self.shipped()).file_name().expect("a file"));
         std::fs::write(&file, text).expect("written");
-        if self == Self::Haproxy {
-            std::fs::copy(deploy.join("haproxy/sidegate.lua"), folder.join("sidegate.lua")).expect("copied");
+        for beside in self.beside() {
+            let name = Path::new(beside).file_name().expect("a file");
+            std::fs::copy(deploy().join(beside), folder.join(name)).expect("copied");
         }
-        let mut command = self.command(&program, &file, &folder);
-        command.env("VERIFIER_SOCKET", &daemon.socket);
+        let mut command = self.command(&program, &file, folder);
+        command.env("VERIFIER_SOCKET", socket);
         let program = Program::start(self.shipped(), command, &folder.join("proxy.log"));
         let mut proxy = Proxy { at: At::Tcp(([127, 0, 0, 1], port).into()), program, app };
         proxy.until_up().await;
         Some(proxy)
     }
+
+    /// The files that its configuration includes.
+    const fn beside(self) -> &'static [&'static str] {
+        match self {
+            Self::Nginx => &["nginx/sidegate_protect.conf", "nginx/sidegate_server.conf"],
+            Self::Haproxy => &["haproxy/sidegate.lua"],
+            Self::EnvoyGrpc | Self::EnvoyHttp | Self::Caddy => &[],
+        }
+    }
+}
+
+/// The folder of what we ship.
+pub fn deploy() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
 }
 
 impl Proxy {

@@ -3,8 +3,9 @@
 use std::process::Command;
 
 use serde_json::json;
-use sidegate_tests::http::At;
+use sidegate_tests::http::{At, Reply};
 use sidegate_tests::program::{Program, free_port};
+use sidegate_tests::proxies::{envoy, which};
 use sidegate_tests::stack::{EMAIL, Stack, Store};
 use sidegate_tests::wait::eventually;
 
@@ -19,17 +20,18 @@ fn port_of(at: &At) -> u16 {
 }
 
 /// Logs in until the proxy refuses, and shows that logout still passes.
-async fn limited(stack: &Stack, proxy: &At, at_once: usize) {
+async fn limited(stack: &Stack, proxy: &At, at_once: usize) -> Reply {
     eventually("the proxy to answer", || async { proxy.get("/docs").try_send().await.ok() }).await;
     let access = stack.issuer.login(EMAIL).await.access;
-    let mut statuses = Vec::new();
+    let body = json!({"email": EMAIL, "password": "wrong"});
+    let mut replies = Vec::new();
     for _ in 0..at_once * 2 {
-        let body = json!({"email": EMAIL, "password": "wrong"});
-        statuses.push(proxy.post("/auth/login").json(&body).send().await.status.as_u16());
+        replies.push(proxy.post("/auth/login").json(&body).send().await);
     }
-    assert_eq!(statuses[0], 401, "{statuses:?}");
-    assert!(statuses.contains(&429), "{statuses:?}");
+    assert_eq!(replies[0].status, 401, "{replies:?}");
+    let refused = replies.into_iter().find(|reply| reply.status == 429).expect("one is too many");
     assert_eq!(proxy.post("/auth/logout").bearer(&access).send().await.status, 204, "logout is never limited");
+    refused
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -38,7 +40,7 @@ async fn nginx_limits_logins_and_never_logouts() {
         println!("skipped: nginx is not installed");
         return;
     }
-    let stack = Stack::start(Store::Embedded, 0).await;
+    let mut stack = Stack::start(Store::Embedded, 0).await;
     let port = free_port();
     let folder = stack.folder.path().to_str().expect("UTF-8").to_owned();
     let config = shipped("nginx.conf")
@@ -50,7 +52,18 @@ async fn nginx_limits_logins_and_never_logouts() {
     let mut command = Command::new(which("nginx").expect("installed"));
     command.args(["-p", &folder, "-c", &format!("{folder}/nginx.conf"), "-g", "daemon off;"]);
     let _nginx = Program::start("nginx", command, &stack.folder.file("nginx.log"));
-    limited(&stack, &At::Tcp(([127, 0, 0, 1], port).into()), 5).await;
+    let proxy = At::Tcp(([127, 0, 0, 1], port).into());
+    let refused = limited(&stack, &proxy, 5).await;
+    let problem = |reply: &Reply, status: u16, code: &str| {
+        assert_eq!(reply.header("content-type"), Some("application/problem+json"), "{reply:?}");
+        assert_eq!((reply.status.as_u16(), reply.code().as_str()), (status, code));
+        assert_eq!(reply.json()["status"], status);
+    };
+    problem(&refused, 429, "too_many_requests");
+    assert_eq!(refused.header("retry-after"), Some("6"));
+    problem(&proxy.post("/auth/logout").body("x".repeat(20_000)).send().await, 413, "payload_too_large");
+    stack.issuer.program.kill();
+    problem(&proxy.get("/auth/me").send().await, 503, "temporarily_unavailable");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -70,22 +83,4 @@ async fn envoy_limits_logins_and_never_logouts() {
     command.args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "warn", "-c"]).arg(&file);
     let _envoy = Program::start("envoy", command, &stack.folder.file("envoy.log"));
     limited(&stack, &At::Tcp(([127, 0, 0, 1], port).into()), 20).await;
-}
-
-fn which(name: &str) -> Option<std::path::PathBuf> {
-    ["/usr/sbin", "/usr/bin", "/usr/local/bin"]
-        .iter()
-        .map(|folder| std::path::Path::new(folder).join(name))
-        .find(|path| path.exists())
-}
-
-/// The Envoy of tests/run: a Python wheel in a virtual environment under the target folder.
-fn envoy() -> Option<std::path::PathBuf> {
-    let python = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/envoy");
-    let found = Command::new("find")
-        .arg(python)
-        .args(["-name", "envoy*", "-type", "f", "-perm", "-u+x", "-size", "+10M"])
-        .output()
-        .ok()?;
-    String::from_utf8_lossy(&found.stdout).lines().next().map(Into::into)
 }

@@ -114,12 +114,25 @@ impl Stream {
     }
 
     /// Sends a whole request, waits for the whole answer, and gives its status.
+    ///
+    /// # Panics
+    /// The server closed the connection.
     pub async fn ask(&mut self, request: &[u8]) -> u16 {
-        self.duplex.write_all(request).await.expect("sent");
+        self.try_ask(request).await.expect("an answer")
+    }
+
+    /// Sends a whole request, waits for the whole answer, and gives its status.
+    ///
+    /// # Errors
+    /// The server closed the connection.
+    pub async fn try_ask(&mut self, request: &[u8]) -> std::io::Result<u16> {
+        self.duplex.write_all(request).await?;
         let mut filled = 0;
         loop {
-            let length = self.duplex.read(&mut self.buffer[filled..]).await.expect("received");
-            assert!(length > 0, "the server closed the connection");
+            let length = self.duplex.read(&mut self.buffer[filled..]).await?;
+            if length == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
             filled += length;
             if filled == self.expected && self.buffer[..filled].ends_with(b"\r\n\r\n") {
                 break;
@@ -131,7 +144,7 @@ impl Stream {
             }
         }
         let digits = std::str::from_utf8(&self.buffer[9..12]).expect("a status line");
-        digits.parse().expect("a status")
+        Ok(digits.parse().expect("a status"))
     }
 
     /// The body of the last answer.

@@ -1,0 +1,143 @@
+//! A verifier that does not answer, and requests that an authorization filter can break: large bodies and web sockets.
+
+use sidegate_tests::daemon::{Daemon, good};
+use sidegate_tests::http::At;
+use sidegate_tests::proxies::{Kind, Proxy};
+use sidegate_tests::scratch::Scratch;
+use std::os::unix::fs::PermissionsExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UnixListener};
+
+/// 100 MB, in pieces.
+const PIECE: usize = 1 << 20;
+const PIECES: usize = 100;
+
+/// The check has a time-out, after which the answer is 503.
+pub async fn a_hanging_verifier_is_503(kind: Kind) {
+    let folder = Scratch::new();
+    let socket = folder.file("v.sock");
+    let listener = UnixListener::bind(&socket).expect("a free socket");
+    std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o666)).expect("ours");
+    let silent = tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            held.push(stream);
+        }
+    });
+    let Some(proxy) = kind.start_at(folder.path(), &socket).await else { return };
+    let reply = proxy.at.get("/a").bearer(&good("alice")).send().await;
+    assert_eq!(reply.status, 503, "{kind:?}: {}", proxy.program.output());
+    is_problem(kind, &reply, "temporarily_unavailable");
+    silent.abort();
+    std::fs::remove_file(&socket).expect("ours");
+    let reply = proxy.at.get("/a").bearer(&good("alice")).send().await;
+    assert_eq!(reply.status, 503, "{kind:?}: nobody listens");
+    is_problem(kind, &reply, "temporarily_unavailable");
+    assert_eq!(proxy.app.count(), 0, "{kind:?}");
+}
+
+/// Envoy's own 503 has no body.
+fn is_problem(kind: Kind, reply: &sidegate_tests::http::Reply, code: &str) {
+    if !matches!(kind, Kind::EnvoyGrpc | Kind::EnvoyHttp) {
+        assert_eq!(reply.header("content-type"), Some("application/problem+json"), "{kind:?}");
+        assert_eq!((reply.code().as_str(), reply.json()["status"].as_u64()), (code, Some(503)), "{kind:?}");
+        assert_eq!(reply.header("retry-after"), Some("1"), "{kind:?}");
+    }
+}
+
+pub async fn large_bodies_and_web_sockets_pass(kind: Kind) {
+    let daemon = Daemon::start_in(Scratch::new(), &[("VERIFIER_SOCKET_MODE", "0666")]);
+    daemon.prove();
+    let Some(proxy) = kind.start(&daemon).await else { return };
+    let token = good("alice");
+    let refusals = [(None, 401, "token_missing"), (Some("a.b.c".to_owned()), 401, "token_invalid")];
+    for (token, status, code) in refusals {
+        let call = proxy.at.get("/a");
+        let reply = token.iter().fold(call, |call, token| call.bearer(token)).send().await;
+        assert_eq!((reply.status.as_u16(), reply.code().as_str()), (status, code), "{kind:?}");
+        assert_eq!(reply.header("content-type"), Some("application/problem+json"), "{kind:?}");
+        assert_eq!(reply.headers.get_all("www-authenticate").iter().count(), 1, "{kind:?}");
+    }
+    large_body(kind, &proxy, &token).await;
+    web_socket(kind, &proxy, &token).await;
+}
+
+async fn connect(proxy: &Proxy) -> TcpStream {
+    let At::Tcp(address) = proxy.at else { unreachable!("proxies listen on TCP") };
+    TcpStream::connect(address).await.expect("the proxy listens")
+}
+
+/// Reads until a response's head is whole, and gives what was read.
+async fn read_head(stream: &mut TcpStream) -> String {
+    let mut read = Vec::new();
+    while !read.windows(4).any(|four| four == b"\r\n\r\n") {
+        let byte = stream.read_u8().await.unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&read)));
+        read.push(byte);
+    }
+    String::from_utf8(read).expect("a head is text")
+}
+
+async fn large_body(kind: Kind, proxy: &Proxy, token: &str) {
+    let mut stream = connect(proxy).await;
+    let length = PIECE * PIECES;
+    let head = format!(
+        "POST /sink HTTP/1.1\r\nHost: app\r\nAuthorization: Bearer {token}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.expect("sent");
+    let piece = vec![b'x'; PIECE];
+    for _ in 0..PIECES {
+        stream.write_all(&piece).await.unwrap_or_else(|error| panic!("{kind:?}: 100 MB: {error}"));
+    }
+    let head = read_head(&mut stream).await;
+    assert!(head.starts_with("HTTP/1.1 200"), "{kind:?}: {head}");
+    let mut body = String::new();
+    let _closed = stream.read_to_string(&mut body).await;
+    assert!(body.contains(&length.to_string()), "{kind:?}: the application got all of it: {body}");
+}
+
+async fn web_socket(kind: Kind, proxy: &Proxy, token: &str) {
+    let handshake = |authorization: &str| {
+        format!(
+            "GET /ws HTTP/1.1\r\nHost: app\r\n{authorization}Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+    };
+    let mut stream = connect(proxy).await;
+    stream.write_all(handshake("").as_bytes()).await.expect("sent");
+    let refused = read_head(&mut stream).await;
+    assert!(refused.starts_with("HTTP/1.1 401"), "{kind:?}: {refused}");
+    let mut stream = connect(proxy).await;
+    stream.write_all(handshake(&format!("Authorization: Bearer {token}\r\n")).as_bytes()).await.expect("sent");
+    let head = read_head(&mut stream).await;
+    assert!(head.starts_with("HTTP/1.1 101"), "{kind:?}: {head}");
+    for message in [b"first", b"other"] {
+        stream.write_all(message).await.expect("sent");
+        let mut echoed = [0; 5];
+        stream.read_exact(&mut echoed).await.expect("echoed");
+        assert_eq!(&echoed, message, "{kind:?}");
+    }
+}
+
+/// Whoever listens at the verifier's socket says 200 to everything, but is not the verifier.
+pub async fn an_answer_without_proof_is_503(kind: Kind) {
+    let folder = Scratch::new();
+    let socket = folder.file("v.sock");
+    let listener = UnixListener::bind(&socket).expect("a free socket");
+    std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o666)).expect("ours");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut buffer = [0; 16 * 1024];
+                while stream.read(&mut buffer).await.is_ok_and(|length| length > 0) {
+                    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+                    if stream.write_all(answer).await.is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    let Some(proxy) = kind.start_at(folder.path(), &socket).await else { return };
+    let reply = proxy.at.get("/a").bearer(&good("alice")).send().await;
+    assert_eq!((reply.status.as_u16(), proxy.app.count()), (503, 0), "{kind:?}");
+}

@@ -1,0 +1,47 @@
+//! Every proxy, as a real program with the configuration that we ship (docs/proxies.md).
+
+mod faults;
+mod identity;
+mod load;
+mod nginx;
+mod scenario;
+
+use sidegate_tests::proxies::Kind;
+
+macro_rules! for_every_proxy {
+    ($($name:ident: $kind:ident),*) => {
+        $(mod $name {
+            use super::{Kind, faults, load, scenario};
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn scenario() {
+                scenario::scenario(Kind::$kind).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn nothing_gets_through_at_64_connections() {
+                load::nothing_gets_through_at_64_connections(Kind::$kind).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn a_hanging_verifier_is_503() {
+                faults::a_hanging_verifier_is_503(Kind::$kind).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn large_bodies_and_web_sockets_pass() {
+                faults::large_bodies_and_web_sockets_pass(Kind::$kind).await;
+            }
+        })*
+    };
+}
+
+for_every_proxy!(envoy_grpc: EnvoyGrpc, envoy_http: EnvoyHttp, nginx_auth_request: Nginx, caddy: Caddy, haproxy: Haproxy);
+
+/// nginx and Envoy over HTTP cannot look at more than the status (docs/proxies.md).
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_without_proof_is_503() {
+    for kind in [Kind::Caddy, Kind::Haproxy, Kind::EnvoyGrpc] {
+        faults::an_answer_without_proof_is_503(kind).await;
+    }
+}
