@@ -1,5 +1,13 @@
-# Installs what is missing on a bare Debian machine. Sourced by tests/run, tests/bench, tests/long and deploy/quickstart.
-# need PROGRAM PACKAGE...: installs the packages if the program is not there.
+# Installs what is missing on a bare Debian machine. Sourced by every script of the project that needs programs.
+# need PROGRAM PACKAGE...: installs the packages if the program is not there, or says what is missing.
+
+# Under `set -e` nothing ends without a word.
+case $- in
+  *e*)
+    set -E
+    trap 'echo "$0: line $LINENO: \"$BASH_COMMAND\" failed (exit code $?)" >&2' ERR
+    ;;
+esac
 
 as_root() {
   if [ "$(id -u)" = 0 ]; then "$@"; elif command -v sudo >/dev/null; then sudo "$@"; else
@@ -10,20 +18,29 @@ as_root() {
 
 apt_updated=
 install_packages() {
+  if ! command -v apt-get >/dev/null; then
+    echo "cannot install packages: no apt-get" >&2
+    return 1
+  fi
   if [ -z "$apt_updated" ]; then
     as_root apt-get update -qq >/dev/null || return 1
     apt_updated=yes
   fi
   echo "installing $*" >&2
-  DEBIAN_FRONTEND=noninteractive as_root apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
 }
 
+# Where programs are that PATH need not name; a test sets it to nothing.
+also_in=${SIDEGATE_ALSO_IN-/usr/sbin /usr/lib/postgresql/*/bin}
+
 need() {
-  local program=$1
+  local program=$1 folder
   shift
-  local found
-  found=$(command -v "$program" || ls /usr/lib/postgresql/*/bin/"$program" /usr/sbin/"$program" 2>/dev/null | head -n 1)
-  [ -n "$found" ] || install_packages "$@"
+  if command -v "$program" >/dev/null; then return 0; fi
+  for folder in $also_in; do
+    if [ -x "$folder/$program" ]; then return 0; fi
+  done
+  install_packages "$@" || { echo "$program is missing: install $*, then run this again" >&2; return 1; }
 }
 
 need_rust() {
@@ -39,7 +56,8 @@ need_rust() {
 need_python() {
   python=$(command -v python3 || true)
   if [ -z "$python" ] || ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
-    install_packages python3 python3-venv
+    install_packages python3 python3-venv ||
+      { echo "a Python that makes virtual environments is missing: install python3 python3-venv, then run this again" >&2; return 1; }
     python=python3
   fi
 }
