@@ -5,18 +5,10 @@ use std::time::Duration;
 use http::Method;
 use sidegate_tests::daemon::{Daemon, claims, good, sign};
 use sidegate_tests::http::{At, Call, Reply, raw};
+use sidegate_tests::proxies::IDENTITY;
 use sidegate_tests::scratch::Scratch;
 use sidegate_tests::wait::eventually;
 
-const IDENTITY: [&str; 7] = [
-    "x-auth-subject",
-    "x-auth-session",
-    "x-auth-token-id",
-    "x-auth-client",
-    "x-auth-scope",
-    "x-auth-expires",
-    "x-auth-issuer",
-];
 const INTROSPECT: &str = "an-introspection-token";
 
 async fn text(at: &At, bytes: &str) -> String {

@@ -1,6 +1,7 @@
 //! What every proxy must do with everyday requests, one after the other on one running proxy.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::Method;
@@ -46,13 +47,16 @@ pub async fn scenario(kind: Kind) {
     let file = folder.file("routes.toml");
     std::fs::write(&file, ROUTES).unwrap();
     // 0666: nginx and HAProxy run their workers as another user. In production they share the socket's group.
-    let settings = [("ROUTES_FILE", file.to_str().unwrap()), ("MAX_STALENESS", "3s"), ("VERIFIER_SOCKET_MODE", "0666")];
+    let settings = [("ROUTES_FILE", file.to_str().unwrap()), ("MAX_STALENESS", "5s"), ("VERIFIER_SOCKET_MODE", "0666")];
     let mut daemon = Daemon::start_in(folder, &settings);
-    let list = Arc::clone(&daemon.list);
-    let prover = tokio::spawn(async move {
-        loop {
-            list.fresh(0, sidegate_runtime::clock::instants());
-            tokio::time::sleep(Duration::from_millis(100)).await;
+    let (list, proving) = (Arc::clone(&daemon.list), Arc::new(AtomicBool::new(true)));
+    let prover = std::thread::spawn({
+        let proving = Arc::clone(&proving);
+        move || {
+            while proving.load(Ordering::Relaxed) {
+                list.fresh(0, sidegate_runtime::clock::instants());
+                std::thread::sleep(Duration::from_millis(100));
+            }
         }
     });
     daemon.prove();
@@ -66,7 +70,8 @@ pub async fn scenario(kind: Kind) {
     refuses_odd_methods_and_old_versions_without_a_token(&proxy).await;
     a_thousand_connections(&proxy, &daemon).await;
     revoked_mid_connection(&proxy, &daemon).await;
-    prover.abort();
+    proving.store(false, Ordering::Relaxed);
+    prover.join().unwrap();
     let token = good("bob");
     let stale = eventually("the list to be stale", || async {
         let reply = proxy.at.get("/a").bearer(&token).send().await;
