@@ -71,6 +71,12 @@ impl Bench for SqliteBench {
         insert.execute(&self.other().await).await.unwrap();
     }
 
+    async fn make_as_the_version_before(&self, session: &NewSession) {
+        let update = "UPDATE session SET created = 1000 WHERE sid = ?";
+        let update = sqlx::query(update).bind(session.sid.to_string());
+        assert_eq!(update.execute(&self.other().await).await.unwrap().rows_affected(), 1);
+    }
+
     async fn age(&self, session: &NewSession, seconds: u64) {
         let update = "UPDATE session SET idle_ends = idle_ends - ?1, kept_until = kept_until - ?1 WHERE sid = ?2";
         let update = sqlx::query(update).bind(seconds as i64).bind(session.sid.to_string());
@@ -149,6 +155,11 @@ impl Bench for RedisBench {
 
     async fn put_back_watermark(&self, sub: &str, threshold: UnixTime) {
         let () = self.command(&["SET", &self.keys(sub).watermark(sub), &threshold.0.to_string()]).await;
+    }
+
+    async fn make_as_the_version_before(&self, session: &NewSession) {
+        let key = self.keys(&session.sub).session(&session.sid.to_string());
+        let _: i64 = self.command(&["HSET", &key, "created", "1000"]).await;
     }
 
     async fn age(&self, session: &NewSession, seconds: u64) {
@@ -408,4 +419,21 @@ async fn a_server_that_would_forget_is_refused() {
     let server = RedisServer::start(&["--appendonly", "no"]).await;
     assert!(redis_store(&server, 1).check_server(STRICT).await.is_err());
     redis_store(&server, 1).check_server(LENIENT).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_sessions_costs_redis_no_more_than_it_shows() {
+    let bench = RedisBench::start(1).await;
+    for _ in 0..300 {
+        bench.store.create(&conformance::new_session("1")).await.unwrap();
+    }
+    let reads = async || {
+        let stats: String = bench.command(&["INFO", "commandstats"]).await;
+        let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_hmget:calls=")).unwrap();
+        line.split(',').next().unwrap().parse::<u64>().unwrap()
+    };
+    let before = reads().await;
+    assert_eq!(bench.store.sessions("1", None, 100).await.unwrap().sessions.len(), 100);
+    // Besides the page, meta and the record that tells that there are more.
+    assert!(reads().await - before <= 102, "{} records were read", reads().await - before);
 }

@@ -362,3 +362,40 @@ async fn logouts_that_cannot_be_read_are_counted_and_audited() {
         assert_eq!(metric(&stack.issuer.admin, &counted).await, 1);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_store_put_back_makes_no_revoked_token_good() {
+    let mut stack = Stack::start(Store::Embedded, 1).await;
+    let url = stack.issuer.settings["STORE_URL"].clone();
+    let store = std::path::PathBuf::from(url.trim_start_matches("sqlite://"));
+    let copy = stack.folder.file("copy.db");
+    let copy_files = |from: &std::path::Path, to: &std::path::Path| {
+        for suffix in ["", "-wal", "-shm"] {
+            let name = |path: &std::path::Path| std::path::PathBuf::from(format!("{}{suffix}", path.display()));
+            let _none = std::fs::remove_file(name(to));
+            if name(from).exists() {
+                std::fs::copy(name(from), name(to)).expect("copied");
+            }
+        }
+    };
+    let (ended, other) = (stack.issuer.login(EMAIL).await, stack.issuer.login(OTHER).await);
+    assert!(stack.issuer.program.stop().success());
+    copy_files(&store, &copy);
+    stack.issuer.restart().await;
+    assert_eq!(stack.issuer.logout(&ended.access).await.status, 204);
+    dead(&stack, &ended).await;
+    assert!(stack.issuer.program.stop().success());
+    copy_files(&copy, &store);
+    stack.issuer.restart().await;
+    let log = stack.issuer.program.output();
+    assert!(log.contains("the embedded store is an old copy"), "{log}");
+    dead(&stack, &ended).await;
+    // One that starts now never heard of the logout, and knows that it cannot know.
+    let feed = stack.issuer.feed_url();
+    let late = Verifier::start(&stack.folder, "late", &[("ISSUER_FEED_URL", feed.as_str())]).await;
+    assert_eq!(late.check(&ended.access).await.code(), "token_revoked");
+    assert_eq!(stack.issuer.refresh(&other.refresh).await.code(), "invalid_grant", "everybody logs in again");
+    let again = stack.issuer.login(OTHER).await;
+    assert_eq!(late.check(&again.access).await.status, 200);
+    live(&stack, &again).await;
+}

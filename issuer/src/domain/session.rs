@@ -79,6 +79,12 @@ impl Session {
         }
     }
 
+    /// When it was born, as watermarks count: `iat` of its first access token. The version before this one kept the clock's
+    /// time in `created`, which is the second of the order itself where a user logs in right after it.
+    pub const fn birth(&self) -> UnixTime {
+        if self.generation == 0 { self.issued } else { self.created }
+    }
+
     /// True if it can be refreshed at `now`.
     pub fn is_live(&self, now: UnixTime) -> bool {
         now < self.idle_ends.min(self.ends)
@@ -284,7 +290,7 @@ pub fn decide(
     if age.is_some_and(|age| age > 0) && !retry {
         return Decision::Reuse;
     }
-    if watermark.is_some_and(|dead| session.created <= dead) {
+    if watermark.is_some_and(|dead| session.birth() <= dead) {
         return Decision::Refuse(Refusal::Revoked);
     }
     if !session.is_live(now) {

@@ -199,7 +199,8 @@ pub(super) async fn sessions_of(
     let (kept_until, sid) =
         after.map_or((i64::MAX, String::new()), |after| (number(after.kept_until.0), after.sid.to_string()));
     let rows = query(
-        "SELECT * FROM session WHERE sub = ? AND (kept_until, sid) < (?, ?) AND created > ? AND idle_ends > ? AND ends > ? \
+        "SELECT * FROM session WHERE sub = ? AND (kept_until, sid) < (?, ?) \
+         AND iif(generation = 0, issued, created) > ? AND idle_ends > ? AND ends > ? \
          ORDER BY kept_until DESC, sid DESC LIMIT ?",
     )
     .bind(sub)
@@ -253,7 +254,8 @@ pub(super) async fn live(
     ended_up_to: UnixTime,
     now: UnixTime,
 ) -> Result<u64, sqlx::Error> {
-    let count = "SELECT count(*) FROM session WHERE sub = ? AND created > ? AND idle_ends > ? AND ends > ?";
+    let count = "SELECT count(*) FROM session WHERE sub = ? AND iif(generation = 0, issued, created) > ? \
+                 AND idle_ends > ? AND ends > ?";
     let count = query(count).bind(sub).bind(number(ended_up_to.0)).bind(number(now.0)).bind(number(now.0));
     let count: i64 = count.fetch_one(connection).await?.try_get(0)?;
     Ok(count.unsigned_abs())

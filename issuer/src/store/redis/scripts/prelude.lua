@@ -81,6 +81,12 @@ local function session_mark(meta, watermark)
   return math.max(number_at(watermark), meta.all)
 end
 
+-- When a session was born, from its fields `gen`, `created` and `issued`: `iat` of its first token. The version before this
+-- one kept the clock's time in `created`, which is too early where the user logged in right after an order.
+local function birth(generation, created, issued)
+  return tonumber(generation == '0' and issued or created) or 0
+end
+
 -- The last dead `iat` for a user: every order kills tokens, those that keep the sessions have a watermark of their own.
 local function token_mark(meta, watermark, token_watermark)
   return math.max(number_at(watermark), number_at(token_watermark), meta.all, meta.all_tokens)

@@ -12,10 +12,10 @@ local threshold = math.max(NOW, token_mark(meta, WATERMARK, TOKEN_WATERMARK), me
 local sessions, live = redis.call('ZRANGE', USER, 0, -1), 0
 for _, sid in ipairs(sessions) do
   if expect(ARGV[6] .. sid, 'hash') then
-    local row = redis.call('HMGET', ARGV[6] .. sid, 'issued', 'idle', 'ends', 'created')
+    local row = redis.call('HMGET', ARGV[6] .. sid, 'issued', 'idle', 'ends', 'created', 'gen')
     threshold = math.max(threshold, tonumber(row[1]) or 0)
     local until_when = math.min(tonumber(row[2]) or 0, tonumber(row[3]) or 0)
-    if NOW < until_when and (tonumber(row[4]) or 0) > ended_up_to then live = live + 1 end
+    if NOW < until_when and birth(row[5], row[4], row[1]) > ended_up_to then live = live + 1 end
   end
 end
 check_threshold(threshold)

@@ -13,7 +13,7 @@ if row[2] ~= ARGV[5] then return {'refused', 'gone'} end
 local generation, rotated, issued, exp_max = tonumber(row[3]), tonumber(row[4]), tonumber(row[5]), tonumber(row[6])
 local idle_ends, ends = tonumber(row[7]), tonumber(row[8])
 local presented, window = tonumber(ARGV[6]), tonumber(ARGV[9])
-local created, ended_up_to = tonumber(row[9]), session_mark(meta, WATERMARK)
+local born, ended_up_to = birth(row[3], row[9], row[5]), session_mark(meta, WATERMARK)
 local watermark = token_mark(meta, WATERMARK, TOKEN_WATERMARK)
 
 local retry = presented == generation - 1 and window > 0 and NOW <= rotated + window
@@ -23,7 +23,7 @@ if presented < generation and not retry then
   redis.call('ZREM', USER, ARGV[4])
   return {'reused', generation - presented, NOW - rotated, meta.last}
 end
-if ended_up_to > 0 and created <= ended_up_to then return {'refused', 'revoked'} end
+if ended_up_to > 0 and born <= ended_up_to then return {'refused', 'revoked'} end
 if NOW >= math.min(idle_ends, ends) then return {'refused', 'expired'} end
 if ARGV[12] == '1' then return {'current'} end
 

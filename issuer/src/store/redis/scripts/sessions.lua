@@ -20,7 +20,7 @@ local function live(sid)
   local row = redis.call('HMGET', key, 'v', 'sub', 'gen', 'created', 'refreshed', 'rotated', 'issued', 'exp_max', 'idle',
     'ends', 'addr', 'agent')
   local goes_on = row[9] and row[10] and NOW < math.min(tonumber(row[9]), tonumber(row[10]))
-  return goes_on and tonumber(row[4]) > ended_up_to and row
+  return goes_on and birth(row[3], row[4], row[7]) > ended_up_to and row
 end
 
 local out, score, sid, rank = {}, '', '', first_rank()
