@@ -15,6 +15,7 @@ use sidegate_common::token::Policy;
 use sidegate_common::verdict::{OnStale, Staleness};
 use sidegate_runtime::feed::grpc::{AddressError, GrpcSource};
 use sidegate_runtime::feed::redis::RedisSource;
+use sidegate_runtime::redis_url::{RedisUrl, SENTINEL_SETTINGS};
 use sidegate_runtime::settings::{ConfigError, Setting, Settings, secret, secret_url, setting};
 use sidegate_runtime::{logging, socket, trace};
 
@@ -33,6 +34,8 @@ pub static SETTINGS: &[Setting] = &[
         "Redis that holds the revocation log: redis://, rediss://, with Sentinel or Cluster as documented",
     )
     .reloaded(),
+    SENTINEL_SETTINGS[0],
+    SENTINEL_SETTINGS[1],
     setting("REDIS_PREFIX", "sidegate", "prefix of all keys in Redis, the same at every issuer and verifier"),
     setting(
         "ISSUER_FEED_URL",
@@ -289,13 +292,8 @@ fn ids(settings: &Settings, name: &'static str) -> Result<Vec<u32>, ConfigError>
 }
 
 fn feed(settings: &Settings) -> Result<FeedConfig, ConfigError> {
-    let source = match settings.text("REDIS_URL") {
-        Some(url) => {
-            let source = RedisSource::new(url, settings.required("REDIS_PREFIX")?);
-            FeedSource::Redis(Box::new(
-                source.map_err(|_| settings.unfit("REDIS_URL", "a URL such as redis://127.0.0.1:6379"))?,
-            ))
-        }
+    let source = match RedisUrl::read(settings)? {
+        Some(url) => FeedSource::Redis(Box::new(RedisSource::at(url, settings.required("REDIS_PREFIX")?))),
         None => {
             let token = settings.secret("FEED_TOKEN");
             let source = GrpcSource::new(settings.required("ISSUER_FEED_URL")?, token.as_ref());

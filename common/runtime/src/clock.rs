@@ -1,7 +1,7 @@
 //! The only reader of the machine's clocks.
 
 use std::sync::OnceLock;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use sidegate_common::time::{Instants, UnixTime};
 
@@ -22,6 +22,12 @@ pub fn wall_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
+/// A moment as people read it (RFC 9110, section 5.6.7), for logs.
+pub fn date(moment: UnixTime) -> String {
+    let since_1970 = Duration::from_secs(moment.0);
+    UNIX_EPOCH.checked_add(since_1970).map_or_else(|| moment.0.to_string(), httpdate::fmt_http_date)
+}
+
 /// CLOCK_MONOTONIC in milliseconds.
 pub fn monotonic_ms() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
@@ -32,4 +38,14 @@ pub fn monotonic_ms() -> u64 {
 pub fn uptime_seconds() -> u64 {
     static STARTED: OnceLock<Instant> = OnceLock::new();
     STARTED.get_or_init(Instant::now).elapsed().as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_is_a_date() {
+        assert_eq!(date(UnixTime(784_111_777)), "Sun, 06 Nov 1994 08:49:37 GMT");
+    }
 }

@@ -6,6 +6,7 @@
 //! - [`logging`]: JSON or text logs.
 //! - [`program`]: exit codes and the signals a program obeys.
 //! - [`socket`]: binding TCP and Unix sockets without stealing a live one.
+//! - [`redis_cluster`]: what a Cluster tells of its nodes.
 //! - [`redis_url`]: how to reach Redis: one server, Sentinels or a Cluster.
 //! - [`feed`]: the revocation feeds: following the log over Redis or gRPC.
 //! - [`service_manager`]: sockets passed by systemd, and telling it how we are.
@@ -19,6 +20,7 @@ pub mod feed;
 pub mod logging;
 mod patience;
 pub mod program;
+pub mod redis_cluster;
 pub mod redis_url;
 mod request_line;
 pub mod serve;

@@ -12,17 +12,32 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
-use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
 use redis::{
-    Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo as _, ProtocolVersion, RedisConnectionInfo,
-    RedisError, TlsCertificates, TlsMode,
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo as _, ProtocolVersion,
+    RedisConnectionInfo, RedisError, TlsCertificates, cmd,
 };
+
+use crate::settings::{ConfigError, Setting, Settings, secret, setting};
+
+/// The settings of the login at Sentinels, the same in both programs.
+pub const SENTINEL_SETTINGS: [Setting; 2] = [
+    setting(
+        "REDIS_SENTINEL_USERNAME",
+        "",
+        "user to log in as at the Sentinels of REDIS_URL; their default user if not set",
+    ),
+    secret("REDIS_SENTINEL_PASSWORD", "password at the Sentinels of REDIS_URL; the one in the URL is for Redis itself")
+        .reloaded(),
+];
 
 const SENTINEL_PORT: u16 = 26379;
 const REDIS_PORT: u16 = 6379;
 /// A peer that does not acknowledge what was sent is given up after this long.
 const USER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a Sentinel, or the server that it names, may take to connect and to answer.
+const SENTINEL_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A Redis URL, understood.
 #[derive(Clone, Debug)]
@@ -50,6 +65,36 @@ pub struct Nodes {
     pub service: String,
     /// The number of the database.
     pub db: i64,
+    /// The login at the Sentinels themselves (`REDIS_SENTINEL_USERNAME`, `REDIS_SENTINEL_PASSWORD`).
+    pub sentinel_login: Login,
+}
+
+/// A user and password of Redis.
+#[derive(Clone, Default)]
+pub struct Login {
+    /// The user; `default` if none.
+    pub username: Option<String>,
+    /// The password; no login if none.
+    pub password: Option<String>,
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Login").field("username", &self.username).finish_non_exhaustive()
+    }
+}
+
+impl Login {
+    fn settings(&self) -> RedisConnectionInfo {
+        let mut settings = RedisConnectionInfo::default();
+        if let Some(username) = &self.username {
+            settings = settings.set_username(username);
+        }
+        if let Some(password) = &self.password {
+            settings = settings.set_password(password);
+        }
+        settings
+    }
 }
 
 impl std::fmt::Debug for Nodes {
@@ -59,6 +104,33 @@ impl std::fmt::Debug for Nodes {
 }
 
 impl RedisUrl {
+    /// Reads `REDIS_URL` and the login at its Sentinels; none if there is no URL.
+    ///
+    /// # Errors
+    /// The URL has none of the forms above, or there is a login at Sentinels that it does not name.
+    pub fn read(settings: &Settings) -> Result<Option<Self>, ConfigError> {
+        let text = |name| settings.text(name).map(str::to_owned);
+        let login = Login { username: text("REDIS_SENTINEL_USERNAME"), password: text("REDIS_SENTINEL_PASSWORD") };
+        let forms = "a Redis URL: redis://, rediss://, redis+sentinel:// or redis+cluster://";
+        let url = match settings.text("REDIS_URL") {
+            Some(url) => Some(Self::parse(url).map_err(|_| settings.unfit("REDIS_URL", forms))?),
+            None => None,
+        };
+        match (&login.username, &login.password, &url) {
+            (None, None, _) | (_, Some(_), Some(Self::Sentinel(_))) => {
+                Ok(url.map(|url| url.with_sentinel_login(login)))
+            }
+            (Some(_), None, Some(Self::Sentinel(_))) => {
+                Err(ConfigError::new("REDIS_SENTINEL_PASSWORD", "is not set, and REDIS_SENTINEL_USERNAME is"))
+            }
+            (username, ..) => {
+                let name = if username.is_some() { "REDIS_SENTINEL_USERNAME" } else { "REDIS_SENTINEL_PASSWORD" };
+                let problem = "needs a REDIS_URL of the form redis+sentinel:// or rediss+sentinel://";
+                Err(ConfigError::new(name, problem))
+            }
+        }
+    }
+
     /// Reads a URL of one of the forms above.
     ///
     /// # Errors
@@ -87,6 +159,15 @@ impl RedisUrl {
         }
     }
 
+    /// The same, with a login at the Sentinels; no effect without Sentinels.
+    #[must_use]
+    pub fn with_sentinel_login(mut self, login: Login) -> Self {
+        if let Self::Sentinel(nodes) = &mut self {
+            nodes.sentinel_login = login;
+        }
+        self
+    }
+
     /// Where to connect now, best first: the one server, the master that the Sentinels name at this moment, or the nodes
     /// of the Cluster that were given (any of them knows the owner of a slot).
     ///
@@ -95,11 +176,8 @@ impl RedisUrl {
     pub async fn candidates(&self) -> Result<Vec<ConnectionInfo>, RedisError> {
         match self {
             Self::Single(info) => Ok(vec![info.clone()]),
-            Self::Sentinel(nodes) => {
-                let client = nodes.sentinel_client()?.async_get_client().await?;
-                Ok(vec![settled(client.get_connection_info().clone())?])
-            }
-            Self::Cluster(nodes) => nodes.hosts.iter().map(|(host, port)| nodes.cluster_node(host, *port)).collect(),
+            Self::Sentinel(nodes) => Ok(vec![nodes.master().await?]),
+            Self::Cluster(nodes) => nodes.hosts.iter().map(|(host, port)| nodes.server(host, *port)).collect(),
         }
     }
 }
@@ -116,58 +194,87 @@ impl Nodes {
         let mut path = path.split('/').filter(|part| !part.is_empty());
         let service = path.next().unwrap_or_default().to_owned();
         let db = path.next().map_or(Some(0), |db| db.parse().ok())?;
-        path.next().is_none().then_some(Self { tls, username, password, hosts, service, db })
+        let sentinel_login = Login::default();
+        path.next().is_none().then_some(Self { tls, username, password, hosts, service, db, sentinel_login })
     }
 
-    fn sentinel_client(&self) -> Result<SentinelClient, RedisError> {
-        let hosts = self.hosts.iter().map(|(host, port)| ConnectionAddr::Tcp(host.clone(), *port));
-        let mut builder = SentinelClientBuilder::new(hosts, self.service.clone(), SentinelServerType::Master)?
-            .set_client_to_redis_tcp_settings(tcp_settings())
-            .set_client_to_sentinel_tcp_settings(tcp_settings())
-            .set_client_to_redis_db(self.db);
-        if self.tls {
-            builder =
-                builder.set_client_to_redis_tls_mode(TlsMode::Secure).set_client_to_sentinel_tls_mode(TlsMode::Secure);
-            if let Some(roots) = machine_roots() {
-                builder = builder
-                    .set_client_to_redis_certificates(roots.clone())
-                    .set_client_to_sentinel_certificates(roots.clone());
+    /// The master that a Sentinel names. A Sentinel may be behind, so the server must say itself that it is the master;
+    /// else the next Sentinel is asked.
+    async fn master(&self) -> Result<ConnectionInfo, RedisError> {
+        let mut last_error = RedisError::from((ErrorKind::EmptySentinelList, "the Redis URL names no Sentinel"));
+        for (host, port) in &self.hosts {
+            match self.master_by(host, *port).await {
+                Ok(master) => return Ok(master),
+                Err(error) => last_error = error,
             }
         }
-        if let Some(username) = &self.username {
-            builder = builder.set_client_to_redis_username(username);
-        }
-        if let Some(password) = &self.password {
-            builder = builder.set_client_to_redis_password(password);
-        }
-        builder.build()
+        Err(last_error)
     }
 
-    fn cluster_node(&self, host: &str, port: u16) -> Result<ConnectionInfo, RedisError> {
-        let mut login = RedisConnectionInfo::default();
-        if let Some(username) = &self.username {
-            login = login.set_username(username);
+    async fn master_by(&self, host: &str, port: u16) -> Result<ConnectionInfo, RedisError> {
+        let from = |error| said_by("Sentinel", host, port, &error);
+        let sentinel = address(host, port, self.tls).into_connection_info()?;
+        let sentinel = settled(sentinel.set_redis_settings(self.sentinel_login.settings()))?;
+        let mut connection = connect(sentinel).await.map_err(from)?;
+        let ask = cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(&self.service).take();
+        let named: Option<(String, u16)> = ask.query_async(&mut connection).await.map_err(from)?;
+        let (master_host, master_port) = named.ok_or_else(|| {
+            let unknown = format!("it knows no service {}", self.service);
+            from(RedisError::from((ErrorKind::MasterNameNotFoundBySentinel, "wrong service in REDIS_URL", unknown)))
+        })?;
+        let from = |error| said_by("Redis", &master_host, master_port, &error);
+        let master = self.server(&master_host, master_port)?;
+        let mut connection = connect(master.clone()).await.map_err(from)?;
+        let info: String = cmd("INFO").arg("replication").query_async(&mut connection).await.map_err(from)?;
+        if info.lines().any(|line| line.trim_end() == "role:master") {
+            return Ok(master);
         }
-        if let Some(password) = &self.password {
-            login = login.set_password(password);
-        }
+        let behind = format!("Sentinel {} still names it", join(host, port));
+        Err(from(RedisError::from((ErrorKind::Client, "not the master", behind))))
+    }
+
+    /// The server at this address, with the login of the URL.
+    ///
+    /// # Errors
+    /// The machine's root certificates cannot be used.
+    pub fn server(&self, host: &str, port: u16) -> Result<ConnectionInfo, RedisError> {
+        let login = Login { username: self.username.clone(), password: self.password.clone() };
         let info = address(host, port, self.tls).into_connection_info()?;
-        settled(info.set_redis_settings(login))
+        settled(info.set_redis_settings(login.settings().set_db(self.db)))
     }
 }
 
-/// The same login at another address, as a Cluster's redirection (`host:port`) gives it; none if that is no address. A
-/// node that does not know its own name gives an empty host, which means the one that was asked.
-pub fn redirected(from: &ConnectionInfo, to: &str) -> Option<ConnectionInfo> {
+async fn connect(info: ConnectionInfo) -> Result<MultiplexedConnection, RedisError> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(SENTINEL_TIMEOUT))
+        .set_response_timeout(Some(SENTINEL_TIMEOUT));
+    Client::open(info)?.get_multiplexed_async_connection_with_config(&config).await
+}
+
+/// An error with the server that it came from in its text. The kind stays what it is.
+pub fn said_by(what: &str, host: &str, port: u16, error: &RedisError) -> RedisError {
+    RedisError::from((error.kind(), "no connection", format!("{what} {}: {error}", join(host, port))))
+}
+
+/// `host:port`, with the brackets that an IPv6 address needs.
+pub fn join(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+/// Host and port of a connection over TCP.
+pub fn host_of(info: &ConnectionInfo) -> Option<(String, u16)> {
+    match info.addr() {
+        ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => Some((host.clone(), *port)),
+        _ => None,
+    }
+}
+
+/// The address (`host:port`) in a Cluster's redirection; none if it is malformed. A node that does not know its own name
+/// gives an empty host or `?`, which means the host `asked`.
+pub fn redirected(asked: &str, to: &str) -> Option<(String, u16)> {
     let (host, port) = to.rsplit_once(':')?;
-    let port = port.parse().ok()?;
-    let (asked, tls) = match from.addr() {
-        ConnectionAddr::Tcp(asked, _) => (asked, false),
-        ConnectionAddr::TcpTls { host: asked, .. } => (asked, true),
-        _ => return None,
-    };
-    let host = if host.is_empty() { asked } else { host.trim_start_matches('[').trim_end_matches(']') };
-    settled(from.clone().set_addr(address(host, port, tls))).ok()
+    let host = if matches!(host, "" | "?") { asked } else { host.trim_start_matches('[').trim_end_matches(']') };
+    Some((host.to_owned(), port.parse().ok()?))
 }
 
 /// No delay, keepalive and a user timeout: a peer that is gone is noticed.
@@ -277,13 +384,23 @@ mod tests {
     }
 
     #[test]
-    fn redirections_keep_the_login() {
-        let RedisUrl::Single(from) = RedisUrl::parse("redis://u:p@one:7000").unwrap() else { panic!("one server") };
-        let to = redirected(&from, "two:7001").unwrap();
-        assert_eq!(to.addr(), &ConnectionAddr::Tcp("two".into(), 7001));
-        assert_eq!(to.redis_settings().password(), Some("p"));
-        let same = redirected(&from, ":7002").unwrap();
-        assert_eq!(same.addr(), &ConnectionAddr::Tcp("one".into(), 7002));
-        assert!(redirected(&from, "nonsense").is_none());
+    fn redirections_name_a_server() {
+        for (to, host, port) in [("two:7001", "two", 7001), (":7002", "one", 7002), ("?:7003", "one", 7003)] {
+            assert_eq!(redirected("one", to), Some((host.to_owned(), port)), "{to}");
+        }
+        assert_eq!(redirected("one", "[::1]:7004"), Some(("::1".to_owned(), 7004)));
+        assert_eq!(redirected("one", "nonsense"), None);
+    }
+
+    #[test]
+    fn a_server_of_several_has_the_login_and_the_database_of_the_url() {
+        let url = RedisUrl::parse("redis+sentinel://u:p@one/main/3").unwrap();
+        let login = Login { username: None, password: Some("watch".to_owned()) };
+        let RedisUrl::Sentinel(nodes) = url.with_sentinel_login(login) else { panic!("not taken for Sentinels") };
+        let server = nodes.server("two", 7001).unwrap();
+        assert_eq!(host_of(&server), Some(("two".to_owned(), 7001)));
+        assert_eq!(server.redis_settings().password(), Some("p"));
+        assert_eq!(server.redis_settings().db(), 3);
+        assert_eq!(nodes.sentinel_login.password.as_deref(), Some("watch"));
     }
 }

@@ -110,6 +110,7 @@ pub async fn follow<S: Source, K: Sink>(
             pace,
             group,
             machines,
+            told: None,
         };
         tasks.spawn(follower.run(stop.clone()));
     }
@@ -129,6 +130,8 @@ struct Follower<S, K> {
     backoff: Backoff,
     group: Vec<u16>,
     machines: Vec<Machine>,
+    /// The kind of failure that the log has been told of since the last proof: an outage is one line, not one an attempt.
+    told: Option<std::mem::Discriminant<FeedError>>,
 }
 
 /// Why a connection is given up although the stop was not asked for.
@@ -209,7 +212,8 @@ impl<S: Source, K: Sink> Follower<S, K> {
                     self.status.applied(partition, new as u64);
                 }
                 Action::Since(moment) => {
-                    tracing::warn!(partition, since = moment.0, "revocations before this moment are not in the log");
+                    let since = crate::clock::date(moment);
+                    tracing::info!(partition, since, "the revocation log begins at this moment");
                     self.sink.since(partition, moment);
                 }
                 Action::Time(store) => self.sink.time(store, (self.pace.clock)()),
@@ -217,6 +221,9 @@ impl<S: Source, K: Sink> Follower<S, K> {
                     self.sink.fresh(partition, as_of);
                     self.backoff.reset();
                     proven = true;
+                    if self.told.take().is_some() {
+                        tracing::info!(partitions = ?self.group, "following the revocation log again");
+                    }
                 }
                 Action::Reconnect => return Err(FeedError::Closed(UNPROVEN.to_owned())),
                 Action::Alarm(Some(alarm)) => {
@@ -230,7 +237,12 @@ impl<S: Source, K: Sink> Follower<S, K> {
     }
 
     fn disconnected(&mut self, trouble: &FeedError) {
-        tracing::warn!(partitions = ?self.group, error = %trouble, "not following the revocation log");
+        let kind = std::mem::discriminant(trouble);
+        if self.told.replace(kind) == Some(kind) {
+            tracing::debug!(partitions = ?self.group, error = %trouble, "still not following the revocation log");
+        } else {
+            tracing::warn!(partitions = ?self.group, error = %trouble, "not following the revocation log");
+        }
         for (partition, machine) in self.group.iter().zip(&mut self.machines) {
             let nothing = machine.on(Event::Disconnected, (self.pace.clock)());
             debug_assert!(nothing.is_empty(), "a lost connection asks for nothing");

@@ -3,6 +3,7 @@
 //! The client library's automatic reconnection is not used: it hides what was lost. One RESP3 connection carries the
 //! subscription, the probes and the reads, so that everything on it comes in the order in which the server sent it.
 
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -11,17 +12,18 @@ use redis::{AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, Redis
 use sidegate_common::wire::Keys;
 
 use super::{FeedError, Source};
-use crate::redis_url::{RedisUrl, redirected};
+use crate::redis_cluster::{Members, nodes};
+use crate::redis_url::{Nodes, RedisUrl, host_of, redirected, said_by};
 
 mod link;
+mod probe;
 mod reply;
 
 pub use link::RedisLink;
+pub use probe::{LIBRARY, call_function, is_missing};
 
 /// How long one command of the set-up may take.
 pub(super) const SETUP_TIMEOUT: Duration = Duration::from_secs(1);
-/// How often a Cluster may send us on before we give up.
-const REDIRECTIONS_MAX: usize = 4;
 /// What connections are called in CLIENT LIST.
 const CLIENT_NAME: &str = "sidegate-feed";
 
@@ -30,6 +32,16 @@ const CLIENT_NAME: &str = "sidegate-feed";
 pub struct RedisSource {
     url: Arc<RwLock<RedisUrl>>,
     prefix: String,
+    members: Arc<Members>,
+}
+
+/// A connection on which the master of a partition has answered.
+struct Opened {
+    connection: MultiplexedConnection,
+    pushes: link::Pushes,
+    /// `epoch` and `partitions` of the partition's `meta`.
+    meta: Value,
+    host: String,
 }
 
 impl RedisSource {
@@ -38,7 +50,12 @@ impl RedisSource {
     /// # Errors
     /// The URL is of no known form.
     pub fn new(url: &str, prefix: &str) -> Result<Self, RedisError> {
-        Ok(Self { url: Arc::new(RwLock::new(RedisUrl::parse(url)?)), prefix: prefix.to_owned() })
+        Ok(Self::at(RedisUrl::parse(url)?, prefix))
+    }
+
+    /// The log under `prefix` in the Redis at `url`.
+    pub fn at(url: RedisUrl, prefix: &str) -> Self {
+        Self { url: Arc::new(RwLock::new(url)), prefix: prefix.to_owned(), members: Arc::default() }
     }
 
     /// Takes over another source's URL; the next connection is made with it.
@@ -55,28 +72,46 @@ impl RedisSource {
         Keys::new(&self.prefix, partition)
     }
 
-    /// Connects to where `first` can be asked, following a Cluster's redirections; returns its answer too.
-    async fn open(&self, first: &Cmd) -> Result<(MultiplexedConnection, link::Pushes, Value), FeedError> {
-        let mut candidates = self.url().candidates().await.map_err(|error| unreachable(&error))?;
-        let mut trouble = FeedError::Unreachable("no address".to_owned());
-        let mut redirections = 0;
-        while !candidates.is_empty() {
-            let info = candidates.remove(0);
+    /// Connects to the master that has the partition. What is asked there first is answered by no other node of a Cluster:
+    /// a replica confirms subscriptions, and then redirects every probe.
+    async fn open(&self, partition: u16) -> Result<Opened, FeedError> {
+        let first = cmd("HMGET").arg(self.keys(partition).meta()).arg("epoch").arg("partitions").take();
+        let url = self.url();
+        if let RedisUrl::Cluster(cluster) = &url {
+            return self.open_in_cluster(cluster, partition, &first).await;
+        }
+        let candidates = url.candidates().await.map_err(|error| feed_error(&error))?;
+        let Some(info) = candidates.first() else { return Err(FeedError::Unreachable("no address".to_owned())) };
+        open_at(info, &first).await.map_err(|error| feed_error(&named(info, &error)))
+    }
+
+    async fn open_in_cluster(&self, cluster: &Nodes, partition: u16, first: &Cmd) -> Result<Opened, FeedError> {
+        let mut to_ask = VecDeque::from(self.members.to_ask(partition, &cluster.hosts));
+        let mut asked = HashSet::new();
+        let mut last_error = FeedError::Unreachable("no address".to_owned());
+        while let Some((host, port)) = to_ask.pop_front() {
+            if !asked.insert((host.clone(), port)) {
+                continue;
+            }
+            let info = cluster.server(&host, port).map_err(|error| feed_error(&error))?;
             match open_at(&info, first).await {
-                Ok(opened) => return Ok(opened),
-                Err(error) => {
-                    let to = error.redirect_node().and_then(|(address, _)| redirected(&info, address));
-                    match to.filter(|_| redirections < REDIRECTIONS_MAX) {
-                        Some(to) => {
-                            redirections += 1;
-                            candidates.insert(0, to);
-                        }
-                        None => trouble = feed_error(&error),
+                Ok(mut opened) => {
+                    self.members.set_owner(partition, (host.clone(), port));
+                    // May be forbidden by an ACL: then only the nodes of the URL are asked.
+                    if let Ok(answer) = call(&mut opened.connection, cmd("CLUSTER").arg("SLOTS")).await {
+                        self.members.set_nodes(nodes(&answer, &host));
                     }
+                    return Ok(opened);
+                }
+                Err(error) => {
+                    if let Some(to) = error.redirect_node().and_then(|(to, _)| redirected(&host, to)) {
+                        to_ask.push_front(to);
+                    }
+                    last_error = feed_error(&named(&info, &error));
                 }
             }
         }
-        Err(trouble)
+        Err(last_error)
     }
 }
 
@@ -84,9 +119,7 @@ impl Source for RedisSource {
     type Link = RedisLink;
 
     async fn partitions(&self) -> Result<u16, FeedError> {
-        let ask = cmd("HMGET").arg(self.keys(0).meta()).arg("epoch").arg("partitions").take();
-        let (_, _, answer) = self.open(&ask).await?;
-        reply::partitions(&answer)
+        reply::partitions(&self.open(0).await?.meta)
     }
 
     fn groups(&self, partitions: u16) -> Vec<Vec<u16>> {
@@ -98,17 +131,16 @@ impl Source for RedisSource {
 
     async fn connect(&self, partitions: &[u16]) -> Result<RedisLink, FeedError> {
         let keys: Vec<_> = partitions.iter().map(|partition| (*partition, self.keys(*partition))).collect();
-        let Some(((_, first), rest)) = keys.split_first() else {
+        let Some((first, _)) = keys.first() else {
             return Err(FeedError::Refused("no partition to follow".to_owned()));
         };
-        let (mut connection, pushes, confirmation) = self.open(&subscribe(first)).await?;
-        reply::confirmed(&confirmation)?;
-        for (_, keys) in rest {
+        let Opened { mut connection, pushes, host, .. } = self.open(*first).await?;
+        for (_, keys) in &keys {
             let confirmation = call(&mut connection, &subscribe(keys)).await.map_err(|error| feed_error(&error))?;
             reply::confirmed(&confirmation)?;
         }
-        let replicas_needed = replicas_needed(&mut connection).await;
-        Ok(RedisLink::new(connection, pushes, keys, replicas_needed))
+        let moves = link::Moves { members: Arc::clone(&self.members), host };
+        Ok(RedisLink::new(connection, pushes, keys, moves))
     }
 }
 
@@ -116,10 +148,7 @@ fn subscribe(keys: &Keys) -> Cmd {
     cmd("SSUBSCRIBE").arg(keys.channel()).take()
 }
 
-async fn open_at(
-    info: &ConnectionInfo,
-    first: &Cmd,
-) -> Result<(MultiplexedConnection, link::Pushes, Value), RedisError> {
+async fn open_at(info: &ConnectionInfo, first: &Cmd) -> Result<Opened, RedisError> {
     let (sender, pushes) = link::channel();
     // Names are resolved here, anew for each connection. Answers are waited for by the machines, not by the library.
     let config = AsyncConnectionConfig::new()
@@ -136,21 +165,27 @@ async fn open_at(
             return Err(error);
         }
     }
-    let answer = call(&mut connection, first).await?;
-    Ok((connection, pushes, answer))
+    let meta = call(&mut connection, first).await?;
+    let host = host_of(info).map(|(host, _)| host).unwrap_or_default();
+    Ok(Opened { connection, pushes, meta, host })
 }
 
-/// `min-replicas-to-write`, where this user may read it; else 1, which is what it is at least while the server counts.
-async fn replicas_needed(connection: &mut MultiplexedConnection) -> u64 {
-    let ask = cmd("CONFIG").arg("GET").arg("min-replicas-to-write").take();
-    let answer = call(connection, &ask).await;
-    answer.ok().and_then(|answer| reply::setting(&answer)).unwrap_or(1).max(1)
+/// An error with the server that it came from.
+fn named(info: &ConnectionInfo, error: &RedisError) -> RedisError {
+    match host_of(info) {
+        Some((host, port)) => said_by("Redis", &host, port, error),
+        None => error.clone(),
+    }
 }
 
 async fn call(connection: &mut MultiplexedConnection, command: &Cmd) -> Result<Value, RedisError> {
     let answer = tokio::time::timeout(SETUP_TIMEOUT, connection.send_packed_command(command)).await;
     let in_time = answer.map_err(|_| RedisError::from((ErrorKind::Io, "no answer in time")))?;
     in_time?.extract_error()
+}
+
+async fn ask(connection: &mut MultiplexedConnection, command: &Cmd) -> Result<Value, RedisError> {
+    connection.send_packed_command(command).await?.extract_error()
 }
 
 fn unreachable(error: &RedisError) -> FeedError {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use rustix::process::{Signal, kill_process};
 use sidegate_common::sync::{Alarm, Phase};
 use sidegate_common::wire::Keys;
-use sidegate_runtime::feed::redis::RedisSource;
+use sidegate_runtime::feed::redis::{LIBRARY, RedisSource};
 
 use super::follower::{Follower, entry};
 use super::redis_server::{self, RedisServer};
@@ -140,38 +140,21 @@ async fn f4_a_refused_subscription_is_never_healthy() {
     follower.stop().await;
 }
 
-/// The rights that docs/protocol.md gives a verifier.
-const VERIFIER_ACL: &[&str] = &[
-    "resetchannels",
-    "&{sidegate:*",
-    "%R~{sidegate:*",
-    "-@all",
-    "+hello",
-    "+auth",
-    "+ping",
-    "+client|setname",
-    "+client|no-evict",
-    "+config|get",
-    "+ssubscribe",
-    "+hmget",
-    "+xrange",
-    "+xrevrange",
-    "+info",
-    "+time",
-    "+eval_ro",
-    "+evalsha_ro",
-];
+/// The rights that a verifier's user has in the file that is shipped.
+fn verifier_rules() -> Vec<&'static str> {
+    let users = include_str!("../../../../deploy/redis/users.conf");
+    let line = users.lines().find(|line| line.starts_with("user sidegate-verifier ")).unwrap();
+    line.split(' ').skip(4).collect()
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_verifier_needs_no_right_to_write_and_loses_no_proof_unnoticed() {
     let server = RedisServer::start(&[]);
     let mut admin = server.connection().await;
     redis_server::create(&mut admin, PREFIX, "first", 1).await;
-    let page = include_str!("../../../../docs/protocol.md");
-    let told = format!("ACL SETUSER verifier on >PASSWORD {}\n", VERIFIER_ACL.join(" "));
-    assert!(page.contains(&told), "docs/protocol.md lacks {told}");
+    redis::cmd("FUNCTION").arg("LOAD").arg(LIBRARY).exec_async(&mut admin).await.unwrap();
     let mut rules = redis::cmd("ACL");
-    rules.arg("SETUSER").arg("verifier").arg("on").arg(">secret").arg(VERIFIER_ACL);
+    rules.arg("SETUSER").arg("verifier").arg("on").arg(">secret").arg(verifier_rules());
     rules.exec_async(&mut admin).await.unwrap();
     let url = format!("redis://verifier:secret@127.0.0.1:{}", server.port());
     let follower = Follower::start(RedisSource::new(&url, PREFIX).unwrap());
@@ -186,7 +169,7 @@ async fn a_verifier_needs_no_right_to_write_and_loses_no_proof_unnoticed() {
 
     redis::cmd("ACL").arg("SETUSER").arg("verifier").arg("resetchannels").exec_async(&mut admin).await.unwrap();
     follower.until("cut off", |follower| follower.partition(0).trouble.is_some()).await;
-    redis::cmd("ACL").arg("SETUSER").arg("verifier").arg("&{sidegate:*").exec_async(&mut admin).await.unwrap();
+    redis::cmd("ACL").arg("SETUSER").arg("verifier").arg("&{sidegate:*}:feed").exec_async(&mut admin).await.unwrap();
     follower.proven_anew().await;
     follower.stop().await;
 }

@@ -2,28 +2,28 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::LazyLock;
+use std::sync::Arc;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesOrdered;
 use redis::aio::{AsyncPushSender, MultiplexedConnection, SendError};
-use redis::{Cmd, ErrorKind, PushInfo, PushKind, RedisError, Script, ServerErrorKind, Value, cmd};
+use redis::{ErrorKind, PushInfo, PushKind, RedisError, ServerErrorKind, Value, cmd};
 use sidegate_common::sync::{Answer, Event, ReadFrom};
 use sidegate_common::wire::{Keys, Message};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
-use super::{feed_error, reply};
+use super::probe::{Missing, probe};
+use super::{ask, feed_error, reply};
 use crate::feed::{FeedError, Link};
+use crate::redis_cluster::Members;
+use crate::redis_url::redirected;
 
 /// Entries in one page: large pages would delay Redis' other clients.
 const PAGE_ENTRIES: usize = 1000;
+/// Pages asked for at once: the server holds them all in its buffer for this connection, which is limited.
+const READS_AT_ONCE: usize = 16;
 /// Pushes held while the list is being changed; more are dropped, which the chain then shows.
 const PUSHES_HELD_MAX: usize = 100_000;
-
-static PROBE: LazyLock<(Script, &str)> = LazyLock::new(|| {
-    let text = include_str!("probe.lua");
-    (Script::new(text), text)
-});
 
 /// Pushes as the client library hands them over.
 pub struct Pushes {
@@ -68,16 +68,30 @@ pub struct RedisLink {
     held: Option<((u16, Event), usize)>,
     keys: HashMap<u16, Keys>,
     channels: HashMap<Vec<u8>, u16>,
-    replicas_needed: u64,
+    function_missing: Missing,
+    reads: Arc<Semaphore>,
+    moves: Moves,
+}
+
+/// Where redirections are noted, and the host that this connection leads to: a slot may move under an open connection.
+#[derive(Clone)]
+pub(super) struct Moves {
+    pub(super) members: Arc<Members>,
+    pub(super) host: String,
+}
+
+impl Moves {
+    /// What the end of a connection means; a redirection in it is noted, so that the next connection leads there.
+    fn closed(&self, partition: u16, error: RedisError) -> FeedError {
+        if let Some(to) = error.redirect_node().and_then(|(to, _)| redirected(&self.host, to)) {
+            self.members.set_owner(partition, to);
+        }
+        FeedError::Closed(error.to_string())
+    }
 }
 
 impl RedisLink {
-    pub(super) fn new(
-        connection: MultiplexedConnection,
-        pushes: Pushes,
-        keys: Vec<(u16, Keys)>,
-        replicas_needed: u64,
-    ) -> Self {
+    pub(super) fn new(connection: MultiplexedConnection, pushes: Pushes, keys: Vec<(u16, Keys)>, moves: Moves) -> Self {
         let channels = keys.iter().map(|(partition, keys)| (keys.channel().into_bytes(), *partition)).collect();
         Self {
             connection,
@@ -86,7 +100,9 @@ impl RedisLink {
             held: None,
             keys: keys.into_iter().collect(),
             channels,
-            replicas_needed,
+            function_missing: Missing::default(),
+            reads: Arc::new(Semaphore::new(READS_AT_ONCE)),
+            moves,
         }
     }
 
@@ -99,18 +115,17 @@ impl RedisLink {
 
 impl Link for RedisLink {
     fn probe(&mut self, partition: u16, token: u64) {
-        let Some(keys) = self.keys.get(&partition) else { return };
-        let (meta, log) = (keys.meta(), keys.log());
-        let mut connection = self.connection.clone();
-        let replicas_needed = self.replicas_needed;
+        let Some(keys) = self.keys.get(&partition).cloned() else { return };
+        let (mut connection, missing) = (self.connection.clone(), self.function_missing.clone());
+        let moves = self.moves.clone();
         self.answers.push_back(Box::pin(async move {
-            let answer = match probe(&mut connection, &meta, &log).await {
-                Ok(answer) => reply::head(&answer, replicas_needed).unwrap_or(Answer::Refused),
+            let answer = match probe(&mut connection, &keys, &missing).await {
+                Ok(answer) => reply::head(&answer).unwrap_or(Answer::Refused),
                 Err(error) if is_refusal(&error) => {
                     tracing::debug!(partition, %error, "the probe was refused");
                     Answer::Refused
                 }
-                Err(error) => return Err(closed(&error)),
+                Err(error) => return Err(moves.closed(partition, error)),
             };
             Ok((partition, Event::Answered { token, answer }))
         }));
@@ -124,11 +139,17 @@ impl Link for RedisLink {
             ReadFrom::After(position) => format!("({position}"),
         };
         let range = cmd("XRANGE").arg(keys.log()).arg(start).arg("+").arg("COUNT").arg(PAGE_ENTRIES).take();
-        let mut connection = self.connection.clone();
+        let (mut connection, moves) = (self.connection.clone(), self.moves.clone());
+        let reads = Arc::clone(&self.reads);
         self.answers.push_back(Box::pin(async move {
+            let _turn = reads.acquire().await;
             let answer = ask(&mut connection, &range).await;
             let answer =
-                answer.map_err(|error| if is_refusal(&error) { feed_error(&error) } else { closed(&error) })?;
+                answer.map_err(
+                    |error| {
+                        if is_refusal(&error) { feed_error(&error) } else { moves.closed(partition, error) }
+                    },
+                )?;
             let entries = reply::page(answer);
             let entries = entries.ok_or_else(|| FeedError::Refused("an answer to XRANGE that is none".to_owned()))?;
             let complete = entries.len() < PAGE_ENTRIES;
@@ -171,21 +192,6 @@ impl Link for RedisLink {
     }
 }
 
-async fn probe(connection: &mut MultiplexedConnection, meta: &str, log: &str) -> Result<Value, RedisError> {
-    let (script, text) = &*PROBE;
-    let by_hash = cmd("EVALSHA_RO").arg(script.get_hash()).arg(2).arg(meta).arg(log).take();
-    match ask(connection, &by_hash).await {
-        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-            ask(connection, cmd("EVAL_RO").arg(*text).arg(2).arg(meta).arg(log)).await
-        }
-        answer => answer,
-    }
-}
-
-async fn ask(connection: &mut MultiplexedConnection, command: &Cmd) -> Result<Value, RedisError> {
-    connection.send_packed_command(command).await?.extract_error()
-}
-
 /// True where the server answered, and the answer was no, and another server would not have said yes.
 fn is_refusal(error: &RedisError) -> bool {
     use ServerErrorKind::{Ask, ClusterDown, Moved};
@@ -193,8 +199,4 @@ fn is_refusal(error: &RedisError) -> bool {
         ErrorKind::Server(kind) => !matches!(kind, Moved | Ask | ClusterDown),
         _ => false,
     }
-}
-
-fn closed(error: &RedisError) -> FeedError {
-    FeedError::Closed(error.to_string())
 }

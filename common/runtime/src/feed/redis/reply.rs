@@ -10,6 +10,8 @@ use crate::feed::FeedError;
 
 /// The version of the key layout that this build reads.
 const LAYOUT: u64 = 1;
+/// What a probe reads of `meta`.
+pub(super) const META_FIELDS: [&str; 7] = ["v", "epoch", "last", "since", "partitions", "settled", "min_replicas"];
 
 /// The answer to `HMGET meta epoch partitions`.
 pub(super) fn partitions(answer: &Value) -> Result<u16, FeedError> {
@@ -34,20 +36,36 @@ pub(super) fn confirmed(answer: &Value) -> Result<(), FeedError> {
     if confirmed { Ok(()) } else { Err(odd("SSUBSCRIBE")) }
 }
 
-/// The value of the one setting asked for.
-pub(super) fn setting(answer: &Value) -> Option<u64> {
-    match answer {
-        Value::Map(pairs) => text(&pairs.first()?.1)?.parse().ok(),
-        Value::Array(items) => text(items.get(1)?)?.parse().ok(),
-        _ => None,
-    }
+/// The row that `sidegate1_probe` returns, made of the answers to the same questions in a transaction.
+pub(super) fn row_of_transaction(answer: &Value) -> Option<Value> {
+    let Value::Array(answers) = answer else { return None };
+    let [Value::Array(meta), Value::Array(newest), Value::Array(time), info] = &answers[..] else { return None };
+    let info = match info {
+        Value::VerbatimString { text, .. } => text,
+        other => text(other)?,
+    };
+    let info = |name: &str| {
+        let value = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        Value::BulkString(value.unwrap_or_default().trim().as_bytes().to_vec())
+    };
+    let empty = Value::BulkString(Vec::new());
+    let meta = |at: usize| meta.get(at).filter(|value| **value != Value::Nil).unwrap_or(&empty).clone();
+    let newest = match newest.first() {
+        Some(Value::Array(entry)) => entry.first()?.clone(),
+        _ => empty.clone(),
+    };
+    let replication = [info("role"), info("master_replid"), info("min_slaves_good_slaves")];
+    let [role, history, good] = replication;
+    let row = [meta(0), meta(1), meta(2), meta(3), meta(4), newest, time.first()?.clone(), role, history, good];
+    Some(Value::Array(row.into_iter().chain([meta(5), meta(6)]).collect()))
 }
 
-/// The answer of the probe script; none if it is none.
-pub(super) fn head(answer: &Value, replicas_needed: u64) -> Option<Answer> {
+/// The answer of `sidegate1_probe`; none if it is none.
+pub(super) fn head(answer: &Value) -> Option<Answer> {
     let Value::Array(row) = answer else { return None };
     let row: Vec<&str> = row.iter().map(text).collect::<Option<_>>()?;
-    let [version, epoch, last, since, partitions, newest, now, role, history, good, settled] = row[..] else {
+    let [version, epoch, last, since, partitions, newest, now, role, history, good, settled, min_replicas] = row[..]
+    else {
         return None;
     };
     if epoch.is_empty() || last.is_empty() {
@@ -68,7 +86,11 @@ pub(super) fn head(answer: &Value, replicas_needed: u64) -> Option<Answer> {
     }
     let role = match (role, good) {
         ("master", "") => Role::ALONE,
-        ("master", good) => Role::Master { replicas_needed, replicas_good: good.parse().ok()? },
+        // A master that counts its replicas needs one at least, and as many as an issuer has noted.
+        ("master", good) => {
+            let replicas_needed = min_replicas.parse().unwrap_or(1).max(1);
+            Role::Master { replicas_needed, replicas_good: good.parse().ok()? }
+        }
         _ => Role::Replica,
     };
     Some(Answer::Head(Head {
@@ -120,11 +142,11 @@ fn odd(command: &str) -> FeedError {
 mod tests {
     use super::*;
 
-    fn row(fields: [&str; 11]) -> Value {
+    fn row(fields: [&str; 12]) -> Value {
         Value::Array(fields.iter().map(|field| Value::BulkString(field.as_bytes().to_vec())).collect())
     }
 
-    const GOOD: [&str; 11] = ["1", "e", "5-1", "1000", "2", "5-1", "2000", "master", "abc", "", "e abc"];
+    const GOOD: [&str; 12] = ["1", "e", "5-1", "1000", "2", "5-1", "2000", "master", "abc", "", "e abc", ""];
 
     fn with(index: usize, value: &'static str) -> Value {
         let mut fields = GOOD;
@@ -134,23 +156,23 @@ mod tests {
 
     #[test]
     fn heads() {
-        let Some(Answer::Head(good)) = head(&row(GOOD), 1) else { panic!("no head") };
+        let Some(Answer::Head(good)) = head(&row(GOOD)) else { panic!("no head") };
         assert_eq!(good.last, Position { ms: 5, sequence: 1 });
         assert_eq!((good.partitions, good.since, good.now), (2, UnixTime(1000), UnixTime(2000)));
         assert_eq!(good.role, Role::ALONE);
-        assert_eq!(head(&with(1, ""), 1), Some(Answer::NoEpoch));
-        assert_eq!(head(&with(2, ""), 1), Some(Answer::NoEpoch));
-        assert_eq!(head(&with(5, ""), 1), Some(Answer::LogDamaged));
-        assert_eq!(head(&with(5, "5-0"), 1), Some(Answer::LogDamaged));
+        assert_eq!(head(&with(1, "")), Some(Answer::NoEpoch));
+        assert_eq!(head(&with(2, "")), Some(Answer::NoEpoch));
+        assert_eq!(head(&with(5, "")), Some(Answer::LogDamaged));
+        assert_eq!(head(&with(5, "5-0")), Some(Answer::LogDamaged));
         for (index, bad) in [(0, "0"), (1, "é"), (2, "x"), (3, ""), (4, "-1"), (6, "now"), (9, "many")] {
-            assert_eq!(head(&with(index, bad), 1), None, "{index} {bad}");
+            assert_eq!(head(&with(index, bad)), None, "{index} {bad}");
         }
-        assert_eq!(head(&Value::Nil, 1), None);
+        assert_eq!(head(&Value::Nil), None);
     }
 
     #[test]
     fn a_log_is_settled_only_by_a_mark_that_names_its_lineage() {
-        let settled = |mark| match head(&with(10, mark), 1) {
+        let settled = |mark| match head(&with(10, mark)) {
             Some(Answer::Head(head)) => head.settled,
             other => panic!("{other:?}"),
         };
@@ -162,22 +184,43 @@ mod tests {
 
     #[test]
     fn a_newer_layout_is_told_apart_from_garbage() {
-        assert_eq!(head(&with(0, "2"), 1), Some(Answer::NewerLayout));
-        assert_eq!(head(&with(0, "-2"), 1), None);
-        assert_eq!(head(&with(0, "two"), 1), None);
+        assert_eq!(head(&with(0, "2")), Some(Answer::NewerLayout));
+        assert_eq!(head(&with(0, "-2")), None);
+        assert_eq!(head(&with(0, "two")), None);
     }
 
     #[test]
     fn a_master_that_counts_replicas_says_how_many_are_good() {
-        let Some(Answer::Head(counted)) = head(&with(9, "0"), 1) else { panic!("no head") };
+        let Some(Answer::Head(counted)) = head(&with(9, "0")) else { panic!("no head") };
         assert_eq!(counted.role, Role::Master { replicas_needed: 1, replicas_good: 0 });
-        let Some(Answer::Head(replica)) = head(&with(7, "slave"), 1) else { panic!("no head") };
+        let mut three = GOOD;
+        (three[9], three[11]) = ("2", "3");
+        let Some(Answer::Head(three)) = head(&row(three)) else { panic!("no head") };
+        assert_eq!(three.role, Role::Master { replicas_needed: 3, replicas_good: 2 }, "as the issuer has noted");
+        let Some(Answer::Head(replica)) = head(&with(7, "slave")) else { panic!("no head") };
         assert_eq!(replica.role, Role::Replica);
     }
 
     #[test]
+    fn a_transaction_gives_the_row_of_the_function() {
+        let text = |text: &str| Value::BulkString(text.as_bytes().to_vec());
+        let texts = |all: &[&str]| Value::Array(all.iter().map(|one| text(one)).collect());
+        let info =
+            "# Replication\r\nrole:master\r\nmin_slaves_good_slaves:2\r\nmaster_replid:abc\r\nmaster_replid2:0\r\n";
+        let newest = Value::Array(vec![Value::Array(vec![text("5-1"), texts(&["r", "x"])])]);
+        let meta =
+            Value::Array(vec![text("1"), text("e"), text("5-1"), text("1000"), text("2"), Value::Nil, text("3")]);
+        let answer = Value::Array(vec![meta, newest, texts(&["2000", "17"]), text(info)]);
+        let expected = row(["1", "e", "5-1", "1000", "2", "5-1", "2000", "master", "abc", "2", "", "3"]);
+        assert_eq!(row_of_transaction(&answer), Some(expected));
+        let empty = Value::Array(vec![Value::Array(vec![Value::Nil; 7]), texts(&[]), texts(&["1", "2"]), text("")]);
+        assert_eq!(row_of_transaction(&empty), Some(row(["", "", "", "", "", "", "1", "", "", "", "", ""])));
+        assert_eq!(row_of_transaction(&Value::Nil), None);
+    }
+
+    #[test]
     fn a_data_set_made_anew_over_an_old_log_counts_what_stands_there() {
-        let Some(Answer::Head(head)) = head(&with(2, "0-0"), 1) else { panic!("no head") };
+        let Some(Answer::Head(head)) = head(&with(2, "0-0")) else { panic!("no head") };
         assert_eq!(head.last, Position { ms: 5, sequence: 1 });
     }
 

@@ -1,0 +1,70 @@
+//! The probe: the head of a partition's log, of one instant.
+//!
+//! By the function `sidegate1_probe` where the server has it. Else by plain commands in a transaction: then the verifier
+//! needs the right to `MULTI`, with which it can hold the server up for as long as it likes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use redis::aio::MultiplexedConnection;
+use redis::{ErrorKind, RedisError, ServerErrorKind, Value, cmd, pipe};
+use sidegate_common::wire::Keys;
+
+use super::{ask, reply};
+
+/// The library that issuers load (`FUNCTION LOAD`).
+pub const LIBRARY: &str = include_str!("functions.lua");
+/// The function that answers a probe: keys `meta` and `log`.
+pub const FUNCTION: &str = "sidegate1_probe";
+
+/// After how many probes a server without the function is asked for it again.
+const TRY_AGAIN_AFTER: u32 = 20;
+
+/// How many probes remain until the function is tried again; 0 while it is there. Clones share it.
+#[derive(Clone, Default)]
+pub(super) struct Missing(Arc<AtomicU32>);
+
+/// The command that calls the function.
+pub fn call_function(keys: &Keys) -> redis::Cmd {
+    cmd("FCALL_RO").arg(FUNCTION).arg(2).arg(keys.meta()).arg(keys.log()).take()
+}
+
+/// True where an error means that there is no such function, or that this user may not call it.
+pub fn is_missing(error: &RedisError) -> bool {
+    matches!(error.kind(), ErrorKind::Server(ServerErrorKind::ResponseError | ServerErrorKind::NoPerm))
+}
+
+/// Probes; the answer is a row for [`reply::head`].
+pub(super) async fn probe(
+    connection: &mut MultiplexedConnection,
+    keys: &Keys,
+    missing: &Missing,
+) -> Result<Value, RedisError> {
+    let left = missing.0.load(Ordering::Relaxed);
+    if left > 0 {
+        missing.0.store(left - 1, Ordering::Relaxed);
+        return transaction(connection, keys).await;
+    }
+    match ask(connection, &call_function(keys)).await {
+        Err(error) if is_missing(&error) => {
+            tracing::debug!(%error, "no function for probes; asking by plain commands");
+            let answer = transaction(connection, keys).await?;
+            missing.0.store(TRY_AGAIN_AFTER, Ordering::Relaxed);
+            Ok(answer)
+        }
+        answer => answer,
+    }
+}
+
+async fn transaction(connection: &mut MultiplexedConnection, keys: &Keys) -> Result<Value, RedisError> {
+    let mut commands = pipe();
+    commands.atomic();
+    commands.add_command(cmd("HMGET").arg(keys.meta()).arg(&reply::META_FIELDS).take());
+    commands.add_command(cmd("XREVRANGE").arg(keys.log()).arg("+").arg("-").arg("COUNT").arg(1).take());
+    commands.add_command(cmd("TIME"));
+    commands.add_command(cmd("INFO").arg("replication").take());
+    let count = commands.len();
+    let answers = connection.send_packed_commands(&commands, count + 1, 1).await?;
+    let answer = answers.into_iter().next().unwrap_or(Value::Nil).extract_error()?;
+    Ok(reply::row_of_transaction(&answer).unwrap_or(Value::Nil))
+}
