@@ -5,14 +5,12 @@ mod reload;
 mod rotation;
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use http::Request;
 use hyper::body::Incoming;
 use hyper_util::service::TowerToHyperService;
-use redis::RedisError;
 use sidegate_common::index::Index;
 use sidegate_common::secret::LiveSecret;
 use sidegate_common::time::TimeFloor;
@@ -22,6 +20,7 @@ use sidegate_runtime::clock;
 use sidegate_runtime::feed::redis::RedisSource;
 use sidegate_runtime::feed::status::Status;
 use sidegate_runtime::program::{Signals, stopped};
+use sidegate_runtime::redis_url::RedisUrl;
 use sidegate_runtime::serve::{Limits, serve};
 use sidegate_runtime::service_manager;
 use sidegate_runtime::settings::{ConfigError, Settings, mask_credentials};
@@ -46,12 +45,9 @@ use crate::keys::set::{KeySet, KeySetError};
 use crate::metrics::Metrics;
 use crate::password::PasswordPool;
 use crate::store::any::AnyStore;
-use crate::store::redis::{Demands, Link, OpenError, OwnFeed, RedisStore};
+use crate::store::redis::{Demands, Link, OpenError, OwnFeed, RedisStore, WaitSettings};
 use crate::store::sqlite::EmbeddedStore;
 use crate::store::users::SqlUsers;
-
-/// How long a Redis that is not there yet is waited for at start.
-const REDIS_PATIENCE: Duration = Duration::from_secs(20);
 
 use reload::Reloader;
 pub use reload::Reread;
@@ -172,8 +168,11 @@ impl App {
         self.admin.tcp_address()
     }
 
-    /// Serves until told to stop, then drains.
-    pub async fn run(self, signals: Signals) {
+    /// Serves until told to stop, then drains. Redis is waited for meanwhile.
+    ///
+    /// # Errors
+    /// Redis is there and may not be used: nothing is served any more.
+    pub async fn run(self, signals: Signals) -> Result<(), StartError> {
         let Self { api, source, feed_status, floor, config, public, admin: admin_listener, feed, reloader } = self;
         let feed_token = reloader.feed_token.clone();
         let addresses = (public.describe(), admin_listener.describe());
@@ -190,10 +189,11 @@ impl App {
         background.spawn(warn_of_missing_index(Arc::clone(&api)));
         background.spawn(readiness::watch(Arc::clone(&api)));
         background.spawn(rotation::watch(Arc::clone(&api), config.keys.clone(), reloader, signals.reload.clone()));
-        if let (AnyStore::Redis(store), StoreConfig::Redis { demands, .. }) = (&api.auth.store, &config.store) {
+        let (refuse, mut refused) = tokio::sync::oneshot::channel();
+        if let (AnyStore::Redis(store), StoreConfig::Redis { demands, wait, .. }) = (&api.auth.store, &config.store) {
             let judge = Arc::clone(&api.auth.judge);
             let proven = move || judge.freshness().oldest();
-            background.spawn(store.clone().watch(*demands, proven));
+            background.spawn(keep_redis(store.clone(), *demands, *wait, proven, refuse));
         }
         let limits = Limits { grace: config.listen.grace, ..Limits::default() };
         let mut serving = JoinSet::new();
@@ -212,7 +212,10 @@ impl App {
         background.spawn(service_manager::keep_watchdog_quiet());
         service_manager::tell_ready();
         let mut stop = signals.stop.clone();
-        stopped(&mut stop).await;
+        tokio::select! {
+            () = stopped(&mut stop) => {}
+            Ok(error) = &mut refused => return Err(error.into()),
+        }
         service_manager::tell_stopping();
         tracing::info!("stopping: finishing what is in flight");
         while serving.join_next().await.is_some() {}
@@ -221,7 +224,23 @@ impl App {
             store.leave().await;
         }
         tracing::info!("stopped");
+        Ok(())
     }
+}
+
+/// Waits for Redis, then looks after the log in it. Sends an error if Redis must not be used.
+async fn keep_redis(
+    store: RedisStore,
+    demands: Demands,
+    wait: WaitSettings,
+    proven: impl Fn() -> Option<u64> + Send,
+    refuse: tokio::sync::oneshot::Sender<OpenError>,
+) {
+    if let Err(error) = store.open(demands, wait).await {
+        let _nobody_waits = refuse.send(error);
+        return;
+    }
+    tokio::join!(store.clone().equip_masters(), store.watch(demands, proven));
 }
 
 /// Who else hears of what the feed brings: the journal, where there is one.
@@ -263,10 +282,8 @@ fn parts(config: &Config) -> Result<Parts, ConfigError> {
     let refused = |error: KeySetError| ConfigError::new("JWT_KEYS_DIR", error.to_string());
     let redis = match &config.store {
         StoreConfig::Embedded { .. } => None,
-        StoreConfig::Redis { url, prefix, .. } => {
-            let url = url.expose_str().unwrap_or_default();
-            let unfit = |error: RedisError| ConfigError::new("REDIS_URL", format!("is not a Redis URL: {error}"));
-            Some((Link::new(url).map_err(unfit)?, RedisSource::new(url, prefix).map_err(unfit)?))
+        StoreConfig::Redis { server, prefix, .. } => {
+            Some((Link::to(RedisUrl::clone(server)), RedisSource::at(RedisUrl::clone(server), prefix)))
         }
     };
     Ok(Parts { users, keys: config.keys.key_set().map_err(refused)?, refresh_keys: config.keys.refresh_keys()?, redis })
@@ -299,9 +316,10 @@ async fn open_store(config: &Config, redis: Option<(Link, RedisSource)>) -> Resu
             let source = OwnSource::Local(LocalSource(store.feed()));
             Ok((AnyStore::Embedded(store), source))
         }
-        StoreConfig::Redis { prefix, partitions, demands, wait, journal, .. } => {
+        StoreConfig::Redis { prefix, partitions, wait, journal, .. } => {
             let (link, source) = redis.ok_or_else(|| ConfigError::new("REDIS_URL", "is not set"))?;
-            let mut store = RedisStore::new(link, prefix, *partitions, config.terms).limiting(config.sessions_max);
+            let store = RedisStore::new(link, prefix, *partitions, config.terms).limiting(config.sessions_max);
+            let mut store = store.closed();
             if let Some(journal) = journal {
                 store = store.journaling(journal)?;
             }
@@ -309,38 +327,7 @@ async fn open_store(config: &Config, redis: Option<(Link, RedisSource)>) -> Resu
                 let link = store.sibling_link();
                 store = store.waiting(link, *wait);
             }
-            wait_for_redis(&store, *demands).await?;
-            if wait.replicas > 0
-                && let Ok(found) = store.replicas().await
-                && found < wait.replicas
-            {
-                let wanted = wait.replicas;
-                tracing::warn!(
-                    setting = "REDIS_WAIT_REPLICAS",
-                    wanted,
-                    found,
-                    "Redis has fewer replicas than are waited for: every logout is answered 503 until they connect"
-                );
-            }
             Ok((AnyStore::Redis(store), OwnSource::Redis(Box::new(source))))
-        }
-    }
-}
-
-/// Waits for a Redis that is starting, but not for ever: whoever started us should hear of it.
-async fn wait_for_redis(store: &RedisStore, demands: Demands) -> Result<(), OpenError> {
-    let started = tokio::time::Instant::now();
-    loop {
-        let ready = match store.check_server(demands).await {
-            Ok(()) => store.initialise().await,
-            Err(error) => Err(error),
-        };
-        match ready {
-            Err(OpenError::Unavailable(error)) if started.elapsed() < REDIS_PATIENCE => {
-                tracing::warn!(%error, "waiting for Redis");
-                tokio::time::sleep(Duration::from_millis(500)).await;
-            }
-            ready => return ready,
         }
     }
 }

@@ -14,7 +14,7 @@ use sidegate_common::text::is_identifier;
 use sidegate_common::time::LEEWAY_MAX_SECONDS;
 use sidegate_common::token::Policy;
 use sidegate_common::verdict::{OnStale, Staleness};
-use sidegate_runtime::redis_url::RedisUrl;
+use sidegate_runtime::redis_url::{RedisUrl, SENTINEL_SETTINGS};
 use sidegate_runtime::settings::{ConfigError, Setting, Settings, secret, secret_url, setting};
 use sidegate_runtime::{logging, trace};
 
@@ -90,6 +90,8 @@ pub static SETTINGS: &[Setting] = &[
         "Redis for sessions and the revocation log; the embedded store is used if not set; on SIGHUP only its credentials",
     )
     .reloaded(),
+    SENTINEL_SETTINGS[0],
+    SENTINEL_SETTINGS[1],
     setting("REDIS_PREFIX", "sidegate", "prefix of all keys in Redis, the same at every issuer and verifier"),
     setting("REDIS_REQUIRE_PERSISTENCE", "true", "whether to refuse a Redis that keeps nothing on disk"),
     setting("REDIS_REQUIRE_NOEVICTION", "true", "whether to refuse a Redis that drops keys when memory is short"),
@@ -156,6 +158,8 @@ pub enum StoreConfig {
     Redis {
         /// The URL, which may hold a password.
         url: Secret,
+        /// The same understood, with `REDIS_SENTINEL_…`.
+        server: Box<RedisUrl>,
         /// `REDIS_PREFIX`.
         prefix: String,
         /// `REVOCATION_PARTITIONS`.
@@ -307,18 +311,15 @@ fn listen(settings: &Settings) -> Result<ListenConfig, ConfigError> {
 fn store(settings: &Settings) -> Result<StoreConfig, ConfigError> {
     let feed_token = bearer(settings, "FEED_TOKEN")?;
     let partitions = settings.number("REVOCATION_PARTITIONS", 1..=1024)? as u16;
-    if let Some(url) = settings.secret("REDIS_URL") {
-        let text = url.expose_str().unwrap_or_default();
-        let parsed = RedisUrl::parse(text).map_err(|_| {
-            settings.unfit("REDIS_URL", "a Redis URL: redis://, rediss://, redis+sentinel:// or redis+cluster://")
-        })?;
+    if let (Some(server), Some(url)) = (RedisUrl::read(settings)?, settings.secret("REDIS_URL")) {
         let wait = wait(settings)?;
-        if wait.is_needed() && matches!(parsed, RedisUrl::Cluster(_)) {
+        if wait.is_needed() && matches!(server, RedisUrl::Cluster(_)) {
             let name = if wait.replicas > 0 { "REDIS_WAIT_REPLICAS" } else { "REDIS_WAIT_FSYNC" };
             return Err(ConfigError::new(name, "cannot be used with redis+cluster://"));
         }
         return Ok(StoreConfig::Redis {
             url,
+            server: Box::new(server),
             prefix: redis_prefix(settings)?,
             partitions,
             demands: Demands {

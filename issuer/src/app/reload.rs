@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use sidegate_common::secret::LiveSecret;
 use sidegate_runtime::feed::redis::RedisSource;
+use sidegate_runtime::redis_url::RedisUrl;
 use sidegate_runtime::settings::{ConfigError, Settings};
 
 use super::IssuerApi;
@@ -60,21 +61,22 @@ impl Reloader {
 
     /// Uses other credentials for the same Redis, if they have changed and work; false if what has changed needs a restart.
     async fn renew_redis(&self, settings: &Settings, config: &Config) -> bool {
-        let (old, new) = (self.settings.text("REDIS_URL"), settings.text("REDIS_URL"));
-        if old == new {
+        let logins = ["REDIS_URL", "REDIS_SENTINEL_USERNAME", "REDIS_SENTINEL_PASSWORD"];
+        if logins.iter().all(|name| self.settings.text(name) == settings.text(name)) {
             return true;
         }
+        let (old, new) = (self.settings.text("REDIS_URL"), settings.text("REDIS_URL"));
         let (Some(old), Some(new), AnyStore::Redis(store)) = (old, new, &self.api.auth.store) else { return false };
-        let StoreConfig::Redis { prefix, .. } = &config.store else { return false };
+        let StoreConfig::Redis { server, prefix, .. } = &config.store else { return false };
         if without_credentials(old) != without_credentials(new) {
             return false;
         }
-        if let Err(error) = store.renew(new).await {
+        if let Err(error) = store.renew(RedisUrl::clone(server)).await {
             tracing::error!(%error, setting = "REDIS_URL", "the new credentials do not work; keeping the previous ones");
             return false;
         }
-        if let (Some(source), Ok(fresh)) = (&self.source, RedisSource::new(new, prefix)) {
-            source.renew(&fresh);
+        if let Some(source) = &self.source {
+            source.renew(&RedisSource::at(RedisUrl::clone(server), prefix));
         }
         true
     }

@@ -55,7 +55,7 @@ pub fn serve(source: &Source) -> Result<ExitCode, ConfigError> {
     let run = async {
         let (signals, grace) = (Signals::listen()?, config.listen.grace);
         let traces = trace::start(&settings, "sidegate-issuer", signals.stop.clone());
-        App::start(config, settings, reread).await?.run(signals).await;
+        App::start(config, settings, reread).await?.run(signals).await?;
         traces.finish(grace).await;
         Ok::<(), StartError>(())
     };

@@ -85,6 +85,11 @@ pub(super) fn faults(info: &str, demands: Demands) -> Vec<Unfit> {
     faults
 }
 
+/// True if a server still reads its data from disk, by INFO's text.
+pub(super) fn is_loading(info: &str) -> bool {
+    info.lines().any(|line| line.trim() == "loading:1")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

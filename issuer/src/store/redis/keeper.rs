@@ -103,7 +103,12 @@ impl RedisStore {
     /// Redis does not answer, or is unfit.
     pub async fn check_server(&self, demands: Demands) -> Result<(), OpenError> {
         let answer = self.shared.link.call(redis::cmd("INFO").arg("everything")).await.map_err(unavailable)?;
-        let found = guard::faults(&guard::info_text(&answer), demands);
+        let info = guard::info_text(&answer);
+        // Meanwhile it says that it keeps nothing on disk.
+        if guard::is_loading(&info) {
+            return Err(Unavailable::new(super::NAME, "LOADING: it is reading its data from disk").into());
+        }
+        let found = guard::faults(&info, demands);
         for reason in guard::REASONS {
             self.shared.counts.unfit(reason, found.iter().any(|unfit| unfit.reason() == reason));
         }
@@ -156,14 +161,19 @@ impl RedisStore {
     /// Delivers what waits and takes this issuer off the list, before the program ends. An issuer that has not put back
     /// yet what it holds stays on the list: the others then wait for it in vain, for a minute.
     pub async fn leave(&self) {
-        // Whatever comes of it: what is left is told.
-        let _last = tokio::time::timeout(MAKING_TIMEOUT, self.beat()).await;
+        if self.shared.opening.done().is_ok() {
+            // Whatever comes of it: what is left is told.
+            let _last = tokio::time::timeout(MAKING_TIMEOUT, self.beat()).await;
+        }
         let left = self.shared.counts.outbox.get();
         if left > 0 {
             tracing::error!(
                 left,
                 "stopping with revocations that Redis refused: only their clients' retries can do them"
             );
+        }
+        if self.shared.opening.done().is_err() {
+            return;
         }
         let leaving = join_all((0..self.partitions()).map(|partition| self.leave_list(partition)));
         match tokio::time::timeout(2 * REPLICAS_TIMEOUT, leaving).await {

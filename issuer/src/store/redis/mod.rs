@@ -16,6 +16,7 @@ mod replay;
 mod ring;
 mod scripts;
 mod sightings;
+mod start;
 mod waiter;
 
 use std::path::PathBuf;
@@ -23,10 +24,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use redis::{RedisError, Value};
+use redis::{ErrorKind, RedisError, Value};
 use sidegate_common::revocation::{Id, Revocation, SubjectTag, Target};
 use sidegate_common::time::{CLOCK_SKEW_SECONDS, REVOCATION_MARGIN_SECONDS, UnixTime};
 use sidegate_common::wire::{Keys, Position};
+use sidegate_runtime::redis_url::RedisUrl;
 
 pub use guard::{Demands, Unfit};
 pub use journal::JournalError;
@@ -50,6 +52,7 @@ use outbox::Outbox;
 use ring::{Asked, Ring};
 use scripts::{Call, Script};
 use sightings::Sightings;
+use start::Opening;
 use waiter::Waiter;
 
 /// How long a login or refresh waits for issuers to put back what a failover may have lost.
@@ -82,6 +85,7 @@ struct Shared {
     journal: Option<Arc<Journal>>,
     waiter: Option<Waiter>,
     counts: Counts,
+    opening: Opening,
 }
 
 /// Why the store could not be used from the start.
@@ -138,6 +142,7 @@ impl RedisStore {
             journal: None,
             waiter: None,
             counts,
+            opening: Opening::default(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -203,7 +208,7 @@ impl RedisStore {
     ///
     /// # Errors
     /// See [`Link::renew`].
-    pub async fn renew(&self, url: &str) -> Result<(), Unavailable> {
+    pub async fn renew(&self, url: RedisUrl) -> Result<(), Unavailable> {
         self.shared.link.renew(url).await.map_err(unavailable)
     }
 
@@ -247,6 +252,7 @@ impl RedisStore {
     }
 
     async fn try_run<T: redis::FromRedisValue>(&self, partition: u16, call: &Call) -> Result<T, RedisError> {
+        self.shared.opening.done().map_err(|unopened| (ErrorKind::Io, "no connection yet", unopened.cause))?;
         let answer = call.run(&self.shared.link).await;
         match answer.as_ref().err().map(RedisError::code) {
             None => answer,
@@ -469,6 +475,7 @@ impl Store for RedisStore {
     }
 
     async fn read(&self, partition: u16, sid: &Id) -> Result<Option<Session>, Unavailable> {
+        self.shared.opening.done()?;
         let key = self.keys(partition).session(&sid.to_string());
         let command = scripts::read_session(&key);
         let row = self.shared.link.call(&command).await.map_err(unavailable)?;

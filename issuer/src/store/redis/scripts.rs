@@ -24,10 +24,11 @@ pub(super) enum Script {
     Look,
     Replay,
     Forget,
+    MinReplicas,
 }
 
 const PRELUDE: &str = include_str!("scripts/prelude.lua");
-const BODIES: [&str; 12] = [
+const BODIES: [&str; 13] = [
     include_str!("scripts/init.lua"),
     include_str!("scripts/create.lua"),
     include_str!("scripts/rotate.lua"),
@@ -40,6 +41,7 @@ const BODIES: [&str; 12] = [
     include_str!("scripts/look.lua"),
     include_str!("scripts/replay.lua"),
     include_str!("scripts/forget.lua"),
+    include_str!("scripts/min_replicas.lua"),
 ];
 
 /// Which argument of every script names the issuer (`prelude.lua`).
