@@ -50,18 +50,30 @@ impl Redis {
 
     /// Starts it again, on the same port with the same data.
     pub async fn restart(&mut self) {
-        let mut command = Command::new("redis-server");
-        command
-            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", "", "--daemonize", "no"])
-            .args(["--dir", self.folder.path().to_str().expect("UTF-8"), "--protected-mode", "no"])
-            .args(&self.options);
-        self.program = Some(Program::start("redis-server", command, &self.log()));
+        self.program = Some(Program::start("redis-server", self.command(&[]), &self.log()));
         let client = self.client();
         eventually("Redis to answer", || async {
             let mut connection = client.get_multiplexed_async_connection().await.ok()?;
             redis::cmd("PING").query_async::<String>(&mut connection).await.ok()
         })
         .await;
+    }
+
+    /// Starts it again so that each key takes half a millisecond to load, and does not wait. Meanwhile it answers LOADING,
+    /// after every 1,024 keys.
+    pub fn start_loading(&mut self) {
+        let slow = ["--key-load-delay", "500"];
+        self.program = Some(Program::start("redis-server", self.command(&slow), &self.log()));
+    }
+
+    fn command(&self, options: &[&str]) -> Command {
+        let mut command = Command::new("redis-server");
+        command
+            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", "", "--daemonize", "no"])
+            .args(["--dir", self.folder.path().to_str().expect("UTF-8"), "--protected-mode", "no"])
+            .args(&self.options)
+            .args(options);
+        command
     }
 
     pub fn client(&self) -> redis::Client {

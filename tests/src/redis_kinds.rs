@@ -64,12 +64,13 @@ impl Authority {
 pub struct Servers {
     programs: Vec<Program>,
     ports: Vec<u16>,
+    commands: Vec<Vec<String>>,
     folder: Scratch,
 }
 
 impl Servers {
     const fn none(folder: Scratch) -> Self {
-        Self { programs: Vec::new(), ports: Vec::new(), folder }
+        Self { programs: Vec::new(), ports: Vec::new(), commands: Vec::new(), folder }
     }
 
     /// Starts one more redis-server on a free port, with `options`, in a folder of its own; over TLS under `authority`.
@@ -78,20 +79,58 @@ impl Servers {
         let name = format!("redis-{port}");
         let home = self.folder.file(&name);
         std::fs::create_dir(&home).expect("our own folder");
-        let mut command = Command::new("redis-server");
         let (plain, secure) = match authority {
             None => (port.to_string(), None),
             Some(authority) => ("0".to_owned(), Some(authority.server_options())),
         };
-        command.args(["--port", &plain, "--bind", "127.0.0.1", "--save", "", "--protected-mode", "no"]);
-        command.args(["--appendonly", "yes", "--appendfsync", "always", "--dir", home.to_str().expect("UTF-8")]);
+        let mut command = vec!["--port", &plain, "--bind", "127.0.0.1", "--save", "", "--protected-mode", "no"];
+        command.extend(["--appendonly", "yes", "--appendfsync", "always", "--dir", home.to_str().expect("UTF-8")]);
+        let mut command: Vec<_> = command.into_iter().map(str::to_owned).collect();
         if let Some(secure) = secure {
-            command.args(["--tls-port", &port.to_string()]).args(secure);
+            command.extend(["--tls-port".to_owned(), port.to_string()]);
+            command.extend(secure);
         }
-        command.args(options);
-        self.programs.push(Program::start(&name, command, &self.folder.file(&format!("{name}.log"))));
+        command.extend(options.iter().map(|option| (*option).to_owned()));
+        self.programs.push(self.launch(port, &command));
         self.ports.push(port);
+        self.commands.push(command);
         port
+    }
+
+    fn launch(&self, port: u16, arguments: &[String]) -> Program {
+        let mut command = Command::new("redis-server");
+        command.args(arguments);
+        let name = format!("redis-{port}");
+        Program::start(&name, command, &self.folder.file(&format!("{name}.log")))
+    }
+
+    fn index(&self, port: u16) -> usize {
+        self.ports.iter().position(|one| *one == port).expect("one of these servers")
+    }
+
+    /// kill -9 of the server on this port.
+    pub fn kill(&mut self, port: u16) {
+        let index = self.index(port);
+        self.programs[index].kill();
+    }
+
+    /// Starts it again with its data.
+    pub fn restart(&mut self, port: u16) {
+        let index = self.index(port);
+        self.programs[index] = self.launch(port, &self.commands[index].clone());
+    }
+
+    /// What the server on this port answers, as `redis-cli` prints it.
+    ///
+    /// # Panics
+    /// It answers with an error.
+    pub fn ask(port: u16, command: &[&str]) -> String {
+        Self::cli(port, None, command).unwrap_or_else(|| panic!("{port}: {command:?} failed")).trim().to_owned()
+    }
+
+    /// Waits until `INFO` of the server on this port has this line.
+    pub async fn until_info(&self, port: u16, line: &str) {
+        self.until(line, port, None, &["INFO", "replication"], line).await;
     }
 
     /// What `redis-cli` prints; none if it fails.
@@ -153,6 +192,56 @@ pub async fn cluster(authority: Option<&Authority>) -> (Servers, String) {
     }
     let scheme = if authority.is_some() { "rediss+cluster" } else { "redis+cluster" };
     let url = format!("{scheme}://{}", nodes.join(","));
+    (servers, url)
+}
+
+/// A Cluster of three masters, in which the one that has `key` has a replica. Gives the ports of that master and replica.
+pub async fn cluster_with_replica(key: &str) -> (Servers, u16, u16) {
+    let (mut servers, _) = cluster(None).await;
+    let slot = Servers::ask(servers.ports[0], &["CLUSTER", "KEYSLOT", key]);
+    let slots = 16_384 / 3 + 1;
+    // redis-cli gives each master a third of the slots, in order.
+    let master = servers.ports[slot.parse::<usize>().expect("a slot") / slots];
+    let id = Servers::ask(master, &["CLUSTER", "MYID"]);
+    let bus = free_port().to_string();
+    let options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-port", &bus];
+    let replica = servers.add(None, &[&options[..], &["--repl-diskless-sync-delay", "0"]].concat());
+    servers.until("a node", replica, None, &["PING"], "PONG").await;
+    for port in servers.ports.clone() {
+        let _met = Servers::cli(port, None, &["CLUSTER", "MEET", "127.0.0.1", &replica.to_string(), &bus]);
+    }
+    servers.until("the replica to know its master", replica, None, &["CLUSTER", "NODES"], &id).await;
+    eventually("the replica to be one", || async { Servers::cli(replica, None, &["CLUSTER", "REPLICATE", &id]) }).await;
+    servers.until_info(replica, "master_link_status:up").await;
+    for port in servers.ports.clone() {
+        let slave = format!("127.0.0.1:{replica}@{bus} ");
+        eventually("every node to know the replica", || async {
+            let nodes = Servers::cli(port, None, &["CLUSTER", "NODES"])?;
+            nodes.lines().any(|line| line.contains(&slave) && line.contains("slave")).then_some(())
+        })
+        .await;
+    }
+    (servers, master, replica)
+}
+
+/// A server and a Sentinel, each with a password of its own. The URL names the Sentinel and has the server's password.
+pub async fn behind_a_guarded_sentinel(server_password: &str, sentinel_password: &str) -> (Servers, String) {
+    let mut servers = Servers::none(Scratch::new());
+    let master = servers.add(None, &["--requirepass", server_password]);
+    let login = |password| vec!["-a", password, "--no-auth-warning", "PING"];
+    servers.until("the master", master, None, &login(server_password), "PONG").await;
+    let port = free_port();
+    let file = servers.folder.file("sentinel.conf");
+    let config = format!(
+        "port {port}\nbind 127.0.0.1\nrequirepass {sentinel_password}\nsentinel monitor main 127.0.0.1 {master} 1\n\
+         sentinel auth-pass main {server_password}\n"
+    );
+    std::fs::write(&file, config).expect("our own folder");
+    let mut command = Command::new("redis-server");
+    command.arg(&file).arg("--sentinel").current_dir(servers.folder.path());
+    servers.programs.push(Program::start("sentinel", command, &servers.folder.file("sentinel.log")));
+    servers.until("the Sentinel", port, None, &login(sentinel_password), "PONG").await;
+    let url = format!("redis+sentinel://:{server_password}@127.0.0.1:{port}/main");
     (servers, url)
 }
 

@@ -184,6 +184,8 @@ const ON_SIGHUP: &[(&str, &str, bool)] = &[
     // From `the_password_of_redis_is_replaced_on_sighup`.
     ("sidegate-issuer", "REDIS_URL", true),
     ("sidegate-verifier", "REDIS_URL", true),
+    ("sidegate-issuer", "REDIS_SENTINEL_PASSWORD", true),
+    ("sidegate-verifier", "REDIS_SENTINEL_PASSWORD", true),
     // From `what_a_reload_cannot_do_is_named`.
     ("sidegate-issuer", "DATABASE_URL", false),
 ];

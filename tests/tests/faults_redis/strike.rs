@@ -148,7 +148,7 @@ impl Rig {
                 let rules: &[&str] = match random.between(0, 4) {
                     0 => &["-@all"],
                     1 => &["resetchannels"],
-                    2 => &["-eval_ro", "-evalsha_ro"],
+                    2 => &["-hmget"],
                     _ => &["resetpass", ">another"],
                 };
                 say(&mut admin, &[&["ACL", "SETUSER", "verifier"], rules].concat()).await;
