@@ -28,7 +28,6 @@ use redis::{ErrorKind, RedisError, Value};
 use sidegate_common::revocation::{Id, Revocation, SubjectTag, Target};
 use sidegate_common::time::{CLOCK_SKEW_SECONDS, REVOCATION_MARGIN_SECONDS, UnixTime};
 use sidegate_common::wire::{Keys, Position};
-use sidegate_runtime::redis_url::RedisUrl;
 
 pub use guard::{Demands, Unfit};
 pub use journal::JournalError;
@@ -197,30 +196,6 @@ impl RedisStore {
             shared.journal = Some(Arc::new(journal));
         }
         Ok(self)
-    }
-
-    /// Another connection to the same Redis.
-    pub fn sibling_link(&self) -> Link {
-        self.shared.link.sibling()
-    }
-
-    /// Connects with the credentials of `url` from now on, if they work.
-    ///
-    /// # Errors
-    /// See [`Link::renew`].
-    pub async fn renew(&self, url: RedisUrl) -> Result<(), Unavailable> {
-        self.shared.link.renew(url).await.map_err(unavailable)
-    }
-
-    /// How many replicas the server has now.
-    ///
-    /// # Errors
-    /// Redis does not answer.
-    pub async fn replicas(&self) -> Result<u64, Unavailable> {
-        let answer = self.shared.link.call(redis::cmd("INFO").arg("replication")).await.map_err(unavailable)?;
-        let text = guard::info_text(&answer);
-        let found = text.lines().find_map(|line| line.trim().strip_prefix("connected_slaves:")?.parse().ok());
-        Ok(found.unwrap_or_default())
     }
 
     /// What it counts.

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use redis::{FromRedisValue as _, RedisError, Value, cmd};
 use sidegate_runtime::feed::redis::{LIBRARY, call_function, is_missing};
+use sidegate_runtime::redis_url::RedisUrl;
 use tokio::time::sleep;
 
-use super::guard::Demands;
+use super::guard::{self, Demands};
 use super::scripts::{Call, Script};
-use super::{NAME, OpenError, RedisStore, WaitSettings};
+use super::{Link, NAME, OpenError, RedisStore, WaitSettings, unavailable};
 use crate::domain::ports::{Store as _, Unavailable};
 
 /// The wait between two attempts to reach Redis at start.
@@ -36,6 +37,30 @@ impl Opening {
 }
 
 impl RedisStore {
+    /// Another connection to the same Redis.
+    pub fn sibling_link(&self) -> Link {
+        self.shared.link.sibling()
+    }
+
+    /// Connects with the credentials of `url` from now on, if they work.
+    ///
+    /// # Errors
+    /// See [`Link::renew`].
+    pub async fn renew(&self, url: RedisUrl) -> Result<(), Unavailable> {
+        self.shared.link.renew(url).await.map_err(unavailable)
+    }
+
+    /// How many replicas the server has now.
+    ///
+    /// # Errors
+    /// Redis does not answer.
+    pub async fn replicas(&self) -> Result<u64, Unavailable> {
+        let answer = self.shared.link.call(redis::cmd("INFO").arg("replication")).await.map_err(unavailable)?;
+        let text = guard::info_text(&answer);
+        let found = text.lines().find_map(|line| line.trim().strip_prefix("connected_slaves:")?.parse().ok());
+        Ok(found.unwrap_or_default())
+    }
+
     /// Refuses everything until [`RedisStore::open`] has succeeded.
     #[must_use]
     pub fn closed(self) -> Self {
@@ -141,7 +166,7 @@ impl RedisStore {
     }
 }
 
-async fn load_library(link: &super::Link, key: &str) -> Result<(), RedisError> {
+async fn load_library(link: &Link, key: &str) -> Result<(), RedisError> {
     let load = cmd("FUNCTION").arg("LOAD").arg("REPLACE").arg(LIBRARY).take();
     link.call_master_of(key, &load).await.map(|_| ())
 }
