@@ -138,7 +138,7 @@ class _Marker:
 
 
 def _answer_in_mounted_app(request: HTTPConnection) -> None:
-    """Gives an application that is mounted below an installed one the handler for refusals, which it does not inherit."""
+    """Gives an application mounted below an installed one the handler for refusals, which it does not inherit."""
     handlers = request.scope.get("starlette.exception_handlers")
     if _OWNER in request.scope and handlers is not None:
         handlers[0].setdefault(TokenRefused, _answer_problem)
