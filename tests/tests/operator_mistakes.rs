@@ -136,6 +136,11 @@ const ROWS: &[Row] = &[
     ),
     (VERIFIER, &[("TOKEN_CACHE_ENTRIES", "16k")], Refused(&["TOKEN_CACHE_ENTRIES: \"16k\" is not a whole number"])),
     (ISSUER, &[("BCRYPT_COST", "31")], Refused(&["BCRYPT_COST: \"31\" is not a whole number from 4 to 14"])),
+    (
+        ISSUER,
+        &[("SESSIONS_PER_USER_MAX", "unlimited")],
+        Refused(&["SESSIONS_PER_USER_MAX: \"unlimited\" is not a whole number from"]),
+    ),
     (VERIFIER, &[("ON_STALE", "ignore")], Refused(&["ON_STALE: \"ignore\" is not deny or allow"])),
     (ISSUER, &[("USERS_REHASH", "maybe")], Refused(&["USERS_REHASH: \"maybe\" is not true or false"])),
     // Addresses and sockets.
