@@ -18,7 +18,8 @@ pub fn bearer<'a>(mut values: impl Iterator<Item = &'a [u8]>) -> Result<Option<&
         let joined = value.contains(&b',') && value.to_ascii_lowercase().windows(6).any(|word| word == b"bearer");
         return if joined { Err(TWO) } else { Ok(None) };
     }
-    let token = rest.trim_ascii_start();
+    // RFC 6750 §2.1 has spaces only: a tab is part of what no token has.
+    let token = &rest[rest.iter().take_while(|byte| **byte == b' ').count()..];
     if token.is_empty() { Ok(None) } else { one_token(token).map(Some) }
 }
 
@@ -62,6 +63,8 @@ mod tests {
             b"Bearer a\tb",
             b"Bearer \xff",
             b"Bearer a,",
+            b"Bearer \ta.b.c",
+            b"Bearer \t",
             b"Basic x,Bearer a.b.c",
         ] {
             assert!(of(&[value]).is_err(), "{value:?}");

@@ -17,9 +17,20 @@ pub fn bearer(headers: &HeaderMap) -> Result<&str, Denied> {
     if all.next().is_some() {
         return Err(Denied::Invalid { why: "two Authorization headers".into() });
     }
-    let value = value.to_str().map_err(|_| Denied::NOT_COMPACT)?;
-    let (scheme, token) = value.split_once(' ').ok_or(Denied::Missing)?;
-    if scheme.eq_ignore_ascii_case("bearer") { Ok(token.trim_start_matches(' ')) } else { Err(Denied::Missing) }
+    let value = value.as_bytes();
+    let (scheme, token) = value.split_at(value.iter().position(|byte| *byte == b' ').unwrap_or(value.len()));
+    if !scheme.eq_ignore_ascii_case(b"bearer") {
+        // Another scheme presents no bearer token; but a proxy may have joined two headers with a comma.
+        let joined = value.contains(&b',') && value.to_ascii_lowercase().windows(6).any(|word| word == b"bearer");
+        let two = || Denied::Invalid { why: "two Authorization headers".into() };
+        return Err(if joined { two() } else { Denied::Missing });
+    }
+    let token = std::str::from_utf8(token).map_err(|_| Denied::NOT_COMPACT)?.trim_start_matches(' ');
+    if token.is_empty() {
+        return Err(Denied::Missing);
+    }
+    let fits = token.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',');
+    if fits { Ok(token) } else { Err(Denied::NOT_COMPACT) }
 }
 
 /// Checks a token in async code: at once if that is possible, else on a blocking thread of the runtime.
@@ -49,4 +60,33 @@ pub fn refusal<B: From<String>>(denied: &Denied) -> Response<B> {
         headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(value: &[u8]) -> Result<String, &'static str> {
+        let headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_bytes(value).unwrap())]);
+        bearer(&headers).map(str::to_owned).map_err(|denied| match denied {
+            Denied::Missing => "missing",
+            Denied::Invalid { .. } => "invalid",
+            _ => "something else",
+        })
+    }
+
+    #[test]
+    fn bearer_token_is_read_as_the_daemon_reads_it() {
+        for value in [&b"Bearer a.b.c"[..], b"bearer a.b.c", b"BEARER  a.b.c"] {
+            assert_eq!(of(value).as_deref(), Ok("a.b.c"));
+        }
+        for value in [&b""[..], b"Bearer", b"Bearer ", b"Bearer\ta.b.c", b"Basic YTpi,x", b"a.b.c", b"Bearerx a"] {
+            assert_eq!(of(value), Err("missing"), "{value:?}");
+        }
+        for value in
+            [&b"Bearer \ta.b.c"[..], b"Bearer \t", b"Bearer a b", b"Bearer a,b", b"Bearer \xe9", b"Basic x, Bearer y"]
+        {
+            assert_eq!(of(value), Err("invalid"), "{value:?}");
+        }
+    }
 }

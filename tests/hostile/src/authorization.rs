@@ -76,6 +76,8 @@ fn hostile(token: &str) -> Vec<HeaderSet> {
         set("scheme twice", &[format!("Authorization: Bearer Bearer {token}")], Invalid),
         set("scheme with a colon", &[format!("Authorization: Bearer: {token}")], Missing),
         set("scheme with a tab", &[format!("Authorization: Bearer\t{token}")], Missing),
+        set("a tab after the space", &[format!("Authorization: Bearer \t{token}")], Invalid),
+        set("a tab between spaces", &[format!("Authorization: Bearer \t {token}")], Invalid),
         set("scheme without a space", &[format!("Authorization: Bearer{token}")], Missing),
         set("no scheme", &[format!("Authorization: {token}")], Missing),
         set("another scheme", &[format!("Authorization: Token {token}")], Missing),
