@@ -209,6 +209,11 @@ impl Gate {
         }
     }
 
+    /// Drops expired tokens from the memory of those verified.
+    pub fn expire_tokens(&self) {
+        self.checker().expire(self.moment().now);
+    }
+
     /// True if there is a routes file.
     pub const fn has_routes(&self) -> bool {
         self.routes.is_some()

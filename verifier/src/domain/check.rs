@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use sidegate_common::time::{LEEWAY_MAX_SECONDS, UnixTime};
 use sidegate_common::token::{Rejection, VerifiedToken};
 use sidegate_common::verdict::{GoodToken, Judge, Moment, Unknown, Verdict};
 
@@ -36,6 +37,11 @@ impl<R> Checker<R> {
     /// The judge.
     pub const fn judge(&self) -> &Arc<Judge> {
         &self.judge
+    }
+
+    /// Drops tokens that have expired at `now`, beyond the largest leeway, from memory.
+    pub fn expire(&self, now: UnixTime) {
+        self.seen.expire(now, LEEWAY_MAX_SECONDS, self.judge.key_epoch());
     }
 
     /// Checks a token.

@@ -7,6 +7,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use sidegate_common::time::UnixTime;
 use sidegate_common::token::VerifiedToken;
 
 /// Tokens that share a place; a lookup compares at most this many.
@@ -77,6 +78,21 @@ impl<R> SeenTokens<R> {
         seen
     }
 
+    /// Drops tokens that are no longer good at `now` by their `exp`, with `leeway` seconds beyond it, and those of other keys.
+    pub fn expire(&self, now: UnixTime, leeway: u64, key_epoch: u64) {
+        for bucket in &self.buckets {
+            let mut bucket = bucket.lock().unwrap_or_else(PoisonError::into_inner);
+            for slot in bucket.iter_mut() {
+                let dead = slot.as_ref().is_some_and(|seen| {
+                    seen.key_epoch != key_epoch || seen.verified.claims().expires_at().plus(leeway) < now
+                });
+                if dead {
+                    *slot = None;
+                }
+            }
+        }
+    }
+
     fn bucket(&self, token: &str) -> Option<&Mutex<Bucket<R>>> {
         // Not the very end: the last characters of a signature hold few bits.
         let tail = token.len().checked_sub(12)?;
@@ -104,6 +120,21 @@ mod tests {
         assert!(seen.find(&edited, 1).is_none(), "the same signature under another payload is another token");
         assert!(seen.find(&token, 2).is_none(), "other keys: verify again");
         assert!(seen.find(&token, 1).is_none(), "and the old entry is gone");
+    }
+
+    #[test]
+    fn expired_tokens_and_those_of_other_keys_are_dropped() {
+        let (token, verified) = testing::verified("a");
+        let seen = SeenTokens::new(64);
+        seen.keep(&token, 1, Arc::clone(&verified), ());
+        let exp = verified.claims().expires_at();
+        seen.expire(exp.plus(5), 5, 1);
+        assert!(seen.find(&token, 1).is_some(), "still good within the leeway");
+        seen.expire(exp.plus(6), 5, 1);
+        assert_eq!(Arc::strong_count(&verified), 1, "its memory is given back");
+        seen.keep(&token, 1, Arc::clone(&verified), ());
+        seen.expire(exp, 5, 2);
+        assert_eq!(Arc::strong_count(&verified), 1);
     }
 
     #[test]
