@@ -1,5 +1,7 @@
 //! Logs: JSON lines by default, text for people; one place sets them up.
 
+use std::io::IsTerminal as _;
+
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt;
 
@@ -7,7 +9,7 @@ use crate::settings::{ConfigError, Setting, Settings, setting};
 
 /// The settings of this module.
 pub const SETTINGS: [Setting; 2] = [
-    setting("LOG_FORMAT", "json", "json or text"),
+    setting("LOG_FORMAT", "json", "json, or text (in colour on a terminal, unless NO_COLOR is set)"),
     setting(
         "RUST_LOG",
         "info",
@@ -29,7 +31,9 @@ pub fn check(settings: &Settings) -> Result<(), ConfigError> {
 /// An unknown format or filter.
 pub fn start(settings: &Settings) -> Result<(), ConfigError> {
     let (format, filter) = read(settings)?;
-    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let ansi = std::io::stderr().is_terminal() && !no_color;
+    let builder = fmt().with_env_filter(filter).with_ansi(ansi).with_writer(std::io::stderr);
     // A second start in one process (tests) keeps the first one's output.
     let _already_started = if format == "json" {
         builder.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init()

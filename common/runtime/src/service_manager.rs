@@ -3,11 +3,13 @@
 //! An inherited socket is taken by whoever is about to bind the same address, so no setting names it. It stays open in the
 //! service manager when this process ends: who connects meanwhile waits for the next process, and nobody is refused.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
@@ -39,11 +41,45 @@ fn inherited<L: From<socket2::Socket>>(is_it: impl Fn(&socket2::Socket) -> bool)
     for number in sd_notify::listen_fds()? {
         let socket = socket2::Socket::from(duplicate(number)?);
         if is_it(&socket) {
+            TAKEN.lock().unwrap_or_else(PoisonError::into_inner).insert(number);
             socket.set_nonblocking(true)?;
             return Ok(Some(socket.into()));
         }
     }
     Ok(None)
+}
+
+/// Numbers of the passed sockets that a setting named.
+static TAKEN: Mutex<BTreeSet<RawFd>> = Mutex::new(BTreeSet::new());
+
+/// Call when everything is bound: whoever connects to a passed socket that nobody serves would wait for ever.
+///
+/// # Errors
+/// There is one; it and `settings`, those that name addresses, are named.
+pub fn refuse_unserved(settings: &str) -> io::Result<()> {
+    let taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut unserved = Vec::new();
+    for number in sd_notify::listen_fds()?.filter(|number| !taken.contains(number)) {
+        unserved.push(describe(&socket2::Socket::from(duplicate(number)?)));
+    }
+    if unserved.is_empty() {
+        return Ok(());
+    }
+    let problem = format!(
+        "the service manager passed {}, which none of {settings} names: set one to it, or remove the socket unit",
+        unserved.join(", ")
+    );
+    Err(io::Error::new(io::ErrorKind::InvalidInput, problem))
+}
+
+fn describe(socket: &socket2::Socket) -> String {
+    let Ok(address) = socket.local_addr() else { return "a descriptor that is no socket".to_owned() };
+    let path = || address.as_pathname().map(|path| path.display().to_string());
+    address
+        .as_socket()
+        .map(|address| address.to_string())
+        .or_else(path)
+        .unwrap_or_else(|| "an unnamed socket".to_owned())
 }
 
 /// A descriptor of our own for what has `number` in this process: the kernel looks it up, so a wrong number is an error and

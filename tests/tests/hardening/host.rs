@@ -259,6 +259,46 @@ async fn as_many_files_are_opened_as_the_hard_limit_allows() {
     assert!(hard.starts_with(soft) && soft != "256", "{limits}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn passed_socket_that_no_setting_names_is_refused() {
+    let mut stack = Stack::start(Store::Embedded, 1).await;
+    let stray = stack.folder.file("stray.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&stray).expect("bound");
+    let verifier = &mut stack.verifiers[0];
+    assert!(verifier.program.stop().success());
+    let tcp = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+    let address = tcp.local_addr().expect("an address").to_string();
+    let sockets = [listener.into(), tcp.into()];
+    for (name, settings, setting) in [
+        ("sidegate-verifier", &verifier.settings, "VERIFIER_SOCKET"),
+        ("sidegate-issuer", &stack.issuer.settings, "ISSUER_LISTEN"),
+    ] {
+        let mut settings = settings.clone();
+        if name == "sidegate-issuer" {
+            let free = || local(free_port()).0;
+            let listens = ["ISSUER_LISTEN", "ISSUER_ADMIN_LISTEN", "ISSUER_FEED_LISTEN"];
+            settings.extend(listens.map(|name| (name.to_owned(), free())));
+            settings.insert("STORE_URL".into(), format!("sqlite://{}", stack.folder.file("other.db").display()));
+        }
+        let log = stack.folder.file(&format!("{name}-stray.log"));
+        let mut program = Program::launch(name, &settings, &log, &sockets);
+        assert_eq!(program.wait(sidegate_tests::wait::PATIENCE).code(), Some(1), "{}", program.output());
+        let told = program.output();
+        assert!(told.contains(stray.to_str().expect("UTF-8")) && told.contains(&address), "{told}");
+        assert!(told.contains(setting), "{told}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_in_files_have_no_colour_codes() {
+    let text = [("LOG_FORMAT", "text")];
+    let stack = Stack::with(Store::Embedded, 1, &text, &text).await;
+    for program in [&stack.issuer.program, &stack.verifiers[0].program] {
+        let output = program.output();
+        assert!(output.contains("started") && !output.contains('\u{1b}'), "{output:?}");
+    }
+}
+
 /// Some published secrets that are long enough; sidegate-common's own test tries all of them.
 fn published() -> Vec<String> {
     let folder = std::env::var("SIDEGATE_VECTORS")
