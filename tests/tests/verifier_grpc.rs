@@ -8,6 +8,8 @@ use sidegate_proto::envoy::service::auth::v3::attribute_context::HttpRequest;
 use sidegate_proto::envoy::service::auth::v3::check_response::HttpResponse;
 use sidegate_tests::daemon::{Daemon, good};
 use sidegate_tests::grpc_check::{attributes, channel, check};
+use sidegate_tests::http::At;
+use sidegate_tests::stack::{EMAIL, Stack, Store};
 use sidegate_tests::wait::eventually;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
@@ -94,11 +96,45 @@ async fn context_extensions_ask_for_scope_and_audience() {
     let token = good("alice");
     let ask = async |extensions: &[(&str, &str)]| read(check(&channel, Some(bearer(&token)), extensions).await);
     assert_eq!(ask(&[("scope", "read")]).await.1, 200);
-    assert_eq!(ask(&[("audience", "sidegate"), ("other", "x")]).await.1, 200);
+    assert_eq!(ask(&[("audience", "sidegate")]).await.1, 200);
     let (code, status, headers) = ask(&[("scope", "admin")]).await;
     assert_eq!((code, status), (PERMISSION_DENIED, 403));
     assert!(headers["www-authenticate"].contains("scope=\"admin\""));
     assert_eq!(ask(&[("audience", "elsewhere")]).await.1, 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unknown_context_extension_is_503_and_logged_by_name() {
+    let stack = Stack::start(Store::Embedded, 1).await;
+    let verifier = &stack.verifiers[0];
+    let At::Unix(socket) = &verifier.at else { panic!("a Unix socket") };
+    let channel = channel(socket).await;
+    let access = stack.issuer.login(EMAIL).await.access;
+    for (key, value) in [("scopes", "admin"), ("required_scope", "admin"), ("Scope", "admin"), ("scopes", "other")] {
+        let (code, status, headers) =
+            read(check(&channel, Some(bearer(&access)), &[("scope", "read"), (key, value)]).await);
+        assert_eq!((code, status), (UNAVAILABLE, 1503), "{key}");
+        assert_eq!(headers["retry-after"], "1");
+    }
+    let output = verifier.program.output();
+    for key in ["scopes", "required_scope", "Scope"] {
+        let lines = output.lines().filter(|line| line.contains(&format!("\"key\":\"{key}\"")));
+        assert_eq!(lines.count(), 1, "{key}: {output}");
+    }
+}
+
+#[tokio::test]
+async fn health_streams_of_one_connection_are_few() {
+    let daemon = Daemon::start(&[]).await;
+    let channel = channel(&daemon.socket).await;
+    let mut streams = Vec::new();
+    let watch = async || HealthClient::new(channel.clone()).watch(HealthCheckRequest { service: String::new() }).await;
+    for _ in 0..4 {
+        streams.push(watch().await.expect("one of the few"));
+    }
+    assert_eq!(watch().await.unwrap_err().code(), tonic::Code::ResourceExhausted);
+    streams.pop();
+    eventually("room for another", || async { watch().await.ok() }).await;
 }
 
 #[tokio::test]

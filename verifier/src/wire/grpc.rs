@@ -3,9 +3,9 @@
 //! Two rules keep Envoy from misreading an answer: the status is always set (an empty answer *allows*), and "no" is never
 //! a gRPC error (with `failure_mode_allow` that would let the request pass).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{BufMut as _, Bytes};
 use http::header::HeaderMap;
@@ -15,6 +15,7 @@ use prost::Message as _;
 use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value};
 use sidegate_common::claims::{Audience, Claims};
+use sidegate_common::problem::Code;
 use sidegate_common::token::Rejection;
 use sidegate_proto::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use sidegate_proto::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
@@ -25,13 +26,14 @@ use sidegate_proto::envoy::service::auth::v3::{CheckRequest, CheckResponse, Deni
 use sidegate_proto::envoy::r#type::v3::HttpStatus;
 use sidegate_proto::google::rpc::Status as RpcStatus;
 use sidegate_runtime::trace::{self, Parent};
+use tokio::sync::Semaphore;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::server::{NamedService, UnaryService};
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 use tower::Service;
 
-use super::answer::{Answer, IDENTITY, Identity, STALE, answer};
+use super::answer::{Answer, IDENTITY, Identity, STALE, answer, problem};
 use super::bearer::{Headers, present};
 use super::dialect::{LOOKALIKE, is_lookalike};
 use super::http::{Body, tell};
@@ -42,6 +44,10 @@ use crate::gate::Gate;
 const NAME: &str = "grpc";
 /// Envoy's name for our service, also in the health service.
 pub const AUTHORIZATION: &str = SERVICE_NAME;
+const UNKNOWN_KEYS_LOGGED_MAX: usize = 16;
+const WATCH: &str = "/grpc.health.v1.Health/Watch";
+/// A client watches once a service, and there are two: a stream stays open as long as the client likes.
+pub const WATCHES_MAX: usize = 4;
 const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
 
 /// Both services.
@@ -57,13 +63,22 @@ impl Grpc {
         Self { gate, health: HealthServer::new(HealthService::from_health_reporter(health)) }
     }
 
-    /// Answers one call.
-    pub fn call(&self, request: Request<Incoming>) -> impl Future<Output = Response<Body>> + Send + use<> {
+    /// Answers one call; `watches` are the health streams that its connection may still open.
+    pub fn call(
+        &self,
+        request: Request<Incoming>,
+        watches: &Arc<Semaphore>,
+    ) -> impl Future<Output = Response<Body>> + Send + use<> {
         let path = request.uri().path();
+        let watch = (path == WATCH).then(|| Arc::clone(watches).try_acquire_owned());
         let checker = (path == CHECK).then(|| Authorizer { gate: Arc::clone(&self.gate) });
         let service = path.trim_start_matches('/').split('/').next().unwrap_or_default();
         let health = (service == <HealthServer<HealthService> as NamedService>::NAME).then(|| self.health.clone());
         async move {
+            let permit = match watch.transpose() {
+                Ok(permit) => permit,
+                Err(_) => return refuse_watch().map(|body| Body::Grpc(body, None)),
+            };
             let response = match (checker, health) {
                 (Some(checker), _) => tonic::server::Grpc::new(CheckCodec).unary(checker, request).await,
                 (None, Some(mut health)) => {
@@ -72,9 +87,13 @@ impl Grpc {
                 }
                 (None, None) => tonic::Status::unimplemented("no such service").into_http(),
             };
-            response.map(Body::Grpc)
+            response.map(|body| Body::Grpc(body, permit))
         }
     }
+}
+
+fn refuse_watch() -> Response<tonic::body::Body> {
+    tonic::Status::resource_exhausted("too many health streams on this connection").into_http()
 }
 
 /// `envoy.service.auth.v3.Authorization/Check`, not by the generated server: its answers are messages that are encoded already.
@@ -114,7 +133,10 @@ fn parent(http: &HttpRequest) -> Option<Parent<'_>> {
 
 async fn check(gate: &Gate, request: CheckRequest) -> Bytes {
     let attributes = request.attributes.unwrap_or_default();
-    let also = requirement(&attributes.context_extensions);
+    let also = match requirement(&attributes.context_extensions) {
+        Ok(also) => also,
+        Err(key) => return unknown_extension(gate, key),
+    };
     let http = attributes.request.and_then(|request| request.http);
     let mut decision = decide(gate, http.as_ref(), also.as_ref());
     if matches!(decision, Decision::Deny(Denial::Token(Rejection::UnknownKey)))
@@ -190,10 +212,29 @@ impl Decoder for CheckCodec {
 }
 
 /// What the operator wrote beside the route in Envoy's configuration; no client can touch it.
-fn requirement(extensions: &HashMap<String, String>) -> Option<Requirement> {
+///
+/// # Errors
+/// A key that means nothing here: whoever wrote `scopes` believes the route to be closed.
+fn requirement(extensions: &HashMap<String, String>) -> Result<Option<Requirement>, &str> {
+    if let Some(unknown) = extensions.keys().filter(|key| !matches!(key.as_str(), "scope" | "audience")).min() {
+        return Err(unknown);
+    }
     let scope = extensions.get("scope").cloned().unwrap_or_default();
     let audiences: Vec<String> = extensions.get("audience").cloned().into_iter().collect();
-    if scope.is_empty() && audiences.is_empty() { None } else { Some(Requirement { scope, audiences }) }
+    Ok((!scope.is_empty() || !audiences.is_empty()).then_some(Requirement { scope, audiences }))
+}
+
+/// 503, and a log line for each key the first time: no request may pass a route whose requirement is not understood.
+fn unknown_extension(gate: &Gate, key: &str) -> Bytes {
+    static LOGGED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let mut logged = LOGGED.lock().unwrap_or_else(PoisonError::into_inner);
+    if logged.len() < UNKNOWN_KEYS_LOGGED_MAX && logged.insert(key.to_owned()) {
+        tracing::error!(key, "unknown key in context_extensions; known are scope and audience");
+    }
+    drop(logged);
+    let answer = problem(Code::TemporarilyUnavailable, "the route's context_extensions are not understood", None);
+    gate.answered(NAME, answer.outcome);
+    Bytes::from(respond(answer, None).encode_to_vec())
 }
 
 fn presented<'a>(gate: &'a Gate, http: &'a HttpRequest) -> Presented<'a> {

@@ -14,11 +14,12 @@ use sidegate_common::problem::Code;
 use sidegate_common::token::Rejection;
 use sidegate_runtime::serve::Peer;
 use sidegate_runtime::trace::{self, Parent};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::answer::{Answer, answer, problem};
 use super::bearer::present;
 use super::dialect::{Dialect, LOOKALIKE, is_lookalike};
-use super::grpc::Grpc;
+use super::grpc::{Grpc, WATCHES_MAX};
 use super::{introspect, verify};
 use crate::domain::decide::{Decision, Denial, Presented};
 use crate::gate::Gate;
@@ -39,7 +40,7 @@ impl Front {
 
     /// The service of one connection.
     pub fn connection(&self, peer: Peer) -> Connection {
-        Connection { front: self.clone(), peer }
+        Connection { front: self.clone(), peer, watches: Arc::new(Semaphore::new(WATCHES_MAX)) }
     }
 }
 
@@ -48,6 +49,7 @@ impl Front {
 pub struct Connection {
     front: Front,
     peer: Peer,
+    watches: Arc<Semaphore>,
 }
 
 impl hyper::service::Service<Request<Incoming>> for Connection {
@@ -93,7 +95,7 @@ impl Connection {
             return check(gate, dialect, request.into_parts().0);
         }
         if request.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
-            return Reply::later(grpc.call(request));
+            return Reply::later(grpc.call(request, &self.watches));
         }
         let path = request.uri().path();
         let post = *request.method() == Method::POST;
@@ -208,8 +210,8 @@ impl Future for Reply {
 pub enum Body {
     /// All of it, until it is taken.
     Whole(Option<Bytes>),
-    /// gRPC frames and trailers.
-    Grpc(tonic::body::Body),
+    /// gRPC frames and trailers, and what lets the stream stay open.
+    Grpc(tonic::body::Body, Option<OwnedSemaphorePermit>),
 }
 
 impl Body {
@@ -229,21 +231,21 @@ impl hyper::body::Body for Body {
     ) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
         match self.get_mut() {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Grpc(body) => Pin::new(body).poll_frame(context),
+            Self::Grpc(body, _) => Pin::new(body).poll_frame(context),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Whole(bytes) => bytes.is_none(),
-            Self::Grpc(body) => body.is_end_stream(),
+            Self::Grpc(body, _) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Self::Grpc(body) => body.size_hint(),
+            Self::Grpc(body, _) => body.size_hint(),
         }
     }
 }

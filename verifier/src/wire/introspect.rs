@@ -10,7 +10,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use sidegate_common::claims::Claims;
 use sidegate_common::problem::Code;
-use sidegate_runtime::serve::{BodyError, Peer, read_body};
+use sidegate_runtime::serve::{BodyError, Peer, is_encoded, read_body};
 
 use super::answer::{Answer, json, problem};
 use super::http::Body;
@@ -21,6 +21,9 @@ use crate::gate::Gate;
 pub const BODY_BYTES_MAX: usize = 16 * 1024;
 /// How long a body may take to arrive.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why a body with a `Content-Encoding` is not taken.
+pub const NOT_DECODED: &str = "send the body without Content-Encoding";
 
 const NAME: &str = "introspect";
 
@@ -46,6 +49,7 @@ pub async fn introspect(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>)
         Ok(()) if !is_form(&parts.headers) => {
             problem(Code::UnsupportedMediaType, "send application/x-www-form-urlencoded", None)
         }
+        Ok(()) if is_encoded(&parts.headers) => problem(Code::UnsupportedMediaType, NOT_DECODED, None),
         Ok(()) => match read_body(body, BODY_BYTES_MAX, BODY_TIMEOUT).await {
             Ok(form) => inspect(&gate, &form).await,
             Err(error) => body_problem(error),

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use sidegate_common::claims::Claims;
-use sidegate_runtime::serve::read_body;
+use sidegate_common::problem::Code;
+use sidegate_runtime::serve::{is_encoded, read_body};
 
 use super::answer::{Answer, STALE, answer, json, problem};
 use super::http::Body;
-use super::introspect::{BODY_BYTES_MAX, BODY_TIMEOUT, body_problem};
+use super::introspect::{BODY_BYTES_MAX, BODY_TIMEOUT, NOT_DECODED, body_problem};
 use crate::domain::check::Checked;
 use crate::domain::decide::{Decision, Denial};
 use crate::gate::Gate;
@@ -27,12 +28,16 @@ struct Verified<'a> {
 
 /// Answers whether the token in the body is good.
 pub async fn verify(gate: Arc<Gate>, request: Request<Incoming>) -> Response<Body> {
-    let answer = match read_body(request.into_body(), BODY_BYTES_MAX, BODY_TIMEOUT).await {
-        Err(error) => body_problem(error),
-        Ok(body) => match std::str::from_utf8(&body) {
-            Ok(token) => judge(&gate, token).await,
-            Err(_) => answer(Decision::Deny(Denial::NotOneToken("not text"))),
-        },
+    let answer = if is_encoded(request.headers()) {
+        problem(Code::UnsupportedMediaType, NOT_DECODED, None)
+    } else {
+        match read_body(request.into_body(), BODY_BYTES_MAX, BODY_TIMEOUT).await {
+            Err(error) => body_problem(error),
+            Ok(body) => match std::str::from_utf8(&body) {
+                Ok(token) => judge(&gate, token).await,
+                Err(_) => answer(Decision::Deny(Denial::NotOneToken("not text"))),
+            },
+        }
     };
     gate.answered(NAME, answer.outcome);
     answer.into()
