@@ -31,7 +31,8 @@ async fn pages_of_other_origins_may_call_only_where_they_are_named() {
     let reply = login(&closed, PAGE).await;
     assert_eq!((reply.status.as_u16(), cors(&reply).len()), (200, 0), "off unless set");
 
-    let open = Stack::with(Store::Embedded, 0, &[("CORS_ORIGINS", PAGE)], &[]).await;
+    // Written as people write it.
+    let open = Stack::with(Store::Embedded, 0, &[("CORS_ORIGINS", "HTTPS://App.example:443/")], &[]).await;
     let allowed = preflight(&open, PAGE).await;
     assert_eq!((allowed.status.as_u16(), allowed.header("access-control-allow-origin")), (204, Some(PAGE)));
     let headers = allowed.header("access-control-allow-headers").expect("some").to_lowercase();
@@ -46,6 +47,60 @@ async fn pages_of_other_origins_may_call_only_where_they_are_named() {
     for stranger in ["https://evil.example", "https://app.example.evil", "http://app.example", "null"] {
         assert_eq!(cors(&preflight(&open, stranger).await).len(), 0, "{stranger}");
         assert_eq!(cors(&login(&open, stranger).await).len(), 0, "{stranger}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn admin_listener_knows_no_cors_and_refused_origins_are_logged_once() {
+    let stack = Stack::with(Store::Embedded, 0, &[("CORS_ORIGINS", PAGE)], &[]).await;
+    for path in ["/livez", "/readyz", "/metrics", "/admin/sessions"] {
+        let reply = stack.issuer.admin.get(path).header("origin", PAGE).send().await;
+        assert_eq!(cors(&reply).len(), 0, "{path}");
+        let preflight = stack.issuer.admin.call(Method::OPTIONS, path).header("origin", PAGE);
+        let reply = preflight.header("access-control-request-method", "GET").send().await;
+        assert_eq!((reply.status.as_u16(), cors(&reply).len()), (405, 0), "{path}");
+    }
+    for _ in 0..3 {
+        preflight(&stack, "http://127.0.0.1:3000").await;
+    }
+    let output = stack.issuer.program.output();
+    let lines = output.lines().filter(|line| line.contains("CORS_ORIGINS") && line.contains("http://127.0.0.1:3000"));
+    assert_eq!(lines.count(), 1, "{output}");
+}
+
+#[test]
+fn origins_that_no_browser_sends_are_refused_at_start() {
+    for (origin, right) in [
+        ("app.example", "write https://app.example"),
+        ("https://*.app.example", "name each origin, or write * alone for all"),
+        ("https://app.example/login", "write https://app.example"),
+    ] {
+        let settings = [
+            ("CORS_ORIGINS", origin),
+            ("JWT_SECRET_KEY", sidegate_tests::stack::SECRET),
+            ("DATABASE_URL", "sqlite:///nonexistent/app.db"),
+        ];
+        let output = sidegate_tests::program::run("sidegate-issuer", &["check-config"], &settings, "");
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(64), "{told}");
+        assert!(told.contains("CORS_ORIGINS") && told.contains(right), "{told}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn client_address_is_read_in_every_usual_spelling() {
+    let stack = Stack::with(Store::Embedded, 0, &[("TRUSTED_PROXIES", "127.0.0.0/8")], &[]).await;
+    for (name, value, expected) in [
+        ("x-forwarded-for", "192.0.2.7:4711", "192.0.2.7"),
+        ("x-forwarded-for", "[2001:db8::1]:4711", "2001:db8::1"),
+        ("x-forwarded-for", "[2001:db8::2]", "2001:db8::2"),
+        ("x-forwarded-for", "\u{e9}vil, 192.0.2.8", "192.0.2.8"),
+        ("forwarded", "for=unknown, for=\"[2001:db8::3]:4711\";proto=https", "2001:db8::3"),
+    ] {
+        let login = stack.issuer.at.post("/auth/login").json(&json!({"email": EMAIL, "password": PASSWORD}));
+        assert_eq!(login.header(name, value).send().await.status, 200);
+        let audited = format!("\"address\":\"{expected}\"");
+        assert!(stack.issuer.program.output().contains(&audited), "{name}: {value}: no {audited}");
     }
 }
 

@@ -18,6 +18,7 @@ use super::error::Failure;
 use super::fields::{Fields, Invalid};
 use super::login::json as ok;
 use super::logout::no_content;
+use super::origin::CorsOrigins;
 use super::router::{Answer, framed, handler};
 use super::sessions::{Query, describe, shown};
 use crate::domain::ports::{Passwords, Store, Users};
@@ -38,7 +39,8 @@ pub fn admin<U: Users, S: Store, P: Passwords>(api: &Arc<Api<U, S, P>>) -> Route
             .route("/admin/revocations", post(handler(api, revoke)))
             .route("/admin/sessions", get(handler(api, sessions)));
     }
-    framed(api, router)
+    // No page of another origin has any business here, whatever CORS_ORIGINS says.
+    framed(api, &CorsOrigins::default(), router)
 }
 
 fn text(body: String, media_type: &'static str) -> Response<Body> {

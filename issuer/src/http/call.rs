@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::body::Body;
 use http::request::Parts;
 use http::{Request, header};
-use sidegate_runtime::serve::{BodyError, Peer, read_body};
+use sidegate_runtime::serve::{BodyError, Peer, is_encoded, read_body};
 
 use super::error::Failure;
 use super::fields::{Fields, Kind, OtherKind};
@@ -66,6 +66,9 @@ impl Call {
     }
 
     fn kind(&self) -> Result<Option<Kind>, Failure> {
+        if is_encoded(&self.head.headers) {
+            return Err(Failure::UnsupportedMediaType);
+        }
         Kind::announced(&self.head.headers).map_err(|OtherKind| Failure::UnsupportedMediaType)
     }
 }

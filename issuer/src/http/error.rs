@@ -5,6 +5,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 use sidegate_common::problem::{Code, MEDIA_TYPE, Problem};
 use sidegate_common::token::Rejection;
 use sidegate_common::verdict::Unknown;
+use sidegate_runtime::fault_log::FaultLog;
 
 use super::fields::Invalid;
 use crate::domain::login::LoginError;
@@ -17,6 +18,9 @@ use crate::domain::revoke::RevokeError;
 const RETRY_STORE_SECONDS: &str = "1";
 /// Seconds after which a client may try again when the password queue is full.
 const RETRY_QUEUE_SECONDS: &str = "3";
+
+/// One line for a fault that lasts, however many requests it fails.
+static FAULTS: FaultLog = FaultLog::new();
 
 /// Why a request was not done.
 #[derive(Debug)]
@@ -111,13 +115,17 @@ impl Failure {
                 None
             }
             Self::CannotJudge(unknown) => {
-                tracing::warn!(why = %unknown, "cannot judge a token");
+                if let Some(unlogged) = FAULTS.happened(unknown.code().name()) {
+                    tracing::warn!(why = %unknown, unlogged, "cannot judge a token");
+                }
                 None
             }
             _ => None,
         };
-        if let Some(error) = unavailable {
-            tracing::warn!(%error, "a dependency is down");
+        if let Some(error) = unavailable
+            && let Some(unlogged) = FAULTS.happened(&error.to_string())
+        {
+            tracing::warn!(%error, unlogged, "a dependency is down");
         }
     }
 

@@ -15,6 +15,7 @@ use tracing::Instrument as _;
 
 use super::api::Api;
 use super::error::Failure;
+use super::origin::CorsOrigins;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -36,9 +37,12 @@ fn trace_span(request: &Request, parent: Option<Parent<'_>>) -> Option<trace::Sp
     (!untold).then(|| trace::Span::request(request.method(), route, parent))
 }
 
+/// What the frame works with: the listener's own rules for pages of other origins stand beside what all handlers share.
+pub(super) type Framing<U, S, P> = (Arc<Api<U, S, P>>, CorsOrigins);
+
 /// The frame around every handler.
 pub(super) async fn frame<U, S, P>(
-    State(api): State<Arc<Api<U, S, P>>>,
+    State((api, cors)): State<Framing<U, S, P>>,
     mut request: Request,
     next: Next,
 ) -> Response<Body>
@@ -57,7 +61,7 @@ where
     let (method, path) = (request.method(), request.uri().path());
     let span = tracing::info_span!("request", id = id.0, %method, path, peer, trace_id);
     let origin = request.headers().get(header::ORIGIN).cloned();
-    let preflight = api.cors.is_preflight(request.method(), request.headers());
+    let preflight = cors.is_preflight(request.method(), request.headers());
     request.extensions_mut().insert(id.clone());
     let mut response = if preflight {
         let mut empty = Response::new(Body::empty());
@@ -88,6 +92,6 @@ where
     if let Ok(value) = HeaderValue::from_str(&id.0) {
         headers.insert(X_REQUEST_ID, value);
     }
-    api.cors.allow(origin.as_ref(), preflight, headers);
+    cors.allow(origin.as_ref(), preflight, headers);
     response
 }

@@ -1,7 +1,9 @@
 //! Where a request comes from: the client's address behind trusted proxies, and web pages of other origins (CORS).
 
-use std::net::IpAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv6Addr, SocketAddrV4};
 use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use sidegate_runtime::serve::Peer;
@@ -44,7 +46,7 @@ impl Network {
     }
 }
 
-/// Whose `X-Forwarded-For` is believed (`TRUSTED_PROXIES`).
+/// Whose `X-Forwarded-For` and `Forwarded` are believed (`TRUSTED_PROXIES`).
 #[derive(Clone, Debug, Default)]
 pub struct TrustedProxies(pub Vec<Network>);
 
@@ -54,36 +56,99 @@ impl TrustedProxies {
     }
 }
 
-/// The client's address: the peer, or, behind trusted proxies, the last address that no trusted proxy has.
+/// The client's address: the peer, or, behind trusted proxies, the last address that no trusted proxy has. Read from the right:
+/// what a client wrote itself stands at the left, and whatever it is hides nothing. `Forwarded` counts where no
+/// `X-Forwarded-For` came.
 pub(super) fn client_address(peer: Option<&Peer>, headers: &HeaderMap, proxies: &TrustedProxies) -> String {
     let Some(Peer::Tcp(peer)) = peer else { return String::new() };
     let mut client = peer.ip().to_canonical();
-    let forwarded: Vec<_> = headers.get_all(X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()).collect();
-    for hop in forwarded.iter().rev().flat_map(|field| field.rsplit(',')) {
+    let by_name = |name: &HeaderName| headers.get_all(name).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>();
+    let mut fields = by_name(&X_FORWARDED_FOR);
+    let rfc_7239 = fields.is_empty();
+    if rfc_7239 {
+        fields = by_name(&header::FORWARDED);
+    }
+    for hop in fields.iter().rev().flat_map(|field| field.rsplit(|byte| *byte == b',')) {
         if !proxies.trusts(client) {
             break;
         }
-        match hop.trim().parse::<IpAddr>() {
-            Ok(address) => client = address.to_canonical(),
-            Err(_) => break,
+        let node = if rfc_7239 { forwarded_for(hop) } else { Some(hop) };
+        match node.and_then(node_address) {
+            Some(address) => client = address.to_canonical(),
+            None => break,
         }
     }
     client.to_string()
 }
 
+/// The `for` of one element of `Forwarded` (RFC 7239 §4).
+fn forwarded_for(element: &[u8]) -> Option<&[u8]> {
+    element.split(|byte| *byte == b';').find_map(|pair| {
+        let (name, value) = pair.split_at(pair.iter().position(|byte| *byte == b'=')?);
+        name.trim_ascii().eq_ignore_ascii_case(b"for").then(|| &value[1..])
+    })
+}
+
+/// An address in the spellings that proxies use: `192.0.2.7`, `192.0.2.7:80`, `2001:db8::1`, `[2001:db8::1]`, `[2001:db8::1]:80`,
+/// each also in quotes.
+fn node_address(node: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(node).ok()?.trim().trim_matches('"');
+    let port = |text: &str| text.is_empty() || text.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok());
+    if let Some(bracketed) = text.strip_prefix('[') {
+        let (address, rest) = bracketed.split_once(']')?;
+        return address.parse::<Ipv6Addr>().ok().filter(|_| port(rest)).map(IpAddr::V6);
+    }
+    text.parse().ok().or_else(|| text.parse().ok().map(|address: SocketAddrV4| IpAddr::V4(*address.ip())))
+}
+
 /// Which web pages of other origins may call (`CORS_ORIGINS`); `*` stands for all.
 #[derive(Clone, Debug, Default)]
-pub struct CorsOrigins(pub Vec<String>);
+pub struct CorsOrigins {
+    allowed: Vec<String>,
+    /// Refused origins that were logged: each is logged once.
+    logged: Arc<Mutex<BTreeSet<String>>>,
+}
+
+/// An origin that cannot be one, and what would be right.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{origin:?} {problem}")]
+pub struct NotAnOrigin {
+    origin: String,
+    problem: String,
+}
+
+/// Refused origins that are remembered.
+const LOGGED_MAX: usize = 64;
+const ORIGIN_BYTES_MAX: usize = 256;
 
 impl CorsOrigins {
+    /// Reads origins as people write them into the spelling that browsers send (RFC 6454 §6.2): lower case, no default port, no
+    /// slash at the end.
+    ///
+    /// # Errors
+    /// One that no browser would ever send.
+    pub fn parse<'a>(origins: impl IntoIterator<Item = &'a str>) -> Result<Self, NotAnOrigin> {
+        let allowed = origins.into_iter().map(normal_origin).collect::<Result<_, _>>()?;
+        Ok(Self { allowed, logged: Arc::default() })
+    }
+
     fn allows(&self, origin: &HeaderValue) -> bool {
         let Ok(origin) = origin.to_str() else { return false };
-        self.0.iter().any(|allowed| allowed == "*" || allowed == origin)
+        self.allowed.iter().any(|allowed| allowed == "*" || allowed == origin)
+    }
+
+    /// Logs once that an origin was refused, so that whoever misses an entry finds it.
+    fn log_refused(&self, origin: &HeaderValue) {
+        let Ok(origin) = origin.to_str() else { return };
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        if origin.len() <= ORIGIN_BYTES_MAX && logged.len() < LOGGED_MAX && logged.insert(origin.to_owned()) {
+            tracing::warn!(origin, allowed = ?self.allowed, "origin refused; CORS_ORIGINS does not name it");
+        }
     }
 
     /// Whether CORS is on at all.
     pub(super) const fn is_on(&self) -> bool {
-        !self.0.is_empty()
+        !self.allowed.is_empty()
     }
 
     /// True for a preflight request (Fetch standard, "CORS-preflight fetch") that is to be answered here.
@@ -100,7 +165,11 @@ impl CorsOrigins {
             return;
         }
         answer.append(header::VARY, HeaderValue::from_static("Origin"));
-        let Some(origin) = origin.filter(|origin| self.allows(origin)) else { return };
+        let Some(origin) = origin else { return };
+        if !self.allows(origin) {
+            self.log_refused(origin);
+            return;
+        }
         answer.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
         if preflight {
             for (name, value) in [
@@ -118,6 +187,38 @@ impl CorsOrigins {
     }
 }
 
+fn normal_origin(text: &str) -> Result<String, NotAnOrigin> {
+    let refused = |problem: String| NotAnOrigin { origin: text.to_owned(), problem };
+    if text == "*" {
+        return Ok("*".to_owned());
+    }
+    if text.contains('*') {
+        return Err(refused("has a wildcard; name each origin, or write * alone for all".to_owned()));
+    }
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return Err(refused(format!("has no scheme; write https://{}", text.trim_end_matches('/'))));
+    };
+    let scheme = scheme.to_ascii_lowercase();
+    let rest = rest.strip_suffix('/').unwrap_or(rest).to_ascii_lowercase();
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let bare = authority.rsplit('@').next().unwrap_or_default();
+    if bare != rest {
+        return Err(refused(format!("is more than an origin; write {scheme}://{bare}")));
+    }
+    let default_port = match scheme.as_str() {
+        "https" => ":443",
+        "http" => ":80",
+        _ => "",
+    };
+    let shorter = rest.strip_suffix(default_port).unwrap_or(&rest);
+    let scheme_fits = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+        && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+    match shorter.parse::<http::uri::Authority>() {
+        Ok(_) if scheme_fits => Ok(format!("{scheme}://{shorter}")),
+        _ => Err(refused("is not an origin such as https://app.example or http://localhost:3000".to_owned())),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,7 +230,7 @@ mod tests {
     fn address(peer: &str, forwarded: &[&str], trusted: &[&str]) -> String {
         let mut headers = HeaderMap::new();
         for value in forwarded {
-            headers.append(X_FORWARDED_FOR, HeaderValue::from_str(value).unwrap());
+            headers.append(X_FORWARDED_FOR, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         client_address(Some(&Peer::Tcp(peer.parse().unwrap())), &headers, &proxies(trusted))
     }
@@ -147,6 +248,74 @@ mod tests {
     }
 
     #[test]
+    fn every_usual_spelling_of_an_address_is_read() {
+        for (node, right) in [
+            ("192.0.2.7:4711", "192.0.2.7"),
+            ("[2001:db8::1]", "2001:db8::1"),
+            ("[2001:db8::1]:4711", "2001:db8::1"),
+            ("2001:db8::1", "2001:db8::1"),
+            (" \"192.0.2.7\" ", "192.0.2.7"),
+            ("\u{e9}, 192.0.2.7", "192.0.2.7"),
+            ("\"a, 192.0.2.7", "192.0.2.7"),
+        ] {
+            assert_eq!(address("10.0.0.1:5", &[node], &["10.0.0.0/8"]), right, "{node}");
+        }
+        for node in
+            ["192.0.2.7:x", "192.0.2.7:", "[192.0.2.7]", "[2001:db8::1", "[2001:db8::1]x", "unknown", "_hidden", ""]
+        {
+            assert_eq!(address("10.0.0.1:5", &[node], &["10.0.0.0/8"]), "10.0.0.1", "{node}");
+        }
+    }
+
+    #[test]
+    fn forwarded_is_read_as_rfc_7239_has_it() {
+        let of = |fields: &[&str], also: Option<&str>, trusted: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for field in fields {
+                headers.append(header::FORWARDED, HeaderValue::from_bytes(field.as_bytes()).unwrap());
+            }
+            headers.extend(also.map(|value| (X_FORWARDED_FOR, HeaderValue::from_str(value).unwrap())));
+            client_address(Some(&Peer::Tcp("10.0.0.1:5".parse().unwrap())), &headers, &proxies(trusted))
+        };
+        let trusted = &["10.0.0.0/8"][..];
+        assert_eq!(of(&["for=192.0.2.7;proto=https;by=10.0.0.1"], None, trusted), "192.0.2.7");
+        assert_eq!(of(&["proto=http; For=\"[2001:db8:cafe::17]:4711\""], None, trusted), "2001:db8:cafe::17");
+        assert_eq!(of(&["for=6.6.6.6, for=192.0.2.7", "for=10.9.9.9"], None, trusted), "192.0.2.7");
+        assert_eq!(of(&["for=\"6.6.6.6, for=192.0.2.7"], None, trusted), "192.0.2.7", "an open quote hides nothing");
+        assert_eq!(of(&["for=192.0.2.7"], None, &[]), "10.0.0.1");
+        assert_eq!(of(&["for=unknown"], None, trusted), "10.0.0.1");
+        assert_eq!(of(&["for=6.6.6.6"], Some("192.0.2.7"), trusted), "192.0.2.7");
+    }
+
+    #[test]
+    fn origins_are_read_as_browsers_write_them() {
+        for (written, right) in [
+            ("https://app.example/", "https://app.example"),
+            ("https://app.example:443", "https://app.example"),
+            ("HTTPS://App.Example", "https://app.example"),
+            ("http://localhost:80/", "http://localhost"),
+            ("http://localhost:3000", "http://localhost:3000"),
+            ("http://[::1]:3000", "http://[::1]:3000"),
+            ("capacitor://localhost", "capacitor://localhost"),
+            ("*", "*"),
+        ] {
+            assert_eq!(normal_origin(written).as_deref(), Ok(right), "{written}");
+        }
+        for (written, said) in [
+            ("app.example", "write https://app.example"),
+            ("https://*.app.example", "name each origin, or write * alone"),
+            ("https://app.example/login", "write https://app.example"),
+            ("https://me@app.example", "write https://app.example"),
+            ("https://", "such as https://app.example"),
+            ("1://x", "such as https://app.example"),
+            ("null", "has no scheme"),
+        ] {
+            let error = normal_origin(written).unwrap_err().to_string();
+            assert!(error.contains(said) && error.contains(written), "{error}");
+        }
+    }
+
+    #[test]
     fn networks_are_read_strictly() {
         for bad in ["", "10.0.0", "10.0.0.0/33", "::/129", "10.0.0.0/", "x/8"] {
             assert_eq!(bad.parse::<Network>(), Err(NotANetwork), "{bad}");
@@ -158,7 +327,7 @@ mod tests {
 
     #[test]
     fn other_origins_need_to_be_named() {
-        let cors = CorsOrigins(vec!["https://app.example".into()]);
+        let cors = CorsOrigins::parse(["https://App.example/"]).unwrap();
         let page = HeaderValue::from_static("https://app.example");
         let other = HeaderValue::from_static("https://evil.example");
         let mut answer = HeaderMap::new();
@@ -168,6 +337,8 @@ mod tests {
         let mut answer = HeaderMap::new();
         cors.allow(Some(&other), false, &mut answer);
         assert!(!answer.contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN));
+        cors.allow(Some(&other), false, &mut answer);
+        assert_eq!(cors.logged.lock().unwrap().len(), 1, "told once");
         let mut answer = HeaderMap::new();
         CorsOrigins::default().allow(Some(&page), false, &mut answer);
         assert!(answer.is_empty());

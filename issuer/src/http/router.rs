@@ -13,6 +13,7 @@ use super::api::Api;
 use super::call::Call;
 use super::error::Failure;
 use super::frame::{RequestId, frame};
+use super::origin::CorsOrigins;
 use super::{docs, jwks, login, logout, me, refresh, sessions};
 use crate::domain::ports::{Passwords, Store, Users};
 
@@ -47,13 +48,17 @@ where
 }
 
 /// Puts the frame and the answers for unknown paths and methods around routes.
-pub(super) fn framed<U: Users, S: Store, P: Passwords>(api: &Arc<Api<U, S, P>>, routes: Router) -> Router {
+pub(super) fn framed<U: Users, S: Store, P: Passwords>(
+    api: &Arc<Api<U, S, P>>,
+    cors: &CorsOrigins,
+    routes: Router,
+) -> Router {
     let not_found = handler(api, |_, _| async { Err(Failure::NotFound) });
     let not_allowed = handler(api, |_, _| async { Err(Failure::MethodNotAllowed) });
     routes
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
-        .layer(axum::middleware::from_fn_with_state(Arc::clone(api), frame::<U, S, P>))
+        .layer(axum::middleware::from_fn_with_state((Arc::clone(api), cors.clone()), frame::<U, S, P>))
 }
 
 /// The public listener's routes, as `openapi.json` describes them.
@@ -71,5 +76,5 @@ pub fn public<U: Users, S: Store, P: Passwords>(api: &Arc<Api<U, S, P>>) -> Rout
         ("/docs/page.js", get(handler(api, docs::script))),
     ];
     let router = routes.into_iter().fold(Router::new(), |router, (path, methods)| router.route(path, methods));
-    framed(api, router)
+    framed(api, &api.cors, router)
 }
