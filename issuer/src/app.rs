@@ -17,9 +17,10 @@ use sidegate_common::time::TimeFloor;
 use sidegate_common::verdict::{Freshness, Judge, Moment};
 use sidegate_runtime::bind_error;
 use sidegate_runtime::clock;
+use sidegate_runtime::connection_budget::ConnectionBudget;
 use sidegate_runtime::feed::redis::RedisSource;
 use sidegate_runtime::feed::status::Status;
-use sidegate_runtime::program::{Signals, stopped};
+use sidegate_runtime::program::{Signals, connections_max, stopped};
 use sidegate_runtime::redis_url::RedisUrl;
 use sidegate_runtime::serve::{Limits, serve};
 use sidegate_runtime::service_manager;
@@ -51,6 +52,12 @@ use crate::store::users::SqlUsers;
 
 use reload::Reloader;
 pub use reload::Reread;
+
+/// Open files kept for the stores, the feed and its followers, 64 connections of the admin listener, and what the libraries open.
+const RESERVED_FILES: usize = 256;
+/// Memory and number of connections of verifiers that follow the embedded store's feed.
+const FEED_MEMORY: usize = 16 * 1024 * 1024;
+const FEEDS_MAX: usize = 64;
 
 /// What the issuer's handlers share.
 pub type IssuerApi = Api<SqlUsers, AnyStore, PasswordPool>;
@@ -101,6 +108,7 @@ impl App {
             StoreConfig::Embedded { .. } => Some(listen("ISSUER_FEED_LISTEN", config.listen.feed)?),
             StoreConfig::Redis { .. } => None,
         };
+        service_manager::refuse_unserved("ISSUER_LISTEN, ISSUER_ADMIN_LISTEN, ISSUER_FEED_LISTEN")?;
         let (store, source) = open_store(&config, redis).await?;
         let passwords = PasswordPool::start(config.passwords)?;
         let partitions = store.partitions();
@@ -195,7 +203,9 @@ impl App {
             let proven = move || judge.freshness().oldest();
             background.spawn(keep_redis(store.clone(), *demands, *wait, proven, refuse));
         }
-        let limits = Limits { grace: config.listen.grace, ..Limits::default() };
+        let grace = config.listen.grace;
+        let budget = ConnectionBudget::new(config.listen.connection_memory, connections_max(RESERVED_FILES));
+        let limits = Limits::new(budget, grace);
         let mut serving = JoinSet::new();
         let (judge, clock) = (Arc::clone(&api.auth.judge), Arc::clone(&api.clock));
         let (router, stop) = (router::public(&api), signals.stop.clone());
@@ -203,10 +213,17 @@ impl App {
             service_manager::hold_back(&public, || judge.ready(clock()).is_ok()).await;
             serve_router(public, limits, stop, router).await;
         });
-        serving.spawn(serve_router(admin_listener, limits, signals.stop.clone(), admin::admin(&api)));
+        serving.spawn(serve_router(
+            admin_listener,
+            Limits::new(ConnectionBudget::admin(), grace),
+            signals.stop.clone(),
+            admin::admin(&api),
+        ));
         if let (Some(listener), AnyStore::Embedded(store)) = (feed, &api.auth.store) {
             let service = FeedService::server(store.feed(), feed_token, signals.stop.clone());
             let router = tonic::service::Routes::new(service).into_axum_router();
+            // Its own, so that the users' clients cannot push verifiers out.
+            let limits = Limits::new(ConnectionBudget::new(FEED_MEMORY, FEEDS_MAX), grace);
             serving.spawn(serve_router(listener, limits, signals.stop.clone(), router));
         }
         background.spawn(service_manager::keep_watchdog_quiet());

@@ -14,6 +14,7 @@ use sidegate_common::text::is_identifier;
 use sidegate_common::time::LEEWAY_MAX_SECONDS;
 use sidegate_common::token::Policy;
 use sidegate_common::verdict::{OnStale, Staleness};
+use sidegate_runtime::connection_budget::{connection_memory, read_connection_memory};
 use sidegate_runtime::redis_url::{RedisUrl, SENTINEL_SETTINGS};
 use sidegate_runtime::settings::{ConfigError, Setting, Settings, secret, secret_url, setting};
 use sidegate_runtime::{logging, trace};
@@ -126,7 +127,12 @@ pub static SETTINGS: &[Setting] = &[
     setting("MAX_STALENESS", "30s", "how old the proof may be that its own list of revoked tokens is complete"),
     setting("ON_STALE", "deny", "beyond that, on its own protected routes: deny (503) or allow"),
     setting("CORS_ORIGINS", "", "web origins whose pages may call, comma separated, or *; none if not set"),
-    setting("TRUSTED_PROXIES", "", "addresses or networks whose X-Forwarded-For is believed, comma separated"),
+    setting(
+        "TRUSTED_PROXIES",
+        "",
+        "addresses or networks whose X-Forwarded-For or Forwarded is believed, comma separated",
+    ),
+    connection_memory("64"),
     setting("SHUTDOWN_GRACE", "10s", "how long requests in flight may take after SIGTERM"),
     setting("WORKER_THREADS", "", "threads that serve; the number of cores if not set"),
     logging::SETTINGS[0],
@@ -147,6 +153,8 @@ pub struct ListenConfig {
     pub admin: SocketAddr,
     /// `ISSUER_FEED_LISTEN`.
     pub feed: SocketAddr,
+    /// `CONNECTION_MEMORY`, in bytes.
+    pub connection_memory: usize,
     /// `SHUTDOWN_GRACE`.
     pub grace: Duration,
 }
@@ -260,7 +268,8 @@ impl Config {
             staleness: staleness(settings)?,
             probe_interval: within(settings, "PROBE_INTERVAL", Duration::from_millis(10), Duration::from_secs(60))?,
             passwords: passwords(settings)?,
-            cors: CorsOrigins(settings.list("CORS_ORIGINS").into_iter().map(str::to_owned).collect()),
+            cors: CorsOrigins::parse(settings.list("CORS_ORIGINS"))
+                .map_err(|error| ConfigError::new("CORS_ORIGINS", error.to_string()))?,
             proxies: proxies(settings)?,
             admin_token: bearer(settings, "ADMIN_TOKEN")?,
             worker_threads: threads(settings, "WORKER_THREADS")?,
@@ -304,6 +313,7 @@ fn listen(settings: &Settings) -> Result<ListenConfig, ConfigError> {
         public: address("ISSUER_LISTEN")?,
         admin: address("ISSUER_ADMIN_LISTEN")?,
         feed: address("ISSUER_FEED_LISTEN")?,
+        connection_memory: read_connection_memory(settings)?,
         grace: settings.duration("SHUTDOWN_GRACE")?,
     })
 }

@@ -12,6 +12,7 @@
 //! - [`daemon`]: a verifier in the test's own process, whose list the test feeds by hand.
 //! - [`grpc_check`]: Envoy's gRPC question.
 //! - [`proxies`]: real proxies with our shipped configurations.
+//! - [`hostile_clients`]: connections without credentials that cost memory.
 //! - [`redis`], [`postgres`]: real servers.
 //! - [`redis_kinds`]: Redis behind Sentinels, as a Cluster, over TLS.
 //! - [`jwks_server`]: serves a JWK set and counts who asks.
@@ -25,6 +26,7 @@ pub mod cable;
 pub mod client;
 pub mod daemon;
 pub mod grpc_check;
+pub mod hostile_clients;
 pub mod http;
 pub mod jwks_server;
 pub mod postgres;

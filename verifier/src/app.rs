@@ -8,8 +8,9 @@ use std::time::{Duration, SystemTime};
 use sidegate_common::index::Index;
 use sidegate_common::verdict::{Freshness, Judge};
 use sidegate_runtime::bind_error;
+use sidegate_runtime::connection_budget::ConnectionBudget;
 use sidegate_runtime::feed::status::Status;
-use sidegate_runtime::program::{Signals, stopped};
+use sidegate_runtime::program::{Signals, connections_max, stopped};
 use sidegate_runtime::serve::{Limits, serve};
 use sidegate_runtime::service_manager;
 use sidegate_runtime::settings::{ConfigError, Settings};
@@ -23,7 +24,7 @@ use tonic_health::server::HealthReporter;
 use crate::commands::Source;
 use crate::config::{Config, ListenConfig};
 use crate::domain::routes::Routes;
-use crate::follow::{Door, follow};
+use crate::follow::{Door, follow, readers_max};
 use crate::gate::Gate;
 use crate::keys::Keys;
 use crate::list::List;
@@ -31,6 +32,9 @@ use crate::metrics::Metrics;
 use crate::wire::admin::Admin;
 use crate::wire::grpc::{AUTHORIZATION, Grpc};
 use crate::wire::http::Front;
+
+/// Open files kept for the feed, files, keys, 64 connections of the admin listener, and what the libraries open.
+const RESERVED_FILES: usize = 192;
 
 /// How often files and readiness are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -90,6 +94,7 @@ impl App {
         let admin = admin.map(Listener::tcp).transpose();
         let admin = admin.map_err(|error| bind_error::tcp("VERIFIER_ADMIN_LISTEN", &error))?;
         let door = Door::open(&config)?;
+        service_manager::refuse_unserved("VERIFIER_SOCKET, VERIFIER_LISTEN, VERIFIER_ADMIN_LISTEN, ATTACH_SOCKET")?;
         let metrics = Arc::new(Metrics::new());
         let feed = Arc::new(Status::default());
         metrics.register(|registry| registry.register_collector(Box::new(Arc::clone(&feed))));
@@ -121,7 +126,10 @@ impl App {
         let version = env!("CARGO_PKG_VERSION");
         tracing::info!(version, ?listening, admin = admin_at, workers = config.worker_threads, "verifier started");
         let board = door.as_ref().map(|door| Arc::clone(door.board()));
-        let limits = Limits { grace: config.listen.grace, ..Limits::default() };
+        let grace = config.listen.grace;
+        let budget =
+            ConnectionBudget::new(config.listen.connection_memory, connections_max(RESERVED_FILES + readers_max()));
+        let limits = Limits::new(budget, grace);
         let health = HealthReporter::new();
         let front = Front::new(Arc::clone(&gate), Grpc::new(Arc::clone(&gate), health.clone()));
         let mut background = JoinSet::new();
@@ -138,6 +146,7 @@ impl App {
         let mut serving = JoinSet::new();
         for listener in fronts {
             let (front, gate, stop) = (front.clone(), Arc::clone(&gate), signals.stop.clone());
+            let limits = limits.clone();
             serving.spawn(async move {
                 service_manager::hold_back(&listener, || gate.ready().is_ok()).await;
                 serve(listener, limits, stop, move |peer| front.connection(peer)).await;
@@ -145,6 +154,7 @@ impl App {
         }
         if let Some(listener) = admin {
             let admin = Admin::new(Arc::clone(&gate), Arc::clone(&feed));
+            let limits = Limits::new(ConnectionBudget::admin(), grace);
             serving.spawn(serve(listener, limits, signals.stop.clone(), move |_| admin.clone()));
         }
         background.spawn(service_manager::keep_watchdog_quiet());

@@ -13,6 +13,7 @@ use sidegate_common::secret::Secret;
 use sidegate_common::time::LEEWAY_MAX_SECONDS;
 use sidegate_common::token::Policy;
 use sidegate_common::verdict::{OnStale, Staleness};
+use sidegate_runtime::connection_budget::{connection_memory, read_connection_memory};
 use sidegate_runtime::feed::grpc::{AddressError, GrpcSource};
 use sidegate_runtime::feed::redis::RedisSource;
 use sidegate_runtime::redis_url::{RedisUrl, SENTINEL_SETTINGS};
@@ -84,6 +85,7 @@ pub static SETTINGS: &[Setting] = &[
         "user ids that may attach, comma separated; whoever the socket's mode lets in if not set",
     ),
     setting("ATTACH_ALLOW_GIDS", "", "group ids that may attach, comma separated"),
+    connection_memory("24"),
     setting("SHUTDOWN_GRACE", "10s", "how long requests in flight may take after SIGTERM"),
     setting(
         "WORKER_THREADS",
@@ -132,6 +134,8 @@ pub struct ListenConfig {
     pub tcp: Option<SocketAddr>,
     /// `VERIFIER_ADMIN_LISTEN`.
     pub admin: Option<SocketAddr>,
+    /// `CONNECTION_MEMORY`, in bytes.
+    pub connection_memory: usize,
     /// `SHUTDOWN_GRACE`.
     pub grace: Duration,
 }
@@ -160,6 +164,7 @@ impl ListenConfig {
             socket_group: settings.text("VERIFIER_SOCKET_GROUP").map(group).transpose()?,
             tcp: settings.parse_optional("VERIFIER_LISTEN", address)?,
             admin,
+            connection_memory: read_connection_memory(settings)?,
             grace: settings.duration("SHUTDOWN_GRACE")?,
         })
     }

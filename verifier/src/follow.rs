@@ -10,9 +10,11 @@ use sidegate_common::revocation::Revocation;
 use sidegate_common::time::{Instants, UnixTime};
 use sidegate_runtime::bind_error;
 use sidegate_runtime::clock::instants;
+use sidegate_runtime::fault_log::FaultLog;
 use sidegate_runtime::feed::driver::{self, Pace};
 use sidegate_runtime::feed::status::Status;
 use sidegate_runtime::feed::{Sink, Source};
+use sidegate_runtime::program::open_files_max;
 use sidegate_runtime::socket::Listener;
 use sidegate_shm::attach::{Allow, AttachServer, Board};
 use tokio::sync::watch;
@@ -27,6 +29,11 @@ use crate::snapshot::{self, Keeper};
 const TICK_EVERY: Duration = Duration::from_millis(100);
 /// How many ticks lie between two sweeps for expired entries.
 const TICKS_PER_SWEEP: u32 = 100;
+
+/// How many readers of shared memory may stay connected: a quarter of the open files, 1,024 at most.
+pub fn readers_max() -> usize {
+    (open_files_max() / 4).min(1024)
+}
 
 /// What the feed is followed for: the list, and the time that it is judged by.
 struct Followed {
@@ -111,15 +118,25 @@ impl Housekeeping {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let keep = move || {
-            let mut ticks: u32 = 0;
+            let (mut ticks, faults): (u32, _) = (0, FaultLog::new());
             while !stopped.load(Ordering::Acquire) {
                 list.tick(gate.moment());
                 ticks = ticks.wrapping_add(1);
                 if ticks.is_multiple_of(TICKS_PER_SWEEP) {
                     list.expire(gate.moment());
+                    gate.expire_tokens();
                 }
-                if let Err(error) = list.resize(gate.moment()) {
-                    tracing::warn!(%error, "the shared segment cannot grow; readers ask more");
+                match list.resize(gate.moment()) {
+                    Err(error) => {
+                        if let Some(unlogged) = faults.happened(&error.to_string()) {
+                            tracing::warn!(%error, unlogged, "the shared segment cannot grow; readers ask more");
+                        }
+                    }
+                    Ok(_) => {
+                        if faults.ended() {
+                            tracing::info!("the shared segment can grow again");
+                        }
+                    }
                 }
                 std::thread::sleep(TICK_EVERY);
             }
@@ -158,7 +175,7 @@ impl Door {
         let Listener::Unix(listener, file) = bound else { return Ok(None) };
         let board = Board::new()?;
         let allow = Allow { uids: config.attach.uids.clone(), gids: config.attach.gids.clone() };
-        let mut server = AttachServer::new(listener.into_std()?, allow, Arc::clone(&board))?;
+        let mut server = AttachServer::new(listener.into_std()?, allow, Arc::clone(&board))?.readers_max(readers_max());
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let serve = move || {

@@ -4,6 +4,8 @@
 //! - [`settings`]: a table of settings read from the environment, a TOML file and defaults; errors name the setting.
 //! - [`clock`]: the only reader of the wall clock.
 //! - [`logging`]: JSON or text logs.
+//! - [`connection_budget`]: what connections may hold, and which is closed when memory runs short.
+//! - [`fault_log`]: a lasting fault is one line, not one for every attempt.
 //! - [`program`]: exit codes and the signals a program obeys.
 //! - [`socket`]: binding TCP and Unix sockets without stealing a live one.
 //! - [`redis_cluster`]: what a Cluster tells of its nodes.
@@ -16,6 +18,9 @@
 
 pub mod bind_error;
 pub mod clock;
+pub mod connection_budget;
+mod connection_io;
+pub mod fault_log;
 pub mod feed;
 pub mod logging;
 mod patience;
@@ -28,3 +33,4 @@ pub mod service_manager;
 pub mod settings;
 pub mod socket;
 pub mod trace;
+mod unix_authority;

@@ -1,26 +1,27 @@
 //! How long a connection may keep its place: one that has begun a request's head must finish it soon, one that asks nothing may
-//! stay a while, and one whose request is being answered is left alone.
+//! stay a while, one whose client does not read is closed after [`Patience::write`], and one whose request is being answered is
+//! left alone. What it holds is charged to the program's budget (`connection_budget`), which may tell it to close.
 //!
 //! hyper's own timer counts idle time as reading a head, and makes and unmakes a timer for every request. Here one timer
 //! belongs to each connection and goes off now and then; nobody looks at the clock for a request. This also covers what
 //! hyper-util reads before hyper runs: a client that sends nothing, or half of h2's preface.
 
 use std::future::poll_fn;
-use std::io::{Error, ErrorKind, IoSlice, Result};
+use std::io::{Error, ErrorKind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::task::AtomicWaker;
 use hyper::body::{Body, Frame, SizeHint};
 use hyper_util::server::graceful::GracefulConnection;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep};
 
-/// What every h2 connection begins with (RFC 9113 §3.4).
-const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+use crate::connection_budget::{CONNECTION_BYTES, ConnectionBudget};
 
 /// How long a connection may take.
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +30,12 @@ pub(crate) struct Patience {
     pub head: Duration,
     /// Without any request.
     pub idle: Duration,
+    /// Without the client taking anything of an answer that is there; found out within this time and half of it again.
+    pub write: Duration,
 }
+
+/// How long an idle connection that is told to close may take for its goodbye.
+const GOODBYE: Duration = Duration::from_millis(250);
 
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,144 +49,237 @@ enum Phase {
 }
 
 /// What is known of a connection, told by its bytes and by its requests, which may run in tasks of their own.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Stage {
-    /// In the lower half how many requests are being answered; in the upper half how often that has changed.
+    /// From the lowest: 16 bits for the requests being answered, 16 for the answers of them that wait for the client to take them,
+    /// 32 for how often the first number has changed.
     requests: AtomicU64,
     /// Bytes have come since the last answer.
     heard: AtomicBool,
     /// It speaks h2, where bytes of a head cannot be told from others here; hyper's pings find out who is gone.
     h2: AtomicBool,
+    /// Odd while the kernel takes no more bytes for the client; counts how often that has changed.
+    blocked: AtomicU32,
+    /// [`CLOSE_IF_IDLE`] or [`CLOSE`] once it is told to.
+    told_to_close: AtomicU8,
+    task: AtomicWaker,
+    opened: Instant,
+    budget: Arc<ConnectionBudget>,
+    /// What it is charged now, in bytes.
+    held: AtomicUsize,
 }
 
+const UNTAKEN: u64 = 1 << 16;
 const TURN: u64 = 1 << 32;
+const CLOSE_IF_IDLE: u8 = 1;
+const CLOSE: u8 = 2;
 
 impl Stage {
-    /// A request has come, and is being answered until what is returned is dropped.
-    pub(crate) fn request(self: &Arc<Self>) -> Open {
+    /// A connection that `budget` has charged for already.
+    pub(crate) fn new(budget: Arc<ConnectionBudget>) -> Self {
+        Self {
+            requests: AtomicU64::new(0),
+            heard: AtomicBool::new(false),
+            h2: AtomicBool::new(false),
+            blocked: AtomicU32::new(0),
+            told_to_close: AtomicU8::new(0),
+            task: AtomicWaker::new(),
+            opened: Instant::now(),
+            budget,
+            held: AtomicUsize::new(CONNECTION_BYTES),
+        }
+    }
+
+    /// A request has come that holds `bytes` beside what its connection holds; it is being answered until what is returned is
+    /// dropped. None if there is no memory for it.
+    pub(crate) fn request(self: &Arc<Self>, bytes: usize) -> Option<Open> {
+        if bytes > 0 && !self.charge(bytes) {
+            return None;
+        }
         self.requests.fetch_add(TURN + 1, Ordering::AcqRel);
-        Open(Arc::clone(self))
+        Some(Open { stage: Arc::clone(self), bytes })
+    }
+
+    /// Charges more; false if it is not to be had.
+    pub(crate) fn charge(&self, bytes: usize) -> bool {
+        let charged = self.budget.charge(self, self.held(), bytes);
+        if charged {
+            self.held.fetch_add(bytes, Ordering::AcqRel);
+        }
+        charged
+    }
+
+    /// Bytes have come; true if others had since the last answer.
+    pub(crate) fn bytes_came(&self) -> bool {
+        let more = self.heard.load(Ordering::Acquire);
+        self.heard.store(true, Ordering::Release);
+        more
+    }
+
+    /// Its client has sent the whole preface of h2.
+    pub(crate) fn speaks_h2(&self) {
+        self.h2.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_h2(&self) -> bool {
+        self.h2.load(Ordering::Acquire)
+    }
+
+    /// The kernel no longer takes bytes for the client, or takes them again.
+    pub(crate) fn blocked_or_not(&self) {
+        self.blocked.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// What it is charged, in bytes.
+    pub(crate) fn held(&self) -> usize {
+        self.held.load(Ordering::Acquire)
+    }
+
+    /// When it was accepted.
+    pub(crate) const fn opened(&self) -> Instant {
+        self.opened
+    }
+
+    /// True if no request is being answered.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.look().0 != Phase::Serving
+    }
+
+    /// Tells it to close unless a request has just come, which is answered first.
+    pub(crate) fn close_if_idle(&self) {
+        self.told_to_close.fetch_max(CLOSE_IF_IDLE, Ordering::AcqRel);
+        self.task.wake();
+    }
+
+    /// Tells it to close, whatever it is doing.
+    pub(crate) fn close(&self) {
+        self.told_to_close.fetch_max(CLOSE, Ordering::AcqRel);
+        self.task.wake();
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_told_to_close(&self) -> bool {
+        self.told_to_close.load(Ordering::Acquire) > 0
     }
 
     fn look(&self) -> (Phase, u64) {
         let requests = self.requests.load(Ordering::Acquire);
-        let phase = match requests % TURN {
+        let phase = match requests % UNTAKEN {
             0 if self.heard.load(Ordering::Acquire) && !self.h2.load(Ordering::Acquire) => Phase::Head,
             0 => Phase::Idle,
             _ => Phase::Serving,
         };
         (phase, requests)
     }
+
+    /// How things stand between us and a client that should be reading; none if it should not.
+    fn waits_for_reader(&self) -> Option<(u64, u32)> {
+        let (requests, blocked) = (self.requests.load(Ordering::Acquire), self.blocked.load(Ordering::Acquire));
+        (requests % TURN >= UNTAKEN || blocked % 2 == 1).then_some((requests, blocked))
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.budget.leave(*self.held.get_mut());
+    }
 }
 
 /// A request that is being answered.
 #[derive(Debug)]
-pub(crate) struct Open(Arc<Stage>);
+pub(crate) struct Open {
+    stage: Arc<Stage>,
+    bytes: usize,
+}
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.heard.store(false, Ordering::Release);
-        self.0.requests.fetch_add(TURN - 1, Ordering::AcqRel);
+        let Self { stage, bytes } = self;
+        if *bytes > 0 {
+            stage.held.fetch_sub(*bytes, Ordering::AcqRel);
+            stage.budget.release(*bytes);
+        }
+        stage.heard.store(false, Ordering::Release);
+        stage.requests.fetch_add(TURN - 1, Ordering::AcqRel);
     }
 }
 
 /// The body of an answer, with which the request ends.
 #[derive(Debug)]
-pub(crate) struct Answering<B> {
-    body: B,
-    _open: Open,
+pub(crate) enum Answering<B> {
+    /// From the service.
+    Served {
+        body: B,
+        open: Open,
+        /// The client has not taken what is there.
+        untaken: bool,
+    },
+    /// Ours, where the service was not asked.
+    Refused(Option<Bytes>),
 }
 
-impl<B> Answering<B> {
-    pub(crate) const fn new(body: B, open: Open) -> Self {
-        Self { body, _open: open }
+impl<B: Body> Answering<B> {
+    pub(crate) fn new(body: B, open: Open) -> Self {
+        let mut answering = Self::Served { untaken: false, open, body };
+        if let Self::Served { body, open, untaken } = &mut answering {
+            let more = !body.is_end_stream();
+            mark(&open.stage, untaken, more);
+        }
+        answering
     }
 }
 
-impl<B: Body + Unpin> Body for Answering<B> {
-    type Data = B::Data;
+/// Notes whether an answer waits for its client.
+fn mark(stage: &Stage, untaken: &mut bool, now: bool) {
+    if *untaken != now {
+        let difference = if now { UNTAKEN } else { UNTAKEN.wrapping_neg() };
+        stage.requests.fetch_add(difference, Ordering::AcqRel);
+        *untaken = now;
+    }
+}
+
+impl<B> Drop for Answering<B> {
+    fn drop(&mut self) {
+        if let Self::Served { open, untaken, .. } = self {
+            mark(&open.stage, untaken, false);
+        }
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for Answering<B> {
+    type Data = Bytes;
     type Error = B::Error;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<std::result::Result<Frame<B::Data>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        match &mut *self {
+            Self::Served { body, open, untaken } => {
+                let frame = Pin::new(body).poll_frame(context);
+                // Asked for more, it has none: now the client waits for us.
+                mark(&open.stage, untaken, matches!(frame, Poll::Ready(Some(_))));
+                frame
+            }
+            Self::Refused(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        match self {
+            Self::Served { body, .. } => body.is_end_stream(),
+            Self::Refused(bytes) => bytes.is_none(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// A connection's bytes, telling [`Stage`] of them.
-#[derive(Debug)]
-pub(crate) struct Heard<I> {
-    io: I,
-    stage: Arc<Stage>,
-    /// How much of the preface has come; none once it is known what the client speaks.
-    preface: Option<usize>,
-}
-
-impl<I> Heard<I> {
-    pub(crate) const fn new(io: I, stage: Arc<Stage>) -> Self {
-        Self { io, stage, preface: Some(0) }
-    }
-
-    fn hear(&mut self, bytes: &[u8]) {
-        if bytes.is_empty() {
-            return;
-        }
-        self.stage.heard.store(true, Ordering::Release);
-        let Some(known) = self.preface else { return };
-        let awaited = &PREFACE[known..];
-        let common = bytes.iter().zip(awaited).take_while(|(byte, awaited)| byte == awaited).count();
-        if known + common == PREFACE.len() {
-            self.stage.h2.store(true, Ordering::Release);
-            self.preface = None;
-        } else {
-            self.preface = Some(known + common).filter(|_| common == bytes.len());
+        match self {
+            Self::Served { body, .. } => body.size_hint(),
+            Self::Refused(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
         }
     }
 }
 
-impl<I: AsyncRead + Unpin> AsyncRead for Heard<I> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<Result<()>> {
-        let before = buffer.filled().len();
-        let read = Pin::new(&mut self.io).poll_read(context, buffer);
-        self.hear(&buffer.filled()[before..]);
-        read
-    }
-}
-
-impl<I: AsyncWrite + Unpin> AsyncWrite for Heard<I> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
-        Pin::new(&mut self.io).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
-        Pin::new(&mut self.io).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
+/// There is no memory for what a connection does.
+pub(crate) fn out_of_memory() -> Error {
+    Error::new(ErrorKind::OutOfMemory, "connections hold all the memory they may")
 }
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
@@ -192,26 +291,39 @@ pub(crate) async fn attend<C>(
     stage: Arc<Stage>,
     patience: Patience,
     mut stop: watch::Receiver<()>,
-) -> std::result::Result<(), AnyError>
+) -> Result<(), AnyError>
 where
     C: GracefulConnection,
     C::Error: Into<AnyError>,
 {
     let told = stop.clone();
     let (mut connection, mut stop) = (pin!(connection), pin!(stop.changed()));
-    let every = patience.idle / 4;
+    let every = (patience.idle / 4).min(patience.write / 2);
     let mut alarm = Alarm { sleep: pin!(sleep(every)), every, armed: false };
     // No deadline: it will be set when the alarm goes off next, and so an idle connection may stay up to a quarter longer.
     let (mut seen, mut deadline) = (stage.look(), Some(Instant::now() + patience.idle));
-    let (mut listening, mut leaving) = (false, false);
+    let (mut listening, mut leaving, mut closing) = (false, false, false);
+    let mut unread = None;
     poll_fn(move |context| {
         // The first poll sees to it that a stop wakes this task; from then on a look at the version is cheaper.
         let stopped =
             if listening { told.has_changed().unwrap_or(true) } else { stop.as_mut().poll(context).is_ready() };
+        if !listening {
+            stage.task.register(context.waker());
+        }
         listening = true;
         if stopped && !leaving {
             leaving = true;
             connection.as_mut().graceful_shutdown();
+        }
+        let told_to_close = stage.told_to_close.load(Ordering::Acquire);
+        if told_to_close == CLOSE || told_to_close == CLOSE_IF_IDLE && stage.look().0 == Phase::Head {
+            return Poll::Ready(Err(out_of_memory().into()));
+        }
+        if told_to_close == CLOSE_IF_IDLE && !closing {
+            (closing, leaving) = (true, true);
+            connection.as_mut().graceful_shutdown();
+            deadline = Some(Instant::now() + GOODBYE);
         }
         loop {
             if let Poll::Ready(ended) = connection.as_mut().poll(context) {
@@ -220,13 +332,26 @@ where
             let now_seen = stage.look();
             if now_seen != seen {
                 seen = now_seen;
-                deadline = (seen.0 == Phase::Head).then(|| Instant::now() + patience.head);
+                deadline = match seen.0 {
+                    Phase::Head => Some(Instant::now() + patience.head),
+                    _ if closing => Some(Instant::now() + GOODBYE),
+                    _ => None,
+                };
             }
             if !alarm.passed(deadline, context) {
                 return Poll::Pending;
             }
+            let waits = stage.waits_for_reader();
+            if waits.is_some() && waits == unread {
+                return Poll::Ready(Err(Error::new(ErrorKind::TimedOut, "the client does not read").into()));
+            }
+            unread = waits;
+            if waits.is_some() && seen.0 != Phase::Head {
+                deadline = Some(Instant::now() + every);
+                continue;
+            }
             match seen.0 {
-                Phase::Serving => deadline = Some(Instant::now() + patience.idle),
+                Phase::Serving => deadline = Some(Instant::now() + every),
                 Phase::Idle if deadline.is_none() => deadline = Some(Instant::now() + patience.idle),
                 Phase::Idle if !leaving => {
                     // h2 says goodbye, and what the client has just begun is finished.
@@ -275,42 +400,116 @@ impl Alarm<'_> {
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
+    use std::sync::Weak;
 
     use bytes::Bytes;
-    use http_body_util::Empty;
+    use http_body_util::Full;
     use hyper::service::service_fn;
     use hyper_util::rt::{TokioExecutor, TokioIo};
     use hyper_util::server::conn::auto;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 
     use super::*;
+    use crate::connection_io::{Heard, PREFACE};
 
     const SHORT: Duration = Duration::from_millis(50);
     const LONG: Duration = Duration::from_secs(600);
     const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
-    const SHORT_HEAD: Patience = Patience { head: SHORT, idle: LONG };
-    const SHORT_IDLE: Patience = Patience { head: LONG, idle: SHORT };
+    const SHORT_HEAD: Patience = Patience { head: SHORT, idle: LONG, write: LONG };
+    const SHORT_IDLE: Patience = Patience { head: LONG, idle: SHORT, write: LONG };
+    const SHORT_WRITE: Patience = Patience { head: LONG, idle: LONG, write: SHORT };
 
-    /// What the server answers and whether it ends the connection if the client sends `said` piece by piece and then falls silent
-    /// with its end held open. Each answer takes `work`.
-    async fn after(said: &[&[u8]], patience: Patience, work: Duration) -> (Vec<u8>, bool) {
-        let (mut client, server) = duplex(4096);
-        let stage = Arc::new(Stage::default());
-        let (_going_on, stop) = watch::channel(());
+    /// A client's end of a connection that is served, each request after `work` with so many bytes; its stage; and what stops it
+    /// when dropped.
+    async fn serve(patience: Patience, work: Duration, bytes: usize) -> (DuplexStream, Weak<Stage>, watch::Sender<()>) {
+        let (client, server) = duplex(4096);
+        let stage = ConnectionBudget::admin().admit().await;
+        let known = Arc::downgrade(&stage);
+        let (going_on, stop) = watch::channel(());
         let heard = Heard::new(server, Arc::clone(&stage));
         tokio::spawn(async move {
             let told = Arc::clone(&stage);
             let service = service_fn(move |_| {
-                let open = told.request();
+                let open = told.request(0).expect("no memory is asked for");
                 async move {
                     tokio::time::sleep(work).await;
-                    Ok::<_, Infallible>(http::Response::new(Answering::new(Empty::<Bytes>::new(), open)))
+                    let body = Full::new(Bytes::from(vec![b'x'; bytes]));
+                    Ok::<_, Infallible>(http::Response::new(Answering::new(body, open)))
                 }
             });
             let builder = auto::Builder::new(TokioExecutor::new());
             let connection = builder.serve_connection(TokioIo::new(heard), service).into_owned();
             attend(connection, stage, patience, stop).await
         });
+        (client, known, going_on)
+    }
+
+    /// The connection ends, and with it what was charged for it, though its client neither reads nor closes.
+    async fn ends(client: DuplexStream, stage: &Weak<Stage>) {
+        let gone = async {
+            while stage.strong_count() > 0 {
+                tokio::time::sleep(SHORT / 10).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), gone).await.expect("it ends");
+        drop(client);
+    }
+
+    #[tokio::test]
+    async fn client_that_never_reads_is_closed() {
+        let (mut client, stage, _going_on) = serve(SHORT_WRITE, Duration::ZERO, 64 * 1024).await;
+        client.write_all(REQUEST).await.unwrap();
+        ends(client, &stage).await;
+    }
+
+    #[tokio::test]
+    async fn h2_client_that_opens_no_window_is_closed() {
+        let (mut client, stage, _going_on) = serve(SHORT_WRITE, Duration::ZERO, 1024).await;
+        // SETTINGS_INITIAL_WINDOW_SIZE 0, and GET / on stream 1. Frames are read, so that only the window holds the answer back.
+        let settings = [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0];
+        let request = [0, 0, 3, 1, 5, 0, 0, 0, 1, 0x82, 0x84, 0x86];
+        client.write_all(&[&PREFACE[..], &settings, &request].concat()).await.unwrap();
+        let mut out = Vec::new();
+        tokio::time::timeout(Duration::from_secs(20), client.read_to_end(&mut out)).await.expect("it ends").unwrap();
+        ends(client, &stage).await;
+    }
+
+    #[tokio::test]
+    async fn slow_reader_is_kept() {
+        let (mut client, _stage, _going_on) = serve(SHORT_WRITE, Duration::ZERO, 64 * 1024).await;
+        client.write_all(REQUEST).await.unwrap();
+        let mut part = [0; 4096];
+        let mut received = 0;
+        while received < 64 * 1024 {
+            tokio::time::sleep(SHORT / 10).await;
+            received += client.read(&mut part).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn connection_that_is_told_to_close_does() {
+        for (said, busy) in [(&b""[..], false), (b"GET /", false), (REQUEST, false), (PREFACE, false), (REQUEST, true)]
+        {
+            let work = if busy { LONG } else { Duration::ZERO };
+            let (mut client, stage, _going_on) = serve(Patience { head: LONG, idle: LONG, write: LONG }, work, 0).await;
+            client.write_all(said).await.unwrap();
+            tokio::time::sleep(SHORT).await;
+            let told = stage.upgrade().expect("it is served");
+            assert_eq!(told.is_idle(), !busy, "{said:?}");
+            if busy {
+                told.close()
+            } else {
+                told.close_if_idle()
+            }
+            drop(told);
+            ends(client, &stage).await;
+        }
+    }
+
+    /// What the server answers and whether it ends the connection if the client sends `said` piece by piece and then falls silent
+    /// with its end held open. Each answer takes `work`.
+    async fn after(said: &[&[u8]], patience: Patience, work: Duration) -> (Vec<u8>, bool) {
+        let (mut client, _, _going_on) = serve(patience, work, 0).await;
         let mut out = Vec::new();
         for piece in said {
             client.write_all(piece).await.unwrap();
@@ -342,7 +541,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_may_take_longer_than_either() {
-        let both = Patience { head: SHORT, idle: SHORT };
+        let both = Patience { head: SHORT, idle: SHORT, write: LONG };
         let (out, ended) = after(&[REQUEST, REQUEST], both, SHORT * 4).await;
         assert_eq!(out.windows(15).filter(|window| window == b"HTTP/1.1 200 OK").count(), 2);
         assert!(ended);
@@ -364,7 +563,7 @@ mod tests {
 
     #[tokio::test]
     async fn h2_whose_client_does_not_answer_the_goodbye_ends_too() {
-        let both = Patience { head: SHORT, idle: SHORT };
+        let both = Patience { head: SHORT, idle: SHORT, write: LONG };
         assert!(after(&[PREFACE, &[0, 0, 0, 4, 0, 0, 0, 0, 0]], both, Duration::ZERO).await.1);
     }
 }

@@ -68,3 +68,20 @@ pub fn harden() -> std::io::Result<()> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     Ok(())
 }
+
+/// How many files this process may have open at once.
+pub fn open_files_max() -> usize {
+    use rustix::process::{Resource, getrlimit};
+    getrlimit(Resource::Nofile).current.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX))
+}
+
+/// How many connections of clients may be open at once, so that the program always has descriptors for the rest: `reserve` for
+/// its stores, feeds, files and admin listener, or half of a limit that is too small for that.
+pub fn connections_max(reserve: usize) -> usize {
+    let files = open_files_max();
+    let connections = files.saturating_sub(reserve).max(files / 2);
+    if files < 2 * reserve {
+        tracing::warn!(files, connections, "few open files are allowed (ulimit -n); raise the hard limit");
+    }
+    connections
+}

@@ -5,18 +5,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::FutureExt as _;
-use http::header::{CONNECTION, HeaderValue};
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER};
+use http::{HeaderMap, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Incoming};
 use hyper::service::{Service, service_fn};
 use hyper::{Request, Response, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use sidegate_common::problem::{Code, MEDIA_TYPE, Problem};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 
-use crate::patience::{Answering, Heard, Patience, Stage, attend};
+use crate::connection_budget::{ConnectionBudget, FIELD_BYTES, STREAM_BYTES};
+use crate::connection_io::Heard;
+use crate::patience::{Answering, Patience, Stage, attend};
 use crate::program::stopped;
 use crate::request_line::RequestLines;
 use crate::socket::{Accepted, Listener};
@@ -31,28 +36,32 @@ pub enum Peer {
 }
 
 /// What a listener allows.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Limits {
-    /// Connections open at once; more wait in the kernel's queue.
-    pub connections_max: usize,
+    /// What its connections may hold, together with those of other listeners that share it.
+    pub budget: Arc<ConnectionBudget>,
     /// How long a client may take to send a request's head, from its first byte on.
     pub head_timeout: Duration,
     /// How long a connection may stay without a request.
     pub idle_timeout: Duration,
+    /// How long a client may take nothing of an answer.
+    pub write_timeout: Duration,
     /// Streams of one h2 connection.
     pub streams_max: u32,
     /// How long requests in flight may take once a stop is asked for.
     pub grace: Duration,
 }
 
-impl Default for Limits {
-    fn default() -> Self {
+impl Limits {
+    /// What is usual, within `budget`, and `grace` for requests in flight once a stop is asked for.
+    pub const fn new(budget: Arc<ConnectionBudget>, grace: Duration) -> Self {
         Self {
-            connections_max: 16_384,
+            budget,
             head_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(60),
-            streams_max: 200,
-            grace: Duration::from_secs(10),
+            write_timeout: Duration::from_secs(10),
+            streams_max: 100,
+            grace,
         }
     }
 }
@@ -60,6 +69,12 @@ impl Default for Limits {
 /// Room for one request's head in HTTP/1, in bytes.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 const H2_HEAD_BYTES_MAX: u32 = 16 * 1024;
+/// What h2 clients may send unread, a stream and a connection: bodies are small.
+const H2_WINDOW: u32 = 65_535;
+/// What is kept of one stream's answer until the client takes it.
+const H2_SEND_BYTES_MAX: usize = 16 * 1024;
+/// Seconds after which a request may be sent again that was refused for want of memory.
+const RETRY_SECONDS: &str = "1";
 /// Accepting can fail for want of file descriptors: wait a little rather than spin.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 /// Once a stop is asked for, open connections are served this much longer, and told to close with every answer: to close
@@ -75,43 +90,55 @@ where
     S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
     S::Future: Send + 'static,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    B: Body + Unpin + Send + 'static,
-    B::Data: Send,
+    B: Body<Data = Bytes> + Unpin + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     // Each connection holds a receiver: a message makes it finish, and when all are gone the drain is done.
     let (drain, draining) = watch::channel(());
-    let connections = Arc::new(Semaphore::new(limits.connections_max));
+    let mut accepts = AcceptState::default();
     let closing = Arc::new(AtomicBool::new(false));
-    let begin = |(io, peer): (Io, Peer), permit: Option<OwnedSemaphorePermit>| {
+    let begin = |(io, peer): (Io, Peer), stage: Arc<Stage>| {
         let service = Parting { service: service_for(peer), closing: Arc::clone(&closing) };
         match io {
-            Io::Tcp(stream) => spawn(stream, service, limits, draining.clone(), permit),
-            Io::Unix(stream) => spawn(stream, service, limits, draining.clone(), permit),
+            Io::Tcp(stream) => {
+                let heard = Heard::new(RequestLines::new(stream), Arc::clone(&stage));
+                spawn(heard, service, &limits, draining.clone(), stage);
+            }
+            Io::Unix(stream) => {
+                let heard = Heard::new(RequestLines::new(stream), Arc::clone(&stage)).over_unix();
+                spawn(heard, service, &limits, draining.clone(), stage);
+            }
         }
     };
+    let address = listener.describe();
     loop {
-        let permit = tokio::select! {
-            permit = Arc::clone(&connections).acquire_owned() => permit,
+        let accepted = tokio::select! {
+            accepted = accept(&listener) => accepted,
             () = stopped(&mut stop) => break,
         };
-        let Ok(permit) = permit else { break };
-        tokio::select! {
-            accepted = accept(&listener) => match accepted {
-                Ok(accepted) => begin(accepted, Some(permit)),
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(ACCEPT_RETRY).await;
+        match accepted {
+            Ok(accepted) => {
+                accepts.succeeded(&address);
+                tokio::select! {
+                    stage = limits.budget.admit() => begin(accepted, stage),
+                    () = stopped(&mut stop) => {
+                        begin(accepted, limits.budget.admit_at_last());
+                        break;
+                    }
                 }
-            },
-            () = stopped(&mut stop) => break,
+            }
+            // The client has gone meanwhile: nothing is wrong here.
+            Err(error) if is_of_client(&error) => {}
+            Err(error) => {
+                accepts.failed(&address, &error);
+                tokio::time::sleep(ACCEPT_RETRY).await;
+            }
         }
     }
     closing.store(true, Ordering::Relaxed);
     let end = tokio::time::Instant::now() + limits.grace;
-    let address = listener.describe();
     listener.close(|accepted| match wrap(accepted) {
-        Ok(accepted) => begin(accepted, None),
+        Ok(accepted) => begin(accepted, limits.budget.admit_at_last()),
         Err(error) => tracing::warn!(%error, "a connection that waited is lost"),
     });
     drop(draining);
@@ -125,6 +152,34 @@ where
     if tokio::time::timeout_at(end, drain.closed()).await.is_err() {
         tracing::warn!(address, "requests were still in flight when the grace period ended");
     }
+}
+
+/// Whether accepting works: a line is logged when that changes, not for every attempt.
+#[derive(Default)]
+struct AcceptState {
+    failures: u64,
+}
+
+impl AcceptState {
+    fn failed(&mut self, address: &str, error: &std::io::Error) {
+        self.failures += 1;
+        if self.failures == 1 {
+            tracing::warn!(%error, address, "accept failed; trying again until it succeeds");
+        }
+    }
+
+    fn succeeded(&mut self, address: &str) {
+        if self.failures > 0 {
+            tracing::info!(address, failures = self.failures, "accepting again");
+            self.failures = 0;
+        }
+    }
+}
+
+fn is_of_client(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, InvalidInput};
+    // InvalidInput: an option of a connection that is closed already cannot be set.
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | InvalidInput)
 }
 
 /// A service that tells HTTP/1 clients to close once the server is stopping. (h2 has GOAWAY for that.)
@@ -188,19 +243,13 @@ fn wrap(accepted: Accepted) -> std::io::Result<(Io, Peer)> {
     }
 }
 
-fn spawn<I, S, B>(
-    stream: I,
-    service: S,
-    limits: Limits,
-    draining: watch::Receiver<()>,
-    permit: Option<OwnedSemaphorePermit>,
-) where
+fn spawn<I, S, B>(stream: Heard<I>, service: S, limits: &Limits, draining: watch::Receiver<()>, stage: Arc<Stage>)
+where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
     S::Future: Send + 'static,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    B: Body + Unpin + Send + 'static,
-    B::Data: Send,
+    B: Body<Data = Bytes> + Unpin + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -212,24 +261,71 @@ fn spawn<I, S, B>(
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams_max)
         .max_header_list_size(H2_HEAD_BYTES_MAX)
+        .initial_stream_window_size(H2_WINDOW)
+        .initial_connection_window_size(H2_WINDOW)
+        .max_send_buf_size(H2_SEND_BYTES_MAX)
         .max_pending_accept_reset_streams(Some(20))
         .keep_alive_interval(Some(Duration::from_secs(30)))
         .keep_alive_timeout(Duration::from_secs(20));
-    let stage = Arc::new(Stage::default());
-    let stream = TokioIo::new(Heard::new(RequestLines::new(stream), Arc::clone(&stage)));
-    let patience = Patience { head: limits.head_timeout, idle: limits.idle_timeout };
+    let stream = TokioIo::new(stream);
+    let patience = Patience { head: limits.head_timeout, idle: limits.idle_timeout, write: limits.write_timeout };
     tokio::spawn(async move {
         let told = Arc::clone(&stage);
         let service = service_fn(move |request| {
-            let (open, answer) = (told.request(), service.call(request));
-            async move { Ok::<_, S::Error>(answer.await?.map(|body| Answering::new(body, open))) }
+            // What is refused goes no further, and what it holds is dropped at once.
+            let asked = match refusal(&request) {
+                Some(problem) => Err(problem),
+                None => told
+                    .request(bytes_held(&request))
+                    .map(|open| (open, service.call(request)))
+                    .ok_or_else(|| Problem::new(Code::TemporarilyUnavailable)),
+            };
+            async move {
+                match asked {
+                    Ok((open, answer)) => Ok::<_, S::Error>(answer.await?.map(|body| Answering::new(body, open))),
+                    Err(problem) => Ok(refused(&problem)),
+                }
+            }
         });
         let connection = builder.serve_connection(stream, service).into_owned();
         if let Err(error) = attend(connection, stage, patience, draining).await {
             tracing::debug!(%error, "connection ended");
         }
-        drop(permit);
     });
+}
+
+/// What a request holds beside its connection's buffers, in bytes: in HTTP/1 its head lies in them.
+fn bytes_held(request: &Request<Incoming>) -> usize {
+    if request.version() != Version::HTTP_2 {
+        return 0;
+    }
+    let fields = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD_BYTES);
+    STREAM_BYTES + fields.sum::<usize>()
+}
+
+/// What is wrong with a request on whatever listener: two servers might read two `Host` fields differently (RFC 9112 §3.2).
+fn refusal(request: &Request<Incoming>) -> Option<Problem> {
+    let hosts = request.headers().get_all(HOST).iter().take(2).count();
+    (hosts > 1).then(|| Problem::with_detail(Code::InvalidRequest, "two Host fields"))
+}
+
+/// An answer that the service was not asked for.
+fn refused<B>(problem: &Problem) -> Response<Answering<B>> {
+    let mut response = Response::new(Answering::Refused(Some(Bytes::from(problem.to_json()))));
+    *response.status_mut() = StatusCode::from_u16(problem.code.status()).unwrap_or(StatusCode::BAD_REQUEST);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
+    if problem.code == Code::TemporarilyUnavailable {
+        headers.insert(RETRY_AFTER, HeaderValue::from_static(RETRY_SECONDS));
+    }
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// True if a body is compressed or otherwise encoded, which nothing here decodes: 415 (RFC 9110 §15.5.16).
+pub fn is_encoded(headers: &HeaderMap) -> bool {
+    let encodings = headers.get_all(CONTENT_ENCODING);
+    encodings.iter().any(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 
 /// Why a request's body was not taken.

@@ -12,6 +12,8 @@ use crate::service_manager::{inherited_tcp, inherited_unix};
 
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 4096;
+/// The kernel's buffers of a TCP connection, which it doubles for its own needs, in bytes.
+const KERNEL_BUFFER_BYTES: usize = 64 * 1024;
 
 /// A bound socket that accepts connections.
 #[derive(Debug)]
@@ -75,6 +77,9 @@ impl Listener {
             let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
             socket.set_reuse_address(true)?;
             socket.set_nonblocking(true)?;
+            // Connections inherit them: the kernel's buffers grow to megabytes for a client that does not read.
+            socket.set_send_buffer_size(KERNEL_BUFFER_BYTES)?;
+            socket.set_recv_buffer_size(KERNEL_BUFFER_BYTES)?;
             socket.bind(&address.into())?;
             socket.listen(BACKLOG)?;
             Ok(Self::Tcp(TcpListener::from_std(socket.into())?, Owner::Us))

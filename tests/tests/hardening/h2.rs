@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use sidegate_tests::bench::memory::rss_mb;
+use sidegate_tests::hostile_clients::{PREFACE, frame};
 use sidegate_tests::stack::{Stack, Store};
 use sidegate_tests::wait::PATIENCE;
 
 use crate::kit::{Connection, Site, sites};
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Frame types (RFC 9113 §6).
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -24,12 +24,6 @@ const END_HEADERS: u8 = 4;
 const BRIEF: Duration = Duration::from_millis(500);
 /// What a flood may cost at most, in MB: far below what was sent.
 const MEMORY_MB: f64 = 48.0;
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    let head = [length[1], length[2], length[3], kind, flags];
-    [&head[..], &stream.to_be_bytes(), payload].concat()
-}
 
 /// HPACK: `GET` or `POST` of a path at `x`, with no compression of the path (RFC 7541 §6.2.2, appendix A).
 fn request(post: bool, path: &str) -> Vec<u8> {
@@ -189,7 +183,7 @@ async fn streams_are_counted() {
         .chunks(6)
         .find(|entry| entry[..2] == [0, 3])
         .map(|entry| u32::from_be_bytes(entry[2..].try_into().unwrap()));
-    assert_eq!(most, Some(200));
+    assert_eq!(most, Some(100));
     let refused = refused(&connection.received);
     assert!(refused >= 100 || goaway(&connection.received).is_some(), "{refused} refused");
     site.serves().await;

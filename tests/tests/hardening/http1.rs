@@ -219,3 +219,34 @@ async fn the_issuer_reads_authorization_as_the_verifier_does() {
         assert!(right || (set.may_be_400 && status(&answer) == 400), "{}: {answer}", set.name);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_host_fields_are_400_on_every_listener() {
+    let stack = stack().await;
+    for site in sites(&stack) {
+        let mut connection = Connection::open(site.at).await;
+        let two = format!("GET {} HTTP/1.1\r\nHost: a\r\nHost: a\r\nConnection: close\r\n\r\n", site.path);
+        connection.send(two.as_bytes()).await;
+        let answer = connection.until_closed(site.name).await;
+        assert!(status(&answer) == 400 && answer.contains("two Host fields"), "{}: {answer}", site.name);
+        site.serves().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn compressed_bodies_are_415() {
+    let stack = stack().await;
+    let (issuer, verifier) = (&stack.issuer.at, &stack.verifiers[0].at);
+    for (at, path, kind) in [
+        (issuer, "/auth/login", "application/json"),
+        (issuer, "/auth/refresh", "application/json"),
+        (issuer, "/auth/logout", "application/json"),
+        (&stack.issuer.admin, "/admin/revocations", "application/json"),
+        (verifier, "/verify", "text/plain"),
+        (verifier, "/introspect", "application/x-www-form-urlencoded"),
+    ] {
+        let call = at.post(path).bearer(ADMIN_TOKEN).header("content-type", kind).header("content-encoding", "gzip");
+        let reply = call.body(&b"\x1f\x8b\x08\x00"[..]).send().await;
+        assert_eq!((reply.status.as_u16(), reply.code().as_str()), (415, "unsupported_media_type"), "{path}");
+    }
+}

@@ -8,13 +8,16 @@ use sidegate_tests::wait::eventually;
 
 use crate::kit::Connection;
 
+/// For all of them; what becomes of connections for which there is no room, memory.rs tells.
+const ROOM: (&str, &str) = ("CONNECTION_MEMORY", "512");
+
 /// One crowd at a time: this process has to hold it, too.
 static ONE_CROWD: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_idle_connections_keep_nobody_out() {
     let _turn = ONE_CROWD.lock().await;
-    let stack = Stack::start(Store::Embedded, 1).await;
+    let stack = Stack::with(Store::Embedded, 1, &[], &[ROOM]).await;
     let access = stack.issuer.login(EMAIL).await.access;
     let request = [load::check_request(&access)];
     let verifier = &stack.verifiers[0];
@@ -41,7 +44,7 @@ async fn ten_thousand_idle_connections_keep_nobody_out() {
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_slow_heads_end_by_themselves() {
     let _turn = ONE_CROWD.lock().await;
-    let stack = Stack::start(Store::Embedded, 0).await;
+    let stack = Stack::with(Store::Embedded, 0, &[ROOM], &[]).await;
     let crowd = idle::crowd();
     let mut slow = Vec::with_capacity(crowd);
     for _ in 0..crowd {

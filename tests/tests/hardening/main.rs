@@ -6,3 +6,4 @@ mod host;
 mod http1;
 mod idle;
 mod kit;
+mod memory;

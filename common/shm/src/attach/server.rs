@@ -53,6 +53,7 @@ pub struct AttachServer {
     allow: Allow,
     board: Arc<Board>,
     peers: Vec<Peer>,
+    readers_max: usize,
 }
 
 #[derive(Debug)]
@@ -107,7 +108,13 @@ impl AttachServer {
     /// The listener cannot be made non-blocking.
     pub fn new(listener: UnixListener, allow: Allow, board: Arc<Board>) -> std::io::Result<Self> {
         listener.set_nonblocking(true)?;
-        Ok(Self { listener, allow, board, peers: Vec::new() })
+        Ok(Self { listener, allow, board, peers: Vec::new(), readers_max: READERS_MAX })
+    }
+
+    /// Keeps at most so many readers connected, where that is fewer than 1,024: each has an open file.
+    #[must_use]
+    pub fn readers_max(self, most: usize) -> Self {
+        Self { readers_max: self.readers_max.min(most), ..self }
     }
 
     /// Runs until `stop` is set, which it notices within a fifth of a second.
@@ -163,7 +170,7 @@ impl AttachServer {
                 continue;
             }
             let mut peer = Peer { stream, has: None };
-            if peer.greet(self.board.current()) && self.peers.len() < READERS_MAX {
+            if peer.greet(self.board.current()) && self.peers.len() < self.readers_max {
                 self.peers.push(peer);
             }
         }

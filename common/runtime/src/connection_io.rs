@@ -1,0 +1,146 @@
+//! A connection's bytes: tells what comes and what the kernel takes, and has it charged.
+
+use std::io::{IoSlice, Result};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::connection_budget::{H2_BYTES, UNREAD_BYTES};
+use crate::patience::{Stage, out_of_memory};
+use crate::unix_authority::UnixAuthority;
+
+/// What every h2 connection begins with (RFC 9113 §3.4).
+pub(crate) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// How much of a head or body is covered by what every connection is charged, in bytes.
+const FREE_BYTES: usize = 8 * 1024;
+/// The most that is charged for what is being received over HTTP/1: hyper's largest buffer, and the one it grew from.
+const RECEIVING_BYTES_MAX: usize = 128 * 1024;
+
+/// A connection's bytes, telling [`Stage`] of them.
+#[derive(Debug)]
+pub(crate) struct Heard<I> {
+    io: I,
+    stage: Arc<Stage>,
+    /// How much of the preface has come; none once it is known what the client speaks.
+    preface: Option<usize>,
+    /// Bytes that have come since the last answer.
+    receiving: usize,
+    /// The most that was charged for such, in bytes: buffers do not shrink.
+    charged: usize,
+    /// The kernel took no more bytes when asked last.
+    blocked: bool,
+    charged_unread: bool,
+    /// Over a Unix socket, while it is or may be h2.
+    authority: Option<UnixAuthority>,
+}
+
+impl<I> Heard<I> {
+    pub(crate) const fn new(io: I, stage: Arc<Stage>) -> Self {
+        let (preface, receiving, charged) = (Some(0), 0, 0);
+        Self { io, stage, preface, receiving, charged, blocked: false, charged_unread: false, authority: None }
+    }
+
+    /// Takes whatever gRPC clients call a Unix socket.
+    pub(crate) fn over_unix(self) -> Self {
+        Self { authority: Some(UnixAuthority::new()), ..self }
+    }
+
+    /// False if there is no memory for what comes.
+    fn hear(&mut self, length: usize, start: [u8; PREFACE.len()]) -> bool {
+        if length == 0 {
+            return true;
+        }
+        self.receiving = if self.stage.bytes_came() { self.receiving + length } else { length };
+        if let Some(known) = self.preface {
+            let (awaited, bytes) = (&PREFACE[known..], &start[..length.min(PREFACE.len())]);
+            let common = bytes.iter().zip(awaited).take_while(|(byte, awaited)| byte == awaited).count();
+            if known + common == PREFACE.len() {
+                self.preface = None;
+                self.stage.speaks_h2();
+                return self.stage.charge(H2_BYTES);
+            }
+            self.preface = Some(known + common).filter(|_| common == bytes.len());
+        }
+        self.receiving <= FREE_BYTES || self.stage.is_h2() || self.charge_receiving()
+    }
+
+    /// Charges for a long head or body, twice its length: a buffer that grows is copied.
+    fn charge_receiving(&mut self) -> bool {
+        let due = (2 * self.receiving).next_multiple_of(FREE_BYTES).min(RECEIVING_BYTES_MAX);
+        let more = due.saturating_sub(self.charged);
+        let charged = more == 0 || self.stage.charge(more);
+        if charged {
+            self.charged += more;
+        }
+        charged
+    }
+
+    /// Notes whether the kernel takes what is written; an error if there is no memory for a client that does not read.
+    fn wrote(&mut self, written: Poll<Result<usize>>) -> Poll<Result<usize>> {
+        if written.is_pending() != self.blocked {
+            self.blocked = !self.blocked;
+            self.stage.blocked_or_not();
+            if self.blocked && !self.charged_unread {
+                if !self.stage.charge(UNREAD_BYTES) {
+                    return Poll::Ready(Err(out_of_memory()));
+                }
+                self.charged_unread = true;
+            }
+        }
+        written
+    }
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Heard<I> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.io).poll_read(context, buffer);
+        let bytes = &buffer.filled()[before..];
+        let mut start = [0; PREFACE.len()];
+        if self.preface.is_some() {
+            let length = bytes.len().min(start.len());
+            start[..length].copy_from_slice(&bytes[..length]);
+        }
+        if !self.hear(bytes.len(), start) {
+            return Poll::Ready(Err(out_of_memory()));
+        }
+        if self.preface.is_none() && !self.stage.is_h2() {
+            self.authority = None;
+        }
+        if let Some(authority) = &mut self.authority {
+            authority.mend(&mut buffer.filled_mut()[before..]);
+        }
+        read
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Heard<I> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write(context, bytes);
+        self.wrote(written)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
+        Pin::new(&mut self.io).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write_vectored(context, slices);
+        self.wrote(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+}
