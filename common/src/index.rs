@@ -6,7 +6,12 @@ use dashmap::DashMap;
 
 use crate::claims::Claims;
 use crate::revocation::{Id, Revocation, SubjectTag, Target};
+use crate::sync::Push;
 use crate::time::UnixTime;
+
+mod unconfirmed;
+
+use unconfirmed::UnconfirmedSet;
 
 /// Many small shards, so that sweeping one out never holds a check up for long.
 const SHARDS: usize = 1024;
@@ -111,6 +116,13 @@ impl Ids {
         }
     }
 
+    fn expiry_of(&self, id: &Id) -> Option<UnixTime> {
+        match id {
+            Id::Packed(bytes) => self.packed.get(bytes).map(|held| expiry(&held)),
+            Id::Text(text) => self.text.get(text).map(|held| expiry(&held)),
+        }
+    }
+
     fn expire(&self, now: UnixTime, mut gone: impl FnMut(HeldId)) {
         let held = |id: Id, value: &Packed| HeldId { id, subject: subject(value), expires_at: expiry(value) };
         self.packed.retain(|id, value| {
@@ -169,6 +181,7 @@ pub struct Index {
     subjects: DashMap<Box<str>, Watermark>,
     keys: DashMap<Box<str>, UnixTime>,
     partitions: Vec<PartitionMarks>,
+    unconfirmed: UnconfirmedSet,
 }
 
 /// What an entry changed.
@@ -200,6 +213,7 @@ impl Index {
             subjects: DashMap::with_shard_amount(SHARDS),
             keys: DashMap::with_shard_amount(SMALL_SHARDS),
             partitions: (0..partitions.max(1)).map(|_| PartitionMarks::default()).collect(),
+            unconfirmed: UnconfirmedSet::default(),
         }
     }
 
@@ -242,6 +256,40 @@ impl Index {
         if new { Applied::New } else { Applied::Known }
     }
 
+    /// Takes in an entry of `partition`'s log that was only pushed: it counts like any other, but can be let go.
+    pub fn apply_unconfirmed(&self, partition: u16, push: &Push) -> Applied {
+        let known = self.holds(partition, &push.1) || !self.unconfirmed.add(partition, push);
+        if known { Applied::Known } else { Applied::New }
+    }
+
+    /// Holds for good what was only pushed, whether or not it still stands apart.
+    pub fn confirm(&self, partition: u16, pushes: &[Push]) {
+        for (_, revocation) in pushes {
+            self.apply(partition, revocation);
+        }
+        self.unconfirmed.remove(partition, pushes);
+    }
+
+    /// Lets go what was only pushed, and never was in the log.
+    pub fn drop_unconfirmed(&self, partition: u16, pushes: &[Push]) {
+        self.unconfirmed.remove(partition, pushes);
+    }
+
+    /// True if the entry would change nothing.
+    fn holds(&self, partition: u16, revocation: &Revocation) -> bool {
+        let expires_at = revocation.expires_at;
+        match &revocation.target {
+            Target::Token { jti, .. } => self.tokens.expiry_of(jti).is_some_and(|held| held >= expires_at),
+            Target::Session { sid, .. } => self.sessions.expiry_of(sid).is_some_and(|held| held >= expires_at),
+            Target::Subject { sub, threshold } => {
+                let held = self.subjects.get(sub);
+                held.is_some_and(|held| held.threshold >= *threshold && held.expires_at >= expires_at)
+            }
+            Target::All { threshold } => self.marks(partition).0 >= *threshold,
+            Target::Key { kid } => self.keys.get(kid).is_some_and(|held| *held >= expires_at),
+        }
+    }
+
     /// From now on, tokens of `partition` with `iat` at or before `since` count as revoked: it cannot be known whether
     /// they are.
     pub fn raise_since(&self, partition: u16, since: UnixTime) -> Applied {
@@ -267,16 +315,17 @@ impl Index {
             || self.keys.contains_key(kid)
             || Id::parse(&claims.sid).is_none_or(|sid| self.sessions.holds(&sid))
             || Id::parse(&claims.jti).is_none_or(|jti| self.tokens.holds(&jti))
+            || self.unconfirmed.revokes(partition, claims, kid)
     }
 
     /// True if the revocation of this session is held.
     pub fn has_session(&self, sid: &Id) -> bool {
-        self.sessions.holds(sid)
+        self.sessions.holds(sid) || self.unconfirmed.has_session(sid)
     }
 
     /// True if the revocation of this key is held.
     pub fn has_key(&self, kid: &str) -> bool {
-        self.keys.contains_key(kid)
+        self.keys.contains_key(kid) || self.unconfirmed.has_key(kid)
     }
 
     /// True if a user's tokens issued at `iat` are dead, whatever their session: the user, or everybody, was logged out.
@@ -285,7 +334,9 @@ impl Index {
             1 => 0,
             _ => SubjectTag::of(sub).partition(self.partitions()),
         };
-        iat <= self.marks(partition).0 || self.subjects.get(sub).is_some_and(|held| iat <= held.threshold)
+        iat <= self.marks(partition).0
+            || self.subjects.get(sub).is_some_and(|held| iat <= held.threshold)
+            || self.unconfirmed.has_logged_out(partition, sub, iat)
     }
 
     /// Drops what no living token can bear, and says what that was. `now` is the floor, never the bare wall clock.
@@ -314,7 +365,13 @@ impl Index {
         }
     }
 
-    /// Visits every entry held, in no order, with its partition-wide marks last. Entries added meanwhile may be missed.
+    /// Visits everything that stands apart, with its partition: pushes that the log has not confirmed.
+    pub fn each_unconfirmed(&self, visit: impl FnMut(u16, &Revocation)) {
+        self.unconfirmed.each(visit);
+    }
+
+    /// Visits every entry held for good, in no order, but for what concerns a whole partition ([`Index::marks`]). Entries added
+    /// meanwhile may be missed.
     pub fn each(&self, mut visit: impl FnMut(Revocation)) {
         self.tokens.each(|HeldId { id, subject, expires_at }| {
             visit(Revocation { target: Target::Token { jti: id, subject }, expires_at });
@@ -358,6 +415,7 @@ impl Index {
 mod tests {
     use super::*;
     use crate::claims::Audience;
+    use crate::wire::Position;
 
     const JTI: &str = "AAECAwQFBgcICQoLDA0ODw";
     const SID: &str = "EBESExQVFhcYGRobHB0eHw";
@@ -493,6 +551,29 @@ mod tests {
         assert_eq!(seen, entries);
         assert_eq!(index.counts(), Counts { tokens: 1, sessions: 2, subjects: 1, keys: 1 });
         assert_eq!(index.counts().total(), 5);
+    }
+
+    #[test]
+    fn a_push_that_stands_apart_counts_until_it_is_let_go() {
+        let index = Index::new(1);
+        let all = (Position { ms: 9, sequence: 0 }, entry(Target::All { threshold: UnixTime(5_000) }, 9_999));
+        let mine = (Position { ms: 8, sequence: 0 }, entry(session(SID), 9_999));
+        let key = (Position { ms: 7, sequence: 0 }, entry(Target::Key { kid: "k".into() }, 9_999));
+        for push in [&all, &mine, &key] {
+            assert_eq!(index.apply_unconfirmed(0, push), Applied::New);
+            assert_eq!(index.apply_unconfirmed(0, push), Applied::Known);
+        }
+        assert!(index.has_key("k") && index.has_session(&Id::parse(SID).unwrap()));
+        assert!(index.revokes(&claims(5_000), "-") && index.has_logged_out("43", UnixTime(5_000)));
+        assert_eq!(index.marks(0).0, UnixTime(0), "it is not held for good");
+        index.drop_unconfirmed(0, &[all, key]);
+        assert!(!index.has_key("k") && !index.has_logged_out("43", UnixTime(5_000)));
+        index.confirm(0, std::slice::from_ref(&mine));
+        let mut apart = 0;
+        index.each_unconfirmed(|_, _| apart += 1);
+        assert_eq!((apart, index.counts().sessions), (0, 1));
+        assert!(index.revokes(&claims(1), "-"));
+        assert_eq!(index.apply_unconfirmed(0, &mine), Applied::Known, "held for good already");
     }
 
     #[test]

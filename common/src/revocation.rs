@@ -79,7 +79,7 @@ impl std::fmt::Display for Id {
 }
 
 /// Which tokens are dead.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Target {
     /// The token with this `jti`.
     Token {
@@ -115,7 +115,7 @@ pub enum Target {
 }
 
 /// A revocation: which tokens are dead, and until when that must be remembered.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Revocation {
     /// Which tokens.
     pub target: Target,

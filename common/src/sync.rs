@@ -15,6 +15,9 @@
 
 mod head;
 mod machine;
+mod report;
+mod timing;
+mod unconfirmed;
 
 #[cfg(test)]
 mod model;
@@ -24,11 +27,16 @@ mod simulation;
 mod tests;
 
 pub use head::{Answer, Head, Lineage, Role};
-pub use machine::{Checkpoint, Counters, Machine, Phase, Timing};
+pub use machine::Machine;
+pub use report::{Checkpoint, Counters, Phase};
+pub use timing::Timing;
 
 use crate::revocation::{EntryError, Revocation};
 use crate::time::{Instants, UnixTime};
 use crate::wire::{Message, Position};
+
+/// A pushed revocation: where it says that it stands, and what it says.
+pub type Push = (Position, Revocation);
 
 /// What happened, as the follower saw it. Pushes and answers of one connection come in the order in which the store
 /// sent them: every push that was sent before an answer is given before it.
@@ -58,6 +66,9 @@ pub enum Event {
         /// Nothing stood in the log behind these.
         complete: bool,
     },
+    /// This host has gone by a time that was ahead and may have dropped entries too early: the log is to be read from its
+    /// start before anything is proven again.
+    ReadWhole,
     /// Time has passed.
     Tick,
 }
@@ -86,19 +97,23 @@ pub enum Action {
         /// Where the page begins.
         from: ReadFrom,
     },
-    /// Hold this revocation, which was pushed.
+    /// Hold this revocation, which was pushed; apart from the others, until one of the next two is asked for.
     Apply {
         /// Where it stands; its milliseconds say when it was stored.
         position: Position,
         /// What it says.
         revocation: Revocation,
     },
+    /// Hold these, which were pushed, for good: the log has them, or it cannot be said any more whether it had.
+    Confirm(Vec<Push>),
+    /// Let these go, which were pushed: the log does not have them, and never had.
+    Drop(Vec<Push>),
     /// Hold these revocations, which were read.
     ApplyAll(Vec<Revocation>),
     /// Tokens with `iat` at or before this moment cannot be judged by the list: refuse them.
     Since(UnixTime),
-    /// The store's clock, when a list that was read whole is about to be proven: this host's wall clock is not behind it, so
-    /// whatever time this host goes by is at least the earlier of the two ([`crate::time::TimeFloor::confirm`]).
+    /// The store's clock, as the head just answered has it; before anything that the head proves
+    /// ([`crate::time::TimeFloor::confirm`]).
     Time(UnixTime),
     /// The list was complete at this instant.
     Fresh(Instants),
@@ -106,6 +121,8 @@ pub enum Action {
     Reconnect,
     /// What keeps the list from being proven, when that changes; none when it is proven again.
     Alarm(Option<Alarm>),
+    /// An alarm that does not keep the list from being proven is raised, or over.
+    Warning(Alarm, bool),
 }
 
 /// Where a page of the log begins.
@@ -119,7 +136,7 @@ pub enum ReadFrom {
     After(Position),
 }
 
-/// Why a store that answers proves nothing.
+/// Why a store that answers proves nothing, or what an operator should see to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Alarm {
     /// It holds no data set: it was emptied, or no issuer has ever written to it.
@@ -136,16 +153,20 @@ pub enum Alarm {
     Partitions,
     /// The log has an entry that this build cannot read.
     UnreadableEntry,
-    /// This host's wall clock is behind the store's by more than machines may differ, and the log was read whole: what it has
-    /// forgotten as expired, this host would take for living.
+    /// This host's wall clock is behind the store's by more than machines may differ. A log that was read whole proves nothing
+    /// meanwhile: what it has forgotten as expired, this host would take for living.
     ClockBehind,
+    /// This host's wall clock is ahead of the store's by more than machines may differ.
+    ClockAhead,
+    /// The log is believed although the replay after its last change of server or data was never marked as done.
+    ReplayMissing,
     /// The data set is of a newer layout than this build reads.
     NewerLayout,
 }
 
 impl Alarm {
     /// Every alarm, for metrics that must exist before they are needed.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::NoEpoch,
         Self::LogDamaged,
         Self::Refused,
@@ -155,6 +176,8 @@ impl Alarm {
         Self::UnreadableEntry,
         Self::ClockBehind,
         Self::NewerLayout,
+        Self::ClockAhead,
+        Self::ReplayMissing,
     ];
 
     /// Its stable name, for logs and metrics.
@@ -169,6 +192,8 @@ impl Alarm {
             Self::UnreadableEntry => "unreadable_entry",
             Self::ClockBehind => "clock_behind",
             Self::NewerLayout => "newer_layout",
+            Self::ClockAhead => "clock_ahead",
+            Self::ReplayMissing => "replay_missing",
         }
     }
 }

@@ -38,23 +38,29 @@ pub const REVOCATION_MARGIN_SECONDS: u64 = LEEWAY_MAX_SECONDS + 2 * CLOCK_SKEW_S
 const STEP_BELIEVED_AFTER_MS: u64 = 10 * 60 * 1000;
 /// Differences between the two clocks below this are drift, not a step, in milliseconds.
 const DRIFT_MS: u64 = 500;
+/// How long another machine's time keeps the floor from believing the wall clock alone, in milliseconds.
+const CONFIRMED_MS: u64 = 60 * 1000;
 
-/// A verifier's time: it never goes back, and is advanced by the slower of the wall clock and the monotonic clock.
+/// A verifier's time: it is advanced by the slower of the wall clock and the monotonic clock.
 ///
 /// A clock stepped back revives nothing (the floor holds) and one stepped forward for a while condemns nothing (the
-/// monotonic clock limits it). A forward step that lasts ten minutes is believed: the first reading was the wrong one,
-/// or the machine was suspended.
+/// monotonic clock limits it). Another machine's time settles what this one cannot know: the floor is raised at once to the
+/// earlier of the two, and goes back only where both agree that it is ahead. Without another machine a forward step that lasts
+/// ten minutes is believed: the first reading was the wrong one, or the machine was suspended.
 #[derive(Clone, Debug)]
 pub struct TimeFloor {
     floor_ms: u64,
     last: Instants,
     ahead_since_ms: Option<u64>,
+    /// When another machine's time was last taken.
+    confirmed_ms: Option<u64>,
+    lowered: u64,
 }
 
 impl TimeFloor {
     /// A floor that starts at what the wall clock says now.
     pub const fn new(now: Instants) -> Self {
-        Self { floor_ms: now.wall_ms, last: now, ahead_since_ms: None }
+        Self { floor_ms: now.wall_ms, last: now, ahead_since_ms: None, confirmed_ms: None, lowered: 0 }
     }
 
     /// Takes a reading of both clocks and returns the floor after it.
@@ -69,11 +75,33 @@ impl TimeFloor {
         self.seconds()
     }
 
-    /// Takes another machine's time. Where this one's wall clock says as much, the two have said it, and the floor need not wait.
-    pub fn confirm(&mut self, other: UnixTime, now: Instants) -> UnixTime {
+    /// Takes another machine's time: the floor is at least the earlier of the two. If both agree, within what two machines may
+    /// differ by, that it is ahead of them, it goes back to the earlier: then what was dropped as expired has to be read again
+    /// before anything is judged. Returns how often that has happened ([`TimeFloor::lowered`]).
+    pub fn confirm(&mut self, other: UnixTime, now: Instants) -> u64 {
+        self.confirmed_ms = Some(now.monotonic_ms);
         self.advance(now);
-        self.floor_ms = self.floor_ms.max(now.wall_ms.min(other.0.saturating_mul(1000)));
-        self.seconds()
+        let other_ms = other.0.saturating_mul(1000);
+        let earlier = now.wall_ms.min(other_ms);
+        self.floor_ms = self.floor_ms.max(earlier);
+        if self.would_lower(other, now) {
+            (self.floor_ms, self.last, self.ahead_since_ms) = (earlier, now, None);
+            self.lowered += 1;
+        }
+        self.lowered
+    }
+
+    /// True if this time of another machine would lower the floor.
+    pub const fn would_lower(&self, other: UnixTime, now: Instants) -> bool {
+        let other_ms = other.0.saturating_mul(1000);
+        let later = if now.wall_ms > other_ms { now.wall_ms } else { other_ms };
+        let agree = now.wall_ms.abs_diff(other_ms) <= (2 * CLOCK_SKEW_SECONDS + 1) * 1000;
+        agree && self.floor_ms > later + CLOCK_SKEW_SECONDS * 1000
+    }
+
+    /// How often the floor has gone back.
+    pub const fn lowered(&self) -> u64 {
+        self.lowered
     }
 
     /// The floor as it stands.
@@ -85,6 +113,11 @@ impl TimeFloor {
         let ahead = now.wall_ms.saturating_sub(self.floor_ms);
         if ahead <= DRIFT_MS {
             self.floor_ms += ahead;
+            self.ahead_since_ms = None;
+            return;
+        }
+        if self.confirmed_ms.is_some_and(|at| now.monotonic_ms.saturating_sub(at) < CONFIRMED_MS) {
+            // The other machine does not say so.
             self.ahead_since_ms = None;
             return;
         }
@@ -174,10 +207,48 @@ mod tests {
     #[test]
     fn a_step_that_another_machine_confirms_is_believed_at_once() {
         let mut floor = TimeFloor::new(at(10_000_000, 0));
-        assert_eq!(floor.confirm(UnixTime(13_600), at(10_001_000, 1_000)), UnixTime(10_001), "not by its word alone");
-        assert_eq!(floor.confirm(UnixTime(13_601), at(13_602_500, 2_000)), UnixTime(13_601), "as far as both say");
-        assert_eq!(floor.confirm(UnixTime(10_000), at(10_003_000, 3_000)), UnixTime(13_601), "and never back");
-        assert_eq!(floor.advance(at(13_604_500, 4_000)), UnixTime(13_602), "and on from there");
+        let mut confirm = |other, now| (floor.confirm(UnixTime(other), now), floor.seconds().0);
+        assert_eq!(confirm(13_600, at(10_001_000, 1_000)), (0, 10_001), "not by its word alone");
+        assert_eq!(confirm(13_601, at(13_602_500, 2_000)), (0, 13_601), "as far as both say");
+        assert_eq!(confirm(10_000, at(13_603_000, 3_000)), (0, 13_602), "not back by its word alone");
+        assert_eq!(floor.advance(at(13_605_500, 4_000)), UnixTime(13_603), "and on from there");
+    }
+
+    /// Started while the clock was 20 minutes ahead, and the clock is then put right.
+    #[test]
+    fn a_floor_that_two_machines_call_ahead_goes_back() {
+        let mut floor = TimeFloor::new(at(11_200_000, 0));
+        assert_eq!(floor.confirm(UnixTime(10_001), at(11_201_000, 1_000)), 0, "the clocks do not agree yet");
+        assert_eq!(floor.seconds(), UnixTime(11_201));
+        assert_eq!(floor.confirm(UnixTime(10_006), at(10_002_000, 2_000)), 1);
+        assert_eq!(floor.seconds(), UnixTime(10_002), "the earlier of the two");
+        assert_eq!(floor.confirm(UnixTime(10_003), at(10_003_000, 3_000)), 1, "once");
+        assert_eq!(floor.advance(at(10_004_000, 4_000)), UnixTime(10_004));
+    }
+
+    /// Differences that two machines may have do not make a verifier read its log again and again.
+    #[test]
+    fn a_floor_that_is_a_little_ahead_waits() {
+        let mut floor = TimeFloor::new(at(10_005_000, 0));
+        assert_eq!(floor.confirm(UnixTime(10_000), at(10_000_000, 1_000)), 0);
+        assert_eq!(floor.confirm(UnixTime(9_991), at(10_001_000, 2_000)), 0);
+        assert_eq!(floor.seconds(), UnixTime(10_005), "held until the clocks have caught up");
+    }
+
+    /// A step forward that the other machine does not see is not believed, however long it lasts.
+    #[test]
+    fn a_lasting_step_is_not_believed_against_another_machine() {
+        let mut floor = TimeFloor::new(at(10_000_000, 0));
+        for second in 1..=700 {
+            floor.confirm(UnixTime(10_000 + second), at(13_600_000 + second * 1_000, second * 1_000));
+        }
+        assert_eq!(floor.seconds(), UnixTime(10_700));
+        assert_eq!(floor.advance(at(14_360_000, 760_000)), UnixTime(10_760), "out of reach for a minute");
+        assert_eq!(
+            floor.advance(at(14_961_000, 1_361_000)),
+            UnixTime(14_961),
+            "and ten minutes later this clock is all there is"
+        );
     }
 
     #[test]

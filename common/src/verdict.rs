@@ -39,6 +39,11 @@ impl Freshness {
         }
     }
 
+    /// Nothing is proven any more: the list has to be completed again.
+    pub fn forget(&self) {
+        self.proven_ms.iter().for_each(|proven| proven.store(0, Ordering::Release));
+    }
+
     /// When the partition that lags most was proven complete; none until each has been.
     pub fn oldest(&self) -> Option<u64> {
         let oldest = self.proven_ms.iter().map(|proven| proven.load(Ordering::Acquire)).min();
@@ -368,6 +373,8 @@ mod tests {
         assert!(matches!(judge.check(&good(), late), Verdict::CannotJudge(Unknown::Stale(_))));
         judge.freshness().proven(1, 40_000);
         assert_eq!(judge.freshness().oldest(), Some(50_000), "a proof never goes back");
+        judge.freshness().forget();
+        assert!(matches!(judge.check(&good(), late), Verdict::CannotJudge(Unknown::NotLoaded)));
     }
 
     #[test]

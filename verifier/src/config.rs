@@ -45,6 +45,11 @@ pub static SETTINGS: &[Setting] = &[
     )
     .reloaded(),
     secret("FEED_TOKEN", "what the issuer's feed asks for, where it asks").reloaded(),
+    setting(
+        "REPLAY_WAIT",
+        "5s",
+        "how long a log is waited for that lost its server or data, until issuers have put back what it lost",
+    ),
     setting("PROBE_INTERVAL", "250ms", "how often the log's head is compared: bounds how long a lost message matters"),
     setting("MAX_STALENESS", "30s", "how old the proof may be that the list of revoked tokens is complete"),
     setting("ON_STALE", "deny", "beyond that: deny (503) or allow (go on with the list held, and say so)"),
@@ -177,6 +182,8 @@ pub struct FeedConfig {
     pub source: FeedSource,
     /// `PROBE_INTERVAL`.
     pub probe_interval: Duration,
+    /// `REPLAY_WAIT`.
+    pub replay_wait: Duration,
     /// `SNAPSHOT_FILE`.
     pub snapshot_file: Option<PathBuf>,
 }
@@ -312,7 +319,12 @@ fn feed(settings: &Settings) -> Result<FeedConfig, ConfigError> {
     if !(Duration::from_millis(10)..=Duration::from_secs(60)).contains(&probe_interval) {
         return Err(settings.unfit("PROBE_INTERVAL", "from 10ms to 60s"));
     }
-    Ok(FeedConfig { source, probe_interval, snapshot_file: settings.text("SNAPSHOT_FILE").map(PathBuf::from) })
+    let replay_wait = settings.duration("REPLAY_WAIT")?;
+    if replay_wait > Duration::from_secs(60) {
+        return Err(settings.unfit("REPLAY_WAIT", "at most 60s"));
+    }
+    let snapshot_file = settings.text("SNAPSHOT_FILE").map(PathBuf::from);
+    Ok(FeedConfig { source, probe_interval, replay_wait, snapshot_file })
 }
 
 fn keys(settings: &Settings) -> Result<KeyConfig, ConfigError> {
@@ -435,6 +447,7 @@ mod tests {
             ("VERIFIER_ADMIN_LISTEN", "here"),
             ("ISSUER_FEED_URL", "127.0.0.1:8082"),
             ("PROBE_INTERVAL", "1ms"),
+            ("REPLAY_WAIT", "2m"),
             ("MAX_STALENESS", "0"),
             ("MAX_STALENESS", "soon"),
             ("ON_STALE", "maybe"),

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sidegate_common::revocation::Revocation;
+use sidegate_common::sync::Push;
 use sidegate_common::time::{Instants, UnixTime};
 use sidegate_runtime::bind_error;
 use sidegate_runtime::clock::instants;
@@ -46,16 +47,29 @@ impl Sink for Followed {
         self.list.apply(partition, revocation)
     }
 
+    fn push(&self, partition: u16, push: &Push) -> bool {
+        self.list.push(partition, push)
+    }
+
+    fn confirm(&self, partition: u16, pushes: &[Push]) {
+        self.list.confirm(partition, pushes);
+    }
+
+    fn drop_pushes(&self, partition: u16, pushes: &[Push]) {
+        self.list.drop_pushes(partition, pushes);
+    }
+
     fn since(&self, partition: u16, moment: UnixTime) {
         self.list.since(partition, moment);
     }
 
-    fn time(&self, store: UnixTime, now: Instants) {
-        self.gate.confirm_time(store, now);
+    fn time(&self, store: UnixTime, now: Instants) -> u64 {
+        // Before the time goes back: nothing is judged until every partition has been read whole again.
+        self.gate.confirm_time(store, now, || self.list.unproven(self.gate.moment()))
     }
 
-    fn fresh(&self, partition: u16, as_of: Instants) {
-        self.list.fresh(partition, as_of);
+    fn fresh(&self, partition: u16, as_of: Instants, lowered: u64) {
+        self.gate.while_lowered(lowered, || self.list.fresh(partition, as_of));
     }
 }
 
@@ -81,7 +95,8 @@ async fn follow_source<S: Source>(
     board: Option<Arc<Board>>,
     mut stop: watch::Receiver<bool>,
 ) {
-    let pace = Pace::every(config.feed.probe_interval);
+    let staleness_max = Duration::from_millis(config.staleness.max_ms);
+    let pace = Pace::every(config.feed.probe_interval).waiting_for_replay(config.feed.replay_wait, staleness_max);
     let snapshot_file = config.feed.snapshot_file.clone();
     let kept = snapshot::load(snapshot_file.as_deref());
     let partitions = match &kept {
@@ -123,7 +138,7 @@ impl Housekeeping {
                 list.tick(gate.moment());
                 ticks = ticks.wrapping_add(1);
                 if ticks.is_multiple_of(TICKS_PER_SWEEP) {
-                    list.expire(gate.moment());
+                    gate.sweep(|at| list.expire(at));
                     gate.expire_tokens();
                 }
                 match list.resize(gate.moment()) {

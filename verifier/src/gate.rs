@@ -92,9 +92,19 @@ impl Gate {
         self.time.moment(monotonic_ms(), instants)
     }
 
-    /// Takes the store's time, which this host's wall clock is not behind.
-    pub fn confirm_time(&self, store: UnixTime, now: Instants) {
-        self.time.confirm(store, now);
+    /// Takes the store's time ([`Timekeeper::confirm`]).
+    pub fn confirm_time(&self, store: UnixTime, now: Instants, before_lowering: impl FnOnce()) -> u64 {
+        self.time.confirm(store, now, before_lowering)
+    }
+
+    /// Does something only if the time has gone back just so often ([`Timekeeper::while_lowered`]).
+    pub fn while_lowered(&self, lowered: u64, act: impl FnOnce()) {
+        self.time.while_lowered(lowered, act);
+    }
+
+    /// Drops what has expired, by a time that does not go back meanwhile.
+    pub fn sweep(&self, drop_expired: impl FnOnce(Moment)) {
+        self.time.sweep(|| drop_expired(self.moment()));
     }
 
     /// Whether any token could be judged good.

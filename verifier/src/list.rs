@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use sidegate_common::index::{Applied, HeldId};
 use sidegate_common::key::KeyRing;
 use sidegate_common::revocation::{Id, Revocation, SubjectTag, Target};
+use sidegate_common::sync::Push;
 use sidegate_common::time::{Instants, UnixTime};
 use sidegate_common::verdict::{Judge, Moment, OnStale, Unknown};
 use sidegate_shm::attach::Board;
@@ -191,7 +192,32 @@ impl List {
     /// Holds a revocation of the partition; true if it was not held before.
     pub fn apply(&self, partition: u16, revocation: &Revocation) -> bool {
         let index = self.judge.index();
-        let is_new = || index.apply(partition, revocation) == Applied::New;
+        self.hold(revocation, || index.apply(partition, revocation) == Applied::New)
+    }
+
+    /// Holds one that was only pushed, and that the log may turn out not to have.
+    pub fn push(&self, partition: u16, push: &Push) -> bool {
+        let index = self.judge.index();
+        self.hold(&push.1, || index.apply_unconfirmed(partition, push) == Applied::New)
+    }
+
+    /// Holds for good what was pushed. Readers have been told of it.
+    pub fn confirm(&self, partition: u16, pushes: &[Push]) {
+        self.judge.index().confirm(partition, pushes);
+    }
+
+    /// Lets go what was pushed and never was in the log. Readers go on asking about it: a tag says no more than that.
+    pub fn drop_pushes(&self, partition: u16, pushes: &[Push]) {
+        let index = self.judge.index();
+        if pushes.iter().any(|(_, revocation)| matches!(revocation.target, Target::Key { .. })) {
+            self.with_new_epochs(|| index.drop_unconfirmed(partition, pushes));
+        } else {
+            index.drop_unconfirmed(partition, pushes);
+        }
+    }
+
+    fn hold(&self, revocation: &Revocation, is_new: impl FnOnce() -> bool) -> bool {
+        let index = self.judge.index();
         match &revocation.target {
             Target::Key { kid } if !index.has_key(kid) => self.with_new_epochs(is_new),
             Target::Key { .. } => is_new(),
@@ -233,6 +259,12 @@ impl List {
         if let Some(mut shared) = self.lock() {
             shared.publisher.raise_iat_floor(moment.0);
         }
+    }
+
+    /// Nothing is proven any more, and readers know it.
+    pub fn unproven(&self, at: Moment) {
+        self.judge.freshness().forget();
+        self.tick(at);
     }
 
     /// Everything that was in the partition's log at this instant is held.

@@ -1,28 +1,37 @@
 //! The list on disk (`SNAPSHOT_FILE`): what a restarted verifier starts from, stale until it has caught up with the log.
 //!
-//! Format 1: one line of JSON (what of the log the list holds), then each entry as in the log behind its length (u16 BE),
-//! then a length of zero and the count (u64 BE). A file is replaced by rename, so that a crash leaves the old one whole;
-//! one that is cut short or of another format is refused whole, and the log is read from its start.
+//! Format 2: one line of JSON (what of the log the list holds), then each entry as in the log behind its length (u16 BE),
+//! then a length of zero, the count (u64 BE), and the CRC-64/XZ of everything before it (u64 BE). A file is replaced by
+//! rename, so that a crash leaves the old one whole; one that is cut short, of another format, or of another checksum is
+//! refused whole, and the log is read from its start.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, BufWriter, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use crc::{CRC_64_XZ, Crc, Digest, Table};
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
+use sidegate_common::index::Index;
 use sidegate_common::revocation::{ENTRY_BYTES_MAX, Revocation, Target};
 use sidegate_common::sync::{Checkpoint, Lineage};
 use sidegate_common::time::{CLOCK_SKEW_SECONDS, Instants, UnixTime};
 use sidegate_common::wire::Position;
+use sidegate_runtime::feed::backoff::random;
 use sidegate_runtime::feed::status::Status;
 
 use crate::gate::Gate;
 use crate::list::List;
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+static CRC: Crc<u64, Table<16>> = Crc::<u64, Table<16>>::new(&CRC_64_XZ);
+/// What a file that was being written by a process that died is left for.
+const ABANDONED_AFTER: Duration = Duration::from_secs(60 * 60);
 /// How often the list is written while the program runs; it is also written when it stops.
 const WRITE_EVERY: Duration = Duration::from_secs(60);
 /// How often it is tried again where that failed.
@@ -67,6 +76,41 @@ pub enum SnapshotError {
     /// It is no snapshot of this format, or damaged.
     #[error("not a whole snapshot of format {VERSION}")]
     Damaged,
+    /// It says something else than what was written.
+    #[error("its checksum is wrong")]
+    Checksum,
+}
+
+/// What is read or written, and its checksum so far.
+struct Summed<T> {
+    inner: T,
+    digest: Digest<'static, u64, Table<16>>,
+}
+
+impl<T> Summed<T> {
+    fn new(inner: T) -> Self {
+        Self { inner, digest: CRC.digest() }
+    }
+}
+
+impl<T: io::Read> io::Read for Summed<T> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(into)?;
+        self.digest.update(&into[..count]);
+        Ok(count)
+    }
+}
+
+impl<T: io::Write> io::Write for Summed<T> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.inner.write(bytes)?;
+        self.digest.update(&bytes[..count]);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
 }
 
 /// Reads the snapshot; none if there is no file.
@@ -74,21 +118,29 @@ pub enum SnapshotError {
 /// # Errors
 /// It cannot be read, or is not a whole snapshot.
 pub fn read(path: &Path) -> Result<Option<Kept>, SnapshotError> {
-    let file = match File::open(path) {
+    let opened = File::options().read(true).custom_flags(OFlags::NOFOLLOW.bits() as i32).open(path);
+    let file = match opened {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.into()),
     };
     let mut file = BufReader::new(file);
-    let mut line = String::new();
-    file.by_ref().take(16 << 20).read_line(&mut line)?;
-    let head: Head = serde_json::from_str(&line).map_err(|_| SnapshotError::Damaged)?;
+    let mut line = Vec::new();
+    file.by_ref().take(16 << 20).read_until(b'\n', &mut line)?;
+    let head: Head = serde_json::from_slice(&line).map_err(|_| SnapshotError::Damaged)?;
     let checkpoints: Option<Vec<_>> = head.partitions.iter().map(checkpoint).collect();
     let checkpoints = checkpoints.ok_or(SnapshotError::Damaged)?;
     if head.v != VERSION || checkpoints.is_empty() || checkpoints.len() > usize::from(u16::MAX) {
         return Err(SnapshotError::Damaged);
     }
+    let mut file = Summed::new(file);
+    file.digest.update(&line);
     let entries = read_entries(&mut file)?;
+    let mut sum = [0; 8];
+    file.inner.read_exact(&mut sum).map_err(|_| SnapshotError::Damaged)?;
+    if u64::from_be_bytes(sum) != file.digest.finalize() {
+        return Err(SnapshotError::Checksum);
+    }
     Ok(Some(Kept { head, checkpoints, entries }))
 }
 
@@ -177,10 +229,18 @@ pub fn write(path: &Path, checkpoints: &[Checkpoint], list: &List, now: UnixTime
         }
     };
     let head = Head { v: VERSION, time: now.0, partitions: (0..).zip(checkpoints).map(partition).collect() };
-    let temporary = path.with_extension("new");
-    let file = File::options().create(true).write(true).truncate(true).mode(0o600).open(&temporary)?;
-    let mut file = BufWriter::new(file);
-    serde_json::to_writer(&mut file, &head)?;
+    let temporary = temporary(path);
+    let new = File::options().create_new(true).write(true).mode(0o600).open(&temporary)?;
+    let written = write_list(new, &head, index).and_then(|count| std::fs::rename(&temporary, path).map(|()| count));
+    if written.is_err() {
+        let _nothing_more_can_be_done = std::fs::remove_file(&temporary);
+    }
+    written
+}
+
+fn write_list(file: File, head: &Head, index: &Index) -> io::Result<u64> {
+    let mut file = Summed::new(BufWriter::new(file));
+    serde_json::to_writer(&mut file, head)?;
     file.write_all(b"\n")?;
     let (mut count, mut failed) = (0_u64, None);
     index.each(|revocation| {
@@ -194,9 +254,35 @@ pub fn write(path: &Path, checkpoints: &[Checkpoint], list: &List, now: UnixTime
     }
     file.write_all(&[0; 2])?;
     file.write_all(&count.to_be_bytes())?;
+    let Summed { inner: mut file, digest } = file;
+    file.write_all(&digest.finalize().to_be_bytes())?;
     file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-    std::fs::rename(&temporary, path)?;
     Ok(count)
+}
+
+/// A name that nobody else writes to, beside the file: processes in containers may all be number 1.
+fn temporary(path: &Path) -> PathBuf {
+    let mut name = path.file_name().map(OsString::from).unwrap_or_default();
+    name.push(format!(".{}-{:013x}.new", std::process::id(), (random() * (1_u64 << 52) as f64) as u64));
+    path.with_file_name(name)
+}
+
+/// Removes what processes that died have left beside the file while they were writing.
+#[allow(clippy::disallowed_methods)] // compared with the file system's own clock
+fn remove_abandoned(path: &Path) {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else { return };
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    for file in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let found = file.file_name();
+        let ours = found.to_str().is_some_and(|found| {
+            found.strip_prefix(name).is_some_and(|rest| rest.starts_with('.') && rest.ends_with(".new"))
+        });
+        let modified = file.metadata().and_then(|metadata| metadata.modified());
+        let age = modified.ok().and_then(|at| SystemTime::now().duration_since(at).ok());
+        if ours && age.is_some_and(|age| age >= ABANDONED_AFTER) {
+            let _it_stays_then = std::fs::remove_file(file.path());
+        }
+    }
 }
 
 /// A thread that writes the list down now and then, and once more when it is dropped.
@@ -215,6 +301,7 @@ impl Keeper {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let keep = move || {
+            remove_abandoned(&path);
             let (mut due, mut failing) = (Instant::now(), false);
             loop {
                 let last = stopped.load(Ordering::Acquire);
@@ -280,7 +367,7 @@ pub fn load(path: Option<&Path>) -> Option<Kept> {
         }
         Ok(None) => None,
         Err(error) => {
-            tracing::warn!(%error, path = %path.display(), "the snapshot is not used");
+            tracing::warn!(%error, path = %path.display(), "SNAPSHOT_FILE is not used: the whole log is read");
             None
         }
     }
@@ -290,7 +377,6 @@ pub fn load(path: Option<&Path>) -> Option<Kept> {
 mod tests {
     use super::*;
     use crate::testing;
-    use sidegate_common::index::Index;
     use sidegate_common::key::KeyRing;
     use sidegate_common::revocation::{Id, SubjectTag};
     use sidegate_common::verdict::{Freshness, Judge, OnStale, Unknown, Verdict};
@@ -391,10 +477,35 @@ mod tests {
             std::fs::write(&path, &bytes[..cut]).unwrap();
             assert!(matches!(read(&path), Err(SnapshotError::Damaged)), "cut at {cut}");
         }
-        std::fs::write(&path, bytes.iter().map(|byte| if *byte == b'1' { b'2' } else { *byte }).collect::<Vec<_>>())
-            .unwrap();
-        assert!(read(&path).is_err(), "another format");
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&path, &flipped).unwrap();
+            assert!(read(&path).is_err(), "bit {bit} is another one");
+        }
+        let other = String::from_utf8_lossy(&bytes[..10]).replace("\"v\":2", "\"v\":1");
+        std::fs::write(&path, [other.as_bytes(), &bytes[10..]].concat()).unwrap();
+        assert!(matches!(read(&path), Err(SnapshotError::Damaged)), "another format");
         std::fs::remove_file(&path).unwrap();
         assert!(read(&path).unwrap().is_none());
+    }
+
+    /// Two verifiers of one folder do not write into each other's files, and what somebody has put there is not followed.
+    #[test]
+    fn a_snapshot_is_written_to_a_name_of_its_own() {
+        let folder = scratch("folder");
+        std::fs::create_dir(&folder).unwrap();
+        let (path, victim) = (folder.join("list"), folder.join("victim"));
+        std::fs::write(&victim, "as it was").unwrap();
+        for name in ["list.new", "list"] {
+            std::os::unix::fs::symlink(&victim, folder.join(name)).unwrap();
+        }
+        assert!(matches!(read(&path), Err(SnapshotError::Io(_))), "a link is no snapshot");
+        assert_ne!(temporary(&path), temporary(&path));
+        write(&path, &[checkpoint()], &list(), NOW).unwrap();
+        assert_eq!(std::fs::read_to_string(&victim).unwrap(), "as it was");
+        assert!(std::fs::symlink_metadata(&path).unwrap().is_file() && read(&path).unwrap().is_some());
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 3, "nothing is left behind");
+        std::fs::remove_dir_all(folder).unwrap();
     }
 }

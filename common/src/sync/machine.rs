@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 
 use crate::revocation::Revocation;
-use crate::sync::{Action, Alarm, Answer, Entry, Event, Head, Lineage, ReadFrom};
+use crate::sync::unconfirmed::Unconfirmed;
+use crate::sync::{Action, Alarm, Answer, Checkpoint, Counters, Entry, Event, Head, Lineage, Phase, ReadFrom, Timing};
 use crate::time::{CLOCK_SKEW_SECONDS, Instants, UnixTime};
 use crate::wire::{Message, Position};
 
@@ -13,90 +14,6 @@ const REPLAYED_SECONDS: u64 = 30;
 /// Probes remembered after they counted as lost, so that a slow store's answers still prove something.
 const PROBES_KEPT_MAX: usize = 4;
 
-/// How long the machine waits for what, in milliseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Timing {
-    /// Between a probe and the next.
-    pub probe_interval_ms: u64,
-    /// Until an unanswered probe counts as lost.
-    pub probe_timeout_ms: u64,
-    /// Lost probes in a row, or answers that cannot be used, until the connection is given up.
-    pub probes_lost_max: u32,
-    /// Until an unanswered read gives the connection up.
-    pub read_timeout_ms: u64,
-    /// Between looks at an entry that this build cannot read.
-    pub unreadable_retry_ms: u64,
-}
-
-impl Default for Timing {
-    fn default() -> Self {
-        Self {
-            probe_interval_ms: 250,
-            probe_timeout_ms: 500,
-            probes_lost_max: 2,
-            read_timeout_ms: 10_000,
-            unreadable_retry_ms: 5_000,
-        }
-    }
-}
-
-/// What the machine has counted since it was made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-pub struct Counters {
-    /// Pushes that did not follow the newest entry held: one before them was lost.
-    pub gaps: u64,
-    /// Times the log was read because a proof had failed; the first reading included.
-    pub resyncs: u64,
-    /// Resyncs that had to begin at the start of the log.
-    pub full_reads: u64,
-    /// Pushes of entries already held.
-    pub duplicates: u64,
-    /// Pushes that were no message of ours.
-    pub foreign: u64,
-    /// Entries that this build cannot read, pushed or read.
-    pub unreadable: u64,
-    /// Probes that were not answered in time.
-    pub probes_lost: u64,
-}
-
-/// Where the machine stands, for people.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Phase {
-    /// No connection.
-    Disconnected,
-    /// Connected, and nothing to compare with yet.
-    Probing,
-    /// Reading the log.
-    Reading,
-    /// Holding everything that the last probe saw.
-    Live,
-}
-
-impl Phase {
-    /// Its stable name, for logs and metrics.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Disconnected => "disconnected",
-            Self::Probing => "probing",
-            Self::Reading => "reading",
-            Self::Live => "live",
-        }
-    }
-}
-
-/// What a restarted verifier needs to go on from a list it has kept: everything of the log up to `last` is in it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Checkpoint {
-    /// Which log.
-    pub lineage: Lineage,
-    /// Up to where.
-    pub last: Position,
-    /// The log's `since` at that time.
-    pub since: UnixTime,
-    /// The store's clock when the list was last proven complete.
-    pub proven: UnixTime,
-}
-
 /// The state machine of one partition.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Machine {
@@ -104,6 +21,11 @@ pub struct Machine {
     partitions: u16,
     lineage: Option<Lineage>,
     last: Position,
+    /// How much of that the log itself has shown, and not only pushes.
+    sure: Position,
+    unconfirmed: Unconfirmed,
+    /// A head was answered on this connection, so that another one can say whether the log has changed since.
+    answered: bool,
     tail: Option<Tail>,
     skipped: Option<Skipped>,
     since: Option<UnixTime>,
@@ -119,6 +41,9 @@ pub struct Machine {
     lost: u32,
     issued: u64,
     alarm: Option<Alarm>,
+    /// The lineage that is not settled, when it was first seen, and whether it has been waited for.
+    unsettled: Option<(Lineage, u64, bool)>,
+    warnings: Warnings,
     counters: Counters,
 }
 
@@ -141,9 +66,18 @@ struct Skipped {
 struct Probe {
     token: u64,
     sent: Instants,
-    /// `last` when it was sent: the log had that much, so a head below it is another log's.
+    /// `sure` when it was sent: the log had that much, so a head below it is another log's.
     floor: Position,
+    /// `last` when it was sent: a head below it says that a push was none of this log's.
+    last: Position,
     lost: bool,
+}
+
+/// Alarms that do not keep the list from being proven.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+struct Warnings {
+    clock: Option<Alarm>,
+    replay_missing: bool,
 }
 
 /// What an answer proves if everything up to `last` is held.
@@ -153,6 +87,8 @@ struct Aim {
     sent: Instants,
     since: UnixTime,
     now: UnixTime,
+    /// The lineage is settled, or believed after a wait.
+    believed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -171,6 +107,9 @@ impl Machine {
             partitions,
             lineage: None,
             last: Position::START,
+            sure: Position::START,
+            unconfirmed: Unconfirmed::default(),
+            answered: false,
             tail: None,
             skipped: None,
             since: None,
@@ -184,6 +123,8 @@ impl Machine {
             lost: 0,
             issued: 0,
             alarm: None,
+            unsettled: None,
+            warnings: Warnings::default(),
             counters: Counters::default(),
         }
     }
@@ -193,6 +134,7 @@ impl Machine {
         Self {
             lineage: Some(checkpoint.lineage),
             last: checkpoint.last,
+            sure: checkpoint.last,
             since: Some(checkpoint.since),
             proven: Some(checkpoint.proven),
             whole: false,
@@ -206,7 +148,7 @@ impl Machine {
         else {
             return None;
         };
-        Some(Checkpoint { lineage: lineage.clone(), last: self.last, since, proven })
+        Some(Checkpoint { lineage: lineage.clone(), last: self.last.min(self.sure), since, proven })
     }
 
     /// Where it stands.
@@ -232,6 +174,12 @@ impl Machine {
     /// When the list was last proven complete.
     pub const fn fresh_as_of(&self) -> Option<Instants> {
         self.proven_at
+    }
+
+    /// True while this alarm is raised, whether or not it keeps the list from being proven.
+    pub fn raised(&self, alarm: Alarm) -> bool {
+        let Warnings { clock, replay_missing } = self.warnings;
+        self.alarm == Some(alarm) || clock == Some(alarm) || (replay_missing && alarm == Alarm::ReplayMissing)
     }
 
     /// What keeps the list from being proven.
@@ -276,6 +224,24 @@ impl Machine {
             Event::Answered { token, answer } => self.on_answered(token, answer, now, &mut out),
             Event::Page { request, entries, complete } => self.on_page(request, entries, complete, now, &mut out),
             Event::Tick => self.on_tick(now, &mut out),
+            Event::ReadWhole => {
+                self.forget_log();
+                self.proven_at = None;
+                if self.state != State::Down {
+                    self.state = State::Probing;
+                    self.probe(now, &mut out);
+                }
+            }
+        }
+        let (confirmed, dropped) = self.unconfirmed.settle();
+        // Before whatever else is to be done, but behind the push that is confirmed at once.
+        let at = usize::from(matches!(out.first(), Some(Action::Apply { .. })));
+        if !confirmed.is_empty() {
+            out.insert(at, Action::Confirm(confirmed));
+        }
+        if !dropped.is_empty() {
+            self.counters.forged += dropped.len() as u64;
+            out.insert(at, Action::Drop(dropped));
         }
         out
     }
@@ -292,6 +258,8 @@ impl Machine {
         self.lost = 0;
         // What was pushed by a server that is gone says nothing about the log of the next one.
         self.tail = None;
+        self.unconfirmed.keep();
+        self.answered = false;
     }
 
     fn on_pushed(&mut self, message: Message, now: Instants, out: &mut Vec<Action>) {
@@ -301,7 +269,17 @@ impl Machine {
             self.counters.unreadable += 1;
             return;
         };
-        out.push(Action::Apply { position, revocation });
+        if self.unconfirmed.is_known(position, &revocation) {
+            self.counters.duplicates += 1;
+            return;
+        }
+        let number = self.number();
+        out.push(Action::Apply { position, revocation: revocation.clone() });
+        let chained = self.lineage.as_ref().is_some_and(|lineage| lineage.epoch == epoch) && previous == self.last;
+        self.unconfirmed.add(number, position, revocation, chained && position > previous);
+        if !self.answered {
+            self.unconfirmed.keep();
+        }
         let ours = self.lineage.as_ref().is_some_and(|lineage| lineage.epoch == epoch);
         if ours && position <= self.last {
             self.counters.duplicates += 1;
@@ -358,15 +336,21 @@ impl Machine {
     fn on_head(&mut self, head: Head, probe: Probe, now: Instants, out: &mut Vec<Action>) {
         self.lost = 0;
         let known = self.lineage.as_ref() == Some(&head.lineage) && head.last >= probe.floor;
-        if !known {
+        if known {
+            self.confirm_pushes(head.last, probe);
+        } else {
             self.forget_log();
             self.lineage = Some(head.lineage);
         }
+        self.answered = true;
         if head.empty {
             self.last = self.last.max(head.last);
+            self.sure = self.sure.max(head.last);
             self.join_tail();
         }
-        let aim = Aim { last: head.last, sent: probe.sent, since: head.since, now: head.now };
+        self.compare_clocks(head.now, probe.sent, now, out);
+        let believed = self.believes(head.settled, now, out);
+        let aim = Aim { last: head.last, sent: probe.sent, since: head.since, now: head.now, believed };
         match self.state {
             State::Reading { .. } if known => {}
             State::Live { .. } if known && self.last >= aim.last => self.prove(aim, now, out),
@@ -380,9 +364,33 @@ impl Machine {
                 self.read(from, aim.last, now, out);
             }
         }
+        if matches!(self.state, State::Live { .. }) {
+            let request = self.issued + 1;
+            if let Some(from) = self.unconfirmed.look(probe.token, request) {
+                self.issued = request;
+                out.push(Action::Read { request, from });
+            }
+        }
+    }
+
+    /// The log is the one it was when the probe before was answered, and ends with `last`.
+    fn confirm_pushes(&mut self, last: Position, probe: Probe) {
+        self.unconfirmed.drop_absent(probe.token);
+        let ends = self.unconfirmed.chain_ends(last);
+        if self.last > last && probe.last > last {
+            // A push moved it that was none of this log's.
+            self.last = if ends { last } else { self.sure };
+        }
+        if self.last >= last {
+            self.sure = self.sure.max(last);
+        }
     }
 
     fn on_page(&mut self, request: u64, entries: Vec<Entry>, complete: bool, now: Instants, out: &mut Vec<Action>) {
+        if self.unconfirmed.found(request, &entries, complete, self.issued) {
+            hold(entries, out);
+            return;
+        }
         match self.state {
             State::Reading { request: awaited, from, to, .. } if awaited == request => {
                 self.on_log_page(from, to, entries, complete, now, out);
@@ -407,9 +415,15 @@ impl Machine {
         if let ReadFrom::At(asked) = from
             && entries.first().is_none_or(|entry| entry.position != asked)
         {
-            // The newest entry held no longer stands in the log, so what came after it may be gone as well.
             hold(entries, out);
-            self.last = Position::START;
+            if asked > self.sure && self.sure > Position::START {
+                // It was only pushed: perhaps the log never had it.
+                self.last = self.sure;
+                self.read(ReadFrom::At(self.sure), to, now, out);
+                return;
+            }
+            // The newest entry held no longer stands in the log, so what came after it may be gone as well.
+            (self.last, self.sure) = (Position::START, Position::START);
             self.skipped = None;
             self.read(ReadFrom::Start, to, now, out);
             return;
@@ -424,6 +438,10 @@ impl Machine {
             }
             self.last = self.last.max(entry.position);
         }
+        if let Some(entry) = entries.last() {
+            self.sure = self.sure.max(entry.position);
+        }
+        self.unconfirmed.shown(&entries);
         self.join_tail();
         if self.last < to && !complete && !empty {
             // Asked for before these are held, so that the store works meanwhile.
@@ -459,7 +477,7 @@ impl Machine {
             }
             None => {
                 self.skipped = None;
-                self.last = Position::START;
+                (self.last, self.sure) = (Position::START, Position::START);
                 self.state = State::Probing;
                 self.probe(now, out);
             }
@@ -505,6 +523,9 @@ impl Machine {
             self.raise(Alarm::UnreadableEntry, out);
             return;
         }
+        if !aim.believed {
+            return;
+        }
         if self.whole {
             // The log forgets by the store's clock. Who takes what it has forgotten for living would call it good.
             if now.wall_ms / 1000 + 2 * CLOCK_SKEW_SECONDS < aim.now.0 {
@@ -512,7 +533,6 @@ impl Machine {
                 return;
             }
             self.whole = false;
-            out.push(Action::Time(aim.now));
         }
         if self.since != Some(aim.since) {
             let covered = self.known_until.is_some_and(|known| known.plus(REPLAYED_SECONDS) >= aim.since);
@@ -531,6 +551,46 @@ impl Machine {
         }
     }
 
+    /// Tells the store's clock, and whether this host's wall clock differs from it by more than two machines may. The store
+    /// read its clock, in whole seconds, between the sending of the probe and now.
+    fn compare_clocks(&mut self, store: UnixTime, sent: Instants, now: Instants, out: &mut Vec<Action>) {
+        out.push(Action::Time(store));
+        const FAR_SECONDS: u64 = 2 * CLOCK_SKEW_SECONDS;
+        let clock = if now.wall_ms / 1000 + FAR_SECONDS < store.0 {
+            Some(Alarm::ClockBehind)
+        } else if sent.wall_ms.min(now.wall_ms) / 1000 > store.0 + FAR_SECONDS {
+            Some(Alarm::ClockAhead)
+        } else {
+            None
+        };
+        let before = std::mem::replace(&mut self.warnings.clock, clock);
+        if before != clock {
+            out.extend(before.map(|alarm| Action::Warning(alarm, false)));
+            out.extend(clock.map(|alarm| Action::Warning(alarm, true)));
+        }
+    }
+
+    /// Whether a head of the adopted lineage may prove anything: its replay is marked as done, or that has been waited for.
+    fn believes(&mut self, settled: bool, now: Instants, out: &mut Vec<Action>) -> bool {
+        let running = self.proven_at.is_some();
+        let wait_ms = if running { self.timing.replay_wait_running_ms } else { self.timing.replay_wait_ms };
+        let mut missing = false;
+        if settled || wait_ms == 0 {
+            self.unsettled = None;
+        } else if let Some(lineage) = &self.lineage {
+            let (first, waited) = match &self.unsettled {
+                Some((known, first, waited)) if known == lineage => (*first, *waited),
+                _ => (now.monotonic_ms, false),
+            };
+            missing = waited || now.monotonic_ms.saturating_sub(first) >= wait_ms;
+            self.unsettled = Some((lineage.clone(), first, missing));
+        }
+        if std::mem::replace(&mut self.warnings.replay_missing, missing) != missing {
+            out.push(Action::Warning(Alarm::ReplayMissing, missing));
+        }
+        settled || missing || wait_ms == 0
+    }
+
     fn read(&mut self, from: ReadFrom, to: Position, now: Instants, out: &mut Vec<Action>) {
         if from == ReadFrom::Start {
             self.whole = true;
@@ -546,7 +606,7 @@ impl Machine {
         if self.probes.len() == PROBES_KEPT_MAX {
             self.probes.pop_front();
         }
-        self.probes.push_back(Probe { token, sent: now, floor: self.last, lost: false });
+        self.probes.push_back(Probe { token, sent: now, floor: self.sure, last: self.last, lost: false });
         out.push(Action::Probe { token });
     }
 
@@ -573,11 +633,13 @@ impl Machine {
         if self.lineage.take().is_some() {
             self.known_until = self.proven;
         }
-        self.last = Position::START;
+        (self.last, self.sure) = (Position::START, Position::START);
+        self.unconfirmed.keep();
+        self.answered = false;
         self.whole = true;
         self.tail = None;
         self.skipped = None;
-        self.probes.iter_mut().for_each(|probe| probe.floor = Position::START);
+        self.probes.iter_mut().for_each(|probe| (probe.floor, probe.last) = (Position::START, Position::START));
     }
 
     fn join_tail(&mut self) {

@@ -25,6 +25,8 @@ const TIMING: Timing = Timing {
     probes_lost_max: 2,
     read_timeout_ms: 1_000_000,
     unreadable_retry_ms: 1_000_000,
+    replay_wait_ms: 1_000_000,
+    replay_wait_running_ms: 1_000_000,
 };
 
 /// How often each thing may happen.
@@ -314,7 +316,9 @@ impl State {
                     self.proven = Some(if received { now.monotonic_ms } else { at.monotonic_ms });
                 }
                 Action::Reconnect => self.disconnect(),
-                Action::Since(_) | Action::Time(_) | Action::Alarm(_) => {}
+                Action::Confirm(pushes) => pushes.iter().for_each(|(_, revocation)| self.hold(revocation)),
+                Action::Drop(pushes) => panic!("nobody forges here: {pushes:?}"),
+                Action::Since(_) | Action::Time(_) | Action::Alarm(_) | Action::Warning(..) => {}
             }
         }
         if self.connection != Connection::Up {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use sidegate_common::index::Applied;
 use sidegate_common::revocation::Revocation;
+use sidegate_common::sync::Push;
 use sidegate_common::time::{Instants, TimeFloor, UnixTime};
 use sidegate_common::verdict::Judge;
 use sidegate_runtime::clock::instants;
@@ -53,12 +54,35 @@ impl Sink for OwnList {
         self.judge.index().raise_since(partition, moment);
     }
 
-    fn time(&self, store: UnixTime, now: Instants) {
-        self.floor.lock().unwrap_or_else(PoisonError::into_inner).confirm(store, now);
+    fn push(&self, partition: u16, push: &Push) -> bool {
+        let new = self.judge.index().apply_unconfirmed(partition, push) == Applied::New;
+        if new {
+            (self.heard)(partition, &push.1);
+        }
+        new
     }
 
-    fn fresh(&self, partition: u16, as_of: Instants) {
-        self.judge.freshness().proven(partition, as_of.monotonic_ms);
+    fn confirm(&self, partition: u16, pushes: &[Push]) {
+        self.judge.index().confirm(partition, pushes);
+    }
+
+    fn drop_pushes(&self, partition: u16, pushes: &[Push]) {
+        self.judge.index().drop_unconfirmed(partition, pushes);
+    }
+
+    fn time(&self, store: UnixTime, now: Instants) -> u64 {
+        let mut floor = self.floor.lock().unwrap_or_else(PoisonError::into_inner);
+        if floor.would_lower(store, now) {
+            self.judge.freshness().forget();
+        }
+        floor.confirm(store, now)
+    }
+
+    fn fresh(&self, partition: u16, as_of: Instants, lowered: u64) {
+        let floor = self.floor.lock().unwrap_or_else(PoisonError::into_inner);
+        if floor.lowered() == lowered {
+            self.judge.freshness().proven(partition, as_of.monotonic_ms);
+        }
     }
 }
 
@@ -74,8 +98,9 @@ pub async fn keep(
     let expire = async move {
         loop {
             tokio::time::sleep(EXPIRE_EVERY).await;
-            let now = floor.lock().unwrap_or_else(PoisonError::into_inner).advance(instants());
-            expiring.index().expire(now);
+            // Under the lock: what is dropped is dropped by a time that does not go back meanwhile.
+            let mut floor = floor.lock().unwrap_or_else(PoisonError::into_inner);
+            expiring.index().expire(floor.advance(instants()));
         }
     };
     let following = async {

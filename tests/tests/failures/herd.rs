@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sidegate_common::revocation::Revocation;
+use sidegate_common::sync::Push;
 use sidegate_common::time::{Instants, UnixTime};
 use sidegate_common::wire::Keys;
 use sidegate_runtime::clock::monotonic_ms;
@@ -35,11 +36,21 @@ impl Sink for Count {
         true
     }
 
+    fn push(&self, partition: u16, push: &Push) -> bool {
+        self.apply(partition, &push.1)
+    }
+
+    fn confirm(&self, _: u16, _: &[Push]) {}
+
+    fn drop_pushes(&self, _: u16, _: &[Push]) {}
+
     fn since(&self, _: u16, _: UnixTime) {}
 
-    fn time(&self, _: UnixTime, _: Instants) {}
+    fn time(&self, _: UnixTime, _: Instants) -> u64 {
+        0
+    }
 
-    fn fresh(&self, _: u16, as_of: Instants) {
+    fn fresh(&self, _: u16, as_of: Instants, _: u64) {
         self.fresh_ms.store(as_of.monotonic_ms, Ordering::Release);
     }
 }

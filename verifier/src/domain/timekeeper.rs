@@ -1,7 +1,7 @@
-//! The verifier's time, shared by all threads: a floor that never goes back (DESIGN.md §6).
+//! The verifier's time, shared by all threads: a floor under the wall clock.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError, TryLockError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use sidegate_common::time::{Instants, TimeFloor, UnixTime};
 use sidegate_common::verdict::Moment;
@@ -15,6 +15,8 @@ pub struct Timekeeper {
     floor: Mutex<TimeFloor>,
     seconds: AtomicU64,
     advanced_ms: AtomicU64,
+    /// Held while entries are dropped by the time read at the beginning.
+    sweeping: Mutex<()>,
 }
 
 impl Timekeeper {
@@ -25,6 +27,7 @@ impl Timekeeper {
             seconds: AtomicU64::new(floor.seconds().0),
             advanced_ms: AtomicU64::new(now.monotonic_ms),
             floor: Mutex::new(floor),
+            sweeping: Mutex::new(()),
         }
     }
 
@@ -37,10 +40,40 @@ impl Timekeeper {
         Moment { now: UnixTime(self.seconds.load(Ordering::Acquire)), monotonic_ms }
     }
 
-    /// Takes another machine's time ([`TimeFloor::confirm`]).
-    pub fn confirm(&self, other: UnixTime, now: Instants) {
-        let confirmed = self.floor.lock().unwrap_or_else(PoisonError::into_inner).confirm(other, now);
-        self.seconds.fetch_max(confirmed.0, Ordering::AcqRel);
+    /// Takes another machine's time and returns how often the floor has gone back ([`TimeFloor::confirm`]). Before it does,
+    /// `before_lowering` is called: nothing may be judged good from then on until the log has been read again.
+    pub fn confirm(&self, other: UnixTime, now: Instants, before_lowering: impl FnOnce()) -> u64 {
+        let mut floor = self.floor();
+        if floor.would_lower(other, now) {
+            drop(floor);
+            let _no_sweep_by_the_old_time = self.sweeping.lock().unwrap_or_else(PoisonError::into_inner);
+            before_lowering();
+            floor = self.floor();
+            let lowered = floor.confirm(other, now);
+            self.seconds.store(floor.seconds().0, Ordering::Release);
+            return lowered;
+        }
+        let lowered = floor.confirm(other, now);
+        self.seconds.fetch_max(floor.seconds().0, Ordering::AcqRel);
+        lowered
+    }
+
+    /// Does something only if the floor has gone back just so often, and does not go back meanwhile.
+    pub fn while_lowered(&self, lowered: u64, act: impl FnOnce()) {
+        let floor = self.floor();
+        if floor.lowered() == lowered {
+            act();
+        }
+    }
+
+    /// Does something while the floor does not go back.
+    pub fn sweep(&self, act: impl FnOnce()) {
+        let _sweeping = self.sweeping.lock().unwrap_or_else(PoisonError::into_inner);
+        act();
+    }
+
+    fn floor(&self) -> MutexGuard<'_, TimeFloor> {
+        self.floor.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One thread moves the floor; the others go on with the one it is about to replace.
@@ -60,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn time_moves_with_both_clocks_and_never_back() {
+    fn time_moves_with_both_clocks() {
         let at = |wall_ms, monotonic_ms| Instants { wall_ms, monotonic_ms };
         let keeper = Timekeeper::new(at(1_000_000, 10));
         assert_eq!(keeper.moment(10, || unreachable!("the floor is new")).now, UnixTime(1_000));
@@ -68,7 +101,12 @@ mod tests {
         let back = keeper.moment(4_010, || at(900_000, 4_010));
         assert_eq!(back.now, UnixTime(1_003));
         assert_eq!(back.monotonic_ms, 4_010);
-        keeper.confirm(UnixTime(4_600), at(4_601_000, 4_020));
+        assert_eq!(keeper.confirm(UnixTime(4_600), at(4_601_000, 4_020), || unreachable!("it is raised")), 0);
         assert_eq!(keeper.moment(4_030, || unreachable!("not yet")).now, UnixTime(4_600), "both clocks say so");
+        let mut stopped = false;
+        assert_eq!(keeper.confirm(UnixTime(1_004), at(1_004_500, 4_040), || stopped = true), 1);
+        assert!(stopped, "judging was stopped first");
+        assert_eq!(keeper.moment(4_045, || unreachable!("not yet")).now, UnixTime(1_004), "both say that it was ahead");
+        keeper.while_lowered(0, || unreachable!("read before the time went back"));
     }
 }

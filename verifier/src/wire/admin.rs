@@ -94,7 +94,8 @@ impl PartitionReadiness {
             phase: status.phase.name().to_owned(),
             position: status.last.to_string(),
             fresh_age_ms: status.fresh_age_ms(now),
-            alarm: status.alarm.map(|alarm| alarm.name().to_owned()),
+            alarm: Some(status.alarms.iter().map(|alarm| alarm.name()).collect::<Vec<_>>().join(", "))
+                .filter(|alarms| !alarms.is_empty()),
             trouble: status.trouble.clone(),
             gaps: status.counters.gaps,
             resyncs: status.counters.resyncs,

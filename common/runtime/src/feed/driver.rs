@@ -1,6 +1,7 @@
 //! Runs one state machine per partition over a source: turns what comes into events, does what they ask, and
 //! reconnects for ever.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,7 +34,9 @@ impl Pace {
     /// The usual pace, with a probe every `probe_interval`, varied by a tenth so that verifiers do not probe in step.
     pub fn every(probe_interval: Duration) -> Self {
         let varied = probe_interval.mul_f64(0.9 + 0.2 * random());
-        let timing = Timing { probe_interval_ms: (varied.as_millis() as u64).max(1), ..Timing::default() };
+        let probe_interval_ms = (varied.as_millis() as u64).max(1);
+        // Who relies on the list says how long: `waiting_for_replay`.
+        let timing = Timing { probe_interval_ms, replay_wait_ms: 0, replay_wait_running_ms: 0, ..Timing::default() };
         Self {
             timing,
             connect_timeout: Duration::from_secs(3),
@@ -42,6 +45,15 @@ impl Pace {
             backoff_most: Duration::from_secs(1),
             clock: crate::clock::instants,
         }
+    }
+
+    /// How long a log is waited for whose replay is not marked as done: at first sight of any log, and by a list that has been
+    /// proven before and may stay unproven for `staleness_max`.
+    pub fn waiting_for_replay(mut self, wait: Duration, staleness_max: Duration) -> Self {
+        self.timing.replay_wait_ms = wait.as_millis() as u64;
+        let running = if wait.is_zero() { wait } else { wait.max(staleness_max / 2) };
+        self.timing.replay_wait_running_ms = running.as_millis() as u64;
+        self
     }
 
     fn backoff(&self) -> Backoff {
@@ -101,7 +113,7 @@ pub async fn follow<S: Source, K: Sink>(
                 Some(checkpoint) => Machine::resume(pace.timing, partitions, checkpoint),
                 None => Machine::new(pace.timing, partitions),
             });
-        let machines = machines.collect();
+        let machines: Vec<_> = machines.collect();
         let follower = Follower {
             source: Arc::clone(&source),
             sink: Arc::clone(&sink),
@@ -109,6 +121,7 @@ pub async fn follow<S: Source, K: Sink>(
             backoff: pace.backoff(),
             pace,
             group,
+            lowered: vec![0; machines.len()],
             machines,
             told: None,
         };
@@ -132,6 +145,8 @@ struct Follower<S, K> {
     machines: Vec<Machine>,
     /// The kind of failure that the log has been told of since the last proof: an outage is one line, not one an attempt.
     told: Option<std::mem::Discriminant<FeedError>>,
+    /// For each machine, what [`Sink::time`] said last.
+    lowered: Vec<u64>,
 }
 
 /// Why a connection is given up although the stop was not asked for.
@@ -198,14 +213,24 @@ impl<S: Source, K: Sink> Follower<S, K> {
     fn step(&mut self, index: usize, event: Event, link: &mut S::Link) -> Result<(), FeedError> {
         let (partition, machine) = (self.group[index], &mut self.machines[index]);
         let mut proven = false;
-        for action in machine.on(event, (self.pace.clock)()) {
+        let mut actions = VecDeque::from(machine.on(event, (self.pace.clock)()));
+        while let Some(action) = actions.pop_front() {
             match action {
                 Action::Probe { token } => link.probe(partition, token),
                 Action::Read { request, from } => link.read(partition, request, from),
                 Action::Apply { position, revocation } => {
-                    let new = self.sink.apply(partition, &revocation);
+                    let new = self.sink.push(partition, &(position, revocation));
                     self.status.propagated((self.pace.clock)().wall_ms.saturating_sub(position.ms));
                     self.status.applied(partition, u64::from(new));
+                }
+                Action::Confirm(pushes) => self.sink.confirm(partition, &pushes),
+                Action::Drop(pushes) => {
+                    tracing::warn!(
+                        partition,
+                        pushes = pushes.len(),
+                        "dropped pushes that the log does not have: forged?"
+                    );
+                    self.sink.drop_pushes(partition, &pushes);
                 }
                 Action::ApplyAll(revocations) => {
                     let new = revocations.iter().filter(|revocation| self.sink.apply(partition, revocation)).count();
@@ -216,9 +241,16 @@ impl<S: Source, K: Sink> Follower<S, K> {
                     tracing::info!(partition, since, "the revocation log begins at this moment");
                     self.sink.since(partition, moment);
                 }
-                Action::Time(store) => self.sink.time(store, (self.pace.clock)()),
+                Action::Time(store) => {
+                    let now = (self.pace.clock)();
+                    let lowered = self.sink.time(store, now);
+                    if std::mem::replace(&mut self.lowered[index], lowered) != lowered {
+                        tracing::warn!(partition, "this host's clock was ahead; reading the whole log again");
+                        actions = VecDeque::from(machine.on(Event::ReadWhole, now));
+                    }
+                }
                 Action::Fresh(as_of) => {
-                    self.sink.fresh(partition, as_of);
+                    self.sink.fresh(partition, as_of, self.lowered[index]);
                     self.backoff.reset();
                     proven = true;
                     if self.told.take().is_some() {
@@ -230,6 +262,8 @@ impl<S: Source, K: Sink> Follower<S, K> {
                     tracing::error!(partition, alarm = alarm.name(), "the list cannot be proven complete");
                 }
                 Action::Alarm(None) => tracing::info!(partition, "the list is proven complete again"),
+                Action::Warning(alarm, true) => tracing::error!(partition, alarm = alarm.name(), "alarm"),
+                Action::Warning(alarm, false) => tracing::info!(partition, alarm = alarm.name(), "alarm is over"),
             }
         }
         self.status.moved(partition, machine, proven);
@@ -244,8 +278,12 @@ impl<S: Source, K: Sink> Follower<S, K> {
             tracing::warn!(partitions = ?self.group, error = %trouble, "not following the revocation log");
         }
         for (partition, machine) in self.group.iter().zip(&mut self.machines) {
-            let nothing = machine.on(Event::Disconnected, (self.pace.clock)());
-            debug_assert!(nothing.is_empty(), "a lost connection asks for nothing");
+            for action in machine.on(Event::Disconnected, (self.pace.clock)()) {
+                match action {
+                    Action::Confirm(pushes) => self.sink.confirm(*partition, &pushes),
+                    other => debug_assert!(false, "a lost connection asks for nothing: {other:?}"),
+                }
+            }
             self.status.moved(*partition, machine, false);
             self.status.failed(*partition, &trouble.to_string());
         }

@@ -10,7 +10,7 @@
 use std::future::Future;
 
 use sidegate_common::revocation::Revocation;
-use sidegate_common::sync::{Event, ReadFrom};
+use sidegate_common::sync::{Event, Push, ReadFrom};
 use sidegate_common::time::{Instants, UnixTime};
 
 pub mod backoff;
@@ -66,15 +66,26 @@ pub trait Link: Send {
 
 /// What takes the revocations: the verifier's list, and whatever shows it to others. Calls are cheap and never wait.
 pub trait Sink: Send + Sync + 'static {
-    /// Holds a revocation of the partition; true if it was not held before.
+    /// Holds a revocation of the partition that was read; true if it was not held before.
     fn apply(&self, partition: u16, revocation: &Revocation) -> bool;
+
+    /// Holds one that was pushed, apart from the others until it is confirmed or dropped; true if it was not held before.
+    fn push(&self, partition: u16, push: &Push) -> bool;
+
+    /// Holds for good what was pushed.
+    fn confirm(&self, partition: u16, pushes: &[Push]);
+
+    /// Lets go what was pushed and never was in the log.
+    fn drop_pushes(&self, partition: u16, pushes: &[Push]);
 
     /// Tokens of the partition with `iat` at or before this moment cannot be judged: they are refused from now on.
     fn since(&self, partition: u16, moment: UnixTime);
 
-    /// The store's clock and this host's, which is not behind it, before a list that was read whole is called fresh.
-    fn time(&self, store: UnixTime, now: Instants);
+    /// The store's clock, as a probe was answered with it. Returns how often the time that entries expire by has gone back:
+    /// after each time every partition's log has to be read from its start.
+    fn time(&self, store: UnixTime, now: Instants) -> u64;
 
-    /// Everything that was in the partition's log at this instant is held.
-    fn fresh(&self, partition: u16, as_of: Instants);
+    /// Everything that was in the partition's log at this instant is held. `lowered` is what [`Sink::time`] returned before the
+    /// log was read: if it returns more by now, nothing is proven.
+    fn fresh(&self, partition: u16, as_of: Instants, lowered: u64);
 }

@@ -31,6 +31,8 @@ pub struct PartitionStatus {
     pub fresh_as_of: Option<Instants>,
     /// What keeps the list from being proven.
     pub alarm: Option<Alarm>,
+    /// Every alarm that is raised, those included that keep nothing from being proven.
+    pub alarms: Vec<Alarm>,
     /// Why the last connection failed or ended; none while connected.
     pub trouble: Option<String>,
     /// What its machine has counted.
@@ -51,6 +53,7 @@ impl PartitionStatus {
             last: Position::START,
             fresh_as_of: None,
             alarm: None,
+            alarms: Vec::new(),
             trouble: None,
             counters: Counters {
                 gaps: 0,
@@ -58,6 +61,7 @@ impl PartitionStatus {
                 full_reads: 0,
                 duplicates: 0,
                 foreign: 0,
+                forged: 0,
                 unreadable: 0,
                 probes_lost: 0,
             },
@@ -150,6 +154,8 @@ impl Status {
             status.phase = machine.phase();
             status.last = machine.last();
             status.alarm = machine.alarm();
+            status.alarms.clear();
+            status.alarms.extend(Alarm::ALL.into_iter().filter(|alarm| machine.raised(*alarm)));
             status.counters = machine.counters();
             status.fresh_as_of = machine.fresh_as_of();
             if status.lineage.as_ref() != machine.lineage() {
@@ -203,12 +209,13 @@ impl Collector for Status {
             "Up to where every entry of the log is held: when the newest of them was stored, by the store's clock",
             partitions.iter().map(|status| status.last.ms as f64 / 1000.0),
         )?;
-        let columns: [Column; 9] = [
+        let columns: [Column; 10] = [
             ("gaps", "Pushes that showed that one before them was lost", |status| status.counters.gaps),
             ("resyncs", "Times the log was read because a proof had failed", |status| status.counters.resyncs),
             ("full_reads", "Resyncs that began at the start of the log", |status| status.counters.full_reads),
             ("duplicates", "Pushes of entries already held", |status| status.counters.duplicates),
             ("foreign_messages", "Pushes that were no message of ours", |status| status.counters.foreign),
+            ("forged_messages", "Pushes that were dropped: the log never had them", |status| status.counters.forged),
             ("unreadable_entries", "Entries this build cannot read", |status| status.counters.unreadable),
             ("probes_lost", "Probes not answered in time", |status| status.counters.probes_lost),
             ("reconnects", "Connections made after the first", |status| status.reconnects),
@@ -224,14 +231,14 @@ impl Collector for Status {
         }
         let mut family = encoder.encode_descriptor(
             "sidegate_feed_alarm",
-            "1 while this keeps the list from being proven",
+            "1 while this keeps the list from being proven, or wants to be seen to",
             None,
             MetricType::Gauge,
         )?;
         for (partition, status) in partitions.iter().enumerate() {
             for alarm in Alarm::ALL {
                 let labels = [("partition", partition.to_string()), ("alarm", alarm.name().to_owned())];
-                let raised = i64::from(status.alarm == Some(alarm));
+                let raised = i64::from(status.alarms.contains(&alarm));
                 ConstGauge::new(raised).encode(family.encode_family(&labels)?)?;
             }
         }

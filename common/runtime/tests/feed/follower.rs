@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use sidegate_common::revocation::{Id, Revocation, Target};
-use sidegate_common::sync::Checkpoint;
+use sidegate_common::sync::{Checkpoint, Push};
 use sidegate_common::time::{Instants, UnixTime};
 use sidegate_runtime::feed::driver::{self, Pace};
 use sidegate_runtime::feed::status::{PartitionStatus, Status};
@@ -40,13 +40,31 @@ impl Sink for List {
         self.state.lock().unwrap().tokens.insert((partition, jti.to_string()))
     }
 
+    fn push(&self, partition: u16, push: &Push) -> bool {
+        self.apply(partition, &push.1)
+    }
+
+    fn confirm(&self, partition: u16, pushes: &[Push]) {
+        assert!(pushes.iter().all(|(_, revocation)| !self.apply(partition, revocation)), "pushed before");
+    }
+
+    fn drop_pushes(&self, partition: u16, pushes: &[Push]) {
+        let mut state = self.state.lock().unwrap();
+        for (_, revocation) in pushes {
+            let Target::Token { jti, .. } = &revocation.target else { panic!("tests revoke tokens") };
+            state.tokens.remove(&(partition, jti.to_string()));
+        }
+    }
+
     fn since(&self, partition: u16, moment: UnixTime) {
         self.state.lock().unwrap().since.push((partition, moment));
     }
 
-    fn time(&self, _: UnixTime, _: Instants) {}
+    fn time(&self, _: UnixTime, _: Instants) -> u64 {
+        0
+    }
 
-    fn fresh(&self, partition: u16, as_of: Instants) {
+    fn fresh(&self, partition: u16, as_of: Instants, _: u64) {
         self.state.lock().unwrap().fresh.push((partition, as_of));
     }
 }

@@ -1,6 +1,7 @@
 //! What can befall the world, and what undoes it.
 
-use super::store::{Server, Store};
+use super::server::Server;
+use super::store::Order;
 use super::world::{What, World};
 use crate::revocation::EntryError;
 use crate::sync::Event;
@@ -31,9 +32,14 @@ pub enum Fault {
     Unreadable,
     LongOutage,
     StepStoreClock,
+    CrashIssuer,
+    PauseIssuer,
+    RestartIssuer,
+    RollingRestart,
+    StepIssuerClock,
 }
 
-/// All but the store's own clock, which has a test of its own.
+/// All but the clocks of the store and of issuers, which have tests of their own.
 pub const ALL: &[Fault] = &[
     Fault::Cut,
     Fault::LosePushes,
@@ -53,6 +59,10 @@ pub const ALL: &[Fault] = &[
     Fault::StepClock,
     Fault::Unreadable,
     Fault::LongOutage,
+    Fault::CrashIssuer,
+    Fault::PauseIssuer,
+    Fault::RestartIssuer,
+    Fault::RollingRestart,
 ];
 
 impl World {
@@ -87,15 +97,21 @@ impl World {
                 self.reachable = false;
                 self.cut();
             }
-            Fault::FlushAll => self.store.lose_everything(),
-            Fault::DeleteLog => {
-                self.store.empty_log();
-                self.store.master().log_is_there = false;
+            Fault::FlushAll => {
+                self.store.lose_everything(self.now);
+                self.note_orphans();
             }
-            Fault::Failover | Fault::IsolatedMaster => self.fail_over(fault == Fault::IsolatedMaster),
+            Fault::DeleteLog => {
+                self.store.lose_log(self.now);
+                self.note_orphans();
+            }
+            Fault::Failover | Fault::IsolatedMaster => {
+                let after = self.random.between(0, 1_500);
+                self.fall_behind(after, fault == Fault::IsolatedMaster);
+            }
             Fault::RestoreBackup => {
                 if let Some(backup) = self.backup.take() {
-                    self.store.replace(self.now, backup);
+                    self.replace(backup);
                     self.cut();
                 }
             }
@@ -103,7 +119,33 @@ impl World {
             Fault::Garbage => self.garbage(),
             Fault::Trim => self.store.trim(self.now),
             Fault::StepClock => self.verifier.step_ms = self.random.between(0, 7_200_000) as i64 - 3_600_000,
-            Fault::Unreadable => self.revoke_unreadably(),
+            Fault::Unreadable => {
+                let (index, token) = (self.some_issuer(), self.old_token());
+                self.unreadable = true;
+                self.carry_out(index, Order::Unreadable(token), None);
+            }
+            Fault::CrashIssuer => {
+                let index = self.some_issuer();
+                self.crash_issuer(index);
+            }
+            Fault::PauseIssuer => {
+                let index = self.some_issuer();
+                self.issuers[index].paused_until = self.now + lasts;
+            }
+            Fault::RestartIssuer => {
+                let index = self.some_issuer();
+                self.restart_issuer(index);
+            }
+            Fault::RollingRestart => {
+                for index in 0..self.issuers.len() {
+                    let at = self.now + index as u64 * 700;
+                    self.at(at, What::Restart { index });
+                }
+            }
+            Fault::StepIssuerClock => {
+                let index = self.some_issuer();
+                self.issuers[index].step_ms = -300_000;
+            }
             Fault::StepStoreClock => {
                 let most = self.store_steps_ms;
                 self.store.step_ms = self.random.between(0, 2 * most + 1) as i64 - most as i64;
@@ -122,13 +164,25 @@ impl World {
                 self.reachable = true;
                 let history = self.store.number();
                 self.store.master().history = history;
+                self.store.lagging = None;
                 if fault == Fault::RestartEmpty {
-                    self.store.lose_everything();
+                    self.store.lose_everything(self.now);
+                    self.note_orphans();
                 }
+                self.reconnect_issuers(500);
             }
             // The clock is put right.
             Fault::StepClock => self.verifier.step_ms = 0,
             Fault::StepStoreClock => self.store.step_ms = 0,
+            Fault::StepIssuerClock => self.issuers.iter_mut().for_each(|issuer| issuer.step_ms = 0),
+            Fault::CrashIssuer => {
+                for index in 0..self.issuers.len() {
+                    if !self.issuers[index].up {
+                        let name = Some(self.issuers[index].name).filter(|_| self.random.chance(50));
+                        self.start_issuer(index, name);
+                    }
+                }
+            }
             // The old master hears that it is none, and cuts its clients off.
             Fault::IsolatedMaster => {
                 let master = self.store.master;
@@ -140,17 +194,17 @@ impl World {
         }
     }
 
-    /// A replica that lacks the newest entries becomes the master.
-    fn fail_over(&mut self, old_one_lives_on: bool) {
-        let lacking = self.random.between(0, 6) as usize;
-        let mut promoted = self.store.master().clone();
-        let kept = promoted.log.len().saturating_sub(lacking);
-        promoted.log.truncate(kept);
-        if kept > 0 {
-            promoted.last = promoted.log[kept - 1].0;
-        } else if promoted.last != Position::START {
-            promoted.log_is_there = false;
+    /// The replica that will be promoted `after` so many milliseconds stops following: what is written now will be lost.
+    pub fn fall_behind(&mut self, after: u64, old_one_lives_on: bool) {
+        if self.store.lagging.is_none() {
+            self.store.lagging = Some(Box::new(self.store.master().clone()));
+            self.at(self.now + after, What::Promote { old_one_lives_on });
         }
+    }
+
+    /// A replica that lacks the newest writes becomes the master.
+    pub fn promote(&mut self, old_one_lives_on: bool) {
+        let Some(promoted) = self.store.lagging.take() else { return };
         if old_one_lives_on {
             let old = Server { isolated: true, ..self.store.master().clone() };
             self.store.servers.push(old);
@@ -159,14 +213,41 @@ impl World {
             if let Some(up) = self.connection.as_mut().filter(|up| up.server == master) {
                 up.server = isolated;
             }
-            self.store.replace(self.now, promoted);
+            self.replace(*promoted);
+            self.reconnect_issuers(1_500);
         } else {
-            self.store.replace(self.now, promoted);
+            self.replace(*promoted);
             self.cut();
+            self.reconnect_issuers(500);
         }
     }
 
-    fn restart_verifier(&mut self) {
+    fn replace(&mut self, with: Server) {
+        self.store.replace(self.now, with);
+        self.note_orphans();
+    }
+
+    /// Issuers have lost their connections, and each finds the master again within so many milliseconds.
+    fn reconnect_issuers(&mut self, within: u64) {
+        for index in 0..self.issuers.len() {
+            let after = self.random.between(0, within);
+            self.issuers[index].connected_from = self.now + after;
+        }
+    }
+
+    fn some_issuer(&mut self) -> usize {
+        self.random.between(0, self.issuers.len() as u64) as usize
+    }
+
+    /// A clean stop, and another process in its place.
+    pub fn restart_issuer(&mut self, index: usize) {
+        if self.issuers[index].up && self.now >= self.issuers[index].paused_until {
+            self.stop_issuer(index);
+            self.start_issuer(index, None);
+        }
+    }
+
+    pub fn restart_verifier(&mut self) {
         self.connection = None;
         let kept = if self.random.chance(50) { self.kept.clone() } else { None };
         let now = self.instants();
@@ -187,26 +268,5 @@ impl World {
             self.send(Event::Pushed(Message { epoch: "nobody".into(), ..again }));
         }
         self.send(Event::Garbled);
-    }
-}
-
-impl Store {
-    fn lose_everything(&mut self) {
-        self.empty_log();
-        let master = self.master();
-        (master.epoch, master.last) = (None, Position::START);
-        master.log_is_there = true;
-    }
-
-    fn empty_log(&mut self) {
-        let gone: Vec<_> = self.master().log.drain(..).map(|(_, id)| id).collect();
-        self.emptied.extend(gone);
-    }
-
-    /// All but the newest entries go. What is gone early is lost for who did not have it.
-    fn trim(&mut self, now: u64) {
-        let gone = self.master().log.len().saturating_sub(1).min(3);
-        let gone: Vec<_> = self.master().log.drain(..gone).collect();
-        gone.iter().for_each(|(_, id)| self.truths[*id].lost.push((now, u64::MAX)));
     }
 }

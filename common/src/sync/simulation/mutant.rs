@@ -1,11 +1,13 @@
-//! Ways to weaken a follower: what the tests of the tests take a rule away with, without a trace in the machine itself.
+//! Ways to weaken a follower, an issuer or a store: what the tests of the tests take a rule away with, without a trace in the
+//! machine itself.
 
-use super::store::revocation;
-use crate::sync::{Answer, Entry, Event, Lineage, Machine, ReadFrom};
+use super::truth::packed;
+use crate::revocation::{Revocation, Target};
+use crate::sync::{Answer, Entry, Event, Head, Lineage, Machine, ReadFrom};
 use crate::time::{Instants, UnixTime};
 use crate::wire::Position;
 
-/// A follower that lacks one of the rules.
+/// What lacks one of the rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mutant {
     /// Takes every push for the next one.
@@ -30,11 +32,23 @@ pub enum Mutant {
     /// Takes a reading for the proof when it has reached the head it was for, whatever has become of the log meanwhile.
     /// Only the model checker makes it.
     ProvenByTheLastPage,
+    /// Believes every log, whether or not issuers have put back what it lost.
+    BelievesUnsettled,
+    /// An issuer that puts back only what it acknowledged itself.
+    OwnEntriesOnly,
+    /// An issuer that tells by its wall clock how long ago it acknowledged something, and forgets what is two minutes old.
+    AgesByWallClock,
+    /// A store that condemns sessions by their last rotation, not by their birth.
+    SessionsByLastRotation,
+    /// An issuer that rotates sessions in a log that is not settled.
+    RotatesUnsettled,
+    /// An issuer that creates sessions in a log that is not settled: watermarks that come back may be above them.
+    CreatesUnsettled,
 }
 
 impl Mutant {
     /// Those that schedules of every kind of fault catch.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 12] = [
         Self::NoPredecessorCheck,
         Self::CounterOnly,
         Self::ProbeBeforePushes,
@@ -42,6 +56,11 @@ impl Mutant {
         Self::FreshOnReceipt,
         Self::SkipsUnreadable,
         Self::TrustsAnySnapshot,
+        Self::BelievesUnsettled,
+        Self::OwnEntriesOnly,
+        Self::SessionsByLastRotation,
+        Self::RotatesUnsettled,
+        Self::CreatesUnsettled,
     ];
 
     /// What a follower without this rule makes of an event.
@@ -62,12 +81,12 @@ impl Mutant {
                 head.now = head.now.min(UnixTime(now.wall_ms / 1000));
                 Event::Answered { token, answer: Answer::Head(head) }
             }
+            (Self::BelievesUnsettled, Event::Answered { token, answer: Answer::Head(head) }) => {
+                Event::Answered { token, answer: Answer::Head(Head { settled: true, ..head }) }
+            }
             (Self::CounterOnly, event) => counter_only(event, last),
             (Self::SkipsUnreadable, Event::Page { request, entries, complete }) => {
-                let skip = |entry: Entry| Entry {
-                    revocation: entry.revocation.or(Ok(revocation(usize::MAX >> 8, UnixTime(0)))),
-                    ..entry
-                };
+                let skip = |entry: Entry| Entry { revocation: entry.revocation.or(Ok(nothing())), ..entry };
                 Event::Page { request, entries: entries.into_iter().map(skip).collect(), complete }
             }
             (_, event) => event,
@@ -81,6 +100,11 @@ impl Mutant {
             _ => from,
         }
     }
+}
+
+/// What revokes nothing.
+fn nothing() -> Revocation {
+    Revocation { target: Target::Token { jti: packed(usize::MAX >> 8), subject: None }, expires_at: UnixTime(0) }
 }
 
 /// All logs look like one, and a log never looks shorter than before.
@@ -97,7 +121,7 @@ fn counter_only(event: Event, last: Position) -> Event {
         }
         Event::Page { request, mut entries, complete } => {
             if last != Position::START {
-                entries.insert(0, Entry { position: last, revocation: Ok(revocation(usize::MAX >> 8, UnixTime(0))) });
+                entries.insert(0, Entry { position: last, revocation: Ok(nothing()) });
             }
             Event::Page { request, entries, complete }
         }

@@ -1,86 +1,30 @@
-//! The simulated store: servers that hold a log, and the issuer that appends to the master and repairs it.
+//! The simulated store: servers, of which one is the master; what its scripts do to the log, and what is lost with it.
 
-use crate::revocation::{EntryError, Id, Revocation, Target};
-use crate::sync::{Answer, Entry, Head, Lineage, ReadFrom, Role};
+use super::mutant::Mutant;
+use super::server::{Lineage, Server};
+use super::truth::{EntryId, Kill, LIFETIME_MAX, ORIGIN_MS, Sid, TokenId, Truth, User, true_seconds};
+use crate::sync::{self, Answer, Entry, Head, ReadFrom, Role};
 use crate::time::{CLOCK_SKEW_SECONDS, LEEWAY_MAX_SECONDS, REVOCATION_MARGIN_SECONDS, UnixTime};
 use crate::wire::Position;
 
 /// Entries of a page, few so that readings take several.
 const PAGE: usize = 7;
-/// How long an issuer usually remembers, in milliseconds.
-const REMEMBERED_MS: u64 = 120_000;
-/// The longest a token lives here, in seconds.
-pub const LIFETIME_MAX: u64 = 200;
-/// The store's clock has this grain, in milliseconds: positions are used again after a failover, as they may be in life.
-const GRAIN_MS: u64 = 20_000;
-/// The store's clock at the beginning, in milliseconds since 1970.
-pub const ORIGIN_MS: u64 = 1_700_000_000_000;
 
-/// What is true of one revocation.
-#[derive(Clone, Debug)]
-pub struct Truth {
-    pub acknowledged_ms: u64,
-    pub issued: UnixTime,
-    pub token_expires: UnixTime,
-    pub entry_expires: UnixTime,
-    pub readable: bool,
-    /// When it was in no log although it was acknowledged: lost by a failover or a restored backup, until put back.
-    pub lost: Vec<(u64, u64)>,
+/// What an issuer is asked to revoke.
+#[derive(Clone, Copy, Debug)]
+pub enum Order {
+    Token(TokenId),
+    Logout(Sid),
+    User { user: User, keep: bool },
+    All,
+    Unreadable(TokenId),
 }
 
-impl Truth {
-    /// True if a proof as of `at` promises that this is held.
-    pub fn promised(&self, at: u64) -> bool {
-        self.acknowledged_ms < at && !self.lost.iter().any(|(from, to)| (*from..*to).contains(&at))
-    }
-}
-
-pub fn revocation(id: usize, expires_at: UnixTime) -> Revocation {
-    let mut bytes = [0; 16];
-    bytes[..8].copy_from_slice(&(id as u64).to_be_bytes());
-    Revocation { target: Target::Token { jti: Id::Packed(bytes), subject: None }, expires_at }
-}
-
-pub fn id_of(revocation: &Revocation) -> usize {
-    match &revocation.target {
-        Target::Token { jti: Id::Packed(bytes), .. } => {
-            usize::try_from(u64::from_be_bytes(bytes[..8].try_into().expect("eight bytes"))).expect("small")
-        }
-        other => panic!("never revoked here: {other:?}"),
-    }
-}
-
-/// One server's data and standing.
-#[derive(Clone, Debug)]
-pub struct Server {
-    pub epoch: Option<u64>,
-    pub history: u64,
-    pub last: Position,
-    pub log: Vec<(Position, usize)>,
-    /// False once the stream was deleted by hand.
-    pub log_is_there: bool,
-    pub since: UnixTime,
-    pub isolated: bool,
-}
-
-/// The store and the truth.
-#[derive(Clone, Debug)]
-pub struct Store {
-    pub servers: Vec<Server>,
-    pub master: usize,
-    pub truths: Vec<Truth>,
-    /// What the issuer has seen of the master: epoch, history, and positions with the time it saw them.
-    seen: Option<(u64, u64)>,
-    positions: Vec<(u64, Position)>,
-    numbers: u64,
-    /// How long an issuer remembers what it acknowledged, in milliseconds.
-    pub remembered_ms: u64,
-    /// What the log had when it was lost, until an issuer has noticed: another one's data may take its place before.
-    pub emptied: Vec<usize>,
-    /// How far the store's clock is off, in milliseconds.
-    pub step_ms: i64,
-    /// Entries trimmed although their tokens might still be accepted.
-    pub trimmed_alive: u64,
+/// An order that could not be delivered when it was given: when that was, and the store's clock then, as was estimated.
+#[derive(Clone, Copy, Debug)]
+pub struct Late {
+    pub given_ms: u64,
+    pub threshold: UnixTime,
 }
 
 /// What was appended, for pushing.
@@ -89,40 +33,40 @@ pub struct Appended {
     pub epoch: u64,
     pub previous: Position,
     pub position: Position,
-    pub id: usize,
+    pub id: EntryId,
 }
 
-/// The true time.
-pub fn true_seconds(now: u64) -> UnixTime {
-    UnixTime((ORIGIN_MS + now) / 1000)
+/// The store and the truth.
+#[derive(Clone, Debug)]
+pub struct Store {
+    pub servers: Vec<Server>,
+    pub master: usize,
+    pub truth: Truth,
+    pub mutant: Option<Mutant>,
+    /// The replica that will be promoted: it has stopped following.
+    pub lagging: Option<Box<Server>>,
+    numbers: u64,
+    /// How far the store's clock is off, in milliseconds.
+    pub step_ms: i64,
+    /// Entries trimmed although their tokens might still be accepted.
+    pub trimmed_alive: u64,
 }
 
 impl Store {
-    pub fn new() -> Self {
-        let empty = Server {
-            epoch: None,
-            history: 1,
-            last: Position::START,
-            log: Vec::new(),
-            log_is_there: true,
-            since: UnixTime(0),
-            isolated: false,
-        };
+    pub fn new(mutant: Option<Mutant>) -> Self {
         Self {
-            servers: vec![empty],
+            servers: vec![Server::new()],
             master: 0,
-            truths: Vec::new(),
-            seen: None,
-            positions: Vec::new(),
+            truth: Truth::default(),
+            mutant,
+            lagging: None,
             numbers: 1,
-            remembered_ms: REMEMBERED_MS,
-            emptied: Vec::new(),
             step_ms: 0,
             trimmed_alive: 0,
         }
     }
 
-    fn clock_ms(&self, now: u64) -> u64 {
+    pub fn clock_ms(&self, now: u64) -> u64 {
         (ORIGIN_MS + now).saturating_add_signed(self.step_ms)
     }
 
@@ -140,99 +84,169 @@ impl Store {
         &mut self.servers[self.master]
     }
 
-    /// Revokes a token: appended and acknowledged, or refused.
-    pub fn revoke(&mut self, now: u64, truth: Truth) -> Option<Appended> {
-        self.intact()?;
-        self.truths.push(truth);
-        let id = self.truths.len() - 1;
-        self.append(now, id)
+    pub fn lineage(&self) -> Option<Lineage> {
+        self.servers[self.master].lineage()
     }
 
-    fn intact(&mut self) -> Option<u64> {
-        let master = self.master();
-        let whole = master.log_is_there || master.last == Position::START;
-        master.epoch.filter(|_| whole)
+    fn by_birth(&self) -> bool {
+        self.mutant != Some(Mutant::SessionsByLastRotation)
     }
 
-    fn append(&mut self, now: u64, id: usize) -> Option<Appended> {
-        let grain = self.clock_ms(now) / GRAIN_MS * GRAIN_MS;
-        let oldest = self.clock_ms(now) - (LIFETIME_MAX + REVOCATION_MARGIN_SECONDS) * 1000;
-        for (_, to) in self.truths[id].lost.iter_mut().filter(|(_, to)| *to == u64::MAX) {
-            *to = now;
+    /// Appends an entry to the master's log, which has it again from then on.
+    pub fn append(&mut self, now: u64, id: EntryId) -> Option<Appended> {
+        let clock_ms = self.clock_ms(now);
+        if let Some(open) = self.truth.entries[id].open_loss() {
+            open.to = now;
         }
-        let master = self.master();
-        let epoch = master.epoch?;
-        let newest = master.log.last().map_or(master.last, |(position, _)| *position).max(master.last);
-        let position = if newest.ms >= grain {
-            Position { ms: newest.ms, sequence: newest.sequence + 1 }
-        } else {
-            Position { ms: grain, sequence: 0 }
-        };
-        let previous = std::mem::replace(&mut master.last, position);
-        master.log.push((position, id));
-        master.log_is_there = true;
-        let kept = |(position, _): &(Position, usize)| position.ms + GRAIN_MS >= oldest;
-        let gone: Vec<usize> = master.log.iter().filter(|entry| !kept(entry)).map(|(_, id)| *id).collect();
-        master.log.retain(kept);
+        let epoch = self.master().epoch?;
+        let (previous, position) = self.master().put(clock_ms, id);
+        let gone = self.master().trim(clock_ms - (LIFETIME_MAX + REVOCATION_MARGIN_SECONDS) * 1000);
         for id in gone {
-            let truth = &mut self.truths[id];
-            let accepted_until = truth.token_expires.plus(LEEWAY_MAX_SECONDS + CLOCK_SKEW_SECONDS);
-            if accepted_until >= true_seconds(now) {
+            let entry = &mut self.truth.entries[id];
+            let accepted_until = entry.expires.plus(LEEWAY_MAX_SECONDS + CLOCK_SKEW_SECONDS);
+            if accepted_until.minus(REVOCATION_MARGIN_SECONDS) >= true_seconds(now) {
                 self.trimmed_alive += 1;
-                truth.lost.push((now, u64::MAX));
+                entry.trimmed(now);
             }
         }
-        self.positions.push((now, position));
         Some(Appended { epoch, previous, position, id })
     }
 
-    /// What every issuer does once a second: makes a lost data set anew, puts back what it acknowledged lately after a
-    /// failover, and says so when the log has lost more than that.
-    pub fn heartbeat(&mut self, now: u64) -> Vec<Appended> {
-        let remembered_ms = self.remembered_ms;
-        let remembers = |truth: &Truth| now - truth.acknowledged_ms <= remembered_ms;
-        let lately: Vec<_> = (0..self.truths.len()).filter(|id| remembers(&self.truths[*id])).collect();
-        if self.intact().is_none() {
-            let (epoch, since) = (self.number(), self.seconds(now));
-            let master = self.master();
-            (master.epoch, master.last, master.since) = (Some(epoch), Position::START, since);
-            let history = master.history;
-            self.seen = Some((epoch, history));
-            self.positions.clear();
-            self.emptied.clear();
-            // In the script that makes the data set: nobody hears of them one by one.
-            for id in lately {
-                self.append(now, id);
+    /// Carries an order out, in one step. An order that comes late keeps its threshold.
+    pub fn order(&mut self, now: u64, order: Order, late: Option<Late>) -> Option<Vec<Appended>> {
+        self.master().intact()?;
+        let given_ms = late.map_or(now, |late| late.given_ms);
+        let clock = self.seconds(now);
+        let master = &self.servers[self.master];
+        let kill = match order {
+            Order::Token(token) => Kill::Token(token),
+            Order::Logout(sid) => Kill::Session(sid),
+            Order::Unreadable(token) => Kill::Unreadable(token),
+            Order::User { user, keep } => {
+                let mark = master.marks.tokens_of(user);
+                let threshold = match late {
+                    // Estimated: it is over what was ordered before it.
+                    Some(late) if late.threshold <= mark => mark.plus(1),
+                    Some(late) => late.threshold,
+                    None => clock.max(mark).max(master.newest_of(user)),
+                };
+                Kill::Subject { user, threshold, keep }
             }
-            self.master().since = self.seconds(now);
-            return Vec::new();
-        }
-        let now_seen = self.master().epoch.map(|epoch| (epoch, self.servers[self.master].history));
-        if self.seen == now_seen {
-            return Vec::new();
-        }
-        self.seen = now_seen;
-        let settled = self.positions.iter().rev().find(|(seen, _)| now - seen > remembered_ms / 2);
-        if settled.is_some_and(|(_, position)| *position > self.servers[self.master].last) {
-            self.master().since = self.seconds(now);
-            for (_, to) in self.truths.iter_mut().flat_map(|truth| &mut truth.lost).filter(|(_, to)| *to == u64::MAX) {
-                *to = now;
+            Order::All => {
+                let mark = master.marks.all_tokens;
+                let threshold = match late {
+                    Some(late) if late.threshold <= mark => mark.plus(1),
+                    Some(late) => late.threshold,
+                    None => clock.max(mark).max(master.marks.peak),
+                };
+                Kill::All { threshold, tokens_only: false }
             }
-        }
-        lately.into_iter().filter_map(|id| self.append(now, id)).collect()
+        };
+        let id = self.truth.enter(now, kill, given_ms, late.is_some());
+        let mut done = vec![self.append(now, id)?];
+        done.append(&mut self.take_effect(now, id));
+        Some(done)
     }
 
-    /// Replaces the master's data by what `with` holds, as another history; what that lacks is lost.
+    /// Puts an entry back that the log lacks.
+    pub fn put_back(&mut self, now: u64, id: EntryId) -> Vec<Appended> {
+        let expired = self.truth.entries[id].expires < self.seconds(now);
+        if expired || self.master().intact().is_none() || self.master().has(id) {
+            return Vec::new();
+        }
+        let mut done: Vec<_> = self.append(now, id).into_iter().collect();
+        done.append(&mut self.take_effect(now, id));
+        done
+    }
+
+    /// What an entry does to sessions and watermarks; returns what is appended because of it.
+    fn take_effect(&mut self, now: u64, id: EntryId) -> Vec<Appended> {
+        let (Kill::Subject { .. } | Kill::All { .. }) = self.truth.entries[id].kill else {
+            if let Kill::Session(sid) = self.truth.entries[id].kill {
+                self.master().sessions.remove(&sid);
+            }
+            return Vec::new();
+        };
+        let by_birth = self.by_birth();
+        let master = &mut self.servers[self.master];
+        let (user, threshold) = match self.truth.entries[id].kill {
+            Kill::Subject { user, threshold, keep } => {
+                let marks = &mut master.marks;
+                marks.tokens[user] = marks.tokens[user].max(threshold);
+                if !keep {
+                    marks.sessions[user] = marks.sessions[user].max(threshold);
+                }
+                marks.peak = marks.peak.max(threshold);
+                if keep {
+                    return Vec::new();
+                }
+                (Some(user), threshold)
+            }
+            Kill::All { threshold, tokens_only } => {
+                let marks = &mut master.marks;
+                marks.all_tokens = marks.all_tokens.max(threshold);
+                if tokens_only {
+                    return Vec::new();
+                }
+                marks.all_sessions = marks.all_sessions.max(threshold);
+                (None, threshold)
+            }
+            _ => return Vec::new(),
+        };
+        let newer = master.end_sessions(user, threshold, by_birth);
+        let peak = master.marks.peak;
+        let given_ms = self.truth.entries[id].given_ms;
+        let more: Vec<Kill> = match user {
+            Some(_) => newer.into_iter().map(Kill::Session).collect(),
+            None if peak > threshold && by_birth => vec![Kill::All { threshold: peak, tokens_only: true }],
+            None => Vec::new(),
+        };
+        let mut done = Vec::new();
+        for kill in more {
+            let id = self.truth.enter(now, kill, given_ms, true);
+            done.extend(self.append(now, id));
+            done.append(&mut self.take_effect(now, id));
+        }
+        done
+    }
+
+    /// What `with` lacks of what the master and its lost log had is lost.
     pub fn replace(&mut self, now: u64, with: Server) {
-        let mut had: Vec<usize> = self.master().log.iter().map(|(_, id)| *id).collect();
-        had.append(&mut self.emptied);
         let history = self.number();
-        for id in had {
-            if !with.log.iter().any(|(_, kept)| *kept == id) {
-                self.truths[id].lost.push((now, u64::MAX));
+        self.lose_all_but(now, &with, false);
+        *self.master() = Server { history, isolated: false, ..with };
+        self.lagging = None;
+    }
+
+    /// All acknowledged entries that `kept` does not have are in no log from now on.
+    pub fn lose_all_but(&mut self, now: u64, kept: &Server, with_data: bool) {
+        let had: std::collections::BTreeSet<EntryId> = self.master().log.iter().map(|(_, id)| *id).collect();
+        for id in 0..self.truth.entries.len() {
+            if had.contains(&id) && !kept.has(id) {
+                self.truth.entries[id].lose(now, with_data);
             }
         }
-        *self.master() = Server { history, isolated: false, ..with };
+    }
+
+    pub fn lose_everything(&mut self, now: u64) {
+        self.lose_all_but(now, &Server::new(), true);
+        let history = self.master().history;
+        *self.master() = Server { history, ..Server::new() };
+        self.lagging = None;
+    }
+
+    pub fn lose_log(&mut self, now: u64) {
+        self.lose_all_but(now, &Server::new(), true);
+        let master = self.master();
+        master.log.clear();
+        master.log_is_there = false;
+    }
+
+    /// All but the newest entries go. What is gone early is lost for who did not have it.
+    pub fn trim(&mut self, now: u64) {
+        let gone = self.master().log.len().saturating_sub(1).min(3);
+        let gone: Vec<_> = self.master().log.drain(..gone).collect();
+        gone.iter().for_each(|(_, id)| self.truth.entries[*id].trimmed(now));
     }
 
     pub fn head(&self, server: usize, now: u64) -> Answer {
@@ -243,15 +257,16 @@ impl Store {
             return Answer::LogDamaged;
         }
         let good = u64::from(!server.isolated);
+        let lineage = sync::Lineage { epoch: epoch_name(epoch), history: server.history.to_string().into() };
         Answer::Head(Head {
-            lineage: Lineage { epoch: epoch_name(epoch), history: server.history.to_string().into() },
+            lineage,
             last: newest,
             empty: server.log.is_empty(),
             since: server.since,
             now: self.seconds(now),
             partitions: 1,
             role: Role::Master { replicas_needed: 1, replicas_good: good },
-            settled: true,
+            settled: server.is_settled(),
         })
     }
 
@@ -266,11 +281,8 @@ impl Store {
         (page, complete)
     }
 
-    pub fn entry(&self, position: Position, id: usize) -> Entry {
-        let truth = &self.truths[id];
-        let revocation =
-            if truth.readable { Ok(revocation(id, truth.entry_expires)) } else { Err(EntryError::Version(2)) };
-        Entry { position, revocation }
+    pub fn entry(&self, position: Position, id: EntryId) -> Entry {
+        Entry { position, revocation: self.truth.revocation(id) }
     }
 }
 

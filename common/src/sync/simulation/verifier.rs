@@ -3,66 +3,134 @@
 use std::collections::BTreeMap;
 
 use super::mutant::Mutant;
-use super::store::{LIFETIME_MAX, Truth, id_of};
-use crate::sync::{Action, Checkpoint, Event, Machine, Timing};
+use super::truth::{Token, TokenId, USERS, number_of};
+use crate::revocation::{Revocation, Target};
+use crate::sync::{Action, Alarm, Checkpoint, Event, Machine, Push, Timing};
 use crate::time::{CLOCK_SKEW_SECONDS, Instants, LEEWAY_MAX_SECONDS, TimeFloor, UnixTime};
+
+/// The revocations held.
+#[derive(Clone, Debug, Default)]
+pub struct Held {
+    tokens: BTreeMap<TokenId, UnixTime>,
+    sessions: BTreeMap<usize, UnixTime>,
+    /// Of each user: threshold and expiry.
+    users: [(UnixTime, UnixTime); USERS],
+    all: UnixTime,
+    since: UnixTime,
+}
+
+impl Held {
+    fn hold(&mut self, revocation: &Revocation) {
+        let expires = revocation.expires_at;
+        match &revocation.target {
+            Target::Token { jti, .. } => later(self.tokens.entry(number_of(jti)).or_default(), expires),
+            Target::Session { sid, .. } => later(self.sessions.entry(number_of(sid)).or_default(), expires),
+            Target::Subject { sub, threshold } => {
+                let user: usize = sub.parse().expect("a user's number");
+                later(&mut self.users[user].0, *threshold);
+                later(&mut self.users[user].1, expires);
+            }
+            Target::All { threshold } => later(&mut self.all, *threshold),
+            Target::Key { .. } => {}
+        }
+    }
+
+    fn expire(&mut self, floor: UnixTime, early: u64) {
+        self.tokens.retain(|_, expires| floor <= expires.minus(early));
+        self.sessions.retain(|_, expires| floor <= expires.minus(early));
+        for user in &mut self.users {
+            if floor > user.1.minus(early) {
+                *user = Default::default();
+            }
+        }
+    }
+
+    /// Up to where everybody's tokens are dead.
+    pub fn everybody(&self) -> UnixTime {
+        self.all
+    }
+
+    fn revokes(&self, id: TokenId, token: &Token) -> bool {
+        let marks = self.users[token.user].0.max(self.all).max(self.since);
+        token.issued <= marks || self.tokens.contains_key(&id) || self.sessions.contains_key(&token.sid)
+    }
+}
+
+fn later(held: &mut UnixTime, at: UnixTime) {
+    *held = (*held).max(at);
+}
 
 /// What a verifier keeps on disk.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    held: BTreeMap<usize, UnixTime>,
-    since: UnixTime,
+    held: Held,
     checkpoint: Checkpoint,
     /// What had expired by then, by a clock that may have been wrong, is not in it.
     expired_by: UnixTime,
+    was_there_ms: u64,
 }
 
 pub struct Verifier {
     pub machine: Machine,
     pub mutant: Option<Mutant>,
-    held: BTreeMap<usize, UnixTime>,
-    since: UnixTime,
+    pub held: Held,
+    /// What was pushed and not confirmed.
+    apart: Vec<Push>,
     pub fresh_as_of: Option<u64>,
+    /// The last proof was of a log whose replay is missing.
+    pub unsettled: bool,
+    /// It missed nothing from here on.
+    pub was_there_ms: u64,
     pub proofs: u64,
     /// How far the wall clock is off, in milliseconds, and by how much it has been stepped.
     pub skew_ms: i64,
     pub step_ms: i64,
+    pub timing: Timing,
     leeway: u64,
     floor: TimeFloor,
+    lowered: u64,
+    /// Pushes that the log never had.
+    pub dropped: usize,
 }
 
 impl Verifier {
-    pub fn new(mutant: Option<Mutant>, skew_ms: i64, leeway: u64, now: Instants) -> Self {
+    pub fn new(mutant: Option<Mutant>, timing: Timing, skew_ms: i64, leeway: u64, now: Instants) -> Self {
         Self {
-            machine: Machine::new(Timing::default(), 1),
+            machine: Machine::new(timing, 1),
             mutant,
-            held: BTreeMap::new(),
-            since: UnixTime(0),
+            held: Held::default(),
+            apart: Vec::new(),
             fresh_as_of: None,
+            unsettled: false,
+            was_there_ms: now.monotonic_ms,
             proofs: 0,
             skew_ms,
             step_ms: 0,
+            timing,
             leeway: leeway.min(LEEWAY_MAX_SECONDS),
             floor: TimeFloor::new(now),
+            lowered: 0,
+            dropped: 0,
         }
     }
 
     pub fn snapshot(&self) -> Option<Snapshot> {
-        let checkpoint = self.machine.checkpoint()?;
-        let expired_by = self.floor.seconds();
-        Some(Snapshot { held: self.held.clone(), since: self.since, checkpoint, expired_by })
+        let (checkpoint, expired_by) = (self.machine.checkpoint()?, self.floor.seconds());
+        let was_there_ms = self.was_there_ms;
+        Some(Snapshot { held: self.held.clone(), checkpoint, expired_by, was_there_ms })
     }
 
     /// Dies and starts again, with what it kept or with nothing.
     pub fn restart(&mut self, kept: Option<Snapshot>, now: Instants) {
-        let mut fresh = Self::new(self.mutant, self.skew_ms, self.leeway, now);
+        let mut fresh = Self::new(self.mutant, self.timing, self.skew_ms, self.leeway, now);
         (fresh.step_ms, fresh.proofs) = (self.step_ms, self.proofs);
-        if let Some(Snapshot { held, since, checkpoint, expired_by }) = kept {
-            (fresh.held, fresh.since) = (held, since);
+        if let Some(Snapshot { held, checkpoint, expired_by, was_there_ms }) = kept {
+            fresh.held = held;
             // Written by a clock that was ahead of this one: what it dropped may still matter, so the log is read whole.
             let whole = expired_by <= fresh.floor.seconds().plus(2 * CLOCK_SKEW_SECONDS);
             if whole || self.mutant == Some(Mutant::TrustsAnySnapshot) {
-                fresh.machine = Machine::resume(Timing::default(), 1, checkpoint);
+                fresh.machine = Machine::resume(self.timing, 1, checkpoint);
+                fresh.was_there_ms = was_there_ms;
             }
         }
         *self = fresh;
@@ -78,23 +146,33 @@ impl Verifier {
         let mut rest = Vec::new();
         for action in actions {
             match action {
-                Action::Apply { revocation, .. } => {
-                    self.held.insert(id_of(&revocation), revocation.expires_at);
+                Action::Apply { position, revocation } => self.apart.push((position, revocation)),
+                Action::Confirm(pushes) => {
+                    pushes.iter().for_each(|(_, revocation)| self.held.hold(revocation));
+                    self.apart.retain(|push| !pushes.contains(push));
                 }
-                Action::ApplyAll(revocations) => {
-                    let held = revocations.iter().map(|revocation| (id_of(revocation), revocation.expires_at));
-                    self.held.extend(held);
+                Action::Drop(pushes) => {
+                    self.dropped += pushes.len();
+                    self.apart.retain(|push| !pushes.contains(push));
                 }
+                Action::ApplyAll(revocations) => revocations.iter().for_each(|revocation| self.held.hold(revocation)),
                 Action::Time(store) => {
-                    self.floor.confirm(store, now);
+                    let lowered = self.floor.confirm(store, now);
+                    if lowered != self.lowered {
+                        self.lowered = lowered;
+                        self.fresh_as_of = None;
+                        rest.extend(self.on(Event::ReadWhole, now));
+                        return rest;
+                    }
                 }
                 Action::Since(_) if self.mutant == Some(Mutant::NoSince) => {}
-                Action::Since(moment) => self.since = self.since.max(moment),
+                Action::Since(moment) => later(&mut self.held.since, moment),
                 Action::Fresh(at) => {
                     let received = self.mutant == Some(Mutant::FreshOnReceipt);
                     let as_of = if received { now.monotonic_ms } else { at.monotonic_ms };
                     assert!(self.fresh_as_of.is_none_or(|before| before <= as_of), "freshness went back");
                     self.fresh_as_of = Some(as_of);
+                    self.unsettled = self.machine.raised(Alarm::ReplayMissing);
                     self.proofs += 1;
                 }
                 Action::Read { request, from } => {
@@ -111,14 +189,16 @@ impl Verifier {
     pub fn expire(&mut self, now: Instants) {
         let floor = self.floor.advance(now);
         let early = if self.mutant == Some(Mutant::ForgetsAtExpiry) { 70 } else { 0 };
-        self.held.retain(|_, expires_at| floor <= expires_at.minus(early));
+        self.held.expire(floor, early);
     }
 
-    /// Whether the token of a revocation would be answered good, if the list is taken for complete.
-    pub fn accepts(&self, id: usize, truth: &Truth) -> bool {
-        let now = self.floor.seconds();
-        let alive = now <= truth.token_expires.plus(self.leeway);
-        debug_assert!(truth.token_expires.0 <= truth.issued.0 + LIFETIME_MAX, "no token lives longer");
-        alive && !self.held.contains_key(&id) && truth.issued > self.since
+    /// Whether a token would be answered good, if the list is taken for complete.
+    pub fn accepts(&self, id: TokenId, token: &Token) -> bool {
+        let apart = || {
+            let mut apart = Held::default();
+            self.apart.iter().for_each(|(_, revocation)| apart.hold(revocation));
+            apart.revokes(id, token)
+        };
+        self.floor.seconds() <= token.expires.plus(self.leeway) && !self.held.revokes(id, token) && !apart()
     }
 }

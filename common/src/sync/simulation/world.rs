@@ -4,18 +4,21 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use super::faults::{Among, Fault};
+use super::issuer::{Done, Issuer};
 use super::mutant::Mutant;
 use super::random::Random;
-use super::store::{Appended, LIFETIME_MAX, ORIGIN_MS, Server, Store, Truth, epoch_name, true_seconds};
+use super::server::{Lineage, Server};
+use super::store::{Appended, Store, epoch_name};
+use super::truth::{ORIGIN_MS, Token, TokenId};
 use super::verifier::{Snapshot, Verifier};
-use crate::sync::{Action, Event};
-use crate::time::{Instants, REVOCATION_MARGIN_SECONDS};
+use crate::sync::{Action, Event, Timing};
+use crate::time::Instants;
 use crate::wire::Message;
 
 /// Faults come until here in the usual schedule, in milliseconds.
 const FAULTS_UNTIL_MS: u64 = 60_000;
 /// And then there is peace for this long, in which the verifier must become fresh.
-const PEACE_MS: u64 = 12_000;
+const PEACE_MS: u64 = 20_000;
 /// The longest time without a look at the list, in milliseconds.
 const LOOK_MS: u64 = 200;
 /// The waits between attempts to connect: the shortest and the longest of the follower's back-off.
@@ -29,6 +32,7 @@ pub struct Outcome {
     pub violation: Option<String>,
     pub faults: u64,
     pub revocations: u64,
+    pub refreshes: u64,
     pub proofs: u64,
     /// From the end of the last fault to the next proof, in milliseconds.
     pub back_after_ms: Option<u64>,
@@ -36,8 +40,26 @@ pub struct Outcome {
 }
 
 pub enum What {
-    Revoke,
-    Heartbeat,
+    Client,
+    /// An issuer's heartbeat, a step of its replay, and the store's answer to it.
+    Beat {
+        name: u64,
+    },
+    Replay {
+        name: u64,
+        lineage: Option<Lineage>,
+    },
+    Done(Done),
+    /// An issuer is stopped cleanly and started again.
+    Restart {
+        index: usize,
+    },
+    /// A replica becomes the master.
+    Promote {
+        old_one_lives_on: bool,
+    },
+    /// Something that a test has planned.
+    Act(fn(&mut World)),
     Tick,
     Connect,
     /// The verifier's question reaches the server.
@@ -98,6 +120,10 @@ pub struct World {
     /// When the verifier's timer goes off; older timers are void.
     timer: u64,
     pub store: Store,
+    pub issuers: Vec<Issuer>,
+    pub refreshes: u64,
+    /// Users, and everybody, are logged out here.
+    pub watermarks: bool,
     pub verifier: Verifier,
     pub connection: Option<Connection>,
     connections: u64,
@@ -120,11 +146,17 @@ pub struct World {
     pub strikes_left: u64,
     /// Faults come until here, in milliseconds.
     pub faults_until_ms: u64,
+    /// How long there is peace afterwards, in milliseconds.
+    pub peace_ms: u64,
+    /// The session that a scenario is about.
+    pub planned: Option<usize>,
     /// How far the store's clock may be stepped, in milliseconds.
     pub store_steps_ms: u64,
     /// When the list was first proven after the last fault.
     back_at: Option<u64>,
-    violation: Option<String>,
+    pub violation: Option<String>,
+    /// Even a log whose replay is missing must have everything: nobody who knows anything is kept from putting it back.
+    pub strict: bool,
     looked: (u64, u64),
 }
 
@@ -133,15 +165,22 @@ impl World {
         let mut random = Random::new(seed);
         let skew_ms = random.between(0, 10_001) as i64 - 5_000;
         let leeway = random.between(0, 61);
+        let running = if random.chance(50) { 5_000 } else { 15_000 };
+        let timing = Timing { replay_wait_running_ms: running, ..Timing::default() };
+        let issuers = random.between(1, 4);
+        let watermarks = random.chance(60);
         let start = Instants { wall_ms: ORIGIN_MS.saturating_add_signed(skew_ms), monotonic_ms: 0 };
         let mut world = Self {
-            verifier: Verifier::new(mutant, skew_ms, leeway, start),
+            verifier: Verifier::new(mutant, timing, skew_ms, leeway, start),
+            issuers: (0..issuers).map(|number| Issuer::start(1_000_000 + number, false)).collect(),
+            refreshes: 0,
+            watermarks,
             random,
             now: 0,
             agenda: BinaryHeap::new(),
             order: 0,
             timer: 0,
-            store: Store::new(),
+            store: Store::new(mutant),
             connection: None,
             connections: 0,
             reachable: true,
@@ -156,12 +195,18 @@ impl World {
             among,
             strikes_left: u64::MAX,
             faults_until_ms: FAULTS_UNTIL_MS,
+            peace_ms: PEACE_MS,
+            planned: None,
             store_steps_ms: 3_600_000,
             back_at: None,
             violation: None,
+            strict: false,
             looked: (0, 0),
         };
-        for (at, what) in [(0, What::Heartbeat), (5, What::Connect), (10, What::Revoke), (2_000, What::Strike)] {
+        for number in 0..issuers {
+            world.at(number * 200, What::Beat { name: 1_000_000 + number });
+        }
+        for (at, what) in [(5, What::Connect), (10, What::Client), (4_500, What::Strike)] {
             world.at(at, what);
         }
         world
@@ -177,7 +222,7 @@ impl World {
         Instants { wall_ms: (ORIGIN_MS + self.now).saturating_add_signed(off), monotonic_ms: self.now }
     }
 
-    pub fn run(mut self) -> Outcome {
+    pub fn run(&mut self) -> Outcome {
         while let Some(Reverse(due)) = self.agenda.pop() {
             self.now = due.at;
             if self.violation.is_some() || self.now > self.end() {
@@ -192,9 +237,10 @@ impl World {
             self.violation = Some(format!("never fresh again: {:?} {:?}", self.verifier.fresh_as_of, machine));
         }
         Outcome {
-            violation: self.violation,
+            violation: self.violation.clone(),
             faults: self.faults,
-            revocations: self.store.truths.len() as u64,
+            revocations: self.store.truth.entries.len() as u64,
+            refreshes: self.refreshes,
             proofs: self.verifier.proofs,
             back_after_ms: self.back_at.map(|at| at - self.last_fault_over.max(self.faults_until_ms)),
             trimmed_alive: self.store.trimmed_alive,
@@ -202,19 +248,18 @@ impl World {
     }
 
     fn end(&self) -> u64 {
-        self.faults_until_ms.max(self.last_fault_over) + PEACE_MS
+        self.faults_until_ms.max(self.last_fault_over) + self.peace_ms
     }
 
     fn step(&mut self, what: What) {
         match what {
-            What::Revoke => self.revoke(),
-            What::Heartbeat => {
-                if self.reachable && self.now >= self.server_frozen_until {
-                    let appended = self.store.heartbeat(self.now);
-                    appended.iter().for_each(|one| self.push(one));
-                }
-                self.at(self.now + 1_000, What::Heartbeat);
-            }
+            What::Client => self.client(),
+            What::Beat { name } => self.beat(name),
+            What::Replay { name, lineage } => self.replay(name, lineage),
+            What::Done(done) => self.done(done),
+            What::Restart { index } => self.restart_issuer(index),
+            What::Promote { old_one_lives_on } => self.promote(old_one_lives_on),
+            What::Act(act) => act(self),
             What::Tick if self.now != self.timer => {}
             What::Tick if self.now < self.verifier_paused_until => self.set_timer(self.verifier_paused_until),
             What::Tick => self.tell(Event::Tick),
@@ -240,48 +285,14 @@ impl World {
         self.watch();
     }
 
-    fn revoke(&mut self) {
-        let next = self.now + self.random.between(20, 1_500);
-        self.at(next, What::Revoke);
-        if !self.reachable || self.now < self.server_frozen_until {
-            return;
+    /// Pushes an entry of the master to whoever is connected there.
+    pub fn push(&mut self, appended: &Appended) {
+        for index in 0..self.issuers.len() {
+            let lost = self.random.chance(self.pushes_lost.max(5));
+            if !lost && self.can_reach(index) {
+                self.issuers[index].hear(appended.id);
+            }
         }
-        let age = self.random.between(0, 100);
-        let issued = true_seconds(self.now).minus(age);
-        let lifetime = self.random.between(age + 1, LIFETIME_MAX + 1);
-        let token_expires = issued.plus(lifetime);
-        let truth = Truth {
-            acknowledged_ms: self.now,
-            issued,
-            token_expires,
-            entry_expires: token_expires.plus(REVOCATION_MARGIN_SECONDS),
-            readable: true,
-            lost: Vec::new(),
-        };
-        if let Some(appended) = self.store.revoke(self.now, truth) {
-            self.push(&appended);
-        }
-    }
-
-    /// Revokes in a format that this verifier does not know yet.
-    pub fn revoke_unreadably(&mut self) {
-        let issued = true_seconds(self.now);
-        let truth = Truth {
-            acknowledged_ms: self.now,
-            issued,
-            token_expires: issued.plus(LIFETIME_MAX),
-            entry_expires: issued.plus(LIFETIME_MAX + REVOCATION_MARGIN_SECONDS),
-            readable: false,
-            lost: Vec::new(),
-        };
-        if let Some(appended) = self.store.revoke(self.now, truth) {
-            self.unreadable = true;
-            self.push(&appended);
-        }
-    }
-
-    /// Pushes an entry of the master to the verifier, if it is connected there.
-    fn push(&mut self, appended: &Appended) {
         let lost = self.random.chance(self.pushes_lost);
         let master = self.store.master;
         if lost || self.connection.as_ref().is_none_or(|up| up.server != master) {
@@ -371,7 +382,7 @@ impl World {
                     let again = self.now + self.random.between(BACKOFF_MS.start, BACKOFF_MS.end);
                     self.at(again, What::Connect);
                 }
-                Action::Alarm(_) => {}
+                Action::Alarm(_) | Action::Warning(..) => {}
                 other => panic!("not for the network: {other:?}"),
             }
         }
@@ -400,17 +411,32 @@ impl World {
         let now = self.instants();
         self.verifier.expire(now);
         let Some(as_of) = self.verifier.fresh_as_of else { return };
-        let wrong = self
-            .store
-            .truths
-            .iter()
-            .enumerate()
-            .find(|(id, truth)| truth.promised(as_of) && self.verifier.accepts(*id, truth));
-        if let Some((id, truth)) = wrong {
-            self.violation = Some(format!(
-                "at {}: revocation {id} was acknowledged at {}, the list is called complete as of {as_of}, and its token is good",
-                self.now, truth.acknowledged_ms
-            ));
+        let tokens = &self.store.truth.tokens;
+        let wrong = tokens.iter().enumerate().find(|(id, token)| {
+            !token.dead_by.is_empty() && self.promised(token, as_of) && self.verifier.accepts(*id, token)
+        });
+        if let Some((id, token)) = wrong {
+            self.violation = Some(self.wrongly_good(id, token, as_of));
         }
+    }
+
+    /// Whether a proof as of `as_of` promises that this token is known to be dead.
+    fn promised(&self, token: &Token, as_of: u64) -> bool {
+        token.dead_by.iter().any(|id| {
+            let entry = &self.store.truth.entries[*id];
+            let excused = entry.lost_at(as_of).is_some_and(|lost| {
+                let was_there = self.verifier.was_there_ms < lost.from;
+                (lost.orphaned && (was_there || !lost.with_data)) || (self.verifier.unsettled && !self.strict)
+            });
+            entry.acknowledged_ms.is_some_and(|at| at < as_of) && !excused
+        })
+    }
+
+    fn wrongly_good(&self, id: TokenId, token: &Token, as_of: u64) -> String {
+        let entries: Vec<_> = token.dead_by.iter().map(|id| (*id, &self.store.truth.entries[*id])).collect();
+        format!(
+            "at {}: the list is called complete as of {as_of}, and token {id} is good: {token:?}, dead by {entries:?}",
+            self.now
+        )
     }
 }

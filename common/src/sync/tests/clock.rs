@@ -19,12 +19,33 @@ fn a_list_read_whole_is_not_proven_while_the_wall_clock_is_behind() {
     desk.after(250);
     let within = ahead(2 * CLOCK_SKEW_SECONDS, 0, &desk);
     desk.answer(within.clone());
-    let proven =
-        [Action::Time(within.now), Action::Since(UnixTime(1_000)), Action::Fresh(at(250)), Action::Alarm(None)];
+    let proven = [
+        Action::Time(within.now),
+        Action::Warning(Alarm::ClockBehind, false),
+        Action::Since(UnixTime(1_000)),
+        Action::Fresh(at(250)),
+        Action::Alarm(None),
+    ];
     assert_eq!(
         desk.done, proven,
         "as far as two machines may differ it is right; and the time is told before anything is fresh"
     );
+}
+
+/// At any time, and not only after the log was read whole: tokens are judged by this clock.
+#[test]
+fn a_clock_that_is_far_off_raises_an_alarm_and_the_list_is_proven_all_the_same() {
+    let mut desk = Desk::live(3);
+    let raised = |desk: &Desk| (desk.machine.raised(Alarm::ClockAhead), desk.machine.raised(Alarm::ClockBehind));
+    for (seconds, expected) in [(10, (false, false)), (11, (false, true)), (-11, (true, false)), (-10, (false, false))]
+    {
+        desk.after(250);
+        let now = UnixTime((at(desk.now).wall_ms / 1000).saturating_add_signed(seconds));
+        desk.answer(Head { now, ..head("e", "h", 3) });
+        assert_eq!(raised(&desk), expected, "{seconds} s");
+        assert!(desk.freshened().is_some() && desk.machine.alarm().is_none());
+        assert!(desk.done.contains(&Action::Time(now)));
+    }
 }
 
 #[test]
@@ -33,7 +54,7 @@ fn one_that_has_missed_nothing_needs_no_clock() {
     desk.after(250);
     let hour = ahead(3_600, 3, &desk);
     desk.answer(hour);
-    assert_eq!(desk.done, [Action::Fresh(at(350))]);
+    assert_eq!(desk.took(), [Action::Fresh(at(350))]);
     desk.on(Event::Disconnected).on(Event::Subscribed);
     let hour = ahead(3_600, 4, &desk);
     desk.answer(hour.clone()).page_only(vec![entry(3), entry(4)], true);
