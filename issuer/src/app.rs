@@ -5,6 +5,7 @@ mod reload;
 mod rotation;
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -26,7 +27,7 @@ use sidegate_runtime::serve::{Limits, serve};
 use sidegate_runtime::service_manager;
 use sidegate_runtime::settings::{ConfigError, Settings, mask_credentials};
 use sidegate_runtime::socket::Listener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tower::ServiceExt as _;
 
@@ -34,7 +35,7 @@ use crate::config::{Config, StoreConfig};
 use crate::domain::Auth;
 use crate::domain::minting::Minter;
 use crate::domain::password::COST_ADVISED;
-use crate::domain::ports::Store as _;
+use crate::domain::ports::{Store as _, Users as _};
 use crate::domain::refresh_token::RefreshKeys;
 use crate::feed::local::LocalSource;
 use crate::feed::own::{Heard, OwnList, OwnSource, keep};
@@ -44,11 +45,11 @@ use crate::http::readiness::Readiness;
 use crate::http::{admin, router};
 use crate::keys::set::{KeySet, KeySetError};
 use crate::metrics::Metrics;
-use crate::password::PasswordPool;
+use crate::password::{PasswordPool, Rehashed};
 use crate::store::any::AnyStore;
 use crate::store::redis::{Demands, Link, OpenError, OwnFeed, RedisStore, WaitSettings};
 use crate::store::sqlite::EmbeddedStore;
-use crate::store::users::SqlUsers;
+use crate::store::users::{CheckError, SchemaError, SqlUsers};
 
 use reload::Reloader;
 pub use reload::Reread;
@@ -74,6 +75,9 @@ pub enum StartError {
     /// Redis.
     #[error(transparent)]
     Redis(#[from] OpenError),
+    /// The users table is not as the settings say.
+    #[error(transparent)]
+    Users(#[from] SchemaError),
     /// Sockets, threads.
     #[error(transparent)]
     Io(#[from] std::io::Error),
@@ -89,6 +93,7 @@ pub struct App {
     public: Listener,
     admin: Listener,
     feed: Option<Listener>,
+    rehashed: mpsc::Receiver<Rehashed>,
     reloader: Reloader,
 }
 
@@ -109,8 +114,9 @@ impl App {
             StoreConfig::Redis { .. } => None,
         };
         service_manager::refuse_unserved("ISSUER_LISTEN, ISSUER_ADMIN_LISTEN, ISSUER_FEED_LISTEN")?;
+        let (passwords, rehashed) = PasswordPool::start(config.passwords)?;
+        check_users(&users, &passwords).await?;
         let (store, source) = open_store(&config, redis).await?;
-        let passwords = PasswordPool::start(config.passwords)?;
         let partitions = store.partitions();
         let (index, freshness) = (Arc::new(Index::new(partitions)), Arc::new(Freshness::new(partitions)));
         let judge = Arc::new(Judge::new(config.policy.clone(), config.staleness, index, freshness));
@@ -127,7 +133,7 @@ impl App {
             store.follow(OwnFeed { index: Arc::clone(judge.index()), status: Arc::clone(&feed_status) });
         }
         let floor = Arc::new(Mutex::new(TimeFloor::new(clock::instants())));
-        let metrics = Metrics::new(passwords.counts(), &store.counts(), Arc::clone(&feed_status));
+        let metrics = Metrics::new(passwords.counts(), users.wrong_rows(), &store.counts(), Arc::clone(&feed_status));
         let api = Arc::new(Api {
             auth: Auth {
                 users,
@@ -158,7 +164,7 @@ impl App {
                 OwnSource::Local(_) => None,
             },
         };
-        Ok(Self { api, source, feed_status, floor, config, public, admin, feed, reloader })
+        Ok(Self { api, source, feed_status, floor, config, public, admin, feed, rehashed, reloader })
     }
 
     /// What the handlers share, for tests.
@@ -181,7 +187,8 @@ impl App {
     /// # Errors
     /// Redis is there and may not be used: nothing is served any more.
     pub async fn run(self, signals: Signals) -> Result<(), StartError> {
-        let Self { api, source, feed_status, floor, config, public, admin: admin_listener, feed, reloader } = self;
+        let Self { api, source, feed_status, floor, config, public, admin: admin_listener, feed, rehashed, reloader } =
+            self;
         let feed_token = reloader.feed_token.clone();
         let addresses = (public.describe(), admin_listener.describe());
         let feed_at = feed.as_ref().map(Listener::describe).unwrap_or_default();
@@ -194,7 +201,8 @@ impl App {
         // The list is kept current until the last answer is given.
         let (_last_answer, answered) = watch::channel(false);
         background.spawn(keep(source, list, config.probe_interval, feed_status, answered));
-        background.spawn(warn_of_missing_index(Arc::clone(&api)));
+        background.spawn(look_at_users(Arc::clone(&api)));
+        background.spawn(store_rehashed(Arc::clone(&api), rehashed));
         background.spawn(readiness::watch(Arc::clone(&api)));
         background.spawn(rotation::watch(Arc::clone(&api), config.keys.clone(), reloader, signals.reload.clone()));
         let (refuse, mut refused) = tokio::sync::oneshot::channel();
@@ -293,9 +301,7 @@ struct Parts {
 }
 
 fn parts(config: &Config) -> Result<Parts, ConfigError> {
-    let url = config.users.url.expose_str().unwrap_or_default();
-    let users = SqlUsers::new(url, config.users.table.clone(), config.users.rehash)
-        .map_err(|error| ConfigError::new("DATABASE_URL", error.to_string()))?;
+    let users = SqlUsers::new(&config.users.url, config.users.table.clone(), config.users.options);
     let refused = |error: KeySetError| ConfigError::new("JWT_KEYS_DIR", error.to_string());
     let redis = match &config.store {
         StoreConfig::Embedded { .. } => None,
@@ -371,10 +377,57 @@ fn warn_of_weaknesses(config: &Config) {
     }
 }
 
-async fn warn_of_missing_index(api: Arc<IssuerApi>) {
-    match api.auth.users.missing_index().await {
+/// How often a users database that was down at start is looked at again.
+const USERS_RETRY: Duration = Duration::from_secs(1);
+
+/// Fails where the users table is not as the settings say; a database that is down is waited for.
+async fn check_users(users: &SqlUsers, passwords: &PasswordPool) -> Result<(), SchemaError> {
+    match users.check().await {
+        Ok(()) => learn_costs(users, passwords).await,
+        Err(CheckError::Schema(error)) => return Err(error),
+        Err(CheckError::Unavailable(error)) => tracing::warn!(%error, "waiting for the users database"),
+    }
+    Ok(())
+}
+
+/// Learns what the stored hashes cost, so that the first refusal costs as much as any later one.
+async fn learn_costs(users: &SqlUsers, passwords: &PasswordPool) {
+    match users.hash_parameters().await {
+        Ok(parameters) => passwords.learn(parameters.iter().map(String::as_str)),
+        Err(error) => {
+            tracing::warn!(%error, "the costs of the stored hashes are not known; set BCRYPT_COST to the highest")
+        }
+    }
+}
+
+/// What is learned of the users table once the database answers, also where it was down at start.
+async fn look_at_users(api: Arc<IssuerApi>) {
+    let (users, passwords) = (&api.auth.users, &api.auth.passwords);
+    let mut waited = false;
+    let mut said = None;
+    while let Err(error) = users.check().await {
+        waited = true;
+        if said.replace(error.to_string()) != Some(error.to_string()) {
+            tracing::error!(%error, "the users table cannot be used");
+        }
+        tokio::time::sleep(USERS_RETRY).await;
+    }
+    if waited {
+        learn_costs(users, passwords).await;
+    }
+    match users.missing_index().await {
         Ok(Some(problem)) => tracing::warn!("{problem}"),
         Ok(None) => {}
-        Err(error) => tracing::warn!(%error, "the users table cannot be looked at yet"),
+        Err(error) => tracing::warn!(%error, "the indexes of the users table cannot be looked at"),
+    }
+}
+
+/// Stores new hashes, one after the other. Best effort: the logins stand without it.
+async fn store_rehashed(api: Arc<IssuerApi>, mut rehashed: mpsc::Receiver<Rehashed>) {
+    while let Some(Rehashed { id, old, new }) = rehashed.recv().await {
+        let (old, new) = (old.expose_str().unwrap_or_default(), new.expose_str().unwrap_or_default());
+        if let Err(error) = api.auth.users.rehash(&id, old, new).await {
+            tracing::warn!(sub = id, %error, "the password's new hash was not stored");
+        }
     }
 }

@@ -27,7 +27,7 @@ use crate::http::origin::{CorsOrigins, Network, TrustedProxies};
 use crate::keys::set::{KeySet, KeySetError, Secrets};
 use crate::password::PoolSettings;
 use crate::store::redis::{Demands, JournalSettings, WaitSettings};
-use crate::store::users::{EmailMatch, Table};
+use crate::store::users::{DatabaseUrl, EmailMatch, Table, UsersOptions};
 
 /// The table.
 pub static SETTINGS: &[Setting] = &[
@@ -40,21 +40,51 @@ pub static SETTINGS: &[Setting] = &[
     ),
     secret("FEED_TOKEN", "what verifiers must show to follow the feed").reloaded(),
     secret("ADMIN_TOKEN", "opens POST /admin/revocations and GET /admin/sessions; without it they do not exist").reloaded(),
-    secret_url("DATABASE_URL", "the application's database: postgres://user:password@host/name or sqlite://path"),
+    secret_url(
+        "DATABASE_URL",
+        "the application's database: postgres://user:password@host/name (user and password percent-encoded) or sqlite://path",
+    ),
+    setting(
+        "DATABASE_POOL_MAX",
+        "16",
+        "the most connections to it; a role or pooler that allows fewer is lived with (SQLite: at most 4)",
+    ),
     setting("USERS_TABLE", "users", "the application's table of users, or schema.table"),
     setting("USERS_ID_COLUMN", "id", "its id: integer, uuid or text; becomes the token's sub"),
     setting("USERS_EMAIL_COLUMN", "email", "its email"),
-    setting("USERS_PASSWORD_COLUMN", "password_hash", "its bcrypt hash"),
+    setting("USERS_PASSWORD_COLUMN", "password_hash", "its bcrypt hash (see ARGON2_VERIFY), text or bytea"),
     setting("USERS_ACTIVE_COLUMN", "", "its boolean that says whether a user may log in; everybody may if not set"),
-    setting("USERS_SCOPE_COLUMN", "", "its text with the scope to grant, words separated by spaces; none if not set"),
+    setting(
+        "USERS_SCOPE_COLUMN",
+        "",
+        "its scope to grant: text, words separated by spaces, or an array of text; none if not set",
+    ),
     setting(
         "USERS_EMAIL_MATCH",
         "ignore_case",
         "how an email is matched that no row has exactly: ignore_case (ASCII only on SQLite) or exact",
     ),
-    setting("USERS_REHASH", "false", "whether a stored hash cheaper than BCRYPT_COST is made anew at login"),
+    setting(
+        "USERS_REHASH",
+        "false",
+        "whether a stored bcrypt hash cheaper than BCRYPT_COST is made anew after a login",
+    ),
     setting("BCRYPT_COST", "12", "cost of new hashes, and the least that a refused login costs (4 to 14)"),
-    setting("BCRYPT_THREADS", "", "threads for bcrypt, at the lowest priority; the number of cores if not set"),
+    setting(
+        "BCRYPT_LONG_PASSWORDS",
+        "refuse",
+        "passwords over 72 bytes, of which bcrypt reads only those: refuse, or truncate where the table's hashes were made so",
+    ),
+    setting(
+        "ARGON2_VERIFY",
+        "false",
+        "whether $argon2id$ hashes are taken too (up to 256 MiB each); every refused login then also costs one",
+    ),
+    setting(
+        "BCRYPT_THREADS",
+        "",
+        "threads for password hashes, at the lowest priority; the number of cores if not set",
+    ),
     setting("BCRYPT_QUEUE_MAX", "64", "logins that may wait for a thread; more are answered 503 with Retry-After"),
     secret("JWT_SECRET_KEY", "HS256 secret that issuer and verifiers share, at least 32 bytes").reloaded(),
     secret("JWT_SECRET_KEY_PREVIOUS", "the HS256 secret before it, whose tokens are still good").reloaded(),
@@ -192,11 +222,11 @@ pub enum StoreConfig {
 #[derive(Clone, Debug)]
 pub struct UsersConfig {
     /// `DATABASE_URL`.
-    pub url: Secret,
+    pub url: DatabaseUrl,
     /// `USERS_…`.
     pub table: Table,
-    /// Whether hashes may be replaced.
-    pub rehash: bool,
+    /// `DATABASE_POOL_MAX` and `USERS_REHASH`.
+    pub options: UsersOptions,
 }
 
 /// What tokens are made with.
@@ -388,10 +418,8 @@ fn users(settings: &Settings) -> Result<UsersConfig, ConfigError> {
     let url = url.ok_or_else(|| {
         settings.required("DATABASE_URL").err().unwrap_or_else(|| ConfigError::new("DATABASE_URL", "is not text"))
     })?;
-    let text = url.expose_str().unwrap_or_default();
-    if !["postgres://", "postgresql://", "sqlite:"].iter().any(|scheme| text.starts_with(scheme)) {
-        return Err(settings.unfit("DATABASE_URL", "a postgres:// or sqlite:// URL"));
-    }
+    let url = DatabaseUrl::parse(url.expose_str().unwrap_or_default())
+        .map_err(|error| ConfigError::new("DATABASE_URL", error.to_string()))?;
     let named =
         |name: &'static str| move |error: crate::store::users::BadIdentifier| ConfigError::new(name, error.to_string());
     let email_match = match settings.one_of("USERS_EMAIL_MATCH", &["ignore_case", "exact"])? {
@@ -410,7 +438,11 @@ fn users(settings: &Settings) -> Result<UsersConfig, ConfigError> {
         .map_err(named("USERS_ACTIVE_COLUMN"))?
         .scope_column(settings.text("USERS_SCOPE_COLUMN"))
         .map_err(named("USERS_SCOPE_COLUMN"))?;
-    Ok(UsersConfig { url, table, rehash: settings.flag("USERS_REHASH")? })
+    let options = UsersOptions {
+        connections_max: settings.number("DATABASE_POOL_MAX", 1..=1000)? as usize,
+        rehash: settings.flag("USERS_REHASH")?,
+    };
+    Ok(UsersConfig { url, table, options })
 }
 
 fn keys(settings: &Settings) -> Result<KeysConfig, ConfigError> {
@@ -509,6 +541,8 @@ fn passwords(settings: &Settings) -> Result<PoolSettings, ConfigError> {
         queue_max: settings.number("BCRYPT_QUEUE_MAX", 1..=100_000)? as usize,
         cost: settings.number("BCRYPT_COST", u64::from(COST_MIN)..=u64::from(COST_MAX))? as u32,
         rehash: settings.flag("USERS_REHASH")?,
+        truncate: settings.one_of("BCRYPT_LONG_PASSWORDS", &["refuse", "truncate"])? == "truncate",
+        argon2: settings.flag("ARGON2_VERIFY")?,
     })
 }
 
@@ -579,6 +613,10 @@ mod tests {
             ("ADMIN_TOKEN", "short"),
             ("ADMIN_TOKEN", "with spaces in it, and long enough"),
             ("DATABASE_URL", "mysql://x"),
+            ("DATABASE_URL", "postgres://app:p#w@db/app"),
+            ("DATABASE_POOL_MAX", "0"),
+            ("BCRYPT_LONG_PASSWORDS", "cut"),
+            ("ARGON2_VERIFY", "perhaps"),
             ("USERS_TABLE", "users; DROP TABLE users"),
             ("USERS_ID_COLUMN", "a b"),
             ("USERS_EMAIL_COLUMN", "e\"mail"),

@@ -36,7 +36,7 @@ struct ByStatus {
 }
 
 // What is known beforehand is there from the start, at zero, so that Prometheus sees the first event of each.
-const LOGINS: [&str; 12] = [
+const LOGINS: [&str; 13] = [
     "ok",
     "invalid",
     "unknown_user",
@@ -44,6 +44,7 @@ const LOGINS: [&str; 12] = [
     "disabled",
     "no_password",
     "malformed_hash",
+    "unsupported_hash",
     "unfit_password",
     "wrong_password",
     "overloaded",
@@ -84,7 +85,7 @@ pub struct Metrics {
 
 impl Metrics {
     /// Metrics at zero, beside what the password pool, the store and the issuer's own feed count.
-    pub fn new(passwords: Arc<Counts>, store: &StoreCounts, feed: Arc<Status>) -> Self {
+    pub fn new(passwords: Arc<Counts>, wrong_rows: Counter, store: &StoreCounts, feed: Arc<Status>) -> Self {
         // Only what is counted here bears the program's name: the feed's metrics are the same in every program.
         let mut all = Registry::default();
         all.register_collector(Box::new(feed));
@@ -102,6 +103,16 @@ impl Metrics {
         registry.register("answers", "HTTP answers, by status", answers.clone());
         registry.register("bcrypt_rounds", "Bcrypt rounds spent since the start", bcrypt_rounds.clone());
         registry.register("bcrypt_queue", "Passwords that wait to be checked", bcrypt_waiting.clone());
+        registry.register(
+            "argon2_kibibytes",
+            "KiB of memory filled for Argon2id: passes over memory count again",
+            passwords.argon2_kib.clone(),
+        );
+        registry.register(
+            "users_wrong_rows",
+            "Answers of the users database that were not to the question asked; each was a 503",
+            wrong_rows,
+        );
         store.register(registry);
         begin_at_zero(&logins, LOGINS.map(|result| ByResult { result }));
         begin_at_zero(&refreshes, REFRESHES.map(|result| ByResult { result }));

@@ -1,18 +1,26 @@
-//! A fixed pool of threads for bcrypt, at the lowest priority, behind a bounded queue.
+//! A fixed pool of threads for password hashes, at the lowest priority, behind a bounded queue.
 //!
-//! Every refusal costs the same number of bcrypt rounds, 2^C with C = max(`BCRYPT_COST`, the highest stored cost seen), so
-//! that its time does not tell an unknown user from a wrong password.
+//! Every refusal costs the same: 2^C bcrypt rounds with C = max(`BCRYPT_COST`, the highest stored cost seen), and with
+//! `ARGON2_VERIFY` the work of the dearest Argon2id parameters seen; so its time does not tell an unknown user from a wrong
+//! password.
 
-use std::collections::VecDeque;
+mod work;
+
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use prometheus_client::metrics::counter::Counter;
 use sidegate_common::secret::Secret;
 use sidegate_runtime::trace::hop;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
-use crate::domain::password::{Attempt, Outcome, Overloaded, Reason, is_fit, stored_cost, top_up};
+use crate::domain::hash::{Argon2Parameters, Scheme, StoredHash, UnusableHash, scheme_of_parameters};
+use crate::domain::password::{Attempt, Outcome, Overloaded, PASSWORD_BYTES_MAX, Reason, Rehash, is_fit, top_up};
 use crate::domain::ports::Passwords;
+
+/// How many hashes may wait to be made anew, and how many new ones to be stored.
+const REHASHES_MAX: usize = 16;
 
 /// How the pool works.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +33,10 @@ pub struct PoolSettings {
     pub cost: u32,
     /// Whether stored hashes of lower cost are made anew at login (`USERS_REHASH`).
     pub rehash: bool,
+    /// Whether bcrypt gets the first 72 bytes of a longer password (`BCRYPT_LONG_PASSWORDS`).
+    pub truncate: bool,
+    /// Whether Argon2id hashes are taken (`ARGON2_VERIFY`).
+    pub argon2: bool,
 }
 
 /// What the pool counts, for metrics and for tests of its evenness.
@@ -34,8 +46,21 @@ pub struct Counts {
     pub refused_rounds: AtomicU64,
     /// Bcrypt rounds spent in all.
     pub rounds: AtomicU64,
+    /// KiB of memory filled for Argon2id.
+    pub argon2_kib: Counter,
     /// Attempts that wait.
     pub waiting: AtomicU64,
+}
+
+/// A new hash to be stored in place of another.
+#[derive(Clone, Debug)]
+pub struct Rehashed {
+    /// The user's id.
+    pub id: String,
+    /// What is stored now.
+    pub old: Secret,
+    /// What is to be stored.
+    pub new: Secret,
 }
 
 struct Job {
@@ -43,9 +68,16 @@ struct Job {
     answer: oneshot::Sender<Outcome>,
 }
 
+/// What a thread does next.
+enum Task {
+    Check(Job),
+    Rehash(Rehash),
+}
+
 #[derive(Default)]
 struct Queue {
     jobs: VecDeque<Job>,
+    rehashes: VecDeque<Rehash>,
     /// Places taken by logins that are still to say what is to be checked.
     promised: usize,
     /// Threads that have nothing to do.
@@ -58,6 +90,11 @@ struct Shared {
     queue: Mutex<Queue>,
     wake: Condvar,
     highest_cost: AtomicU32,
+    /// The dearest Argon2id parameters seen.
+    dearest: Mutex<Option<Argon2Parameters>>,
+    /// Schemes of hashes that are not taken, each named once in the log.
+    named: Mutex<BTreeSet<&'static str>>,
+    rehashed: mpsc::Sender<Rehashed>,
     counts: Arc<Counts>,
 }
 
@@ -67,16 +104,20 @@ pub struct PasswordPool {
 }
 
 impl PasswordPool {
-    /// Starts the threads.
+    /// Starts the threads. New hashes come out of the second.
     ///
     /// # Errors
     /// The operating system gives no more threads.
-    pub fn start(settings: PoolSettings) -> std::io::Result<Self> {
+    pub fn start(settings: PoolSettings) -> std::io::Result<(Self, mpsc::Receiver<Rehashed>)> {
+        let (rehashed, to_store) = mpsc::channel(REHASHES_MAX);
         let shared = Arc::new(Shared {
             settings,
             queue: Mutex::default(),
             wake: Condvar::new(),
             highest_cost: AtomicU32::new(settings.cost),
+            dearest: Mutex::default(),
+            named: Mutex::default(),
+            rehashed,
             counts: Arc::default(),
         });
         for number in 0..settings.threads.max(1) {
@@ -86,7 +127,15 @@ impl PasswordPool {
                 shared.work();
             })?;
         }
-        Ok(Self { shared })
+        Ok((Self { shared }, to_store))
+    }
+
+    /// Learns what the stored hashes cost, from their parameters (`$2b$12$`, `$m=65536,t=3,p=4$`), so that the first refusal
+    /// costs as much as any later one.
+    pub fn learn<'a>(&self, parameters: impl IntoIterator<Item = &'a str>) {
+        for scheme in parameters.into_iter().filter_map(scheme_of_parameters) {
+            self.shared.saw(scheme);
+        }
     }
 
     /// What the pool has counted so far.
@@ -142,6 +191,18 @@ impl Passwords for PasswordPool {
         // The wait for a thread and its work.
         hop("password.check", async { outcome.await.map_err(|_| Overloaded) }).await
     }
+
+    fn rehash(&self, rehash: Rehash) {
+        {
+            let mut queue = self.shared.locked();
+            let known = queue.rehashes.iter().any(|waiting| waiting.id == rehash.id);
+            if known || queue.rehashes.len() >= REHASHES_MAX || self.shared.rehashed.capacity() == 0 {
+                return;
+            }
+            queue.rehashes.push_back(rehash);
+        }
+        self.shared.wake.notify_one();
+    }
 }
 
 impl Shared {
@@ -150,23 +211,31 @@ impl Shared {
     }
 
     fn work(&self) {
-        while let Some(job) = self.next() {
-            // Who has gone away costs nothing more.
-            if !job.answer.is_closed() {
-                let _gone = job.answer.send(self.check(&job.attempt));
+        while let Some(task) = self.next() {
+            match task {
+                // Who has gone away costs nothing more.
+                Task::Check(job) if job.answer.is_closed() => {}
+                Task::Check(job) => {
+                    let _gone = job.answer.send(self.check(&job.attempt));
+                }
+                Task::Rehash(rehash) => self.rehash(rehash),
             }
         }
     }
 
-    fn next(&self) -> Option<Job> {
+    /// Who waits for an answer comes before every hash to be made anew.
+    fn next(&self) -> Option<Task> {
         let mut queue = self.locked();
         loop {
             if let Some(job) = queue.jobs.pop_front() {
                 self.counts.waiting.store(queue.jobs.len() as u64, Ordering::Relaxed);
-                return Some(job);
+                return Some(Task::Check(job));
             }
             if queue.closed {
                 return None;
+            }
+            if let Some(rehash) = queue.rehashes.pop_front() {
+                return Some(Task::Rehash(rehash));
             }
             queue.idle += 1;
             queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
@@ -174,57 +243,128 @@ impl Shared {
         }
     }
 
+    /// The marks never go down.
+    fn saw(&self, scheme: Scheme) {
+        match scheme {
+            Scheme::Bcrypt { cost } => {
+                self.highest_cost.fetch_max(cost, Ordering::Relaxed);
+            }
+            Scheme::Argon2id(parameters) => {
+                let mut dearest = self.dearest.lock().unwrap_or_else(PoisonError::into_inner);
+                if dearest.is_none_or(|known| known.work() < parameters.work()) {
+                    *dearest = Some(parameters);
+                }
+            }
+        }
+    }
+
     fn check(&self, attempt: &Attempt) -> Outcome {
-        let stored = attempt.stored.as_ref().and_then(Secret::expose_str);
-        let cost = stored.and_then(stored_cost);
-        let Some((stored, cost)) = stored.zip(cost) else {
-            let reason = if attempt.stored.is_some() { Reason::MalformedHash } else { Reason::NothingStored };
-            return self.refuse(reason, None);
+        let nothing = Spent::default();
+        let Some(stored) = &attempt.stored else { return self.refuse(Reason::NothingStored, nothing) };
+        let hash = match StoredHash::parse(stored.expose_str().unwrap_or_default()) {
+            Ok(StoredHash { scheme: Scheme::Argon2id(_), .. }) if !self.settings.argon2 => {
+                return self.unsupported("argon2id");
+            }
+            Ok(hash) => hash,
+            Err(UnusableHash::OtherScheme(name)) => return self.unsupported(name),
+            Err(UnusableHash::Malformed) => return self.refuse(Reason::MalformedHash, nothing),
         };
-        self.highest_cost.fetch_max(cost, Ordering::Relaxed);
-        if !is_fit(attempt.password.expose()) {
-            return self.refuse(Reason::UnfitPassword, None);
-        }
-        let matches = bcrypt::verify(attempt.password.expose(), stored).unwrap_or(false);
-        self.spent(cost);
+        self.saw(hash.scheme);
+        let (matches, spent) = match hash.scheme {
+            Scheme::Bcrypt { cost } => {
+                let password = self.for_bcrypt(&attempt.password);
+                if !is_fit(password) {
+                    return self.refuse(Reason::UnfitPassword, nothing);
+                }
+                self.count_rounds(cost);
+                let matches = bcrypt::verify(password, hash.hash).unwrap_or(false);
+                (matches, Spent { bcrypt: Some(cost), argon2_kib: 0 })
+            }
+            Scheme::Argon2id(parameters) => {
+                self.counts.argon2_kib.inc_by(parameters.work());
+                let matches = work::argon2_matches(attempt.password.expose(), hash.hash);
+                (matches, Spent { bcrypt: None, argon2_kib: parameters.work() })
+            }
+        };
         match (matches, attempt.eligible) {
-            (true, true) => Outcome::Right { cost, rehashed: self.rehash(&attempt.password, cost) },
-            (true, false) => self.refuse(Reason::NotEligible, Some(cost)),
-            (false, _) => self.refuse(Reason::Mismatch, Some(cost)),
+            (true, true) => {
+                let outdated = spent.bcrypt.is_some_and(|cost| self.settings.rehash && cost < self.settings.cost);
+                Outcome::Right { cost: spent.bcrypt, outdated }
+            }
+            (true, false) => self.refuse(Reason::NotEligible, spent),
+            (false, _) => self.refuse(Reason::Mismatch, spent),
         }
     }
 
-    fn rehash(&self, password: &Secret, cost: u32) -> Option<Secret> {
-        let settings = &self.settings;
-        if !settings.rehash || cost >= settings.cost {
-            return None;
-        }
-        self.spent(settings.cost);
-        bcrypt::hash(password.expose(), settings.cost).ok().map(Secret::new)
+    /// What bcrypt gets of a password.
+    fn for_bcrypt<'a>(&self, password: &'a Secret) -> &'a [u8] {
+        let password = password.expose();
+        if self.settings.truncate { &password[..password.len().min(PASSWORD_BYTES_MAX)] } else { password }
     }
 
-    /// Refuses, after spending what is missing to the common number of rounds.
-    fn refuse(&self, reason: Reason, spent: Option<u32>) -> Outcome {
+    fn unsupported(&self, scheme: &'static str) -> Outcome {
+        if self.named.lock().unwrap_or_else(PoisonError::into_inner).insert(scheme) {
+            let advice = if scheme == "argon2id" { "; ARGON2_VERIFY=true takes it, within bounds" } else { "" };
+            tracing::error!(scheme, "the users table has hashes of a scheme that is not taken{advice}");
+        }
+        self.refuse(Reason::UnsupportedHash, Spent::default())
+    }
+
+    /// Makes a hash anew, in the wrapping of the old one.
+    fn rehash(&self, rehash: Rehash) {
+        let Rehash { id, password, stored: old } = rehash;
+        self.count_rounds(self.settings.cost);
+        let new = bcrypt::hash(self.for_bcrypt(&password), self.settings.cost).ok();
+        let wrapping =
+            old.expose_str().and_then(|stored| StoredHash::parse(stored).ok()).map_or("", |hash| hash.wrapping);
+        if let Some(new) = new {
+            let new = Secret::new(format!("{wrapping}{new}"));
+            // Full: the database cannot follow, and the next login tries again.
+            let _full = self.rehashed.try_send(Rehashed { id, old, new });
+        }
+    }
+
+    /// Refuses, after spending what is missing to the common work.
+    fn refuse(&self, reason: Reason, spent: Spent) -> Outcome {
         let target = self.highest_cost.load(Ordering::Relaxed);
-        for cost in top_up(spent, target) {
+        for cost in top_up(spent.bcrypt, target) {
             std::hint::black_box(bcrypt::bcrypt(cost, [0x5a; 16], b"a password of nobody\0"));
-            self.spent(cost);
+            self.count_rounds(cost);
         }
-        let rounds = spent.map_or(0, |cost| 1 << cost) + top_up(spent, target).map(|cost| 1_u64 << cost).sum::<u64>();
+        let rounds = spent.bcrypt.map_or(0, |cost| 1 << cost)
+            + top_up(spent.bcrypt, target).map(|cost| 1_u64 << cost).sum::<u64>();
         self.counts.refused_rounds.fetch_add(rounds, Ordering::Relaxed);
+        let dearest = *self.dearest.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(dearest) = dearest.filter(|_| self.settings.argon2) {
+            self.counts.argon2_kib.inc_by(work::spend_argon2(dearest, spent.argon2_kib));
+        }
         Outcome::Wrong(reason)
     }
 
-    fn spent(&self, cost: u32) {
+    fn count_rounds(&self, cost: u32) {
         self.counts.rounds.fetch_add(1 << cost, Ordering::Relaxed);
     }
+}
+
+/// The work that has been done for an attempt.
+#[derive(Clone, Copy, Default)]
+struct Spent {
+    /// The cost of the bcrypt hash that was checked.
+    bcrypt: Option<u32>,
+    /// The KiB that were filled for Argon2id.
+    argon2_kib: u64,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const SETTINGS: PoolSettings = PoolSettings { threads: 2, queue_max: 64, cost: 6, rehash: false };
+    const SETTINGS: PoolSettings =
+        PoolSettings { threads: 2, queue_max: 64, cost: 6, rehash: false, truncate: false, argon2: false };
+
+    fn start(settings: PoolSettings) -> PasswordPool {
+        PasswordPool::start(settings).unwrap().0
+    }
 
     fn attempt(password: &[u8], stored: Option<&str>) -> Attempt {
         Attempt { password: Secret::new(password), stored: stored.map(Secret::new), eligible: true }
@@ -248,10 +388,10 @@ mod tests {
 
     #[tokio::test]
     async fn every_refusal_spends_the_same_rounds() {
-        let pool = PasswordPool::start(SETTINGS).unwrap();
+        let pool = start(SETTINGS);
         let (cheap, dear) = (hash("right", 4), hash("right", 7));
         // The dearest hash sets the mark for everybody.
-        assert!(matches!(check(&pool, attempt(b"right", Some(&dear))).await, Ok(Outcome::Right { cost: 7, .. })));
+        assert!(matches!(check(&pool, attempt(b"right", Some(&dear))).await, Ok(Outcome::Right { cost: Some(7), .. })));
         let disabled = Attempt { eligible: false, ..attempt(b"right", Some(&cheap)) };
         let absurd = cheap.replace("$04$", "$31$");
         let classes = [
@@ -275,12 +415,12 @@ mod tests {
 
     #[tokio::test]
     async fn every_variant_is_taken_and_the_password_is_used_as_it_is() {
-        let pool = PasswordPool::start(SETTINGS).unwrap();
+        let pool = start(SETTINGS);
         let stored = hash(" p\u{e4}ss ", 4);
         for variant in ["$2a$", "$2b$", "$2x$", "$2y$"] {
             let stored = stored.replace("$2b$", variant);
             let right = check(&pool, attempt(" p\u{e4}ss ".as_bytes(), Some(&stored))).await;
-            assert!(matches!(right, Ok(Outcome::Right { cost: 4, rehashed: None })), "{variant}");
+            assert!(matches!(right, Ok(Outcome::Right { cost: Some(4), outdated: false })), "{variant}");
             assert_eq!(reason(&pool, attempt("p\u{e4}ss".as_bytes(), Some(&stored))).await, Reason::Mismatch);
         }
         let long = "x".repeat(72);
@@ -289,22 +429,97 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn cheap_hashes_are_made_anew_where_that_is_wanted() {
-        let pool = PasswordPool::start(PoolSettings { rehash: true, ..SETTINGS }).unwrap();
-        let Ok(Outcome::Right { rehashed: Some(new), .. }) = check(&pool, attempt(b"p", Some(&hash("p", 4)))).await
-        else {
-            panic!("not rehashed");
-        };
-        assert_eq!(stored_cost(new.expose_str().unwrap()), Some(6));
-        assert!(bcrypt::verify("p", new.expose_str().unwrap()).unwrap());
+    async fn cheap_hashes_are_made_anew_after_the_answer_where_that_is_wanted() {
+        let (pool, mut made) = PasswordPool::start(PoolSettings { rehash: true, ..SETTINGS }).unwrap();
+        for (wrapping, space) in [("", ""), ("{bcrypt}", "\n"), ("bcrypt$", " ")] {
+            let stored = format!("{wrapping}{}{space}", hash("p", 4));
+            let right = check(&pool, attempt(b"p", Some(&stored))).await;
+            assert!(matches!(right, Ok(Outcome::Right { outdated: true, .. })));
+            let (password, secret) = (Secret::new(b"p"), Secret::new(stored.as_str()));
+            pool.rehash(Rehash { id: "7".into(), password, stored: secret });
+            let rehashed = made.recv().await.unwrap();
+            assert_eq!((rehashed.id.as_str(), rehashed.old.expose_str()), ("7", Some(stored.as_str())));
+            let new = rehashed.new.expose_str().unwrap().strip_prefix(wrapping).unwrap();
+            assert_eq!(StoredHash::parse(new).unwrap().scheme, Scheme::Bcrypt { cost: 6 });
+            assert!(bcrypt::verify("p", new).unwrap());
+        }
         let enough = check(&pool, attempt(b"p", Some(&hash("p", 6)))).await;
-        assert!(matches!(enough, Ok(Outcome::Right { rehashed: None, .. })));
+        assert!(matches!(enough, Ok(Outcome::Right { outdated: false, .. })));
+    }
+
+    #[tokio::test]
+    async fn hashes_to_be_made_anew_are_bounded() {
+        let (pool, made) = PasswordPool::start(PoolSettings { rehash: true, threads: 1, ..SETTINGS }).unwrap();
+        let stored = hash("p", 4);
+        for id in 0..1000 {
+            let (password, stored) = (Secret::new(b"p"), Secret::new(stored.as_str()));
+            pool.rehash(Rehash { id: id.to_string(), password, stored });
+        }
+        assert_eq!(reason(&pool, attempt(b"x", None)).await, Reason::NothingStored);
+        until_idle(&pool).await;
+        assert!(
+            made.len() <= REHASHES_MAX && !made.is_empty(),
+            "{} wait for a database that does not answer",
+            made.len()
+        );
+    }
+
+    #[tokio::test]
+    async fn long_passwords_are_cut_only_where_that_is_wanted() {
+        let (long, cut) = ([b'x'; 80], hash(&"x".repeat(72), 4));
+        assert_eq!(reason(&start(SETTINGS), attempt(&long, Some(&cut))).await, Reason::UnfitPassword);
+        let pool = start(PoolSettings { truncate: true, ..SETTINGS });
+        assert!(matches!(check(&pool, attempt(&long, Some(&cut))).await, Ok(Outcome::Right { .. })));
+        assert_eq!(reason(&pool, attempt(&[b'y'; 80], Some(&cut))).await, Reason::Mismatch);
+        assert_eq!(reason(&pool, attempt(b"x\0y", Some(&cut))).await, Reason::UnfitPassword);
+    }
+
+    #[tokio::test]
+    async fn with_argon2_every_refusal_costs_the_same_of_both() {
+        let pool = start(PoolSettings { argon2: true, ..SETTINGS });
+        let bcrypt = hash("right", 4);
+        // Learned at start, before any of them was checked.
+        pool.learn(["$2b$07$", "$m=64,t=3,p=1$", "$m=96,t=1,p=4$", "$99$"]);
+        let (cheap, dear) = (work::argon2_hash(b"right", 32, 1, 1), work::argon2_hash(b"right", 64, 3, 1));
+        let lanes = format!("{{argon2}}{} ", work::argon2_hash(b"right", 96, 1, 4));
+        for stored in [&cheap, &dear, &lanes] {
+            let right = check(&pool, attempt(b"right", Some(stored))).await;
+            assert!(matches!(right, Ok(Outcome::Right { cost: None, outdated: false })), "{stored}");
+        }
+        let long = work::argon2_hash(&[b'x'; 200], 32, 1, 1);
+        assert!(matches!(check(&pool, attempt(&[b'x'; 200], Some(&long))).await, Ok(Outcome::Right { .. })));
+        let disabled = Attempt { eligible: false, ..attempt(b"right", Some(&cheap)) };
+        for (attempt, expected) in [
+            (attempt(b"x", None), Reason::NothingStored),
+            (attempt(b"wrong", Some(&bcrypt)), Reason::Mismatch),
+            (attempt(b"wrong", Some(&cheap)), Reason::Mismatch),
+            (attempt(b"wrong", Some(&dear)), Reason::Mismatch),
+            (attempt(b"wrong", Some(&lanes)), Reason::Mismatch),
+            (attempt(&[b'x'; 80], Some(&bcrypt)), Reason::UnfitPassword),
+            (attempt(b"right", Some("$1$md5")), Reason::UnsupportedHash),
+            (attempt(b"right", Some("right")), Reason::MalformedHash),
+            (disabled, Reason::NotEligible),
+        ] {
+            let counts = pool.counts();
+            let before = (counts.rounds.load(Ordering::Relaxed), counts.argon2_kib.get());
+            assert_eq!(reason(&pool, attempt).await, expected);
+            let spent = (counts.rounds.load(Ordering::Relaxed) - before.0, counts.argon2_kib.get() - before.1);
+            assert_eq!(spent, (1 << 7, 64 * 3), "{expected:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn argon2_is_taken_only_where_that_is_wanted() {
+        let stored = work::argon2_hash(b"right", 32, 1, 1);
+        let pool = start(SETTINGS);
+        assert_eq!(reason(&pool, attempt(b"right", Some(&stored))).await, Reason::UnsupportedHash);
+        assert_eq!(pool.counts().argon2_kib.get(), 0, "and nothing is spent on it");
     }
 
     #[tokio::test]
     async fn a_full_queue_sheds_load() {
-        let settings = PoolSettings { threads: 1, queue_max: 2, cost: 10, rehash: false };
-        let pool = PasswordPool::start(settings).unwrap();
+        let settings = PoolSettings { threads: 1, queue_max: 2, cost: 10, ..SETTINGS };
+        let pool = start(settings);
         let answers = futures_util::future::join_all((0..20).map(|_| check(&pool, attempt(b"x", None)))).await;
         let shed = answers.iter().filter(|answer| answer.is_err()).count();
         assert!((1..=18).contains(&shed), "one at work, two waiting; {shed} shed");
@@ -312,8 +527,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_place_is_counted_from_when_it_is_taken_until_it_is_given_back() {
-        let settings = PoolSettings { threads: 1, queue_max: 2, cost: 4, rehash: false };
-        let pool = PasswordPool::start(settings).unwrap();
+        let settings = PoolSettings { threads: 1, queue_max: 2, cost: 4, ..SETTINGS };
+        let pool = start(settings);
         until_idle(&pool).await;
         let places: Vec<_> = (0..3).map(|_| pool.place().unwrap()).collect();
         assert!(pool.place().is_err(), "two may wait, and one goes to the thread that has nothing to do");

@@ -13,7 +13,7 @@
 //! - [`grpc_check`]: Envoy's gRPC question.
 //! - [`proxies`]: real proxies with our shipped configurations.
 //! - [`hostile_clients`]: connections without credentials that cost memory.
-//! - [`redis`], [`postgres`]: real servers.
+//! - [`redis`], [`postgres`], [`pgbouncer`]: real servers.
 //! - [`redis_kinds`]: Redis behind Sentinels, as a Cluster, over TLS.
 //! - [`jwks_server`]: serves a JWK set and counts who asks.
 //! - [`users`]: the application's own table.
@@ -29,6 +29,7 @@ pub mod grpc_check;
 pub mod hostile_clients;
 pub mod http;
 pub mod jwks_server;
+pub mod pgbouncer;
 pub mod postgres;
 pub mod program;
 pub mod proxies;

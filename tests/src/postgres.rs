@@ -33,7 +33,16 @@ impl Postgres {
     }
 
     pub fn url(&self) -> String {
-        format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
+        self.url_as("postgres")
+    }
+
+    /// The URL for another role.
+    pub fn url_as(&self, role: &str) -> String {
+        format!("postgres://{role}@127.0.0.1:{}/postgres", self.port)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     pub async fn restart(&mut self) {
@@ -80,7 +89,7 @@ fn program(name: &str) -> PathBuf {
 }
 
 /// Postgres refuses to run as root: a root session runs it as `postgres`.
-fn as_other_user(program: &Path) -> Command {
+pub(crate) fn as_other_user(program: &Path) -> Command {
     if rustix::process::getuid().is_root() {
         let mut command = Command::new("setpriv");
         command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups", "--"]).arg(program);

@@ -1,5 +1,5 @@
 """The README's examples, each run as it is typed; only ports, and the token where it says `eyJ...`, are put in.
-Also the one function of docs/migration.md that old and new tokens go through."""
+Also the one function of docs/migration.md that old and new tokens go through, and the user's row of docs/fastapi.md."""
 
 from __future__ import annotations
 
@@ -8,12 +8,19 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Annotated, Any
 
 import httpx
 import jwt
 import pytest
 import sidegate
 from conftest import answers, bearer, eventually, log_in, log_out
+from fastapi import Depends, FastAPI, HTTPException
+from fastapi.testclient import TestClient
+from sidegate.fastapi import install, require_user
+from sidegate.testing import TestVerifier
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from stack import Stack, free_port
 from starlette.requests import Request
 
@@ -103,3 +110,51 @@ def test_either_takes_old_tokens_and_new_ones(stack: Stack) -> None:
     log_out(stack, token)
     with pytest.raises(sidegate.RevokedTokenError):
         eventually("logged out", lambda: not sub(token))
+
+
+class Base(DeclarativeBase):
+    """The application's tables."""
+
+
+class User(Base):
+    """As fastapi-users has it, but for what does not matter here."""
+
+    __tablename__ = "user"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    is_active: Mapped[bool]
+
+
+def test_the_row_of_a_user_who_is_gone_or_disabled_is_401(tmp_path: Path) -> None:
+    page = Path(__file__).parents[3].joinpath("docs/fastapi.md").read_text()
+    engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/app.db")
+
+    async def session() -> Any:
+        async with engine.begin() as connection:
+            await connection.run_sync(Base.metadata.create_all)
+        async with AsyncSession(engine) as db:
+            if await db.get(User, 1) is None:
+                db.add_all([User(id=1, is_active=True), User(id=2, is_active=False)])
+                await db.commit()
+            yield db
+
+    names: dict[str, Any] = {
+        "Annotated": Annotated,
+        "Token": sidegate.Token,
+        "Depends": Depends,
+        "require_user": require_user,
+    }
+    names |= {"User": User, "HTTPException": HTTPException, "Session": Annotated[AsyncSession, Depends(session)]}
+    exec(re.findall(r"```python\n(async def current_user.*?)```", page, re.DOTALL)[0], names)
+    verifier, app = TestVerifier(), FastAPI()
+    install(app, verifier)
+    current_user = names["current_user"]
+
+    @app.get("/me")
+    def me(user: Any = Depends(current_user)) -> int:  # noqa: B008
+        return int(user.id)
+
+    with TestClient(app) as client:
+        seen = [client.get("/me", headers=bearer(verifier.issue(sub))) for sub in ("1", "2", "3")]
+    assert [reply.status_code for reply in seen] == [200, 401, 401]
+    assert seen[0].json() == 1
+    assert seen[1].headers["www-authenticate"] == "Bearer"

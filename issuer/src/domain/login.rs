@@ -4,7 +4,7 @@ use sidegate_common::revocation::{Id, SubjectTag};
 use sidegate_common::secret::Secret;
 
 use super::minting::{Minter, Unmintable};
-use super::password::{Attempt, COST_ADVISED, Outcome, Overloaded, Reason};
+use super::password::{Attempt, COST_ADVISED, Outcome, Overloaded, Reason, Rehash};
 use super::ports::{Account, Lookup, Passwords, Store, Unavailable, Users};
 use super::session::NewSession;
 use super::{Auth, Client, Granted, random_id};
@@ -29,8 +29,10 @@ pub enum Refused {
     Disabled,
     /// The user has no password.
     NoPassword,
-    /// What is stored is no bcrypt hash that is taken: the application's table needs mending.
+    /// What is stored is no hash: the application's table needs mending.
     MalformedHash,
+    /// What is stored is a hash of a scheme that is not taken.
+    UnsupportedHash,
     /// The password is over 72 bytes, or has a NUL byte.
     UnfitPassword,
     /// The password is wrong.
@@ -46,6 +48,7 @@ impl Refused {
             Self::Disabled => "disabled",
             Self::NoPassword => "no_password",
             Self::MalformedHash => "malformed_hash",
+            Self::UnsupportedHash => "unsupported_hash",
             Self::UnfitPassword => "unfit_password",
             Self::WrongPassword => "wrong_password",
         }
@@ -93,29 +96,24 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
             eligible: account.is_some_and(|account| account.active),
         };
         let outcome = self.passwords.check(place, attempt).await?;
-        let (account, cost, rehashed) = match (account, outcome) {
-            (Some(account), Outcome::Right { cost, rehashed }) => (account, cost, rehashed),
+        let (account, cost, outdated) = match (account, outcome) {
+            (Some(account), Outcome::Right { cost, outdated }) => (account, cost, outdated),
             (_, outcome) => return Err(refusal(&found, &outcome)),
         };
-        if cost < COST_ADVISED && rehashed.is_none() {
+        if let Some(cost) = cost.filter(|cost| *cost < COST_ADVISED && !outdated) {
             tracing::warn!(
                 sub = account.id,
                 cost,
                 "the stored hash is of a lower cost than 10; USERS_REHASH mends that"
             );
         }
-        self.store_rehashed(account, rehashed).await;
-        self.open_session(account, client).await
-    }
-
-    /// Keeps a hash of today's cost. Best effort: the login stands without it.
-    async fn store_rehashed(&self, account: &Account, rehashed: Option<Secret>) {
-        let new = rehashed.as_ref().and_then(Secret::expose_str);
-        if let (Some(new), Some(old)) = (new, &account.password_hash)
-            && let Err(error) = self.users.rehash(&account.id, old, new).await
-        {
-            tracing::warn!(sub = account.id, %error, "the password's new hash was not stored");
+        let granted = self.open_session(account, client).await?;
+        if outdated && let Some(stored) = &account.password_hash {
+            let (id, password, stored) =
+                (account.id.clone(), credentials.password.clone(), Secret::new(stored.as_str()));
+            self.passwords.rehash(Rehash { id, password, stored });
         }
+        Ok(granted)
     }
 
     async fn open_session(&self, account: &Account, client: &Client) -> Result<Granted, LoginError> {
@@ -152,6 +150,7 @@ fn refusal(found: &Lookup, outcome: &Outcome) -> LoginError {
                 Reason::Mismatch => Refused::WrongPassword,
                 Reason::NothingStored => Refused::NoPassword,
                 Reason::MalformedHash => Refused::MalformedHash,
+                Reason::UnsupportedHash => Refused::UnsupportedHash,
                 Reason::UnfitPassword => Refused::UnfitPassword,
                 Reason::NotEligible => Refused::Disabled,
             };

@@ -2,9 +2,10 @@
 //!
 //! - [`ports`]: what the domain needs of the world.
 //! - [`session`]: a session's record and the rules of rotation. [`refresh_token`]: the refresh token's shape.
-//! - [`password`]: which hashes are taken, and what a refusal costs. [`minting`]: making access tokens.
+//! - [`password`]: what a refusal costs. [`hash`]: which hashes are taken. [`minting`]: making access tokens.
 //! - [`login`], [`refresh`], [`logout`], [`sessions`], [`revoke`]: one operation each, on [`Auth`].
 
+pub mod hash;
 pub mod login;
 pub mod logout;
 pub mod minting;

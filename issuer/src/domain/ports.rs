@@ -6,7 +6,7 @@ use std::future::Future;
 use sidegate_common::revocation::{Id, Revocation};
 use sidegate_common::time::UnixTime;
 
-use crate::domain::password::{Attempt, Outcome, Overloaded};
+use crate::domain::password::{Attempt, Outcome, Overloaded, Rehash};
 use crate::domain::session::{
     Created, Ended, Ending, NewSession, PageCursor, Rotated, Rotation, Session, SessionPage, Standing, SubjectRevoked,
     UserSessions,
@@ -34,7 +34,7 @@ impl Unavailable {
 pub struct Account {
     /// The id, as text: the token's `sub`.
     pub id: String,
-    /// The stored bcrypt hash, where there is one.
+    /// The stored hash, where there is one.
     pub password_hash: Option<String>,
     /// False if the application has disabled the user.
     pub active: bool,
@@ -122,4 +122,7 @@ pub trait Passwords: Send + Sync + 'static {
 
     /// Checks a password.
     fn check(&self, place: Self::Place, attempt: Attempt) -> impl Future<Output = Result<Outcome, Overloaded>> + Send;
+
+    /// Makes a hash anew when nothing else is to be done, and has it stored. Dropped where too many wait.
+    fn rehash(&self, rehash: Rehash);
 }

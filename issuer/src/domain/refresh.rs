@@ -111,10 +111,14 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
 
     /// The session's user, read anew; one who is gone or disabled loses the session.
     async fn account_of(&self, session: &Session) -> Result<Account, RefreshError> {
-        if let Some(account) = self.users.read(&session.sub).await?
-            && account.active
-        {
-            return Ok(account);
+        if let Some(account) = self.users.read(&session.sub).await? {
+            // Whatever the database did: nobody gets another's token.
+            if account.id != session.sub {
+                return Err(Unavailable::new("the users database", "the row is of another user").into());
+            }
+            if account.active {
+                return Ok(account);
+            }
         }
         let subject = SubjectTag::of(&session.sub);
         let ending = Ending {

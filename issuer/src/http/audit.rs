@@ -49,7 +49,9 @@ pub(super) fn login(metrics: &Metrics, client: &Client, outcome: Result<&Granted
     match result {
         "ok" => event!(info, "login", result, client, who),
         // The application's table needs mending.
-        "malformed_hash" | "several_users" | "unmintable" => event!(error, "login", result, client, who),
+        "malformed_hash" | "unsupported_hash" | "several_users" | "unmintable" => {
+            event!(error, "login", result, client, who)
+        }
         _ => event!(warn, "login", result, client, who),
     }
 }

@@ -142,7 +142,10 @@ impl Failure {
         if let Some(seconds) = retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static(seconds));
         }
-        if let Some(challenge) = problem.code.challenge(None).and_then(|text| HeaderValue::from_str(&text).ok()) {
+        // A 401 has a challenge also where no token was the matter (RFC 9110 §15.5.2).
+        let bare = || (problem.code.status() == 401).then(|| "Bearer".to_owned());
+        let challenge = problem.code.challenge(None).or_else(bare);
+        if let Some(challenge) = challenge.and_then(|text| HeaderValue::from_str(&text).ok()) {
             headers.insert(header::WWW_AUTHENTICATE, challenge);
         }
         response

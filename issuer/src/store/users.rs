@@ -1,75 +1,151 @@
 //! The application's own table of users, in Postgres or SQLite. Only read, but for rehashing.
 
+mod pool;
+mod schema;
 mod sql;
+mod url;
 
-use std::str::FromStr as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use prometheus_client::metrics::counter::Counter;
 use sidegate_runtime::trace::hop;
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
-use sqlx::{AssertSqlSafe, ConnectOptions as _, Row as _, query};
-use tokio::sync::OnceCell;
 
 use crate::domain::ports::{Account, Lookup, Unavailable, Users};
+use pool::{Connection, Lease, Pool, Row};
+use schema::LearnError;
+pub use schema::SchemaError;
 pub use sql::{BadIdentifier, EmailMatch, Table};
-use sql::{Dialect, Statements};
+use sql::{Question, Statements};
+pub use url::{DatabaseUrl, UrlError};
 
 /// The table's name in error messages.
 const NAME: &str = "the users database";
-/// How long a connection may take to be had.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long a statement may take.
+/// How long a question may take, with everything that belongs to it.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
-const CONNECTIONS_MAX: u32 = 16;
+/// How long the one look at all hashes may take.
+const SCAN_TIMEOUT: Duration = Duration::from_secs(20);
+/// More connections to a SQLite file do not help.
+const SQLITE_CONNECTIONS_MAX: usize = 4;
 
-enum Pool {
-    Postgres(PgPool),
-    Sqlite(SqlitePool),
+/// How the table is used.
+#[derive(Clone, Copy, Debug)]
+pub struct UsersOptions {
+    /// The most connections there are (`DATABASE_POOL_MAX`).
+    pub connections_max: usize,
+    /// Whether hashes may be replaced (`USERS_REHASH`).
+    pub rehash: bool,
 }
 
 /// The users of an application.
 pub struct SqlUsers {
     pool: Pool,
+    file: Option<PathBuf>,
     table: Table,
-    statements: OnceCell<Statements>,
+    options: UsersOptions,
+    known: Mutex<Known>,
+    wrong_rows: Counter,
 }
 
-/// A `DATABASE_URL` that is none.
+/// What is known of the table as long as nothing changes.
+#[derive(Default)]
+struct Known {
+    statements: Option<Arc<Statements>>,
+    /// `PRAGMA schema_version` when the statements were made; zero on Postgres.
+    version: i64,
+    /// Device and inode of the SQLite file.
+    file: Option<(u64, u64)>,
+}
+
+/// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-pub enum UrlError {
-    /// Of no kind that is known.
-    #[error("not a postgres:// or sqlite:// URL")]
-    Scheme,
-    /// Of a known kind, but malformed.
-    #[error("{0}")]
-    Malformed(String),
+enum QueryError {
+    #[error(transparent)]
+    Schema(SchemaError),
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+    #[error("the database answered with a row that is not the one asked for (asked by {0})")]
+    WrongRow(&'static str),
+    #[error("several rows have this id and do not say the same")]
+    Several,
+}
+
+impl From<LearnError> for QueryError {
+    fn from(error: LearnError) -> Self {
+        match error {
+            LearnError::Schema(error) => Self::Schema(error),
+            LearnError::Database(error) => Self::Database(error),
+        }
+    }
+}
+
+/// Why the table cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    /// Not before a setting, a right or the table changes.
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
+    /// The database does not answer now.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+/// An account and the email of its row.
+struct Found {
+    account: Account,
+    email: String,
 }
 
 impl SqlUsers {
-    /// Users in `table` of the database at `url`; connects when first used. `writable` allows rehashing.
+    /// Users in `table` of the database at `url`; connects when first used.
+    pub fn new(url: &DatabaseUrl, table: Table, options: UsersOptions) -> Self {
+        for name in &url.ignored {
+            tracing::warn!(parameter = name, "DATABASE_URL has a parameter that means nothing here");
+        }
+        let file = url.file();
+        let max = if file.is_some() { SQLITE_CONNECTIONS_MAX } else { usize::MAX };
+        let connect = match url.options.clone() {
+            url::Options::Sqlite(sqlite) => url::Options::Sqlite(Box::new(sqlite.read_only(!options.rehash))),
+            postgres @ url::Options::Postgres(_) => postgres,
+        };
+        Self {
+            pool: Pool::new(connect, options.connections_max.clamp(1, max)),
+            file,
+            table,
+            options,
+            known: Mutex::default(),
+            wrong_rows: Counter::default(),
+        }
+    }
+
+    /// Rows that came back and were not the ones asked for.
+    pub fn wrong_rows(&self) -> Counter {
+        self.wrong_rows.clone()
+    }
+
+    /// Compares the settings with the table, and tries every statement.
     ///
     /// # Errors
-    /// The URL is neither of Postgres nor of SQLite, or malformed.
-    pub fn new(url: &str, table: Table, writable: bool) -> Result<Self, UrlError> {
-        let malformed = |error: sqlx::Error| UrlError::Malformed(error.to_string());
-        let pool = if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-            let options = PgConnectOptions::from_str(url).map_err(malformed)?.disable_statement_logging();
-            let pool = PgPoolOptions::new().max_connections(CONNECTIONS_MAX).acquire_timeout(ACQUIRE_TIMEOUT);
-            Pool::Postgres(pool.connect_lazy_with(options))
-        } else if url.starts_with("sqlite:") {
-            let options = SqliteConnectOptions::from_str(url)
-                .map_err(malformed)?
-                .create_if_missing(false)
-                .read_only(!writable)
-                .busy_timeout(Duration::from_secs(2))
-                .disable_statement_logging();
-            let pool = SqlitePoolOptions::new().max_connections(4).acquire_timeout(ACQUIRE_TIMEOUT);
-            Pool::Sqlite(pool.connect_lazy_with(options))
-        } else {
-            return Err(UrlError::Scheme);
-        };
-        Ok(Self { pool, table, statements: OnceCell::new() })
+    /// See [`CheckError`].
+    pub async fn check(&self) -> Result<(), CheckError> {
+        let checked = tokio::time::timeout(STATEMENT_TIMEOUT, async {
+            let mut lease = self.lease().await?;
+            self.statements(&mut lease).await?;
+            lease.release();
+            Ok(())
+        });
+        match checked.await {
+            Ok(Err(QueryError::Schema(error))) => Err(error.into()),
+            Ok(Err(QueryError::Database(error))) => match permanent(&error) {
+                Some(problem) => Err(SchemaError { setting: "DATABASE_URL", problem }.into()),
+                None => Err(Unavailable::new(NAME, error).into()),
+            },
+            Ok(Err(error)) => Err(Unavailable::new(NAME, error).into()),
+            Ok(Ok(())) => Ok(()),
+            Err(_) => Err(Unavailable::new(NAME, "no answer in time").into()),
+        }
     }
 
     /// Why logins may be slow: the email column has no index that serves the way it is matched.
@@ -77,78 +153,156 @@ impl SqlUsers {
     /// # Errors
     /// The database does not answer.
     pub async fn missing_index(&self) -> Result<Option<String>, Unavailable> {
-        within_time("users.indexes", async {
-            let indexes = match &self.pool {
-                Pool::Postgres(pool) => {
-                    let rows = query(sql::POSTGRES_INDEXES).bind(self.table.name()).fetch_all(pool).await?;
-                    rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>()?
-                }
-                Pool::Sqlite(pool) => {
-                    let rows = query(sql::SQLITE_INDEXES).bind(self.table.bare_name()).fetch_all(pool).await?;
-                    rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>()?
-                }
+        within_time("users.indexes", STATEMENT_TIMEOUT, async {
+            let mut lease = self.lease().await?;
+            let statements = self.statements(&mut lease).await?;
+            let rows = match &*lease {
+                Connection::Postgres(_) => lease.rows(sql::POSTGRES_INDEXES, &[Some(&self.table.name())]).await?,
+                Connection::Sqlite(_) => lease.rows(sql::SQLITE_INDEXES, &[Some(self.table.parts().1)]).await?,
             };
-            let statements = self.statements().await?;
-            Ok(self.table.missing_index(statements, &indexes))
+            lease.release();
+            let indexes = rows.iter().map(|row| Ok(row.text("definition")?.unwrap_or_default()));
+            Ok(self.table.missing_index(&statements, &indexes.collect::<Result<Vec<_>, sqlx::Error>>()?))
         })
         .await
     }
 
-    async fn statements(&self) -> Result<&Statements, sqlx::Error> {
-        self.statements
-            .get_or_try_init(|| async {
-                let dialect = match &self.pool {
-                    Pool::Sqlite(_) => Dialect::Sqlite,
-                    Pool::Postgres(pool) => {
-                        let mut types = [String::new(), String::new()];
-                        for (found, column) in types.iter_mut().zip([&self.table.id, &self.table.email]) {
-                            let row = query(sql::POSTGRES_TYPE).bind(self.table.name()).bind(column);
-                            let row = row.fetch_optional(pool).await?;
-                            *found = row.ok_or_else(|| sqlx::Error::ColumnNotFound(column.clone()))?.try_get(0)?;
-                        }
-                        let [id_type, email_type] = types;
-                        Dialect::Postgres { id_type, email_is_citext: email_type == "citext" }
-                    }
-                };
-                Ok(self.table.statements(dialect))
-            })
-            .await
+    /// The parameters of every kind of hash that is stored: `$2b$12$`, `$m=65536,t=3,p=4$`.
+    ///
+    /// # Errors
+    /// The database does not answer, or takes too long to look at all of them.
+    pub async fn hash_parameters(&self) -> Result<Vec<String>, Unavailable> {
+        within_time("users.hash_parameters", SCAN_TIMEOUT, async {
+            let mut lease = self.lease().await?;
+            let statements = self.statements(&mut lease).await?;
+            let rows = lease.rows(&statements.hash_parameters, &[]).await?;
+            lease.release();
+            rows.iter().filter_map(|row| row.text("hash").map_err(QueryError::from).transpose()).collect()
+        })
+        .await
     }
 
-    /// Runs a statement that selects accounts.
-    async fn select(&self, statement: &str, value: &str) -> Result<Vec<(Account, String)>, sqlx::Error> {
-        macro_rules! run {
-            ($pool:ident) => {{
-                let rows = query(AssertSqlSafe(statement)).bind(value).fetch_all($pool).await?;
-                rows.iter()
-                    .map(|row| {
-                        let scope: Option<String> = row.try_get("scope")?;
-                        let account = Account {
-                            id: row.try_get("id")?,
-                            password_hash: row.try_get("password_hash")?,
-                            active: row.try_get("active")?,
-                            scope: scope.filter(|scope| !scope.is_empty()),
-                        };
-                        Ok((account, row.try_get("email")?))
-                    })
-                    .collect()
-            }};
+    /// A connection to the file that is there now. An application that replaces its file by renaming another leaves the old
+    /// one to whoever had it open.
+    async fn lease(&self) -> Result<Lease<'_>, QueryError> {
+        if let Some(path) = &self.file {
+            let file = tokio::fs::metadata(path).await.map_err(|error| no_file(path, &error))?;
+            let identity = Some((file.dev(), file.ino()));
+            let mut known = self.known();
+            if known.file != identity {
+                *known = Known { file: identity, ..Known::default() };
+                drop(known);
+                self.pool.clear();
+            }
         }
-        match &self.pool {
-            Pool::Postgres(pool) => run!(pool),
-            Pool::Sqlite(pool) => run!(pool),
+        Ok(self.pool.get().await?)
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The statements, made anew where the table may have changed.
+    async fn statements(&self, connection: &mut Connection) -> Result<Arc<Statements>, QueryError> {
+        let version = match connection {
+            Connection::Postgres(_) => 0,
+            Connection::Sqlite(_) => {
+                let rows = connection.rows("PRAGMA schema_version", &[]).await?;
+                rows.first().map_or(Ok(0), |row| row.number("schema_version"))?
+            }
+        };
+        {
+            let known = self.known();
+            if let Some(statements) = known.statements.as_ref().filter(|_| known.version == version) {
+                return Ok(Arc::clone(statements));
+            }
+        }
+        let statements = Arc::new(schema::learn(connection, &self.table, self.options.rehash).await?);
+        let mut known = self.known();
+        known.statements = Some(Arc::clone(&statements));
+        known.version = version;
+        Ok(statements)
+    }
+
+    /// Asks once more where the connection had died meanwhile, or where the table may have changed.
+    async fn ask(&self, question: Question, value: &str) -> Result<Vec<Found>, QueryError> {
+        let mut learned_anew = false;
+        loop {
+            let mut lease = self.lease().await?;
+            let asked = async {
+                let statements = self.statements(&mut lease).await?;
+                lease.rows(statements.of(question), &[Some(value)]).await.map_err(QueryError::from)
+            };
+            match asked.await {
+                Ok(rows) => {
+                    lease.release();
+                    return self.believed(question, value, &rows);
+                }
+                Err(QueryError::Database(error)) if lease.reused && is_lost(&error) => self.pool.clear(),
+                Err(QueryError::Database(error)) if !learned_anew && is_of_statement(&error) => {
+                    learned_anew = true;
+                    self.known().statements = None;
+                }
+                Err(error) => return Err(error),
+            }
         }
     }
 
-    async fn find(&self, email: &str) -> Result<Lookup, sqlx::Error> {
-        let statements = self.statements().await?;
+    /// The rows, if they are the answer to this very question. A pooler, or a connection out of step, may give another's: then
+    /// nothing of it counts, not even that there is none.
+    fn believed(&self, question: Question, value: &str, rows: &[Row]) -> Result<Vec<Found>, QueryError> {
+        let wrong = || {
+            self.wrong_rows.inc();
+            tracing::error!(
+                asked_by = question.word(),
+                "the users database answered with a row that is not the one asked for"
+            );
+            QueryError::WrongRow(question.word())
+        };
+        let asked = format!("{}:{value}", question.word());
+        if rows.is_empty() {
+            return Err(wrong());
+        }
+        let mut found = Vec::new();
+        for row in rows {
+            if row.text("asked")?.as_deref() != Some(&asked) {
+                return Err(wrong());
+            }
+            if !row.flag("found")? {
+                continue;
+            }
+            let one = read_found(row)?;
+            let fits = match question {
+                Question::Id => one.account.id == value,
+                Question::Email | Question::EmailIgnoringCase => self.is_email(&one.email, value),
+            };
+            if !fits {
+                return Err(wrong());
+            }
+            found.push(one);
+        }
+        Ok(found)
+    }
+
+    /// True if a row with the email `stored` may be what `typed` means, whatever the column's collation says.
+    fn is_email(&self, stored: &str, typed: &str) -> bool {
+        let folded = if self.file.is_some() {
+            stored.eq_ignore_ascii_case(typed)
+        } else {
+            stored.to_lowercase() == typed.to_lowercase() || stored.to_uppercase() == typed.to_uppercase()
+        };
+        stored == typed || folded
+    }
+
+    async fn find(&self, email: &str) -> Result<Lookup, QueryError> {
         let (mut exact, others): (Vec<_>, Vec<_>) =
-            self.select(&statements.find, email).await?.into_iter().partition(|(_, found)| found == email);
+            self.ask(Question::Email, email).await?.into_iter().partition(|found| found.email == email);
+        let native = self.known().statements.as_ref().is_some_and(|statements| statements.ignores_case_natively);
         // The second question is asked of everybody, so that its time does not tell a user from nobody.
-        let folded = match (self.table.email_match, statements.ignores_case_natively) {
+        let folded = match (self.table.email_match, native) {
             (EmailMatch::Exact, _) => Vec::new(),
             (EmailMatch::IgnoreCase, true) => others,
-            (EmailMatch::IgnoreCase, false) => self.select(&statements.find_ignoring_case, email).await?,
+            (EmailMatch::IgnoreCase, false) => self.ask(Question::EmailIgnoringCase, email).await?,
         };
         if exact.is_empty() {
             exact = folded;
@@ -156,33 +310,85 @@ impl SqlUsers {
         let mut found = exact.into_iter();
         Ok(match (found.next(), found.next()) {
             (None, _) => Lookup::Nobody,
-            (Some((account, _)), None) => Lookup::One(account),
+            (Some(found), None) => Lookup::One(found.account),
             (Some(_), Some(_)) => Lookup::Several,
         })
     }
 
-    async fn update(&self, id: &str, old: &str, new: &str) -> Result<(), sqlx::Error> {
-        let statement = AssertSqlSafe(self.statements().await?.rehash.as_str());
-        match &self.pool {
-            Pool::Postgres(pool) => query(statement).bind(id).bind(old).bind(new).execute(pool).await.map(|_| ()),
-            Pool::Sqlite(pool) => query(statement).bind(id).bind(old).bind(new).execute(pool).await.map(|_| ()),
-        }
+    async fn update(&self, id: &str, old: &str, new: &str) -> Result<(), QueryError> {
+        let mut lease = self.lease().await?;
+        let statements = self.statements(&mut lease).await?;
+        lease.rows(&statements.rehash, &[Some(id), Some(old), Some(new)]).await?;
+        lease.release();
+        Ok(())
     }
 }
 
-/// True if the database refuses a value as unfit for the column's type: no row can have it.
-fn is_unfit_value(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(|error| error.code().map(|code| code.into_owned()));
-    code.is_some_and(|code| matches!(code.as_str(), "22P02" | "22003" | "22021"))
+fn read_found(row: &Row) -> Result<Found, sqlx::Error> {
+    let account = Account {
+        // No id is one that no token can carry.
+        id: row.text("id")?.unwrap_or_default(),
+        password_hash: row.text("password_hash")?,
+        active: row.flag("active")?,
+        scope: row.text("scope")?.filter(|scope| !scope.is_empty()),
+    };
+    Ok(Found { account, email: row.text("email")?.unwrap_or_default() })
+}
+
+fn no_file(path: &Path, error: &std::io::Error) -> QueryError {
+    let problem = format!("the file {} cannot be opened: {error}", path.display());
+    QueryError::Schema(SchemaError { setting: "DATABASE_URL", problem })
+}
+
+/// The error's code, where the database itself said no.
+fn code(error: &sqlx::Error) -> Option<String> {
+    error.as_database_error().and_then(|error| error.code().map(|code| code.into_owned()))
+}
+
+/// True if the database refuses a value as unfit for the column's type: no row can have it. All that is read from rows is
+/// converted in ways that cannot fail, so the value is the one that was asked for.
+fn is_unfit_value(error: &QueryError) -> bool {
+    let QueryError::Database(error) = error else { return false };
+    code(error).is_some_and(|code| matches!(code.as_str(), "22P02" | "22003" | "22021" | "22P05"))
+}
+
+/// True if the table may no longer be what the statement was made for.
+fn is_of_statement(error: &sqlx::Error) -> bool {
+    code(error).is_some_and(|code| ["42", "22", "0A", "55"].iter().any(|class| code.starts_with(class)) || code == "1")
+}
+
+/// True if the connection is of no use any more.
+fn is_lost(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed => true,
+        _ => code(error)
+            .is_some_and(|code| code.starts_with("08") || matches!(code.as_str(), "57P01" | "57P02" | "57P03")),
+    }
+}
+
+/// What is wrong with `DATABASE_URL`, if waiting does not help.
+fn permanent(error: &sqlx::Error) -> Option<String> {
+    if let sqlx::Error::Configuration(error) = error {
+        return Some(format!("cannot be used: {error}"));
+    }
+    let code = code(error)?;
+    let said = error.as_database_error().map(|error| error.message().to_owned()).unwrap_or_default();
+    match code.as_str() {
+        "28P01" | "28000" => Some(format!("the server refuses this user and password: {said}")),
+        "3D000" => Some(format!("there is no such database: {said}")),
+        "14" | "26" => Some(format!("the file cannot be used: {said}")),
+        _ => None,
+    }
 }
 
 /// Does `what`, as traces name it, unless it takes too long.
 async fn within_time<T>(
     what: &'static str,
-    work: impl Future<Output = Result<T, sqlx::Error>>,
+    limit: Duration,
+    work: impl Future<Output = Result<T, QueryError>>,
 ) -> Result<T, Unavailable> {
     let timed = async {
-        match tokio::time::timeout(STATEMENT_TIMEOUT, work).await {
+        match tokio::time::timeout(limit, work).await {
             Ok(done) => done.map_err(|error| Unavailable::new(NAME, error)),
             Err(_) => Err(Unavailable::new(NAME, "no answer in time")),
         }
@@ -196,7 +402,7 @@ impl Users for SqlUsers {
         if email.contains('\0') {
             return Ok(Lookup::Nobody);
         }
-        within_time("users.find_by_email", async {
+        within_time("users.find_by_email", STATEMENT_TIMEOUT, async {
             match self.find(email).await {
                 Err(error) if is_unfit_value(&error) => Ok(Lookup::Nobody),
                 found => found,
@@ -206,25 +412,27 @@ impl Users for SqlUsers {
     }
 
     async fn read(&self, id: &str) -> Result<Option<Account>, Unavailable> {
-        within_time("users.read", async {
-            let statements = self.statements().await?;
-            match self.select(&statements.read, id).await {
-                Err(error) if is_unfit_value(&error) => Ok(None),
-                found => Ok(found?.into_iter().next().map(|(account, _)| account)),
-            }
+        within_time("users.read", STATEMENT_TIMEOUT, async {
+            let found = match self.ask(Question::Id, id).await {
+                Err(error) if is_unfit_value(&error) => return Ok(None),
+                found => found?,
+            };
+            let mut accounts = found.into_iter().map(|found| found.account);
+            let first = accounts.next();
+            // A view may have a row for each email of a user.
+            let same = |other: Account| {
+                first.as_ref().is_some_and(|first| (first.active, &first.scope) == (other.active, &other.scope))
+            };
+            if accounts.all(same) { Ok(first) } else { Err(QueryError::Several) }
         })
         .await
     }
 
     async fn rehash(&self, id: &str, old: &str, new: &str) -> Result<(), Unavailable> {
-        within_time("users.rehash", self.update(id, old, new)).await
+        within_time("users.rehash", STATEMENT_TIMEOUT, self.update(id, old, new)).await
     }
 
     async fn probe(&self) -> Result<(), Unavailable> {
-        within_time("users.probe", async {
-            let statements = self.statements().await?;
-            self.select(&statements.find, "").await.map(|_| ())
-        })
-        .await
+        within_time("users.probe", STATEMENT_TIMEOUT, async { self.ask(Question::Email, "").await.map(|_| ()) }).await
     }
 }

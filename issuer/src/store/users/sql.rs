@@ -13,8 +13,8 @@ pub enum EmailMatch {
 #[derive(Clone, Debug)]
 pub struct Table {
     table: String,
-    pub(super) id: String,
-    pub(super) email: String,
+    id: String,
+    email: String,
     password: String,
     active: Option<String>,
     scope: Option<String>,
@@ -26,30 +26,87 @@ pub struct Table {
 #[error("{0:?} is not a name of letters, digits and underscores (for a table also schema.table)")]
 pub struct BadIdentifier(pub String);
 
-/// Which database, and what must be known of its columns.
+/// Which database, and the types of its columns.
 pub(super) enum Dialect {
-    Postgres { id_type: String, email_is_citext: bool },
-    Sqlite,
+    Postgres(PostgresTypes),
+    /// Ids are compared as text: the column has no type that would convert what is asked for.
+    Sqlite {
+        id_untyped: bool,
+    },
 }
 
-/// The statements on one table. Each selects `id`, `email`, `password_hash`, `active`, `scope`.
+/// What must be known of a table in Postgres to ask it.
+pub(super) struct PostgresTypes {
+    /// The id's type, as it is written in SQL.
+    pub(super) id: String,
+    /// The email's type, if it ignores case by itself (citext).
+    pub(super) citext: Option<String>,
+    /// Whether the password is bytes.
+    pub(super) password_is_bytea: bool,
+    pub(super) active: ActiveType,
+    /// Whether the scope is an array of words.
+    pub(super) scope_is_array: bool,
+}
+
+/// The kind of type that `USERS_ACTIVE_COLUMN` has in Postgres.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ActiveType {
+    Boolean,
+    Number,
+    Text,
+}
+
+/// A question to the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Question {
+    Email,
+    EmailIgnoringCase,
+    Id,
+}
+
+impl Question {
+    /// How answers name it.
+    pub(super) const fn word(self) -> &'static str {
+        match self {
+            Self::Email => "email",
+            Self::EmailIgnoringCase => "email ignoring case",
+            Self::Id => "id",
+        }
+    }
+}
+
+/// The statements on one table. Each question gives at least one row, with `asked`: the question's word, a colon and the
+/// value asked for. `found` says whether `id`, `email`, `password_hash`, `active` and `scope` are there.
 pub(super) struct Statements {
-    pub(super) find: String,
-    pub(super) find_ignoring_case: String,
-    pub(super) read: String,
+    by_email: String,
+    by_email_ignoring_case: String,
+    by_id: String,
+    /// Replaces a hash: the id, the old hash, the new one.
     pub(super) rehash: String,
-    /// True if `find` ignores case already (citext).
+    /// The parameters of every kind of hash in the table, as `hash`.
+    pub(super) hash_parameters: String,
+    /// True if [`Question::Email`] ignores case already (citext).
     pub(super) ignores_case_natively: bool,
 }
 
-/// The type of a column: binds the table and the column.
-pub(super) const POSTGRES_TYPE: &str = "SELECT t.typname::text FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid \
-    WHERE a.attrelid = CAST($1 AS regclass) AND a.attname = $2 AND NOT a.attisdropped";
+impl Statements {
+    pub(super) fn of(&self, question: Question) -> &str {
+        match question {
+            Question::Email => &self.by_email,
+            Question::EmailIgnoringCase => &self.by_email_ignoring_case,
+            Question::Id => &self.by_id,
+        }
+    }
+}
+
+/// What a text or a number says that means yes, where a column is no boolean.
+const YES: &str = "IN ('1', 't', 'true', 'y', 'yes', 'on')";
+
 /// The definitions of a table's indexes.
 pub(super) const POSTGRES_INDEXES: &str =
-    "SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = CAST($1 AS regclass)";
+    "SELECT pg_get_indexdef(indexrelid) AS definition FROM pg_index WHERE indrelid = to_regclass($1)";
 /// `(column collation)` of the first column of each index of a table.
-pub(super) const SQLITE_INDEXES: &str = "SELECT '(' || coalesce(x.name, '') || ' ' || x.coll || ')' \
+pub(super) const SQLITE_INDEXES: &str = "SELECT '(' || coalesce(x.name, '') || ' ' || x.coll || ')' AS definition \
     FROM pragma_index_list($1) l JOIN pragma_index_xinfo(l.name) x WHERE x.seqno = 0";
 
 fn checked(name: &str) -> Result<String, BadIdentifier> {
@@ -105,56 +162,118 @@ impl Table {
         Ok(Self { scope: name.map(checked).transpose()?, ..self })
     }
 
+    /// Each column that is set, with the setting that names it.
+    pub(super) fn columns(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let required = [
+            ("USERS_ID_COLUMN", Some(&self.id)),
+            ("USERS_EMAIL_COLUMN", Some(&self.email)),
+            ("USERS_PASSWORD_COLUMN", Some(&self.password)),
+            ("USERS_ACTIVE_COLUMN", self.active.as_ref()),
+            ("USERS_SCOPE_COLUMN", self.scope.as_ref()),
+        ];
+        required.into_iter().filter_map(|(setting, name)| name.map(|name| (setting, name.as_str())))
+    }
+
+    /// The table's name as it is set.
+    pub(super) fn plain_name(&self) -> &str {
+        &self.table
+    }
+
     /// The table's name, quoted.
     pub(super) fn name(&self) -> String {
         let quoted: Vec<_> = self.table.split('.').map(|part| format!("\"{part}\"")).collect();
         quoted.join(".")
     }
 
-    /// The table's name without schema and quotes.
-    pub(super) fn bare_name(&self) -> &str {
-        self.table.rsplit('.').next().unwrap_or_default()
+    /// The schema, where one is set, and the table's name, without quotes.
+    pub(super) fn parts(&self) -> (Option<&str>, &str) {
+        self.table.split_once('.').map_or((None, self.table.as_str()), |(schema, table)| (Some(schema), table))
     }
 
-    pub(super) fn statements(&self, dialect: Dialect) -> Statements {
-        let (table, id, email, password) = (self.name(), &self.id, &self.email, &self.password);
-        let active = match (&self.active, &dialect) {
-            (None, _) => "TRUE".to_owned(),
-            (Some(active), Dialect::Postgres { .. }) => format!("COALESCE(CAST(\"{active}\" AS BOOLEAN), FALSE)"),
-            // SQLite keeps booleans as it pleases: a text "false" must not count as true.
-            (Some(active), Dialect::Sqlite) => {
-                format!("COALESCE(lower(CAST(\"{active}\" AS TEXT)) IN ('1', 't', 'true', 'yes', 'on'), FALSE)")
-            }
-        };
-        let scope = self.scope.as_ref().map_or("NULL".to_owned(), |scope| format!("\"{scope}\""));
-        let select = format!(
-            "SELECT CAST(\"{id}\" AS TEXT) AS id, CAST(\"{email}\" AS TEXT) AS email, \
-             CAST(\"{password}\" AS TEXT) AS password_hash, {active} AS active, CAST({scope} AS TEXT) AS scope \
-             FROM {table} WHERE"
-        );
-        let (find, ignoring_case, by_id, native) = match dialect {
-            Dialect::Postgres { id_type, email_is_citext } => {
-                let ignoring_case = if email_is_citext {
-                    format!("\"{email}\" = CAST($1 AS citext)")
+    /// The statements. Every column stands behind the table's alias: SQLite takes a quoted name that is no column for a text,
+    /// but not a qualified one.
+    pub(super) fn statements(&self, dialect: &Dialect) -> Statements {
+        let table = self.name();
+        let column = |name: &str| format!("t.\"{name}\"");
+        let (id, email, password) = (column(&self.id), column(&self.email), column(&self.password));
+        let active = self.active.as_deref().map(column);
+        let scope = self.scope.as_deref().map(column);
+        let (by_email, ignoring_case, by_id, native) = self.conditions(dialect);
+        let (hash, active, scope) = match dialect {
+            Dialect::Postgres(types) => (
+                if types.password_is_bytea {
+                    format!("encode({password}, 'escape')")
                 } else {
-                    format!("lower(CAST(\"{email}\" AS TEXT)) = lower($1)")
-                };
-                // The comparison is made in the column's own type, so that its index serves.
-                let find = if email_is_citext { ignoring_case.clone() } else { format!("\"{email}\" = $1") };
-                (find, ignoring_case, format!("\"{id}\" = CAST($1 AS \"{id_type}\")"), email_is_citext)
-            }
-            Dialect::Sqlite => {
-                let ignoring_case = format!("\"{email}\" = $1 COLLATE NOCASE");
-                (format!("\"{email}\" = $1"), ignoring_case, format!("\"{id}\" = $1"), false)
-            }
+                    format!("CAST({password} AS TEXT)")
+                },
+                active.map(|active| match types.active {
+                    ActiveType::Boolean => active,
+                    ActiveType::Number => format!("{active} <> 0"),
+                    ActiveType::Text => format!("lower(CAST({active} AS TEXT)) {YES}"),
+                }),
+                scope.map(|scope| if types.scope_is_array { format!("array_to_string({scope}, ' ')") } else { scope }),
+            ),
+            // SQLite keeps booleans as it pleases: a text "false" must not count as true.
+            Dialect::Sqlite { .. } => (
+                format!("CAST({password} AS TEXT)"),
+                active.map(|active| format!("lower(CAST({active} AS TEXT)) {YES}")),
+                scope,
+            ),
         };
+        let (active, scope) = (active.unwrap_or_else(|| "TRUE".into()), scope.unwrap_or_else(|| "NULL".into()));
+        let select = |question: Question, condition: &str, limit: u32| {
+            format!(
+                "SELECT a.asked, f.* FROM (SELECT '{}:' || $1 AS asked) AS a LEFT JOIN (SELECT TRUE AS found, \
+                 CAST({id} AS TEXT) AS id, CAST({email} AS TEXT) AS email, {hash} AS password_hash, \
+                 COALESCE({active}, FALSE) AS active, CAST({scope} AS TEXT) AS scope FROM {table} AS t WHERE {condition} \
+                 LIMIT {limit}) AS f ON TRUE",
+                question.word()
+            )
+        };
+        let (new, position) = match dialect {
+            Dialect::Postgres(types) if types.password_is_bytea => ("convert_to($3, 'UTF8')", "strpos"),
+            Dialect::Postgres(_) => ("$3", "strpos"),
+            Dialect::Sqlite { .. } => ("$3", "instr"),
+        };
+        // `$2b$12$` of bcrypt, `$m=65536,t=3,p=4` of Argon2.
+        let memory = format!("substr(hash, {position}(hash, '$m=') + 1)");
+        let hash_parameters = format!(
+            "SELECT DISTINCT CASE WHEN {position}(hash, '$argon2id$') > 0 AND {position}(hash, '$m=') > 0 \
+             THEN '$' || substr({memory}, 1, {position}({memory}, '$')) ELSE substr(hash, {position}(hash, '$2'), 7) END AS hash \
+             FROM (SELECT {hash} AS hash FROM {table} AS t) AS h WHERE hash LIKE '%$2_$__$%' OR hash LIKE '%$argon2id$%' LIMIT 1000"
+        );
         Statements {
-            // Two rows that differ from each other in case only may stand before the exact one.
-            find: format!("{select} {find} LIMIT 8"),
-            find_ignoring_case: format!("{select} {ignoring_case} LIMIT 2"),
-            read: format!("{select} {by_id} LIMIT 1"),
-            rehash: format!("UPDATE {table} SET \"{password}\" = $3 WHERE {by_id} AND \"{password}\" = $2"),
+            // Rows that differ from each other in case only may stand before the exact one.
+            by_email: select(Question::Email, &by_email, 8),
+            by_email_ignoring_case: select(Question::EmailIgnoringCase, &ignoring_case, 2),
+            by_id: select(Question::Id, &by_id, 8),
+            rehash: format!("UPDATE {table} AS t SET \"{}\" = {new} WHERE {} AND {hash} = $2", self.password, by_id),
+            hash_parameters,
             ignores_case_natively: native,
+        }
+    }
+
+    /// The conditions of the three questions, and whether the first ignores case already. The comparison is made in the column's
+    /// own type, so that its index serves.
+    fn conditions(&self, dialect: &Dialect) -> (String, String, String, bool) {
+        let (id, email) = (format!("t.\"{}\"", self.id), format!("t.\"{}\"", self.email));
+        match dialect {
+            Dialect::Postgres(types) => {
+                let by_id = format!("{id} = CAST($1 AS {})", types.id);
+                match &types.citext {
+                    Some(citext) => {
+                        let ignoring_case = format!("{email} = CAST($1 AS {citext})");
+                        (ignoring_case.clone(), ignoring_case, by_id, true)
+                    }
+                    None => {
+                        (format!("{email} = $1"), format!("lower(CAST({email} AS TEXT)) = lower($1)"), by_id, false)
+                    }
+                }
+            }
+            Dialect::Sqlite { id_untyped } => {
+                let by_id = if *id_untyped { format!("CAST({id} AS TEXT) = $1") } else { format!("{id} = $1") };
+                (format!("{email} = $1"), format!("{email} = $1 COLLATE NOCASE"), by_id, false)
+            }
         }
     }
 
@@ -203,7 +322,7 @@ mod tests {
     #[test]
     fn missing_indexes_are_named() {
         let table = table("users").unwrap();
-        let statements = table.statements(Dialect::Sqlite);
+        let statements = table.statements(&Dialect::Sqlite { id_untyped: false });
         let missing = |indexes: &[&str]| {
             let indexes: Vec<_> = indexes.iter().map(|index| (*index).to_owned()).collect();
             table.missing_index(&statements, &indexes)

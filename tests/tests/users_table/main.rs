@@ -1,6 +1,10 @@
 //! The application's own table, however it is made: Postgres with citext and plain columns, ids of every type, views and
 //! schemas, and SQLite.
 
+mod pooler;
+mod postgres_schema;
+mod sqlite_schema;
+
 use serde_json::json;
 use sidegate_tests::http::Reply;
 use sidegate_tests::postgres::Postgres;

@@ -1,11 +1,14 @@
 //! Passwords through the socket: refusals cost the same and look the same; what is right is taken exactly as it is.
 
+mod timing;
+
 use http::HeaderMap;
 use serde_json::json;
 use sidegate_tests::http::Reply;
 use sidegate_tests::postgres::Postgres;
 use sidegate_tests::stack::{EMAIL, Stack, Store, metric};
 use sidegate_tests::users::PASSWORD;
+use sidegate_tests::wait::eventually;
 
 const ROUNDS: &str = "sidegate_issuer_bcrypt_rounds_total";
 
@@ -127,7 +130,7 @@ async fn every_variant_of_bcrypt_is_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cheap_hash_is_made_anew_only_where_that_is_wanted() {
+async fn a_cheap_hash_is_made_anew_after_the_answer_only_where_that_is_wanted() {
     let postgres = Postgres::start().await;
     let pool = postgres.pool().await;
     sidegate_tests::users::postgres(&pool, &[EMAIL]).await;
@@ -147,7 +150,7 @@ async fn a_cheap_hash_is_made_anew_only_where_that_is_wanted() {
     assert_eq!(login(&stack, EMAIL, "wrong").await.status, 401);
     assert_eq!(stored().await, before, "not at a refused login");
     assert_eq!(login(&stack, EMAIL, PASSWORD).await.status, 200);
-    let after = stored().await;
+    let after = eventually("the new hash", || async { Some(stored().await).filter(|hash| *hash != before) }).await;
     assert!(after.starts_with("$2b$06$"), "{after}");
     assert_eq!(login(&stack, EMAIL, PASSWORD).await.status, 200);
     assert_eq!(stored().await, after, "once is enough");
@@ -157,10 +160,111 @@ async fn a_cheap_hash_is_made_anew_only_where_that_is_wanted() {
 async fn a_rehash_in_sqlite_is_written() {
     let stack = Stack::with(Store::Embedded, 0, &[("BCRYPT_COST", "5"), ("USERS_REHASH", "true")], &[]).await;
     assert_eq!(login(&stack, EMAIL, PASSWORD).await.status, 200);
-    let stored: String = sqlx::query_scalar("SELECT password_hash FROM users WHERE id = 1")
-        .fetch_one(&users(&stack).await)
-        .await
-        .expect("the user");
-    assert!(stored.starts_with("$2b$05$"), "{stored}");
+    let pool = users(&stack).await;
+    until_stored(&pool, "$2b$05$").await;
     assert_eq!(login(&stack, EMAIL, PASSWORD).await.status, 200);
+}
+
+/// Waits until the first user's hash begins so.
+async fn until_stored(pool: &sqlx::SqlitePool, prefix: &str) {
+    eventually("the new hash", || async {
+        let read = sqlx::query_scalar("SELECT password_hash FROM users WHERE id = 1");
+        let stored: String = read.fetch_one(pool).await.expect("the user");
+        stored.starts_with(prefix).then_some(())
+    })
+    .await;
+}
+
+/// A writer that holds SQLite's lock once held every login for two seconds; 60 of them for 42.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_database_delays_no_login_that_is_to_be_rehashed() {
+    let stack = Stack::with(Store::Embedded, 0, &[("BCRYPT_COST", "5"), ("USERS_REHASH", "true")], &[]).await;
+    let pool = users(&stack).await;
+    let mut writer = pool.acquire().await.expect("a connection");
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut *writer).await.expect("locked");
+    let started = std::time::Instant::now();
+    for _ in 0..40 {
+        assert_eq!(login(&stack, EMAIL, PASSWORD).await.status, 200);
+    }
+    assert!(started.elapsed() < std::time::Duration::from_secs(60), "each of the 40 waited for the lock");
+    sqlx::query("ROLLBACK").execute(&mut *writer).await.expect("unlocked");
+    drop(writer);
+    assert_eq!(login(&stack, EMAIL, PASSWORD).await.status, 200);
+    until_stored(&pool, "$2b$05$").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_refusal_after_a_start_costs_as_much_as_the_dearest_stored_hash() {
+    let mut stack = Stack::with(Store::Embedded, 0, &[("ARGON2_VERIFY", "true")], &[]).await;
+    let pool = users(&stack).await;
+    let dear = format!("{{bcrypt}}{}", bcrypt::hash(PASSWORD, 9).expect("bcrypt"));
+    add(&pool, "dear@example.org", Some(&dear), true).await;
+    add(&pool, "argon@example.org", Some(ARGON2), true).await;
+    add(&pool, "absurd@example.org", Some(&dear.replace("$09$", "$31$")), true).await;
+    assert!(stack.issuer.program.stop().success());
+    stack.issuer.restart().await;
+    for (class, email) in [("unknown", "nobody@example.org"), ("stored cost 4", EMAIL), ("Argon2", "argon@example.org")]
+    {
+        let before = (metric(&stack.issuer.admin, ROUNDS).await, metric(&stack.issuer.admin, ARGON2_KIB).await);
+        assert_eq!(login(&stack, email, "wrong").await.status, 401);
+        let after = (metric(&stack.issuer.admin, ROUNDS).await, metric(&stack.issuer.admin, ARGON2_KIB).await);
+        assert_eq!((after.0 - before.0, after.1 - before.1), (1 << 9, 64 * 2), "{class}");
+    }
+}
+
+const ARGON2_KIB: &str = "sidegate_issuer_argon2_kibibytes_total";
+/// Of [`PASSWORD`], made by Python's argon2-cffi: 64 KiB, two passes, two lanes.
+const ARGON2: &str = "$argon2id$v=19$m=64,t=2,p=2$YKB/iMTB99s$su1DDYAreQ8QmK02qRRWUvLPJ4oKHn489flWlCca4TE";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hashes_as_other_programs_write_them() {
+    let hash = bcrypt::hash(PASSWORD, 4).expect("bcrypt");
+    let django = "pbkdf2_sha256$720000$salt$bm90aGluZw==";
+    let unsupported = "sidegate_issuer_logins_total{result=\"unsupported_hash\"}";
+    for argon2 in [false, true] {
+        let settings = [("ARGON2_VERIFY", if argon2 { "true" } else { "false" })];
+        let stack = Stack::with(Store::Embedded, 0, &settings, &[]).await;
+        let pool = users(&stack).await;
+        let taken = [
+            format!("{{bcrypt}}{hash}"),
+            format!("bcrypt${hash}"),
+            format!("{{BLF-CRYPT}}{}", hash.replacen("$2b$", "$2y$", 1)),
+            format!("{hash}\n"),
+            format!(" {hash}  "),
+        ];
+        let argon = [ARGON2.to_owned(), format!("argon2{ARGON2}"), format!("{{argon2}}{ARGON2} ")];
+        for (number, stored) in taken.iter().chain(&argon).enumerate() {
+            let email = format!("user{number}@example.org");
+            add(&pool, &email, Some(stored), true).await;
+            let expected = if argon2 || number < taken.len() { 200 } else { 401 };
+            assert_eq!(login(&stack, &email, PASSWORD).await.status, expected, "{stored}");
+            assert_eq!(login(&stack, &email, "wrong").await.status, 401, "{stored}");
+        }
+        let before = metric(&stack.issuer.admin, unsupported).await;
+        assert_eq!(before, if argon2 { 0 } else { 6 });
+        add(&pool, "django@example.org", Some(django), true).await;
+        for _ in 0..3 {
+            assert_eq!(login(&stack, "django@example.org", PASSWORD).await.code(), "invalid_credentials");
+        }
+        assert_eq!(metric(&stack.issuer.admin, unsupported).await, before + 3);
+        let output = stack.issuer.program.output();
+        let lines = output.lines().filter(|line| line.contains("scheme that is not taken") && line.contains("pbkdf2"));
+        assert_eq!(lines.count(), 1, "named once: {output}");
+        assert!(output.contains("\"result\":\"unsupported_hash\""), "audited: {output}");
+        assert!(!output.contains("bm90aGluZw"), "no hash is logged");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn passwords_over_72_bytes_as_the_setting_says() {
+    let (long, other) = ("x".repeat(100), format!("{}y", "x".repeat(71)));
+    let stored = bcrypt::hash("x".repeat(72), 4).expect("bcrypt");
+    for (setting, expected) in [("refuse", 401), ("truncate", 200)] {
+        let stack = Stack::with(Store::Embedded, 0, &[("BCRYPT_LONG_PASSWORDS", setting)], &[]).await;
+        let pool = users(&stack).await;
+        add(&pool, "long@example.org", Some(&stored), true).await;
+        assert_eq!(login(&stack, "long@example.org", &long).await.status, expected, "{setting}");
+        assert_eq!(login(&stack, "long@example.org", &other).await.status, 401, "{setting}");
+        assert_eq!(login(&stack, "long@example.org", "wrong").await.header("www-authenticate"), Some("Bearer"));
+    }
 }
