@@ -1,4 +1,4 @@
-//! What the fuzz targets do; tests/tests/fuzz_seeds.rs runs the same code over the seeds with the stable compiler.
+//! What the fuzz targets do; tests/tests/scenarios/fuzz_seeds.rs runs the same code over the seeds with the stable compiler.
 #![forbid(unsafe_code)]
 
 pub mod bodies;

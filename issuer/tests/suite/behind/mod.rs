@@ -1,0 +1,140 @@
+//! What was lost while an order was acknowledged: a Redis that is empty and whose clock is behind, and one that has an older
+//! state of a session than the order that ended it.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use sidegate_common::revocation::{SubjectTag, Target};
+use sidegate_common::time::{REVOCATION_MARGIN_SECONDS, UnixTime};
+use sidegate_issuer::domain::ports::Store as _;
+use sidegate_issuer::domain::session::UserSessions;
+use sidegate_issuer::store::redis::RedisStore;
+
+use crate::support::redis::{PREFIX, RedisServer};
+use crate::support::store::{STRICT, store_at};
+use crate::support::switchboard::Switchboard;
+use crate::support::{Scratch, eventually};
+
+/// A library that sets a program's wall clock back; libfaketime and Redis' allocator do not get on.
+const BEHIND: &str = r"
+#define _GNU_SOURCE
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+int clock_gettime(clockid_t id, struct timespec *at) {
+  int failed = syscall(SYS_clock_gettime, id, at);
+  if (!failed && id == CLOCK_REALTIME) at->tv_sec -= BEHIND;
+  return failed;
+}
+int gettimeofday(struct timeval *at, void *zone) {
+  struct timespec now;
+  clock_gettime(CLOCK_REALTIME, &now);
+  at->tv_sec = now.tv_sec;
+  at->tv_usec = now.tv_nsec / 1000;
+  return 0;
+}
+time_t time(time_t *at) {
+  struct timespec now;
+  clock_gettime(CLOCK_REALTIME, &now);
+  if (at) *at = now.tv_sec;
+  return now.tv_sec;
+}
+";
+
+/// A program that is redis-server with its clock set back. The compiler is the one that links these tests.
+fn redis_behind(folder: &Scratch, seconds: u64) -> PathBuf {
+    let (source, library) = (folder.file("behind.c"), folder.file("behind.so"));
+    let program = folder.file("redis-behind");
+    std::fs::write(&source, BEHIND).unwrap();
+    let built = Command::new("cc")
+        .args(["-shared", "-fPIC", &format!("-DBEHIND={seconds}"), "-o"])
+        .args([&library, &source])
+        .status();
+    assert!(built.unwrap().success());
+    let script = format!("#!/bin/sh\nLD_PRELOAD={} exec redis-server \"$@\"\n", library.display());
+    std::fs::write(&program, script).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&program, mode).unwrap();
+    program
+}
+
+/// A store that has issued a token for user 1, at an empty Redis whose clock is behind by so many seconds.
+async fn emptied_and_behind(seconds: u64) -> (RedisStore, UnixTime, RedisServer, Switchboard) {
+    let folder = Scratch::new("behind");
+    let here = RedisServer::start(&[]).await;
+    let there = RedisServer::start_as(redis_behind(&folder, seconds), &[]).await;
+    let board = Switchboard::to(here.port()).await;
+    let store = store_at(&board.url());
+    store.initialise().await.unwrap();
+    let issued = store.create(&crate::conformance::new_session("1")).await.unwrap().issued;
+    board.switch(there.port());
+    eventually("the empty Redis answers", async || store.initialise().await.is_ok()).await;
+    (store, issued, there, board)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_reaches_what_was_issued_before_redis_lost_its_data_and_its_clock() {
+    let (store, issued, server, _board) = emptied_and_behind(20).await;
+    let now: Vec<u64> = server.command(&["TIME"]).await;
+    assert!(now[0] + 10 < issued.0, "its clock is behind");
+    let kept = store.revoke_user("1", UserSessions::Keep).await.unwrap();
+    assert!(kept.threshold >= issued, "{kept:?} {issued:?}");
+    assert!(store.revoke_subject("1").await.unwrap() >= issued);
+    // Another issuer, which remembers nothing, reaches it all the same.
+    let other = store_at(&server.url());
+    other.initialise().await.unwrap();
+    assert!(other.revoke_subject("2").await.unwrap() >= issued);
+    assert!(store.revoke_all(0).await.unwrap() >= issued);
+    let refused = store.create(&crate::conformance::new_session("1")).await.unwrap_err();
+    assert!(refused.cause.contains("AHEAD"), "{refused}");
+    assert!(store.counts().store_clock_behind.is_on());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_is_refused_where_the_clock_is_too_far_behind() {
+    let (store, _, server, _board) = emptied_and_behind(1000).await;
+    assert!(store.revoke_subject("1").await.is_err());
+    assert!(store.revoke_all(0).await.is_err());
+    assert_eq!(server.log(0).await, []);
+    assert!(store.counts().store_clock_behind.is_on());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_refreshed_between_a_lost_order_and_its_replay_ends() {
+    let (here, there) = (RedisServer::start(&[]).await, RedisServer::start(&[]).await);
+    let board = Switchboard::to(here.port()).await;
+    let store = store_at(&board.url());
+    store.initialise().await.unwrap();
+    let (old, kept) = (crate::conformance::new_session("1"), crate::conformance::new_session("2"));
+    store.create(&old).await.unwrap();
+    store.create(&kept).await.unwrap();
+    let before = here.contents().await;
+    let threshold = store.revoke_subject("1").await.unwrap();
+    store.revoke_user("2", UserSessions::Keep).await.unwrap();
+    // The other server has none of it, and the sessions have been refreshed there.
+    for (key, dump) in before {
+        let mut restore = redis::cmd("RESTORE");
+        restore.arg(&key).arg(0).arg(dump);
+        let () = restore.query_async(&mut there.connect().await).await.unwrap();
+        if key.contains(":session:") {
+            for field in ["issued", "exp_max"] {
+                let _: i64 = there.command(&["HINCRBY", &key, field, "100"]).await;
+            }
+        }
+    }
+    board.switch(there.port());
+    tokio::spawn(store.clone().watch(STRICT, || None));
+    eventually("the order is replayed", async || matches!(store.read(0, &old.sid).await, Ok(None))).await;
+    eventually("the other order is replayed", async || there.log(0).await.len() >= 3).await;
+    let log: Vec<_> = there.log(0).await.into_iter().map(|(_, revocation)| revocation).collect();
+    let subject = Target::Subject { sub: "1".into(), threshold };
+    assert!(log.iter().any(|entry| entry.target == subject), "with its own threshold: {log:?}");
+    let session = Target::Session { sid: old.sid.clone(), subject: Some(SubjectTag::of("1")) };
+    let entry = log.iter().find(|entry| entry.target == session).expect("the token issued since is dead");
+    assert!(entry.expires_at > threshold.plus(100 + REVOCATION_MARGIN_SECONDS));
+    assert!(store.read(0, &kept.sid).await.unwrap().is_some(), "an order that keeps the sessions keeps them");
+    let keys = sidegate_common::wire::Keys::new(PREFIX, 0);
+    assert_eq!(there.command::<Option<u64>>(&["GET", &keys.watermark("2")]).await, None);
+    assert!(there.command::<Option<u64>>(&["GET", &keys.token_watermark("2")]).await.is_some());
+}

@@ -1,0 +1,143 @@
+//! How Redis must be set up (F10 of docs/protocol.md), and what `REDIS_WAIT_…` waits for, against real Redis.
+
+use std::time::Duration;
+
+use crate::support::eventually;
+use crate::support::redis::RedisServer;
+use crate::support::store::*;
+use sidegate_issuer::domain::ports::Store as _;
+use sidegate_issuer::store::redis::{Demands, Link, RedisStore, WaitSettings};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_evicts_is_refused_by_name_unless_that_is_accepted() {
+    let server = RedisServer::start(&["--maxmemory-policy", "allkeys-lru"]).await;
+    let store = store_at(&server.url());
+    let refused = store.check_server(STRICT).await.unwrap_err().to_string();
+    for word in ["maxmemory-policy is allkeys-lru", "noeviction", "REDIS_REQUIRE_NOEVICTION"] {
+        assert!(refused.contains(word), "{refused}");
+    }
+    store.check_server(Demands { noeviction: false, ..STRICT }).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_is_changed_later_is_noticed_and_told() {
+    let server = RedisServer::start(&[]).await;
+    let store = beating(&server.url()).await;
+    for policy in ["volatile-lru", "noeviction"] {
+        let _ok: String = server.command(&["CONFIG", "SET", "maxmemory-policy", policy]).await;
+        let evicts = policy != "noeviction";
+        eventually("it is told", async || store.counts().is_unfit("evicts") == evicts).await;
+        assert!(!store.counts().is_unfit("forgets"));
+        store.probe().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_waitaof_is_refused_where_it_is_wanted() {
+    let server = RedisServer::start(&[]).await;
+    let info: String = server.command(&["INFO", "server"]).await;
+    let version = info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap().trim().to_owned();
+    let checked = store_at(&server.url()).check_server(Demands { waitaof: true, ..STRICT }).await;
+    if version.starts_with("7.0.") {
+        let refused = checked.unwrap_err().to_string();
+        assert!(refused.contains("REDIS_WAIT_FSYNC") && refused.contains(&version), "{refused}");
+    } else {
+        checked.unwrap();
+    }
+}
+
+const PATIENT: WaitSettings = WaitSettings { replicas: 1, timeout: Duration::from_secs(1), fsync: false };
+
+async fn waiting(server: &RedisServer, settings: WaitSettings) -> RedisStore {
+    let store = store_at(&server.url()).waiting(Link::new(&server.url()).unwrap(), settings);
+    store.initialise().await.unwrap();
+    store
+}
+
+async fn follow(replica: &RedisServer, master: &RedisServer) {
+    let _ok: String = replica.command(&["REPLICAOF", "127.0.0.1", &master.port().to_string()]).await;
+    eventually("the replica follows", async || {
+        let info: String = master.command(&["INFO", "replication"]).await;
+        info.contains("state=online")
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_has_it_before_it_counts_as_stored() {
+    let (master, replica) = (RedisServer::start(&[]).await, RedisServer::start(&[]).await);
+    follow(&replica, &master).await;
+    let store = waiting(&master, PATIENT).await;
+    let many = (0..50).map(|number| {
+        let (store, replica) = (store.clone(), &replica);
+        async move {
+            log_in(&store, number).await;
+            log_out(&store, number).await.unwrap();
+            assert_eq!(replica.times(&session(number)).await, 1, "{number}");
+        }
+    });
+    futures_util::future::join_all(many).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_few_replicas_in_time_is_refused_and_confirmed_later_without_a_second_entry() {
+    let (master, replica) = (RedisServer::start(&[]).await, RedisServer::start(&[]).await);
+    let store = waiting(&master, WaitSettings { timeout: Duration::from_millis(50), ..PATIENT }).await;
+    tokio::spawn(store.clone().watch(STRICT, || None));
+    log_in(&store, 1).await;
+    log_in(&store, 2).await;
+    let refused = log_out(&store, 1).await.unwrap_err().to_string();
+    assert!(refused.contains("fewer than 1 replicas"), "{refused}");
+    store.revoke_subject(&user(2)).await.unwrap_err();
+    revoke_token(&store, 3).await.unwrap_err();
+    assert_eq!(store.counts().outbox.get(), 3);
+    follow(&replica, &master).await;
+    eventually("they are confirmed", async || store.counts().outbox.get() == 0).await;
+    assert_eq!(master.log(0).await.len(), 3, "nothing was appended twice");
+    assert_eq!(store.counts().delivered.get(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_else_is_held_up_by_who_waits() {
+    let (master, replica) = (RedisServer::start(&[]).await, RedisServer::start(&[]).await);
+    let store = waiting(&master, WaitSettings { timeout: Duration::from_secs(120), ..PATIENT }).await;
+    log_in(&store, 1).await;
+    let ending = store.clone();
+    let waits = tokio::spawn(async move { log_out(&ending, 1).await });
+    eventually("it waits", async || !master.log(0).await.is_empty()).await;
+    for number in 2..=50 {
+        log_in(&store, number).await;
+    }
+    assert!(!waits.is_finished(), "forty-nine logins went through while one logout waited");
+    follow(&replica, &master).await;
+    waits.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_on_disk_before_it_counts_as_stored() {
+    let disk = WaitSettings { replicas: 0, timeout: Duration::from_secs(1), fsync: true };
+    let Some(server) = RedisServer::start_newer(&[]).await else {
+        println!("NOT RUN: no server that knows WAITAOF (tests/run installs one)");
+        return;
+    };
+    let demands = Demands { waitaof: true, ..STRICT };
+    let store = waiting(&server, disk).await;
+    store.check_server(demands).await.unwrap();
+    log_in(&store, 1).await;
+    log_out(&store, 1).await.unwrap();
+    assert_eq!((server.log(0).await.len(), store.counts().outbox.get()), (1, 0));
+    // And on a replica's, which tells once a second how far its disk is: a shorter wait may be in vain for ever.
+    let both = waiting(&server, WaitSettings { replicas: 1, timeout: Duration::from_secs(3), ..disk }).await;
+    tokio::spawn(both.clone().watch(demands, || None));
+    log_in(&both, 2).await;
+    let refused = log_out(&both, 2).await.unwrap_err().to_string();
+    assert!(refused.contains("fewer than 1 replicas"), "{refused}");
+    let replica = RedisServer::start_newer(&[]).await.expect("it was there a moment ago");
+    follow(&replica, &server).await;
+    eventually("it is confirmed", async || both.counts().outbox.get() == 0).await;
+    assert_eq!(replica.times(&session(2)).await, 1);
+    // Without an append-only file there is nothing to wait for.
+    let _ok: String = server.command(&["CONFIG", "SET", "appendonly", "no"]).await;
+    log_in(&store, 3).await;
+    log_out(&store, 3).await.unwrap_err();
+}

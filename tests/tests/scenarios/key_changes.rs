@@ -1,0 +1,265 @@
+//! Keys that come and go at the real daemon while processes with the real client check tokens: a retired key's token is never good
+//! in process once the daemon itself has refused one, a new key's is good at once.
+//!
+//! The binary starts itself once more for each reader.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use rustix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
+use sidegate_client::{Denied, Sidegate};
+use sidegate_common::claims::Claims;
+use sidegate_common::key::SigningKey;
+use sidegate_common::secret::Secret;
+use sidegate_common::token;
+use sidegate_issuer::keys::generate::{Kind, generate};
+use sidegate_tests::daemon::claims;
+use sidegate_tests::http::At;
+use sidegate_tests::jwks_server::{JwksServer, jwk_set};
+use sidegate_tests::scratch::Scratch;
+use sidegate_tests::stack::{Stack, Store, Verifier};
+use sidegate_tests::wait::eventually;
+
+const ROLE: &str = "SIDEGATE_CHECKS_TOKENS_OF";
+const READERS: usize = 2;
+const KEYS: usize = 40;
+const TOKENS: usize = 4;
+/// Stands where a secret has to, while none is in force.
+const UNUSED: &str = "a-secret-that-nothing-is-ever-signed-with-here";
+
+/// The precise clock: the same one in every process.
+fn now_ns() -> u64 {
+    let time = clock_gettime(ClockId::Monotonic);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// Checks of one token, one after the other, that all had one outcome: when the first had ended, and when the last began.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Run {
+    good: bool,
+    first_ns: u64,
+    last_ns: u64,
+    in_process: u64,
+}
+
+/// Nothing unless started by the test below: checks the tokens of the keys around the newest one in force, all the time.
+#[test]
+fn reader() {
+    let Some(folder) = std::env::var_os(ROLE).map(std::path::PathBuf::from) else { return };
+    let tokens: Vec<Vec<String>> = serde_json::from_slice(&std::fs::read(folder.join("tokens")).unwrap()).unwrap();
+    let sidegate =
+        Sidegate::builder().socket(folder.join("v.sock")).attach_socket(folder.join("v-attach.sock")).connect();
+    let ended = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&ended);
+    std::thread::spawn(move || {
+        let _until_it_is_closed = std::io::stdin().read_line(&mut String::new());
+        told.store(true, Ordering::Release);
+    });
+    let mut seen: Vec<Vec<Vec<Run>>> = tokens.iter().map(|of_key| vec![Vec::new(); of_key.len()]).collect();
+    let mut newest: usize = 0;
+    while !ended.load(Ordering::Acquire) {
+        for key in newest.saturating_sub(2)..(newest + 2).min(tokens.len()) {
+            for (token, runs) in tokens[key].iter().zip(&mut seen[key]) {
+                if look(&sidegate, token, runs) {
+                    newest = newest.max(key);
+                }
+            }
+        }
+    }
+    println!("outcome {}", serde_json::to_string(&seen).unwrap());
+}
+
+/// One check; true if it was good.
+fn look(sidegate: &Sidegate, token: &str, runs: &mut Vec<Run>) -> bool {
+    let began = now_ns();
+    let in_process = u64::from(sidegate.try_cached(token).is_some());
+    let good = match sidegate.check(token) {
+        Ok(_) => true,
+        Err(Denied::Revoked | Denied::Invalid { .. }) => false,
+        // A busy machine may keep the daemon from answering in time.
+        Err(Denied::Unavailable(_)) => return false,
+        Err(other) => panic!("{other}"),
+    };
+    match runs.last_mut() {
+        Some(run) if run.good == good => {
+            run.last_ns = began;
+            run.in_process += in_process;
+        }
+        _ => runs.push(Run { good, first_ns: now_ns(), last_ns: began, in_process }),
+    }
+    good
+}
+
+fn start_reader(folder: &Path) -> Child {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "key_changes::reader", "--nocapture"]).env(ROLE, folder);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
+}
+
+/// What a reader saw: for each key, for each token.
+fn outcome(mut reader: Child) -> Vec<Vec<Vec<Run>>> {
+    drop(reader.stdin.take());
+    let output = reader.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let line = said.lines().find_map(|line| line.split_once("outcome ")).unwrap_or_else(|| panic!("{said}")).1;
+    serde_json::from_str(line).unwrap()
+}
+
+/// The ways in which a key comes and goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// It is in the set, and then it is not.
+    Set,
+    /// It is in the set, and its retirement is in the log.
+    Log,
+    /// It is the shared secret, and then it is not.
+    Secret,
+}
+
+/// A key that is to come, and what is signed with it.
+struct Coming {
+    way: Way,
+    secret: String,
+    key: SigningKey,
+    tokens: Vec<String>,
+}
+
+impl Coming {
+    fn new(n: usize, iat: u64) -> Self {
+        let way = [Way::Set, Way::Log, Way::Secret][n % 3];
+        let secret = format!("the-secret-number-{n}-of-this-test-of-thirty-two-bytes");
+        let key = match way {
+            Way::Secret => SigningKey::hs256(&Secret::new(&*secret)),
+            Way::Set | Way::Log => SigningKey::from_pem(&generate(Kind::EdDsa).unwrap()),
+        };
+        let key = key.unwrap();
+        let sign = |token: usize| {
+            let claims = Claims { iat, exp: iat + 3600, ..claims(&format!("user-{token}-of-{n}")) };
+            token::sign(&key, &claims).unwrap()
+        };
+        let tokens = (0..TOKENS).map(sign).collect();
+        Self { way, secret, key, tokens }
+    }
+}
+
+/// Puts exactly these keys in force, as far as that is not up to the log.
+fn publish(folder: &Scratch, verifier: &Verifier, keys: &[Coming]) {
+    let write = |name: &str, bytes: &[u8]| {
+        std::fs::write(folder.file("new"), bytes).unwrap();
+        std::fs::rename(folder.file("new"), folder.file(name)).unwrap();
+    };
+    let public: Vec<&SigningKey> = keys.iter().filter(|key| key.way != Way::Secret).map(|key| &key.key).collect();
+    let secret = keys.iter().rfind(|key| key.way == Way::Secret);
+    write("secret", secret.map_or(UNUSED, |key| &key.secret).as_bytes());
+    write("keys.json", jwk_set(&public).to_string().as_bytes());
+    verifier.program.signal(Signal::HUP);
+}
+
+/// Waits for this status of `/check`, and says when it was there.
+async fn until(verifier: &Verifier, token: &str, status: u16) -> u64 {
+    eventually("the daemon to have changed its mind", || async {
+        (verifier.check(token).await.status == status).then(now_ns)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_key_that_is_retired_is_never_good_in_process_once_the_daemon_refuses_it() {
+    let stack = Stack::start(Store::Embedded, 0).await;
+    let folder = &stack.folder;
+    let iat = sidegate_runtime::clock::unix_now().0;
+    let keys: Vec<Coming> = (0..KEYS).map(|n| Coming::new(n, iat)).collect();
+    let tokens: Vec<&[String]> = keys.iter().map(|key| &*key.tokens).collect();
+    std::fs::write(folder.file("tokens"), serde_json::to_vec(&tokens).unwrap()).unwrap();
+    std::fs::write(folder.file("secret"), UNUSED).unwrap();
+    std::fs::write(folder.file("keys.json"), jwk_set(&[&keys[0].key]).to_string()).unwrap();
+    let (set, secret) = (folder.file("keys.json"), folder.file("secret"));
+    let feed = stack.issuer.feed_url();
+    let settings = [
+        ("ISSUER_FEED_URL", feed.as_str()),
+        ("JWT_SECRET_KEY", ""),
+        ("JWT_SECRET_KEY_FILE", secret.to_str().unwrap()),
+        ("JWKS_FILE", set.to_str().unwrap()),
+    ];
+    let verifier = Verifier::start(folder, "v", &settings).await;
+    let readers: Vec<Child> = (0..READERS).map(|_| start_reader(folder.path())).collect();
+    // For each key: when the daemon had called it good, when its end began, and when the daemon had refused it.
+    let mut lives = Vec::new();
+    let mut accepted = until(&verifier, &keys[0].tokens[0], 200).await;
+    for n in 0..KEYS - 1 {
+        publish(folder, &verifier, &keys[n..n + 2]);
+        let next = until(&verifier, &keys[n + 1].tokens[0], 200).await;
+        // The readers get to know both, for a time that differs.
+        tokio::time::sleep(Duration::from_millis(n as u64 * 7 % 45)).await;
+        let ending = now_ns();
+        if keys[n].way == Way::Log {
+            let entry = serde_json::json!({ "key": keys[n].key.verifying().kid() });
+            assert_eq!(stack.issuer.revoke(&entry).await.status, 204);
+        } else {
+            publish(folder, &verifier, &keys[n + 1..n + 2]);
+        }
+        let refused = until(&verifier, &keys[n].tokens[0], 401).await;
+        lives.push((accepted, ending, refused));
+        accepted = next;
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    judge(&lives, &readers.into_iter().map(outcome).collect::<Vec<_>>());
+}
+
+fn judge(lives: &[(u64, u64, u64)], seen: &[Vec<Vec<Vec<Run>>>]) {
+    let mut kept = 0;
+    for (n, (accepted, ending, refused)) in lives.iter().enumerate() {
+        for run in seen.iter().flat_map(|reader| &reader[n]).flatten() {
+            let late = run.last_ns.saturating_sub(*refused) / 1000;
+            assert!(!run.good || late == 0, "key {n}: good {late} us after the daemon had refused it");
+            let outside = run.last_ns < *accepted || run.first_ns > *ending;
+            assert!(run.good || outside, "key {n} was refused while it was in force: {run:?}, {accepted} to {ending}");
+            kept += usize::from(run.good && run.in_process > 0);
+        }
+    }
+    let all = lives.len() * TOKENS * seen.len();
+    println!("{kept} of {all} were answered in process before their key was retired");
+    assert!(kept * 2 > all, "{kept} of {all} were answered in process: too few to mean much");
+}
+
+/// The key epoch in the daemon's answer about a good token.
+async fn epoch_of(at: At, token: String) -> u64 {
+    let reply = at.post("/verify").body(token).send().await;
+    assert_eq!(reply.status, 200, "{}", String::from_utf8_lossy(&reply.body));
+    reply.json()["epoch"].as_u64().unwrap()
+}
+
+/// The race between verification and caching, made wide: the keys change after the question has come and before it is answered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_answer_names_the_key_epoch_from_before_it_was_judged() {
+    let stack = Stack::start(Store::Embedded, 0).await;
+    let iat = sidegate_runtime::clock::unix_now().0;
+    let mut held = Coming::new(0, iat);
+    let server = JwksServer::start(&jwk_set(&[&held.key])).await;
+    let feed = stack.issuer.feed_url();
+    let settings = [("ISSUER_FEED_URL", feed.as_str()), ("JWT_SECRET_KEY", ""), ("JWKS_URL", server.url())];
+    let verifier = Verifier::start(&stack.folder, "v", &settings).await;
+    until(&verifier, &held.tokens[0], 200).await;
+    // How long the question takes to arrive nobody says: a busy machine gets more than one chance.
+    for wait_ms in [100, 500, 2500] {
+        let new = Coming::new(0, iat);
+        server.serve(&jwk_set(&[&held.key, &new.key]));
+        let (closed, asked) = (server.hold().await, server.asked());
+        verifier.program.signal(Signal::HUP);
+        eventually("the set to be read", || async { (server.asked() > asked).then_some(()) }).await;
+        let question = tokio::spawn(epoch_of(verifier.at.clone(), new.tokens[0].clone()));
+        tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+        drop(closed);
+        let first = question.await.unwrap();
+        if first < epoch_of(verifier.at.clone(), new.tokens[0].clone()).await {
+            return;
+        }
+        held = new;
+    }
+    panic!("a token was judged by new keys, and the answer says that it was kept for them");
+}
