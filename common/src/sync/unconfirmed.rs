@@ -28,6 +28,10 @@ struct Waiting {
 pub struct Unconfirmed {
     waiting: Vec<Waiting>,
     recent: VecDeque<Push>,
+    /// The greatest position that has stood in `waiting`, and in `recent`: a push beyond it is in neither, which spares
+    /// a burst of pushes a look at all of them each.
+    waiting_to: Position,
+    recent_to: Position,
     /// A read that looks for pushes: its number, and from where.
     looking: Option<(u64, Position)>,
     /// Since the last look by the machine: to be held for good, and to be let go.
@@ -38,18 +42,21 @@ pub struct Unconfirmed {
 impl Unconfirmed {
     /// True if the log has shown this very entry.
     pub fn is_known(&self, position: Position, revocation: &Revocation) -> bool {
-        self.recent.iter().rev().any(|(at, known)| *at == position && known == revocation)
+        position <= self.recent_to && self.recent.iter().rev().any(|(at, known)| *at == position && known == revocation)
     }
 
     /// A push that has arrived.
     pub fn add(&mut self, number: u64, position: Position, revocation: Revocation, chained: bool) {
         let mut claimed = false;
-        for other in self.waiting.iter_mut().filter(|other| other.push.0 == position) {
-            if other.push.1 == revocation {
-                return;
+        if position <= self.waiting_to {
+            for other in self.waiting.iter_mut().filter(|other| other.push.0 == position) {
+                if other.push.1 == revocation {
+                    return;
+                }
+                (other.chained, claimed) = (false, true);
             }
-            (other.chained, claimed) = (false, true);
         }
+        self.waiting_to = self.waiting_to.max(position);
         if self.waiting.len() == PUSHES_MAX {
             self.confirmed.push(self.waiting.remove(0).push);
         }
@@ -111,6 +118,7 @@ impl Unconfirmed {
         self.confirmed.extend(self.waiting.drain(..).map(|one| one.push));
         self.recent.clear();
         self.looking = None;
+        (self.waiting_to, self.recent_to) = (Position::START, Position::START);
     }
 
     /// What is to be held for good, and what is to be let go, since the last call.
@@ -132,6 +140,7 @@ impl Unconfirmed {
         if self.recent.len() == RECENT_MAX {
             self.recent.pop_front();
         }
+        self.recent_to = self.recent_to.max(push.0);
         self.recent.push_back(push);
     }
 }
