@@ -388,7 +388,8 @@ impl Index {
         }
     }
 
-    /// Visits what an issuer that only heard of it puts back into a log of `partition` that has lost it: every entry held, and
+    /// Visits what an issuer that only heard of it puts back into a log of `partition` that has lost it: every entry held, also those
+    /// that were only pushed (but not `all` and `key`: whoever may publish could forge one that reaches everybody), and
     /// the partition's watermark as an entry whose expiry is zero, for as long as a token can live.
     pub fn each_to_replay(&self, partition: u16, mut visit: impl FnMut(Revocation)) {
         self.each(&mut visit);
@@ -396,6 +397,11 @@ impl Index {
         if threshold > UnixTime(0) {
             visit(Revocation { target: Target::All { threshold }, expires_at: UnixTime(0) });
         }
+        self.unconfirmed.each(|of, revocation| {
+            if of == partition && !matches!(revocation.target, Target::All { .. } | Target::Key { .. }) {
+                visit(revocation.clone());
+            }
+        });
     }
 
     /// True if nothing is held but for watermarks over whole partitions.
