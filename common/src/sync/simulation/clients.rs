@@ -2,8 +2,9 @@
 
 use super::mutant::Mutant;
 use super::store::Order;
-use super::truth::{LIFETIME_MAX, SessionTruth, Sid, TokenId, USERS, true_seconds};
+use super::truth::{LIFETIME_MAX, Sid, TokenId, USERS, true_seconds};
 use super::world::{What, World};
+use crate::time::UnixTime;
 
 /// Clients come back to sessions that are not older than so many.
 const LATEST: usize = 12;
@@ -55,12 +56,9 @@ impl World {
         let age = self.random.between(0, 100);
         let lifetime = self.random.between(age + 1, LIFETIME_MAX + 1);
         let user = self.random.between(0, USERS as u64) as usize;
-        let created_ms = self.now;
         let truth = &mut self.store.truth;
-        truth.sessions.push(SessionTruth { user, created_ms, tokens: Vec::new(), dead_by: Vec::new() });
-        let (sid, issued) = (truth.sessions.len() - 1, true_seconds(self.now).minus(age));
-        truth.issue(self.now, sid, issued, lifetime);
-        truth.tokens.len() - 1
+        let sid = truth.begin(user);
+        truth.hand_out(self.now, sid, true_seconds(self.now).minus(age), lifetime)
     }
 
     /// Whether an issuer may create or rotate a session: it has seen that the log is settled, and the script sees it again.
@@ -77,10 +75,8 @@ impl World {
             return;
         }
         let user = self.random.between(0, USERS as u64) as usize;
-        let (created_ms, clock) = (self.now, self.store.seconds(self.now));
-        let sessions = &mut self.store.truth.sessions;
-        sessions.push(SessionTruth { user, created_ms, tokens: Vec::new(), dead_by: Vec::new() });
-        let sid = sessions.len() - 1;
+        let clock = self.store.seconds(self.now);
+        let sid = self.store.truth.begin(user);
         let issued = self.store.master().create(sid, user, clock);
         self.issue(index, sid, issued);
     }
@@ -108,9 +104,13 @@ impl World {
         self.issue(index, sid, issued);
     }
 
-    fn issue(&mut self, index: usize, sid: Sid, issued: crate::time::UnixTime) {
-        let lifetime = self.random.between(1, LIFETIME_MAX + 1);
-        let dead = self.store.truth.issue(self.now, sid, issued, lifetime);
+    /// The store has made a token. One that is ahead of its clock is handed out when that has reached it.
+    fn issue(&mut self, index: usize, sid: Sid, issued: UnixTime) {
+        self.issuers[index].newest = self.issuers[index].newest.max(issued);
+        let ahead_ms = (issued.0 * 1000).saturating_sub(self.store.clock_ms(self.now));
+        self.at(self.now + ahead_ms, What::HandOut { sid, issued });
+        let user = self.store.truth.sessions[sid].user;
+        let dead = self.store.truth.born_dead(self.now, user, issued);
         if let (Some(id), false, None) = (dead, self.issuers[index].old, &self.violation) {
             let entry = &self.store.truth.entries[id];
             self.violation = Some(format!(
@@ -118,5 +118,11 @@ impl World {
                 self.now, entry.kill, entry.given_ms, entry.lost
             ));
         }
+    }
+
+    /// A client gets its token.
+    pub fn hand_out(&mut self, sid: Sid, issued: UnixTime) {
+        let lifetime = self.random.between(1, LIFETIME_MAX + 1);
+        self.store.truth.hand_out(self.now, sid, issued, lifetime);
     }
 }

@@ -215,6 +215,8 @@ impl World {
             }
             self.replace(*promoted);
             self.reconnect_issuers(1_500);
+            let heard = self.now + self.random.between(50, 6_000);
+            self.at(heard, What::End(Fault::IsolatedMaster));
         } else {
             self.replace(*promoted);
             self.cut();

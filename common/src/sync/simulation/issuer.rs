@@ -8,6 +8,7 @@ use super::server::Lineage;
 use super::store::{Late, Order};
 use super::truth::{EntryId, Kill, ORIGIN_MS};
 use super::world::{What, World};
+use crate::time::UnixTime;
 
 /// Between two heartbeats, in milliseconds, about.
 const BEAT_MS: u64 = 1_000;
@@ -54,6 +55,8 @@ pub struct Issuer {
     /// The lineage it last saw, and whether it has marked its replay there.
     pub lineage: Option<Lineage>,
     pub marked: bool,
+    /// The newest `iat` that it gave.
+    pub newest: UnixTime,
     /// It is in the list of issuers, on the replicas as well: before that it acknowledges nothing.
     pub listed: bool,
     beats: u64,
@@ -278,8 +281,9 @@ impl World {
         if left.is_empty() {
             let issuer = &mut self.issuers[index];
             issuer.marked = true;
+            let newest = issuer.newest;
             if !issuer.old {
-                self.store.master().mark(name);
+                self.store.master().mark(name, newest);
                 self.settle();
             }
             return;

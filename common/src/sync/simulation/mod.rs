@@ -83,6 +83,13 @@ fn a_verifier_that_starts_behind_is_not_fresh_before_its_clock_is_right() {
     only_the_mutant_is_caught(Mutant::AnyClock, AMONG, |world| world.faults_until_ms = 400_000);
 }
 
+/// A verifier that started with its clock an hour ahead has dropped what it took for expired, and its snapshot lacks it.
+#[test]
+fn a_snapshot_of_a_clock_that_was_ahead_is_not_gone_on_from() {
+    const AMONG: Among = &[Fault::StepClock, Fault::RestartVerifier];
+    only_the_mutant_is_caught(Mutant::TrustsAnySnapshot, AMONG, |world| world.faults_until_ms = 200_000);
+}
+
 /// What no issuer remembers is gone with the data, and who was not there must refuse what it cannot know.
 #[test]
 fn what_nobody_remembers_is_refused_by_who_was_not_there() {

@@ -6,7 +6,7 @@ use super::mutant::Mutant;
 use super::server::Session;
 use super::some;
 use super::store::Order;
-use super::truth::{SessionTruth, true_seconds};
+use super::truth::true_seconds;
 use super::world::{What, World};
 use crate::revocation::{Revocation, Target};
 use crate::sync::{Alarm, Event};
@@ -243,10 +243,8 @@ fn a_push_that_a_failover_took_away_stays_held() {
     fn revoke(world: &mut World) {
         world.fall_behind(30, false);
         let (user, created) = (0, true_seconds(world.now));
-        let truth = &mut world.store.truth;
-        truth.sessions.push(SessionTruth { user, created_ms: world.now, tokens: Vec::new(), dead_by: Vec::new() });
-        let sid = truth.sessions.len() - 1;
-        truth.issue(world.now, sid, created, 190);
+        let sid = world.store.truth.begin(user);
+        world.store.truth.hand_out(world.now, sid, created, 190);
         world.store.master().sessions.insert(sid, Session { user, created, newest: created });
         world.carry_out(0, Order::Logout(sid), None);
         world.planned = Some(sid);

@@ -142,9 +142,10 @@ impl Server {
         self.listed.entry(name).or_insert(Listed { marked: None, beats }).beats = beats;
     }
 
-    /// An issuer has replayed all that it had to.
-    pub fn mark(&mut self, name: u64) {
+    /// An issuer has replayed all that it had to, and says which `iat` is the newest that it gave.
+    pub fn mark(&mut self, name: u64, newest: UnixTime) {
         let history = self.history;
+        self.marks.peak = self.marks.peak.max(newest);
         if let Some(listed) = self.listed.get_mut(&name) {
             listed.marked = Some(history);
         }
@@ -197,22 +198,18 @@ impl Server {
         of.map(|session| session.newest).max().unwrap_or_default()
     }
 
-    /// Ends a user's sessions (or everybody's) that were created at or before `threshold`; returns those of them that
-    /// have a token that is newer.
+    /// Ends a user's sessions (or everybody's) that were created at or before `threshold`, and says which.
     pub fn end_sessions(&mut self, user: Option<User>, threshold: UnixTime, by_birth: bool) -> Vec<Sid> {
-        let (mut ended, mut newer) = (Vec::new(), Vec::new());
+        let mut ended = Vec::new();
         for (sid, session) in self.sessions.iter().filter(|(_, one)| user.is_none_or(|user| user == one.user)) {
             let up_to = if by_birth { session.created } else { session.newest };
             if up_to <= threshold {
                 ended.push(*sid);
-                if session.newest > threshold {
-                    newer.push(*sid);
-                }
             }
         }
-        for sid in ended {
-            self.sessions.remove(&sid);
+        for sid in &ended {
+            self.sessions.remove(sid);
         }
-        newer
+        ended
     }
 }

@@ -144,7 +144,7 @@ impl Store {
         };
         let id = self.truth.enter(now, kill, given_ms, late.is_some());
         let mut done = vec![self.append(now, id)?];
-        done.append(&mut self.take_effect(now, id));
+        done.append(&mut self.take_effect(now, id, late.is_some()));
         Some(done)
     }
 
@@ -155,12 +155,13 @@ impl Store {
             return Vec::new();
         }
         let mut done: Vec<_> = self.append(now, id).into_iter().collect();
-        done.append(&mut self.take_effect(now, id));
+        done.append(&mut self.take_effect(now, id, true));
         done
     }
 
-    /// What an entry does to sessions and watermarks; returns what is appended because of it.
-    fn take_effect(&mut self, now: u64, id: EntryId) -> Vec<Appended> {
+    /// What an entry does to sessions and watermarks; returns what is appended because of it. Where it comes late, sessions may
+    /// have tokens above its threshold, even some that this data knows nothing of: each has an entry of its own.
+    fn take_effect(&mut self, now: u64, id: EntryId, late: bool) -> Vec<Appended> {
         let (Kill::Subject { .. } | Kill::All { .. }) = self.truth.entries[id].kill else {
             if let Kill::Session(sid) = self.truth.entries[id].kill {
                 self.master().sessions.remove(&sid);
@@ -193,19 +194,20 @@ impl Store {
             }
             _ => return Vec::new(),
         };
-        let newer = master.end_sessions(user, threshold, by_birth);
+        let ended = master.end_sessions(user, threshold, by_birth);
         let peak = master.marks.peak;
         let given_ms = self.truth.entries[id].given_ms;
         let more: Vec<Kill> = match user {
-            Some(_) => newer.into_iter().map(Kill::Session).collect(),
-            None if peak > threshold && by_birth => vec![Kill::All { threshold: peak, tokens_only: true }],
+            _ if !late || !by_birth => Vec::new(),
+            Some(_) => ended.into_iter().map(Kill::Session).collect(),
+            None if peak > threshold => vec![Kill::All { threshold: peak, tokens_only: true }],
             None => Vec::new(),
         };
         let mut done = Vec::new();
         for kill in more {
             let id = self.truth.enter(now, kill, given_ms, true);
             done.extend(self.append(now, id));
-            done.append(&mut self.take_effect(now, id));
+            done.append(&mut self.take_effect(now, id, late));
         }
         done
     }

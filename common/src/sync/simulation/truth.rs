@@ -38,6 +38,7 @@ pub struct Token {
 #[derive(Clone, Debug)]
 pub struct SessionTruth {
     pub user: User,
+    /// When its client had its first token.
     pub created_ms: u64,
     pub tokens: Vec<TokenId>,
     pub dead_by: Vec<EntryId>,
@@ -210,12 +211,25 @@ impl Truth {
         }
     }
 
-    /// A token for a session; the order, if any, by which it was dead when it was born.
-    pub fn issue(&mut self, now: u64, sid: Sid, issued: UnixTime, lifetime: u64) -> Option<EntryId> {
+    /// A session whose client has no token yet.
+    pub fn begin(&mut self, user: User) -> Sid {
+        self.sessions.push(SessionTruth { user, created_ms: u64::MAX, tokens: Vec::new(), dead_by: Vec::new() });
+        self.sessions.len() - 1
+    }
+
+    /// The client of a session gets a token.
+    pub fn hand_out(&mut self, now: u64, sid: Sid, issued: UnixTime, lifetime: u64) -> TokenId {
         let user = self.sessions[sid].user;
         let id = self.tokens.len();
         self.tokens.push(Token { sid, user, issued, expires: issued.plus(lifetime), dead_by: Vec::new() });
-        self.sessions[sid].tokens.push(id);
+        let session = &mut self.sessions[sid];
+        session.tokens.push(id);
+        session.created_ms = session.created_ms.min(now);
+        id
+    }
+
+    /// The order, if any, by which a token is dead that is made now.
+    pub fn born_dead(&self, now: u64, user: User, issued: UnixTime) -> Option<EntryId> {
         self.entries.iter().position(|entry| {
             let names = match entry.kill {
                 Kill::Subject { user: whose, threshold, .. } => whose == user && issued <= threshold,

@@ -9,10 +9,10 @@ use super::mutant::Mutant;
 use super::random::Random;
 use super::server::{Lineage, Server};
 use super::store::{Appended, Store, epoch_name};
-use super::truth::{ORIGIN_MS, Token, TokenId};
+use super::truth::{ORIGIN_MS, Sid, Token, TokenId};
 use super::verifier::{Snapshot, Verifier};
 use crate::sync::{Action, Event, Timing};
-use crate::time::Instants;
+use crate::time::{Instants, UnixTime};
 use crate::wire::Message;
 
 /// Faults come until here in the usual schedule, in milliseconds.
@@ -41,6 +41,10 @@ pub struct Outcome {
 
 pub enum What {
     Client,
+    HandOut {
+        sid: Sid,
+        issued: UnixTime,
+    },
     /// An issuer's heartbeat, a step of its replay, and the store's answer to it.
     Beat {
         name: u64,
@@ -254,6 +258,7 @@ impl World {
     fn step(&mut self, what: What) {
         match what {
             What::Client => self.client(),
+            What::HandOut { sid, issued } => self.hand_out(sid, issued),
             What::Beat { name } => self.beat(name),
             What::Replay { name, lineage } => self.replay(name, lineage),
             What::Done(done) => self.done(done),
