@@ -3,8 +3,7 @@
 -- lifetime, [9] how long a watermark is kept; then five for each: position it had ('': unknown), '1' if the sessions were
 -- kept, the session or user ('' for others), tag of the subject ('' for others), entry. Twice is once. Into a data set that
 -- is lost it puts them all the same, unseen by anyone until `init.lua` makes it whole. An entry whose `expires_at` is 0 is kept for as long as a token can live. An order keeps its threshold, however
--- late it comes: it ends the sessions created until then, and those of their tokens that were issued later die by an entry
--- of the session. Returns {1 if the data set is lost, records of a wrong type, and for each the position of what was
+-- late it comes: it ends the sessions created until then, each with an entry of the session for the tokens issued since. Returns {1 if the data set is lost, records of a wrong type, and for each the position of what was
 -- appended, '' if nothing was}.
 local SESSIONS, USERS, WATERMARKS, TOKEN_WATERMARKS = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local LIFETIME, WATERMARK_TTL = tonumber(ARGV[8]), tonumber(ARGV[9])
@@ -56,10 +55,10 @@ local function end_sessions(user, tag, threshold)
   for _, sid in ipairs(redis.call('ZRANGE', user, 0, -1)) do
     local key = SESSIONS .. sid
     if is(key, 'hash') then
-      local row = redis.call('HMGET', key, 'created', 'issued', 'exp_max')
+      local row = redis.call('HMGET', key, 'created', 'exp_max')
       if (tonumber(row[1]) or 0) <= threshold then
-        local exp_max = tonumber(row[3]) or 0
-        if (tonumber(row[2]) or 0) > threshold then put(session_entry(tag, sid, exp_max + MARGIN)) end
+        -- Always, and for as long as any token can live: a failover may have lost the rotation that gave the newest one.
+        put(session_entry(tag, sid, math.max(tonumber(row[2]) or 0, NOW + LIFETIME) + MARGIN))
         end_session(sid, user)
       end
     end
