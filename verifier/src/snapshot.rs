@@ -217,7 +217,11 @@ impl Kept {
 pub fn write(path: &Path, checkpoints: &[Checkpoint], list: &List, now: UnixTime) -> io::Result<u64> {
     let index = list.judge().index();
     let partition = |(number, checkpoint): (u16, &Checkpoint)| {
-        let (all, unknowable) = index.marks(number);
+        let (mut all, unknowable) = index.marks(number);
+        index.each_unconfirmed(|of, revocation| match revocation.target {
+            Target::All { threshold } if of == number => all = all.max(threshold),
+            _ => {}
+        });
         Partition {
             epoch: checkpoint.lineage.epoch.to_string(),
             history: checkpoint.lineage.history.to_string(),
@@ -243,11 +247,18 @@ fn write_list(file: File, head: &Head, index: &Index) -> io::Result<u64> {
     serde_json::to_writer(&mut file, head)?;
     file.write_all(b"\n")?;
     let (mut count, mut failed) = (0_u64, None);
-    index.each(|revocation| {
+    let mut put = |revocation: &Revocation| {
         let bytes = revocation.to_bytes();
         let written = file.write_all(&(bytes.len() as u16).to_be_bytes()).and_then(|()| file.write_all(&bytes));
         count += 1;
         failed = failed.take().or(written.err());
+    };
+    index.each(|revocation| put(&revocation));
+    // Pushes that the log has not confirmed are kept too, as they are when a connection ends: it may have them all the same.
+    index.each_unconfirmed(|_, revocation| {
+        if !matches!(revocation.target, Target::All { .. }) {
+            put(revocation);
+        }
     });
     if let Some(error) = failed {
         return Err(error);

@@ -27,7 +27,8 @@ pub const SENTINEL_SETTINGS: [Setting; 2] = [
         "REDIS_SENTINEL_USERNAME",
         "",
         "user to log in as at the Sentinels of REDIS_URL; their default user if not set",
-    ),
+    )
+    .reloaded(),
     secret("REDIS_SENTINEL_PASSWORD", "password at the Sentinels of REDIS_URL; the one in the URL is for Redis itself")
         .reloaded(),
 ];

@@ -221,7 +221,7 @@ const ROWS: &[Row] = &[
     ),
     (ISSUER, &[("REDIS_PREFIX", "app")], Warned(&["REDIS_PREFIX has no effect: REDIS_URL is not set"])),
     (ISSUER, &[("REDIS_URL", "127.0.0.1:6379")], Refused(&["REDIS_URL: ", "redis://"])),
-    (VERIFIER, &[("REDIS_URL", "http://redis:6379")], Refused(&["REDIS_URL: ", "redis://127.0.0.1:6379"])),
+    (VERIFIER, &[("REDIS_URL", "http://redis:6379")], Refused(&["REDIS_URL: ", "redis+sentinel://"])),
     (ISSUER, &[("REVOCATION_PARTITIONS", "4")], Refused(&["REVOCATION_PARTITIONS: must be 1 without REDIS_URL"])),
     (ISSUER, &[("REVOCATION_JOURNAL", "/tmp/journal")], Refused(&["REVOCATION_JOURNAL: is for REDIS_URL"])),
     (

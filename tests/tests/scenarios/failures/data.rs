@@ -5,7 +5,7 @@ use sidegate_common::wire::Keys;
 use sidegate_runtime::clock::unix_now;
 use sidegate_tests::wait::eventually;
 
-use super::desk::{AOF, Desk, Seen as _, a_while, issuer, say, token, until_feed, verifier};
+use super::desk::{AOF, Desk, Seen as _, a_while, issuer, names, say, token, until_feed, verifier};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn f06_lost_data_is_an_alarm_and_what_is_held_stays_held() {
@@ -28,7 +28,7 @@ async fn f06_lost_data_is_an_alarm_and_what_is_held_stays_held() {
                 desk.redis.restart().await;
             }
         }
-        until_feed(&desk.verifier, "alarm", |raised| raised == alarm).await;
+        until_feed(&desk.verifier, "alarm", |raised| names(raised, alarm)).await;
         let proven = desk.verifier.gate.judge().freshness().oldest();
         a_while().await;
         assert_eq!(desk.verifier.gate.judge().freshness().oldest(), proven, "{lost_by}: nothing proves it");

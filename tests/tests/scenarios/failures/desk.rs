@@ -157,6 +157,11 @@ pub async fn until_feed(verifier: &Launched, field: &str, so: impl Fn(&serde_jso
     eventually(&format!("the feed's {field}"), || async { so(&verifier.feed(field).await).then_some(()) }).await;
 }
 
+/// True if the alarm is among those raised: where no issuer runs, `replay_missing` stands beside others.
+pub fn names(raised: &serde_json::Value, alarm: &str) -> bool {
+    raised.as_str().is_some_and(|raised| raised.split(", ").any(|one| one == alarm))
+}
+
 /// A little while, in which something must not happen.
 pub async fn a_while() {
     tokio::time::sleep(Duration::from_millis(400)).await;
