@@ -28,7 +28,16 @@ def test_no_bearer_token(value: str | list[str] | None) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["Bearer a,bearer b", "Bearer a b", "Bearer a ", "Bearer é", "Bearer \ta.b.c", "Bearer \t", "Basic x, Bearer y", ["Bearer a", "Bearer a"]],
+    [
+        "Bearer a,bearer b",
+        "Bearer a b",
+        "Bearer a ",
+        "Bearer é",
+        "Bearer \ta.b.c",
+        "Bearer \t",
+        "Basic x, Bearer y",
+        ["Bearer a", "Bearer a"],
+    ],
 )
 def test_anything_but_one_token_is_refused(value: str | list[str]) -> None:
     with pytest.raises(InvalidTokenError):

@@ -1,4 +1,4 @@
-"""A stock gRPC client (C-core, by grpcio) over the daemon's Unix socket: its `:authority` is the socket's path, percent-encoded."""
+"""A stock gRPC client (C-core, by grpcio) over the Unix socket: its `:authority` is the percent-encoded path."""
 
 from __future__ import annotations
 
