@@ -152,6 +152,9 @@ impl List {
         shared.publisher.begin_resize(geometry)?;
         drop(shared);
         let mut batch = Vec::with_capacity(FEED_AT_ONCE);
+        // First: a push that the log confirms meanwhile stands in the index before it leaves these.
+        self.judge.index().each_unconfirmed(|_, revocation| batch.push(revocation.clone()));
+        self.feed(&mut batch);
         self.judge.index().each(|revocation| {
             batch.push(revocation);
             if batch.len() == FEED_AT_ONCE {
