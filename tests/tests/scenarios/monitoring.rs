@@ -203,7 +203,9 @@ async fn a_full_disk_under_the_journal_is_not_ready_until_there_is_room() {
     }
     let log = stack.issuer.program.output();
     let told = log.matches("the journal cannot be written").count() + log.matches("no room for the journal").count();
-    assert_eq!(told, 1, "one line for as long as it lasts: {log}");
+    // What is left of a block may take a small record in between, which is a change of state.
+    let again = log.matches("the journal can be written again").count();
+    assert_eq!(told, again + 1, "one line for as long as it lasts: {log}");
     disk.empty();
     eventually("the issuer to be ready again", || async {
         (stack.issuer.admin.get("/readyz").send().await.status == 200).then_some(())
