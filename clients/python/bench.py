@@ -2,7 +2,7 @@
 """What a check costs in Python: against PyJWT, and against PyJWT with the usual blacklist in Redis.
 
 Three rows for a call, four for a FastAPI route under uvicorn. Each is measured in turns with its peer, in pieces of
-about equal length, so that a noisy machine troubles both alike. Run by `./bench`, which sets up what it needs.
+about equal length, so that a noisy machine slows both alike. Run by `./bench`, which sets up what it needs.
 """
 
 from __future__ import annotations
@@ -141,10 +141,10 @@ def make_app() -> FastAPI:
             raise HTTPException(401)
         return claims
 
-    async def nobody() -> dict[str, Any]:
+    async def unprotected() -> dict[str, Any]:
         return {"sub": "1"}
 
-    dependency: Any = {"sidegate": require_user, "none": nobody}.get(guard, decode)
+    dependency: Any = {"sidegate": require_user, "none": unprotected}.get(guard, decode)
 
     @app.get("/")
     async def route(user: Any = Depends(dependency)) -> str:  # noqa: B008 - how FastAPI works

@@ -1,4 +1,4 @@
-//! The claims of an access token (RFC 7519 §4.1, RFC 9068 §2.2, DESIGN.md §4).
+//! The claims of an access token (RFC 7519 §4.1, RFC 9068 §2.2).
 
 use crate::text::{is_identifier, is_scope};
 use crate::time::UnixTime;

@@ -59,12 +59,10 @@ impl Code {
                 ("insufficient_scope", 403, "insufficient_scope", "The access token does not allow this")
             }
             Self::Forbidden => ("forbidden", 403, "access_denied", "This request is not allowed"),
-            Self::NotFound => ("not_found", 404, "invalid_request", "There is nothing here"),
+            Self::NotFound => ("not_found", 404, "invalid_request", "Not found"),
             Self::MethodNotAllowed => ("method_not_allowed", 405, "invalid_request", "This method is not allowed here"),
             Self::PayloadTooLarge => ("payload_too_large", 413, "invalid_request", "The body is too large"),
-            Self::UnsupportedMediaType => {
-                ("unsupported_media_type", 415, "invalid_request", "This kind of body is not understood")
-            }
+            Self::UnsupportedMediaType => ("unsupported_media_type", 415, "invalid_request", "Unsupported media type"),
             Self::TemporarilyUnavailable => {
                 ("temporarily_unavailable", 503, "temporarily_unavailable", "The service cannot answer right now")
             }

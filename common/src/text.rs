@@ -1,4 +1,4 @@
-//! Which strings may become a claim, a header value, a scope (DESIGN.md §4, "values that end up in headers").
+//! Which strings may become a claim, a header value, a scope.
 
 /// The longest identifier claim, in bytes.
 pub const IDENTIFIER_BYTES_MAX: usize = 255;

@@ -1,4 +1,4 @@
-//! The access token: signed by jsonwebtoken, verified here, strictly (RFC 7515, 7519, 8725, 9068; security.md ).
+//! The access token: signed by jsonwebtoken, verified here, strictly (RFC 7515, 7519, 8725, 9068; docs/attacks.md).
 //!
 //! Every path of both programs verifies through [`verify`]; [`VerifiedToken`] cannot be made otherwise.
 

@@ -1,7 +1,7 @@
 -- Asks Sidegate about each request, over its Unix socket. In haproxy.cfg:
 --   global:    lua-load-per-thread /etc/haproxy/sidegate.lua
 --   frontend:  http-request lua.sidegate, and then the rules that read the three variables below (see haproxy.cfg).
--- Sets txn.sidegate_status (200, 401, 403; anything else is "cannot judge"), txn.sidegate_challenge and
+-- Sets txn.sidegate_status (200, 401, 403; anything else: the token could not be checked), txn.sidegate_challenge and
 -- txn.sidegate_problem (the body of a refusal), and on 200 the identity headers of the request.
 
 local socket = "unix@" .. (os.getenv("VERIFIER_SOCKET") or "/run/sidegate/verifier.sock")

@@ -418,7 +418,7 @@ async fn look_at_users(api: Arc<IssuerApi>) {
     match users.missing_index().await {
         Ok(Some(problem)) => tracing::warn!("{problem}"),
         Ok(None) => {}
-        Err(error) => tracing::warn!(%error, "the indexes of the users table cannot be looked at"),
+        Err(error) => tracing::warn!(%error, "reading the indexes of the users table failed"),
     }
 }
 

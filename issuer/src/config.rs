@@ -160,7 +160,7 @@ pub static SETTINGS: &[Setting] = &[
     setting(
         "TRUSTED_PROXIES",
         "",
-        "addresses or networks whose X-Forwarded-For or Forwarded is believed, comma separated",
+        "addresses or networks whose X-Forwarded-For or Forwarded is trusted, comma separated",
     ),
     connection_memory("64"),
     setting("SHUTDOWN_GRACE", "10s", "how long requests in flight may take after SIGTERM"),

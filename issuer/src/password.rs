@@ -154,7 +154,7 @@ impl Drop for PasswordPool {
 /// On Linux the priority of "this process" is that of the calling thread. It is a wish: without it all still works.
 fn lower_priority() {
     if let Err(error) = rustix::process::setpriority_process(None, 19) {
-        tracing::debug!(%error, "the bcrypt threads keep their priority");
+        tracing::debug!(%error, "lowering the priority of the bcrypt threads failed");
     }
 }
 
@@ -305,7 +305,7 @@ impl Shared {
     fn unsupported(&self, scheme: &'static str) -> Outcome {
         if self.named.lock().unwrap_or_else(PoisonError::into_inner).insert(scheme) {
             let advice = if scheme == "argon2id" { "; ARGON2_VERIFY=true takes it, within bounds" } else { "" };
-            tracing::error!(scheme, "the users table has hashes of a scheme that is not taken{advice}");
+            tracing::error!(scheme, "the users table has hashes of an unsupported scheme{advice}");
         }
         self.refuse(Reason::UnsupportedHash, Spent::default())
     }

@@ -137,10 +137,10 @@ def play(
     environment = {**settings, "VERIFIER_URL": f"http://{settings['VERIFIER_LISTEN']}", "HOME": os.environ.get("HOME", "/")}
 
     def expect(wanted: str, authorization: str | None) -> None:
-        told = {} if authorization is None else {"AUTHORIZATION": authorization}
+        header = {} if authorization is None else {"AUTHORIZATION": authorization}
         for language, place in places.items():
             command = LANGUAGES[language][3]
-            ran = subprocess.run(command, cwd=place, env={**environment, **told}, capture_output=True, text=True)
+            ran = subprocess.run(command, cwd=place, env={**environment, **header}, capture_output=True, text=True)
             got = (ran.stdout + ran.stderr).strip()
             assert got == wanted, f"{language}: expected {wanted!r}, got {got!r}"
 

@@ -249,7 +249,7 @@ fn reload_routes(config: &Config, gate: &Gate) {
             tracing::info!(rules = routes.len(), "routes read again");
             gate.set_routes(routes);
         }
-        Err(error) => tracing::error!(%error, "the routes file is wrong now; the rules held stay in force"),
+        Err(error) => tracing::error!(%error, "routes file reload failed; keeping the previous rules"),
     }
 }
 

@@ -24,7 +24,7 @@ pub enum FetchError {
     #[error("cannot reach {0}: {1}")]
     Unreachable(String, std::io::Error),
     /// Not HTTP.
-    #[error("no proper HTTP answer")]
+    #[error("malformed HTTP answer")]
     Http(#[from] hyper::Error),
     /// Not 200.
     #[error("status {0} instead of 200")]

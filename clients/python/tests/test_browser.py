@@ -96,7 +96,7 @@ def test_the_docs_page_logs_in_and_a_logout_is_a_logout(page: Page, stack: Stack
 
     expect(status(execute(page, "sidegate_logout"))).to_have_text(re.compile("204"))
 
-    # The daemon hears of it within milliseconds; asked again until then, always with the same bearer.
+    # The daemon receives it within milliseconds; asked again until then, always with the same bearer.
     for _ in range(100):
         answer = execute(page, "me_me_get")
         if "401" in status(answer).inner_text():

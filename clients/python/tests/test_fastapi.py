@@ -1,4 +1,4 @@
-"""Routes of FastAPI and Starlette: who gets in, what the rest is told, what the OpenAPI document says."""
+"""Routes of FastAPI and Starlette: which requests pass, how the others are answered, what the OpenAPI document says."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ import sidegate
 from conftest import eventually, log_in, log_out
 from stack import PATIENCE_SECONDS, Stack
 
-# A daemon that is dead is believed for a second, by a clock that is a tick behind at most.
+# The segment of a dead daemon stays valid for a second, by a clock that is a tick behind at most.
 BELIEVED_SECONDS = 1.05
 
 
@@ -40,19 +40,19 @@ def verifier(stack: Stack) -> sidegate.Verifier:
 @pytest.mark.parametrize("asleep", [False, True])
 def test_parent_and_child_let_go_of_a_segment_that_was_replaced(daemon: Stack, asleep: bool) -> None:
     token, stays = log_in(daemon)["access_token"], log_in(daemon)["access_token"]
-    told, tell = os.pipe()
+    reads, writes = os.pipe()
     stop, stopping = os.pipe()
     parent = os.fork()
     if parent == 0:
         os.close(stopping)
         ended_well = False
         try:
-            ended_well = _family(daemon, token, stays, tell, stop)
+            ended_well = _family(daemon, token, stays, writes, stop)
         finally:
             os._exit(0 if ended_well else 1)
-    os.close(tell)
+    os.close(writes)
     os.close(stop)
-    with os.fdopen(told) as lines:
+    with os.fdopen(reads) as lines:
         family = [int(lines.readline()) for _ in range(2)]
         assert parent in family
         for pid in family:
@@ -89,7 +89,7 @@ def _family(stack: Stack, token: str, stays: str, tell: int, stop: int) -> bool:
 
 
 def _checks(client: sidegate.Verifier, token: str, stays: str, tell: int, stop: int) -> bool:
-    """Checks a token until told to stop and the new segment is in use; true if it was refused from some moment on."""
+    """Checks a token until `stop` is set and the new segment is in use; true if it was refused from some moment on."""
     last_good, refused, attached_again = 0.0, False, False
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline and not (refused and attached_again and select.select([stop], [], [], 0)[0]):
@@ -101,7 +101,7 @@ def _checks(client: sidegate.Verifier, token: str, stays: str, tell: int, stop: 
             refused = True
         except sidegate.VerifierUnavailableError:
             pass
-        # While the old segment was believed the token was good: what is answered in process now comes from the new.
+        # While the old segment was valid the token was good: what is answered in process now comes from the new.
         if refused:
             attached_again = client.check(stays).sub == "1" and client.try_cached(stays) is not None
     os.write(tell, (json.dumps({"last_good": last_good, "attached_again": attached_again}) + "\n").encode())

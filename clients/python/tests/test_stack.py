@@ -197,14 +197,14 @@ def test_children_forked_after_connecting_see_revocations(stack: Stack) -> None:
     assert client.check(token).sub == "1"
     children = []
     for _ in range(4):
-        told, tell = os.pipe()
+        reads, writes = os.pipe()
         pid = os.fork()
         if pid == 0:
-            os._exit(0 if _child(client, token, stays, tell) else 1)
-        os.close(tell)
-        children.append((pid, told))
-    for _, told in children:
-        assert os.read(told, 1) == b"+"
+            os._exit(0 if _child(client, token, stays, writes) else 1)
+        os.close(writes)
+        children.append((pid, reads))
+    for _, reads in children:
+        assert os.read(reads, 1) == b"+"
     log_out(stack, token)
     statuses = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid, _ in children]
     assert statuses == [0, 0, 0, 0]
@@ -212,7 +212,7 @@ def test_children_forked_after_connecting_see_revocations(stack: Stack) -> None:
 
 
 def _child(client: sidegate.Verifier, token: str, stays: str, tell: int) -> bool:
-    """In a child: true if the token was good, was told to be revoked, and the other stayed good."""
+    """In a child: true if the token was good, was reported as revoked, and the other stayed good."""
     ok = client.check(token).sub == "1" and asyncio.run(client.check_async(stays)).sub == "1"
     os.write(tell, b"+" if ok else b"-")
     deadline = time.monotonic() + PATIENCE_SECONDS

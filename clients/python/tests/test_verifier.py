@@ -1,4 +1,4 @@
-"""The verifier over the socket alone: what each answer of the daemon becomes, and that nobody waits who need not."""
+"""The verifier over the socket alone: what each answer of the daemon becomes, and that no caller waits without need."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ pub enum Trouble {
     #[error("the daemon did not answer in time")]
     Timeout,
     /// An answer that is none.
-    #[error("the daemon's answer was not understood")]
+    #[error("malformed answer from the daemon")]
     Answer,
     /// The daemon itself cannot tell, or failed, with this HTTP status.
     #[error("the daemon answered {0}")]

@@ -139,7 +139,7 @@ where
     let end = tokio::time::Instant::now() + limits.grace;
     listener.close(|accepted| match wrap(accepted) {
         Ok(accepted) => begin(accepted, limits.budget.admit_at_last()),
-        Err(error) => tracing::warn!(%error, "a connection that waited is lost"),
+        Err(error) => tracing::warn!(%error, "pending connection lost"),
     });
     drop(draining);
     let all_gone = async {

@@ -124,7 +124,7 @@ pub async fn keep_watchdog_quiet() {
 
 fn tell(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
-        tracing::warn!(%error, "the service manager cannot be told");
+        tracing::warn!(%error, "sd_notify failed");
     }
 }
 

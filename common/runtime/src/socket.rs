@@ -143,7 +143,7 @@ impl Listener {
             }
         };
         if let Err(error) = taken {
-            tracing::debug!(%error, "cannot take who waits");
+            tracing::debug!(%error, "accept failed");
         }
     }
 }

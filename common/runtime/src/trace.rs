@@ -25,7 +25,7 @@ pub const SETTINGS: [Setting; 5] = [
         "collector to export traces to over OTLP/gRPC, such as http://127.0.0.1:4317; none if not set; \
          only in programs built with the feature otel",
     ),
-    setting(TRACES_ENDPOINT, "", "the same for traces alone; comes before it"),
+    setting(TRACES_ENDPOINT, "", "the same for traces alone; takes precedence"),
     setting(SERVICE_NAME, "", "name of this service in traces; the program's if not set"),
     setting(
         SAMPLER,

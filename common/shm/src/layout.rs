@@ -76,13 +76,13 @@ pub struct Header {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LayoutError {
     /// Too short to have a header, or not a whole number of lines.
-    #[error("{0} bytes is no possible size of a segment")]
+    #[error("{0} bytes is not a possible segment size")]
     Size(u64),
     /// Something else, or a host of another byte order.
     #[error("not a Sidegate segment")]
     Magic,
     /// Written by another version.
-    #[error("segment layout {0} is unknown here")]
+    #[error("unsupported segment layout version {0}")]
     Version(u64),
     /// The header speaks of another length than the file has.
     #[error("header says {said} bytes, the file has {found}")]

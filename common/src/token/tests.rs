@@ -1,4 +1,4 @@
-//! The verifier against the categories of security.md §4, and against jsonwebtoken.
+//! The verifier against the classes of docs/attacks.md, and against jsonwebtoken.
 
 use aws_lc_rs::hmac;
 use base64::Engine as _;

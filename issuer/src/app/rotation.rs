@@ -42,7 +42,7 @@ pub(super) async fn watch(
             config = fresh.keys;
             match config.refresh_keys() {
                 Ok(keys) => api.auth.refresh_keys.replace(&keys),
-                Err(error) => tracing::error!(%error, "the session secret is wrong now; the one in force stays"),
+                Err(error) => tracing::error!(%error, "session secret reload failed; keeping the previous secret"),
             }
         }
         let now = look(&config);
@@ -52,7 +52,7 @@ pub(super) async fn watch(
         seen = now;
         match config.key_set() {
             Ok(keys) => dead = put_in_force(&api, keys),
-            Err(error) => tracing::error!(%error, "the keys are wrong now; those in force stay"),
+            Err(error) => tracing::error!(%error, "signing key reload failed; keeping the previous keys"),
         }
     }
 }

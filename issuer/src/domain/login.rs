@@ -104,7 +104,7 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
             tracing::warn!(
                 sub = account.id,
                 cost,
-                "the stored hash is of a lower cost than 10; USERS_REHASH mends that"
+                "stored bcrypt hash has a cost below 10; USERS_REHASH=true rehashes it at login"
             );
         }
         let granted = self.open_session(account, client).await?;

@@ -43,7 +43,7 @@ pub enum Unmintable {
     #[error("the signing key failed")]
     Key,
     /// Nothing random to be had.
-    #[error("no randomness")]
+    #[error("the random number generator failed")]
     NoRandomness,
 }
 

@@ -74,7 +74,7 @@ pub struct Granted {
 
 /// There is no randomness to be had; nothing can be issued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no randomness")]
+#[error("the random number generator failed")]
 pub struct NoRandomness;
 
 /// 128 fresh random bits.

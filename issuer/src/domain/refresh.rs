@@ -34,7 +34,7 @@ pub enum RefreshError {
         sub: Option<String>,
     },
     /// The user is gone or disabled: the session was ended.
-    #[error("the user may not go on")]
+    #[error("user no longer exists or is disabled")]
     UserGone {
         /// The session.
         sid: String,

@@ -62,7 +62,7 @@ impl Revoked {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RevokeError {
     /// The order names something no token could bear; the field.
-    #[error("{0} is not one that a token of this issuer could bear")]
+    #[error("{0} is not a value that a token of this issuer can have")]
     Unfit(&'static str),
     /// The log could not be written; a retry does the rest.
     #[error(transparent)]

@@ -116,7 +116,7 @@ impl Failure {
             }
             Self::CannotJudge(unknown) => {
                 if let Some(unlogged) = FAULTS.happened(unknown.code().name()) {
-                    tracing::warn!(why = %unknown, unlogged, "cannot judge a token");
+                    tracing::warn!(why = %unknown, unlogged, "cannot check a token");
                 }
                 None
             }

@@ -32,7 +32,7 @@ impl Kind {
 
 /// No key could be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the cryptographic library made no key")]
+#[error("key generation failed")]
 pub struct NoKey;
 
 /// Makes a private key in PEM.

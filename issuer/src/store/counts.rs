@@ -101,7 +101,7 @@ impl Counts {
         registry.register("replayed", "Revocations put back after Redis lost them", self.replayed.clone());
         registry.register(
             "replay_forgotten",
-            "Revocations acknowledged lately that could not be kept for a replay, for want of room",
+            "Recently acknowledged revocations that the full replay buffer could not keep",
             self.forgotten.clone(),
         );
         registry.register(

@@ -102,7 +102,7 @@ impl SqlUsers {
     /// Users in `table` of the database at `url`; connects when first used.
     pub fn new(url: &DatabaseUrl, table: Table, options: UsersOptions) -> Self {
         for name in &url.ignored {
-            tracing::warn!(parameter = name, "DATABASE_URL has a parameter that means nothing here");
+            tracing::warn!(parameter = name, "DATABASE_URL has an unsupported parameter, which is ignored");
         }
         let file = url.file();
         let max = if file.is_some() { SQLITE_CONNECTIONS_MAX } else { usize::MAX };

@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::case::{Corpus, text};
 use crate::forge::b64;
 
-/// The longest token that is taken, in bytes (DESIGN.md §8).
+/// The longest token that is taken, in bytes.
 const LONGEST: usize = 8 * 1024;
 
 pub(crate) fn add(corpus: &mut Corpus<'_>) {

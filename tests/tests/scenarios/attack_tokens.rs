@@ -134,7 +134,7 @@ async fn every_path(kind: KeyKind) {
     assert!(tally.values().all(|count| *count > 500), "{tally:?}");
 }
 
-/// The issuer's own protected route, then logout and refresh: an expired token may still end its session (DESIGN.md §5).
+/// The issuer's own protected route, then logout and refresh: an expired token may still end its session.
 async fn every_path_of_the_issuer(kind: KeyKind) {
     let forge = Forge::generate(kind);
     let folder = Scratch::new();

@@ -49,7 +49,7 @@ def binary(name: str) -> str:
 
 
 def free_port() -> int:
-    """A TCP port that nobody uses right now."""
+    """A TCP port that is free right now."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port: int = taken.getsockname()[1]

@@ -63,7 +63,7 @@ class Client:
         Asks the daemon if it has to, with the GIL released.
         """
     def try_cached(self, token: str, /) -> Token | None:
-        """The same, as far as it can be told without asking the daemon: `None` if it cannot. Never blocks."""
+        """The same without asking the daemon: `None` where only the daemon can answer. Never blocks."""
     @property
     def attached(self) -> bool:
         """Whether tokens seen before are answered in this process."""

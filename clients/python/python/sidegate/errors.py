@@ -122,7 +122,7 @@ class InsufficientScopeError(SidegateError):
 
 
 class VerifierUnavailableError(SidegateError):
-    """Nobody can tell: the daemon could not be asked. Never to be taken for a yes."""
+    """The daemon could not be asked, so the token was not checked. Never treat this as a yes."""
 
     status = 503
     code = "temporarily_unavailable"
@@ -143,7 +143,7 @@ class VerifierUnavailableError(SidegateError):
 
 
 class StaleError(VerifierUnavailableError):
-    """Nobody can tell: the daemon's list of revocations may be out of date."""
+    """The token was not checked: the daemon's list of revocations may be out of date."""
 
     code = "stale"
     title = "The list of revoked tokens may be out of date"

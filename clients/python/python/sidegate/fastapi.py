@@ -212,7 +212,7 @@ def _logout(issuer_url: str) -> dict[str, Any]:
 _REFUSALS = {
     "401": "No good access token came: `token_missing`, `token_invalid`, `token_expired` or `token_revoked`",
     "403": "The access token lacks a scope: `insufficient_scope`",
-    "503": "It cannot be told whether the access token is good: `temporarily_unavailable` or `stale`",
+    "503": "The access token could not be checked: `temporarily_unavailable` or `stale`",
 }
 
 _PROBLEM_SCHEMA = {

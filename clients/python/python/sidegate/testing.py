@@ -21,7 +21,7 @@ from sidegate.errors import (
 
 
 class TestVerifier:
-    """Knows the tokens that it issued, and no others. Not for production: its tokens are signed by nobody."""
+    """Accepts the tokens that it issued, and no others. Not for production: its tokens have no signature."""
 
     # Not a test, whatever pytest makes of the name.
     __test__: ClassVar[bool] = False

@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 from sidegate._native import Client, Token
 from sidegate.errors import InsufficientScopeError, VerifierUnavailableError, refusal
 
-# The daemon answers in tens of microseconds. More threads than this are of use to nobody, and a longer queue only makes
+# The daemon answers in tens of microseconds. More threads than this do not help, and a longer queue only makes
 # everybody late while the daemon is stuck.
 _THREADS_MAX = 16
 _WAITING_MAX = 1024

@@ -94,7 +94,7 @@ fn sampler(settings: &Settings) -> Sampler {
         "always_off" => Sampler::AlwaysOff,
         "traceidratio" => ratio(),
         _ => {
-            tracing::warn!(sampler = name, "{SAMPLER} is none that is known here: parentbased_always_on is used");
+            tracing::warn!(sampler = name, "unknown sampler in {SAMPLER}; using parentbased_always_on");
             return Sampler::ParentBased(Box::new(Sampler::AlwaysOn));
         }
     };

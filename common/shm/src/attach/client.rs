@@ -52,7 +52,7 @@ pub enum AttachError {
     #[error(transparent)]
     Segment(#[from] SegmentError),
     /// The descriptor is of another segment than the message said.
-    #[error("the segment is not the one that was announced")]
+    #[error("the segment differs from the announced one")]
     OtherSegment,
 }
 

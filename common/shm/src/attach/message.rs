@@ -36,10 +36,10 @@ pub enum MessageError {
     #[error("not a Sidegate attach socket")]
     Magic,
     /// Another version of the protocol.
-    #[error("attach protocol version {0} is unknown here")]
+    #[error("unsupported attach protocol version {0}")]
     Version(u32),
     /// A kind of message this build does not know.
-    #[error("unknown attach message {0}")]
+    #[error("unknown attach message kind {0}")]
     Kind(u32),
 }
 

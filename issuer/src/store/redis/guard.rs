@@ -30,7 +30,7 @@ pub enum Unfit {
     Evicts(String),
     /// It forgets everything when it restarts.
     #[error(
-        "Redis keeps nothing on disk, so a restart forgets revocations and sessions: set appendonly yes, or \
+        "Redis keeps nothing on disk, so a restart loses revocations and sessions: set appendonly yes, or \
          REDIS_REQUIRE_PERSISTENCE=false to accept that"
     )]
     Forgets,

@@ -89,7 +89,7 @@ impl RedisStore {
             sleep(RETRY_EVERY).await;
         }
         if told.is_some() {
-            tracing::info!("Redis is there");
+            tracing::info!("connected to Redis");
         }
         self.shared.opening.set(None);
         Ok(())

@@ -248,7 +248,8 @@ async fn hashes_as_other_programs_write_them() {
         }
         assert_eq!(metric(&stack.issuer.admin, unsupported).await, before + 3);
         let output = stack.issuer.program.output();
-        let lines = output.lines().filter(|line| line.contains("scheme that is not taken") && line.contains("pbkdf2"));
+        let lines =
+            output.lines().filter(|line| line.contains("hashes of an unsupported scheme") && line.contains("pbkdf2"));
         assert_eq!(lines.count(), 1, "named once: {output}");
         assert!(output.contains("\"result\":\"unsupported_hash\""), "audited: {output}");
         assert!(!output.contains("bm90aGluZw"), "no hash is logged");

@@ -32,7 +32,7 @@ local function expect_server()
   if replication_id() ~= EXPECTED then error({err = 'CHANGED another server has taken over'}) end
 end
 
--- The state of the partition's log; `epoch` is none if the data set was lost, or its log does not end where it should.
+-- The state of the partition's log; `epoch` is not set if the data set was lost, or its log does not end where it should.
 local function look_at_meta()
   expect(META, 'hash')
   local newest = expect(LOG, 'stream') and redis.call('XREVRANGE', LOG, '+', '-', 'COUNT', 1)[1]

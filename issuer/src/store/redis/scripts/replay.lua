@@ -10,7 +10,7 @@ local LIFETIME, WATERMARK_TTL = tonumber(ARGV[8]), tonumber(ARGV[9])
 expect_server()
 local meta = look_at_meta()
 local positions, odd = {}, 0
--- Nobody may take a half-built log for the old one.
+-- A half-built log must not be taken for the old one.
 if not meta.epoch then redis.call('HDEL', META, 'epoch') end
 
 local function is(key, kind)
@@ -26,7 +26,7 @@ local function stands(position, entry)
   return bytes and string.sub(bytes, 1, 1) == string.sub(entry, 1, 1) and string.sub(bytes, 6) == string.sub(entry, 6)
 end
 
--- Into a lost data set nothing is told: nobody could tell where it stands.
+-- Into a lost data set nothing is published: no verifier could know its position.
 local function put(entry)
   if meta.epoch then
     append(meta, entry)
