@@ -61,7 +61,7 @@ BANNED_ANY = re.compile(
 UNREVISED = {
     *("ARCHITECTURE.md", "CHANGELOG.md", "SECURITY.md", "clients/python/README.md", "docs/attacks.md"),
     *("docs/fastapi.md", "docs/kubernetes.md", "docs/metrics.md", "docs/operations.md", "docs/performance.md"),
-    *("docs/protocol.md", "docs/proxies.md", "docs/revocation.md", "docs/scale.md", "docs/shm.md", "docs/systemd.md"),
+    *("docs/proxies.md", "docs/revocation.md", "docs/scale.md", "docs/shm.md", "docs/systemd.md"),
     *("docs/decisions.md", "docs/testing.md"),
 }
 

@@ -17,7 +17,6 @@ use sidegate_tests::users;
 use sidegate_tests::wait::eventually;
 
 const USERS: &str = include_str!("../../../../deploy/redis/users.conf");
-const PAGE: &str = include_str!("../../../../docs/protocol.md");
 /// A verifier's user that has no right to call functions, but to `MULTI`.
 const WITHOUT_FUNCTIONS: [&str; 4] = ["-fcall_ro", "+multi", "+exec", "+ping"];
 
@@ -62,14 +61,6 @@ async fn say(connection: &mut MultiplexedConnection, words: &[&str]) -> Result<V
     let mut command = redis::cmd(words[0]);
     command.arg(&words[1..]);
     command.query_async(connection).await.map_err(|error| error.to_string())
-}
-
-#[test]
-fn the_documentation_shows_the_rights_that_are_shipped() {
-    for role in ["issuer", "verifier"] {
-        let shown = format!("ACL SETUSER sidegate-{role} on >PASSWORD {}\n", rules(role).join(" "));
-        assert!(PAGE.contains(&shown), "docs/protocol.md lacks: {shown}");
-    }
 }
 
 /// Redis checks what scripts call against the rights of their caller.
