@@ -170,7 +170,17 @@ struct Watermark {
 #[derive(Debug, Default)]
 struct PartitionMarks {
     all: AtomicU64,
+    /// The part of `all` that a log has shown.
+    all_in_log: AtomicU64,
     since: AtomicU64,
+}
+
+/// A key that is taken back.
+#[derive(Clone, Copy, Debug)]
+struct RevokedKey {
+    expires_at: UnixTime,
+    /// A log has shown it.
+    in_log: bool,
 }
 
 /// The revocations a verifier holds, for many threads at once.
@@ -179,7 +189,7 @@ pub struct Index {
     tokens: Ids,
     sessions: Ids,
     subjects: DashMap<Box<str>, Watermark>,
-    keys: DashMap<Box<str>, UnixTime>,
+    keys: DashMap<Box<str>, RevokedKey>,
     partitions: Vec<PartitionMarks>,
     unconfirmed: UnconfirmedSet,
 }
@@ -240,20 +250,26 @@ impl Index {
                     .or_insert(Watermark { threshold: *threshold, expires_at });
                 raised
             }
-            Target::All { threshold } => self.raise(partition, |marks| &marks.all, *threshold),
-            Target::Key { kid } => {
-                let mut new = true;
-                self.keys
-                    .entry(kid.clone())
-                    .and_modify(|held| {
-                        new = false;
-                        *held = (*held).max(expires_at);
-                    })
-                    .or_insert(expires_at);
-                new
+            Target::All { threshold } => {
+                self.raise(partition, |marks| &marks.all_in_log, *threshold);
+                self.raise(partition, |marks| &marks.all, *threshold)
             }
+            Target::Key { kid } => self.hold_key(kid, RevokedKey { expires_at, in_log: true }),
         };
         if new { Applied::New } else { Applied::Known }
+    }
+
+    fn hold_key(&self, kid: &str, key: RevokedKey) -> bool {
+        let mut new = true;
+        self.keys
+            .entry(kid.into())
+            .and_modify(|held| {
+                new = false;
+                held.expires_at = held.expires_at.max(key.expires_at);
+                held.in_log |= key.in_log;
+            })
+            .or_insert(key);
+        new
     }
 
     /// Takes in an entry of `partition`'s log that was only pushed: it counts like any other, but can be let go.
@@ -262,10 +278,29 @@ impl Index {
         if known { Applied::Known } else { Applied::New }
     }
 
-    /// Holds for good what was only pushed, whether or not it still stands apart.
+    /// Holds for good what was only pushed and is in the log, whether or not it still stands apart.
     pub fn confirm(&self, partition: u16, pushes: &[Push]) {
         for (_, revocation) in pushes {
             self.apply(partition, revocation);
+        }
+        self.unconfirmed.remove(partition, pushes);
+    }
+
+    /// Holds for good what was only pushed and may be in no log. Other than what [`Index::confirm`] takes, `all` and `key` are
+    /// not put back into a log that lacks them.
+    pub fn keep(&self, partition: u16, pushes: &[Push]) {
+        for (_, revocation) in pushes {
+            match &revocation.target {
+                Target::All { threshold } => {
+                    self.raise(partition, |marks| &marks.all, *threshold);
+                }
+                Target::Key { kid } => {
+                    self.hold_key(kid, RevokedKey { expires_at: revocation.expires_at, in_log: false });
+                }
+                Target::Token { .. } | Target::Session { .. } | Target::Subject { .. } => {
+                    self.apply(partition, revocation);
+                }
+            }
         }
         self.unconfirmed.remove(partition, pushes);
     }
@@ -286,7 +321,7 @@ impl Index {
                 held.is_some_and(|held| held.threshold >= *threshold && held.expires_at >= expires_at)
             }
             Target::All { threshold } => self.marks(partition).0 >= *threshold,
-            Target::Key { kid } => self.keys.get(kid).is_some_and(|held| *held >= expires_at),
+            Target::Key { kid } => self.keys.get(kid).is_some_and(|held| held.expires_at >= expires_at),
         }
     }
 
@@ -351,7 +386,7 @@ impl Index {
             }
             keep
         });
-        self.keys.retain(|_, expires_at| *expires_at >= now);
+        self.keys.retain(|_, held| held.expires_at >= now);
         expired
     }
 
@@ -373,6 +408,13 @@ impl Index {
     /// Visits every entry held for good, in no order, but for what concerns a whole partition ([`Index::marks`]). Entries added
     /// meanwhile may be missed.
     pub fn each(&self, mut visit: impl FnMut(Revocation)) {
+        self.each_but_keys(&mut visit);
+        for item in &self.keys {
+            visit(Revocation { target: Target::Key { kid: item.key().clone() }, expires_at: item.expires_at });
+        }
+    }
+
+    fn each_but_keys(&self, visit: &mut impl FnMut(Revocation)) {
         self.tokens.each(|HeldId { id, subject, expires_at }| {
             visit(Revocation { target: Target::Token { jti: id, subject }, expires_at });
         });
@@ -383,17 +425,18 @@ impl Index {
             let target = Target::Subject { sub: item.key().clone(), threshold: item.threshold };
             visit(Revocation { target, expires_at: item.expires_at });
         }
-        for item in &self.keys {
-            visit(Revocation { target: Target::Key { kid: item.key().clone() }, expires_at: *item.value() });
-        }
     }
 
     /// Visits what an issuer that only heard of it puts back into a log of `partition` that has lost it: every entry held, also those
-    /// that were only pushed (but not `all` and `key`: whoever may publish could forge one that reaches everybody), and
-    /// the partition's watermark as an entry whose expiry is zero, for as long as a token can live.
+    /// that were only pushed (but of `all` and `key` only what a log has shown: whoever may publish could forge one that
+    /// reaches everybody), and the partition's watermark as an entry whose expiry is zero, for as long as a token can live.
     pub fn each_to_replay(&self, partition: u16, mut visit: impl FnMut(Revocation)) {
-        self.each(&mut visit);
-        let threshold = self.marks(partition).0;
+        self.each_but_keys(&mut visit);
+        for item in self.keys.iter().filter(|item| item.in_log) {
+            visit(Revocation { target: Target::Key { kid: item.key().clone() }, expires_at: item.expires_at });
+        }
+        let marks = self.partitions.get(usize::from(partition));
+        let threshold = UnixTime(marks.map_or(0, |marks| marks.all_in_log.load(Ordering::Acquire)));
         if threshold > UnixTime(0) {
             visit(Revocation { target: Target::All { threshold }, expires_at: UnixTime(0) });
         }
@@ -580,6 +623,36 @@ mod tests {
         assert_eq!((apart, index.counts().sessions), (0, 1));
         assert!(index.revokes(&claims(1), "-"));
         assert_eq!(index.apply_unconfirmed(0, &mine), Applied::Known, "held for good already");
+    }
+
+    /// An issuer that only heard of `all` or `key` does not put it back, unless a log has shown it.
+    #[test]
+    fn kept_pushes_are_held_but_all_and_key_are_not_replayed_until_a_log_shows_them() {
+        let push = |sequence, target| (Position { ms: 1, sequence }, entry(target, 9_999));
+        let all = push(1, Target::All { threshold: UnixTime(5_000) });
+        let key = push(2, Target::Key { kid: "k".into() });
+        let mine = push(3, session(SID));
+        let replayed = |index: &Index| {
+            let mut kinds = vec![];
+            index.each_to_replay(0, |revocation| kinds.push(std::mem::discriminant(&revocation.target)));
+            kinds.len()
+        };
+        for unconfirmed_first in [true, false] {
+            let index = Index::new(1);
+            let pushes = [all.clone(), key.clone(), mine.clone()];
+            if unconfirmed_first {
+                pushes.iter().for_each(|push| assert_eq!(index.apply_unconfirmed(0, push), Applied::New));
+            }
+            index.keep(0, &pushes);
+            let mut apart = 0;
+            index.each_unconfirmed(|_, _| apart += 1);
+            assert_eq!(apart, 0);
+            assert!(index.has_key("k") && index.has_logged_out("43", UnixTime(5_000)), "held for good");
+            assert_eq!(replayed(&index), 1, "the session's end");
+            index.apply(0, &all.1);
+            index.confirm(0, std::slice::from_ref(&key));
+            assert_eq!(replayed(&index), 3);
+        }
     }
 
     #[test]

@@ -97,15 +97,17 @@ pub enum Action {
         /// Where the page begins.
         from: ReadFrom,
     },
-    /// Hold this revocation, which was pushed; apart from the others, until one of the next two is asked for.
+    /// Hold this revocation, which was pushed; apart from the others, until one of the next three is asked for.
     Apply {
         /// Where it stands; its milliseconds say when it was stored.
         position: Position,
         /// What it says.
         revocation: Revocation,
     },
-    /// Hold these, which were pushed, for good: the log has them, or it cannot be said any more whether it had.
+    /// Hold these, which were pushed, for good: the log has them.
     Confirm(Vec<Push>),
+    /// Hold these, which were pushed, for good: the log can no longer be asked whether it had them.
+    Keep(Vec<Push>),
     /// Let these go, which were pushed: the log does not have them, and never had.
     Drop(Vec<Push>),
     /// Hold these revocations, which were read.

@@ -55,6 +55,10 @@ impl Sink for Followed {
         self.list.confirm(partition, pushes);
     }
 
+    fn keep(&self, partition: u16, pushes: &[Push]) {
+        self.list.keep(partition, pushes);
+    }
+
     fn drop_pushes(&self, partition: u16, pushes: &[Push]) {
         self.list.drop_pushes(partition, pushes);
     }

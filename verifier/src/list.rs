@@ -209,6 +209,11 @@ impl List {
         self.judge.index().confirm(partition, pushes);
     }
 
+    /// Holds for good what was pushed and the log can no longer be asked about. Readers have been told of it.
+    pub fn keep(&self, partition: u16, pushes: &[Push]) {
+        self.judge.index().keep(partition, pushes);
+    }
+
     /// Lets go what was pushed and never was in the log. Readers go on asking about it: a tag says no more than that.
     pub fn drop_pushes(&self, partition: u16, pushes: &[Push]) {
         let index = self.judge.index();
@@ -336,4 +341,28 @@ fn with_id(held: &HeldId, session: bool, act: impl FnOnce(&Entry<'_>)) {
 /// As it stands in the token, which is what readers hash.
 fn text(id: &Id) -> String {
     id.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+    use sidegate_common::wire::Position;
+
+    #[test]
+    fn segment_that_grows_takes_unconfirmed_pushes_along() {
+        let board = Board::new().unwrap();
+        let list = List::shared(testing::judge(OnStale::Deny), board).unwrap();
+        let (before, slots) = (list.segment(), list.stats().unwrap().0.slots);
+        for sequence in 0..slots {
+            let mut id = [0; 16];
+            id[..8].copy_from_slice(&sequence.to_be_bytes());
+            let target = Target::Token { jti: Id::Packed(id), subject: Some(SubjectTag::of(&sequence.to_string())) };
+            let push = (Position { ms: 1, sequence }, Revocation { target, expires_at: UnixTime(4_000_000_000) });
+            assert!(list.push(0, &push));
+        }
+        list.resize(testing::AT).unwrap();
+        assert_ne!(list.segment(), before, "it has grown");
+        assert_eq!(list.stats().unwrap().0.entries, slots);
+    }
 }

@@ -466,6 +466,25 @@ mod tests {
         std::fs::remove_file(path).unwrap();
     }
 
+    /// The log may have what it has not confirmed yet, and a restart must not forget it.
+    #[test]
+    fn snapshot_has_unconfirmed_pushes() {
+        let path = scratch("unconfirmed");
+        let (before, after) = (list(), list());
+        let all = Revocation { target: Target::All { threshold: UnixTime(77) }, expires_at: UnixTime(0) };
+        for (sequence, entry) in (0..).zip(entries().into_iter().chain([all])) {
+            assert!(before.push(0, &(Position { ms: 9, sequence }, entry)));
+        }
+        assert_eq!(before.judge().index().counts().total(), 0);
+        write(&path, &[checkpoint()], &before, NOW).unwrap();
+        read(&path).unwrap().unwrap().restore(&after, Instants { wall_ms: 1_700_000_001_000, monotonic_ms: 50_000_000 });
+        let mut held = vec![];
+        after.judge().index().each(|revocation| held.push(revocation));
+        assert!(entries().iter().all(|entry| held.contains(entry)), "{held:?}");
+        assert_eq!((held.len(), after.judge().index().marks(0).0), (4, UnixTime(77)));
+        std::fs::remove_file(path).unwrap();
+    }
+
     #[test]
     fn a_machine_that_has_just_booted_waits_for_the_log() {
         let path = scratch("boot");

@@ -8,6 +8,9 @@ mod near;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
@@ -382,7 +385,15 @@ fn read_file(table: &[Setting], path: &Path) -> Result<BTreeMap<String, String>,
 
 fn read_secret(name: &str, path: &str) -> Result<String, ConfigError> {
     let unfit = |problem: String| ConfigError::new(format!("{name}_FILE"), format!("{path} {problem}"));
-    let text = std::fs::read(path).map(Secret::new).map_err(|error| unfit(format!("cannot be read: {error}")))?;
+    let cannot_read = |error| unfit(format!("cannot be read: {error}"));
+    let mut file = File::open(path).map_err(cannot_read)?;
+    let mode = file.metadata().map_err(cannot_read)?.permissions().mode() & 0o777;
+    if mode & 0o002 != 0 {
+        return Err(unfit(format!("has mode {mode:04o}: every user of this machine can change it; make it 0600")));
+    }
+    let mut text = Vec::new();
+    file.read_to_end(&mut text).map_err(cannot_read)?;
+    let text = Secret::new(text);
     let text = text.expose_str().ok_or_else(|| unfit("is not UTF-8".to_owned()))?;
     let line = text.strip_suffix('\n').unwrap_or(text);
     let line = line.strip_suffix('\r').unwrap_or(line);
@@ -447,6 +458,9 @@ mod tests {
         assert!(!settings.unfit("KEY", "better").to_string().contains("canary"));
         let both = load(&[("KEY_FILE", path.to_str().unwrap()), ("KEY", "x")]).err().unwrap();
         assert_eq!(both.setting, "KEY");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).unwrap();
+        let error = load(&[("KEY_FILE", path.to_str().unwrap())]).err().unwrap();
+        assert!(error.problem.contains("has mode 0666") && error.setting == "KEY_FILE", "{error}");
         std::fs::remove_file(path).unwrap();
         assert_eq!(load(&[("KEY_FILE", "/nonexistent/key")]).err().unwrap().setting, "KEY_FILE");
     }

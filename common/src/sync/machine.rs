@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::revocation::Revocation;
-use crate::sync::unconfirmed::Unconfirmed;
+use crate::sync::unconfirmed::{Decided, Unconfirmed};
 use crate::sync::{Action, Alarm, Answer, Checkpoint, Counters, Entry, Event, Head, Lineage, Phase, ReadFrom, Timing};
 use crate::time::{CLOCK_SKEW_SECONDS, Instants, UnixTime};
 use crate::wire::{Message, Position};
@@ -233,11 +233,14 @@ impl Machine {
                 }
             }
         }
-        let (confirmed, dropped) = self.unconfirmed.settle();
+        let Decided { confirmed, kept, dropped } = self.unconfirmed.take_decided();
         // Before whatever else is to be done, but behind the push that is confirmed at once.
         let at = usize::from(matches!(out.first(), Some(Action::Apply { .. })));
         if !confirmed.is_empty() {
             out.insert(at, Action::Confirm(confirmed));
+        }
+        if !kept.is_empty() {
+            out.insert(at, Action::Keep(kept));
         }
         if !dropped.is_empty() {
             self.counters.forged += dropped.len() as u64;

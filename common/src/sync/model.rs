@@ -62,8 +62,6 @@ impl Log {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
 struct Truth {
     acknowledged: Option<u8>,
-    /// From when to when the log lacked it although it was acknowledged.
-    lost: Vec<(u8, u8)>,
     held: bool,
 }
 
@@ -85,7 +83,7 @@ enum Question {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Item {
     Push { epoch: u8, previous: u8, position: u8, id: u8 },
-    Head { token: u64, epoch: Option<u8>, history: u8, last: u8, empty: bool },
+    Head { token: u64, epoch: Option<u8>, history: u8, last: u8, empty: bool, settled: bool },
     Page { request: u64, entries: Vec<(u8, u8)>, complete: bool },
 }
 
@@ -95,8 +93,9 @@ struct State {
     proven: Option<u64>,
     log: Log,
     truths: Vec<Truth>,
-    /// What the issuer last saw of the log: it replays when that has changed.
-    seen: Option<(u8, u8)>,
+    /// The epoch and the replication id of the log that the issuer has last put back what it acknowledged into: what
+    /// `settled` says.
+    settled: Option<(u8, u8)>,
     names: u8,
     clock: u8,
     connection: Connection,
@@ -157,7 +156,7 @@ impl State {
             proven: None,
             log: Log { epoch: None, history: 1, entries: Vec::new() },
             truths: vec![Truth::default(); usize::from(budget.revocations)],
-            seen: None,
+            settled: None,
             names: 1,
             clock: 0,
             connection: Connection::Down,
@@ -195,27 +194,18 @@ impl State {
         if new {
             self.log.epoch = Some(self.name());
         }
-        let replay = new || self.seen.is_some();
-        self.seen = self.log.epoch.map(|epoch| (epoch, self.log.history));
+        let replay = new || self.settled.is_some();
+        self.settled = self.log.epoch.map(|epoch| (epoch, self.log.history));
         if replay {
             again.iter().for_each(|id| self.append(*id, !new));
             self.clock += 1;
-        }
-        for (_, to) in self.truths.iter_mut().flat_map(|truth| &mut truth.lost).filter(|(_, to)| *to == u8::MAX) {
-            *to = self.clock;
         }
     }
 
     fn fail_over(&mut self, lacking: u8) {
         self.clock += 1;
         let kept = self.log.entries.len().saturating_sub(usize::from(lacking));
-        for (_, id) in self.log.entries.split_off(kept) {
-            let again = self.log.entries.iter().any(|(_, kept)| *kept == id);
-            let lost = &mut self.truths[usize::from(id)].lost;
-            if !again && lost.last().is_none_or(|(_, to)| *to != u8::MAX) {
-                lost.push((self.clock, u8::MAX));
-            }
-        }
+        self.log.entries.truncate(kept);
         self.log.history = self.name();
         self.die();
     }
@@ -227,6 +217,10 @@ impl State {
         }
     }
 
+    fn is_settled(&self) -> bool {
+        self.log.epoch.is_some_and(|epoch| self.settled == Some((epoch, self.log.history)))
+    }
+
     fn serve(&mut self) {
         let item = match self.to_store.pop_front() {
             Some(Question::Probe(token)) => Item::Head {
@@ -235,6 +229,7 @@ impl State {
                 history: self.log.history,
                 last: self.log.last(),
                 empty: self.log.entries.is_empty(),
+                settled: self.is_settled(),
             },
             Some(Question::Read(request, from)) => {
                 let rest = self.log.entries.iter().filter(|(at, _)| match from {
@@ -260,7 +255,7 @@ impl State {
                 revocation: Ok(revocation(id)),
             }),
             Some(Item::Head { token, epoch: None, .. }) => Event::Answered { token, answer: Answer::NoEpoch },
-            Some(Item::Head { token, epoch: Some(epoch), history, last, empty }) => {
+            Some(Item::Head { token, epoch: Some(epoch), history, last, empty, settled }) => {
                 let head = Head {
                     lineage: Lineage { epoch: name(epoch), history: name(history) },
                     last: position(last),
@@ -269,7 +264,7 @@ impl State {
                     now: UnixTime(1),
                     partitions: 1,
                     role: Role::ALONE,
-                    settled: true,
+                    settled,
                 };
                 Event::Answered { token, answer: Answer::Head(head) }
             }
@@ -316,7 +311,7 @@ impl State {
                     self.proven = Some(if received { now.monotonic_ms } else { at.monotonic_ms });
                 }
                 Action::Reconnect => self.disconnect(),
-                Action::Confirm(pushes) => pushes.iter().for_each(|(_, revocation)| self.hold(revocation)),
+                Action::Confirm(pushes) | Action::Keep(pushes) => pushes.iter().for_each(|(_, revocation)| self.hold(revocation)),
                 Action::Drop(pushes) => panic!("nobody forges here: {pushes:?}"),
                 Action::Since(_) | Action::Time(_) | Action::Alarm(_) | Action::Warning(..) => {}
             }
@@ -340,13 +335,10 @@ impl State {
         self.to_verifier.clear();
     }
 
-    /// Every revocation that the last proof speaks of is held.
+    /// Every revocation that the last proof speaks of is held, also what a failover took away.
     fn keeps_its_promise(&self) -> bool {
         let Some(proven) = self.proven else { return true };
-        let promised = |truth: &Truth| {
-            let lost = truth.lost.iter().any(|(from, to)| (u64::from(*from)..u64::from(*to)).contains(&proven));
-            truth.acknowledged.is_some_and(|at| u64::from(at) <= proven) && !lost
-        };
+        let promised = |truth: &Truth| truth.acknowledged.is_some_and(|at| u64::from(at) <= proven);
         self.truths.iter().all(|truth| truth.held || !promised(truth))
     }
 
@@ -372,7 +364,6 @@ impl Model for World {
                 steps.push(step);
             }
         };
-        let current = state.log.epoch.map(|epoch| (epoch, state.log.history));
         let up = state.connection == Connection::Up;
         let intact = state.log.epoch.is_some();
         may(Step::Revoke { heard: true }, intact && left.revocations > 0);
@@ -382,7 +373,7 @@ impl Model for World {
             may(Step::Failover { lacking }, intact && left.failovers > 0 && has);
         }
         may(Step::Flush, intact && left.flushes > 0);
-        may(Step::Heartbeat, current.is_none() || state.seen != current);
+        may(Step::Heartbeat, !state.is_settled());
         may(Step::Connect, state.connection == Connection::Down);
         may(Step::Cut, (up && left.cuts > 0) || state.connection == Connection::Dying);
         let due = state.machine.wake_ms().is_some_and(|due| due <= u64::from(state.clock));
@@ -434,10 +425,9 @@ impl Model for World {
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
             Property::always("what is proven is held", |_, state: &State| state.keeps_its_promise()),
-            Property::always("what an issuer has looked after is in the log", |_, state: &State| {
-                let looked_after = state.log.epoch.is_some_and(|epoch| state.seen == Some((epoch, state.log.history)));
+            Property::always("what was acknowledged is in a settled log", |_, state: &State| {
                 let has = |id: &u8| state.log.entries.iter().any(|(_, held)| held == id);
-                !looked_after || state.acknowledged().iter().all(has)
+                !state.is_settled() || state.acknowledged().iter().all(has)
             }),
             Property::sometimes("all is proven after everything has gone wrong", |_, state: &State| {
                 state.is_at_rest() && state.truths.iter().all(|truth| truth.held)
@@ -472,6 +462,7 @@ fn every_mutant_that_the_model_can_tell_is_caught() {
         Mutant::ProbeBeforePushes,
         Mutant::FreshOnReceipt,
         Mutant::ProvenByTheLastPage,
+        Mutant::BelievesUnsettled,
     ];
     for mutant in tellable {
         let checked = World { budget: SMALL, mutant: Some(mutant) }

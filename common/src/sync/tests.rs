@@ -147,7 +147,7 @@ impl Desk {
     /// of pushes.
     fn took(&mut self) -> Vec<Action> {
         let elsewhere = |action: &Action| match action {
-            Action::Time(_) | Action::Confirm(_) => true,
+            Action::Time(_) | Action::Confirm(_) | Action::Keep(_) => true,
             Action::Warning(alarm, _) => matches!(alarm, Alarm::ClockAhead | Alarm::ClockBehind),
             _ => false,
         };

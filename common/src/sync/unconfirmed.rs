@@ -34,9 +34,19 @@ pub struct Unconfirmed {
     recent_to: Position,
     /// A read that looks for pushes: its number, and from where.
     looking: Option<(u64, Position)>,
-    /// Since the last look by the machine: to be held for good, and to be let go.
-    confirmed: Vec<Push>,
-    dropped: Vec<Push>,
+    /// Since the last look by the machine.
+    decided: Decided,
+}
+
+/// Pushes that no longer stand apart.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Decided {
+    /// The log has them.
+    pub confirmed: Vec<Push>,
+    /// The log can no longer be asked about them: they are held for good.
+    pub kept: Vec<Push>,
+    /// The log does not have them.
+    pub dropped: Vec<Push>,
 }
 
 impl Unconfirmed {
@@ -58,7 +68,7 @@ impl Unconfirmed {
         }
         self.waiting_to = self.waiting_to.max(position);
         if self.waiting.len() == PUSHES_MAX {
-            self.confirmed.push(self.waiting.remove(0).push);
+            self.decided.kept.push(self.waiting.remove(0).push);
         }
         let chained = chained && !claimed;
         self.waiting.push(Waiting { push: (position, revocation), number, chained, absent: None });
@@ -86,7 +96,7 @@ impl Unconfirmed {
     /// Lets go what was not in the log, now that a probe with this number has named the same log as before.
     pub fn drop_absent(&mut self, probe: u64) {
         let gone = |one: &mut Waiting| one.absent.is_some_and(|at| at < probe);
-        self.dropped.extend(self.waiting.extract_if(.., gone).map(|one| one.push));
+        self.decided.dropped.extend(self.waiting.extract_if(.., gone).map(|one| one.push));
     }
 
     /// From where the log has to be read to find pushes that came before the probe with this number, if there are any.
@@ -115,15 +125,15 @@ impl Unconfirmed {
 
     /// Nothing can be said any more of what stands apart: it is held for good.
     pub fn keep(&mut self) {
-        self.confirmed.extend(self.waiting.drain(..).map(|one| one.push));
+        self.decided.kept.extend(self.waiting.drain(..).map(|one| one.push));
         self.recent.clear();
         self.looking = None;
         (self.waiting_to, self.recent_to) = (Position::START, Position::START);
     }
 
-    /// What is to be held for good, and what is to be let go, since the last call.
-    pub fn settle(&mut self) -> (Vec<Push>, Vec<Push>) {
-        (std::mem::take(&mut self.confirmed), std::mem::take(&mut self.dropped))
+    /// What has been decided since the last call.
+    pub fn take_decided(&mut self) -> Decided {
+        std::mem::take(&mut self.decided)
     }
 
     fn confirm_where(&mut self, which: impl Fn(&Waiting) -> bool) {
@@ -132,7 +142,7 @@ impl Unconfirmed {
         }
         for one in self.waiting.extract_if(.., |one| which(one)).collect::<Vec<_>>() {
             self.remember(one.push.clone());
-            self.confirmed.push(one.push);
+            self.decided.confirmed.push(one.push);
         }
     }
 

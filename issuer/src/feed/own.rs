@@ -20,6 +20,9 @@ use super::local::LocalSource;
 /// How often entries are dropped whose tokens have all expired.
 const EXPIRE_EVERY: Duration = Duration::from_secs(10);
 
+/// How long a log is waited for in which issuers still put back what a failover took away: as a verifier's `REPLAY_WAIT`.
+const REPLAY_WAIT: Duration = Duration::from_secs(5);
+
 /// Where the issuer follows its log.
 pub enum OwnSource {
     /// In this process.
@@ -64,6 +67,10 @@ impl Sink for OwnList {
 
     fn confirm(&self, partition: u16, pushes: &[Push]) {
         self.judge.index().confirm(partition, pushes);
+    }
+
+    fn keep(&self, partition: u16, pushes: &[Push]) {
+        self.judge.index().keep(partition, pushes);
     }
 
     fn drop_pushes(&self, partition: u16, pushes: &[Push]) {
@@ -123,6 +130,7 @@ async fn keep_from<S: Source>(
     stop: watch::Receiver<bool>,
 ) {
     let partitions = list.judge.index().partitions();
-    let pace = Pace::every(probe_interval);
+    let staleness_max = Duration::from_millis(list.judge.staleness().max_ms);
+    let pace = Pace::every(probe_interval).waiting_for_replay(REPLAY_WAIT, staleness_max);
     follow(Arc::new(source), partitions, Vec::new(), Arc::new(list), pace, status, stop).await;
 }

@@ -69,14 +69,16 @@ impl Rig {
         let truth = Arc::new(Truth::default());
         Writer::start(&url(&issuers), seed, &truth).await.stop().await;
         let feed = format!("redis://verifier:secret@127.0.0.1:{}/", verifiers.port());
-        let settings = [("REDIS_URL", feed.as_str()), ("PROBE_INTERVAL", "50ms"), ("MAX_STALENESS", "1s")];
+        let replay_wait = ("REPLAY_WAIT", "60s");
+        let settings =
+            [("REDIS_URL", feed.as_str()), ("PROBE_INTERVAL", "50ms"), ("MAX_STALENESS", "1s"), replay_wait];
         let (inside, _) = Launched::start(Scratch::new(), &settings);
         let folder = Scratch::new();
         let clocks = folder.file("clocks");
         std::fs::write(&clocks, "+0").expect("our own folder");
         let off = off_by(&clocks);
         let off: Vec<_> = off.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        let settings = [&[("REDIS_URL", feed.as_str())], &off[..]].concat();
+        let settings = [&[("REDIS_URL", feed.as_str()), replay_wait], &off[..]].concat();
         let process = Verifier::start(&folder, "process", &settings).await;
         let database = folder.file("app.db");
         users::sqlite(&database, &[EMAIL]).await;

@@ -99,8 +99,6 @@ pub struct Totals {
     pub verdicts: u64,
     pub asked: u64,
     pub proofs: u64,
-    /// Entries that were answered good although acknowledged, for Redis had lost them before the verifier heard of them.
-    pub lost_and_unheard: u64,
     pub stale: u64,
     /// Refreshes of dead sessions that were tried; none may succeed.
     pub refreshes: u64,
@@ -113,7 +111,6 @@ impl Totals {
         self.verdicts += more.verdicts;
         self.asked += more.asked;
         self.proofs += more.proofs;
-        self.lost_and_unheard += more.lost_and_unheard;
         self.stale += more.stale;
         self.refreshes += more.refreshes;
     }
@@ -128,15 +125,14 @@ impl fmt::Display for Totals {
         write!(
             f,
             "{} revocations acknowledged, {} refused; {} proofs, {} verdicts in process, {} over the socket, \
-             {} refreshes of dead sessions, {} looks at a stale verifier, {} entries lost by Redis, unheard and good until replayed",
+             {} refreshes of dead sessions, {} looks at a stale verifier",
             self.acknowledged,
             self.refused,
             self.proofs,
             self.verdicts,
             self.asked,
             self.refreshes,
-            self.stale,
-            self.lost_and_unheard
+            self.stale
         )
     }
 }

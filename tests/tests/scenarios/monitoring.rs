@@ -212,7 +212,8 @@ async fn a_full_disk_under_the_journal_is_not_ready_until_there_is_room() {
     })
     .await;
     assert_eq!(stack.issuer.logout(&stack.issuer.login(EMAIL).await.access).await.status, 204);
-    assert_eq!(stack.issuer.program.output().matches("the journal can be written again").count(), 1);
+    let log = stack.issuer.program.output();
+    assert!(log.matches("the journal can be written again").count() > again, "{log}");
     drop(stack);
 }
 

@@ -222,6 +222,8 @@ const ROWS: &[Row] = &[
     (ISSUER, &[("REDIS_PREFIX", "app")], Warned(&["REDIS_PREFIX has no effect: REDIS_URL is not set"])),
     (ISSUER, &[("REDIS_URL", "127.0.0.1:6379")], Refused(&["REDIS_URL: ", "redis://"])),
     (VERIFIER, &[("REDIS_URL", "http://redis:6379")], Refused(&["REDIS_URL: ", "redis+sentinel://"])),
+    (VERIFIER, &[("REDIS_URL", "redis+sentinel://127.0.0.1:26379")], Refused(&["REDIS_URL: "])),
+    (ISSUER, &[("REDIS_URL", "redis://:pa#ss@127.0.0.1:6379")], Refused(&["REDIS_URL: "])),
     (ISSUER, &[("REVOCATION_PARTITIONS", "4")], Refused(&["REVOCATION_PARTITIONS: must be 1 without REDIS_URL"])),
     (ISSUER, &[("REVOCATION_JOURNAL", "/tmp/journal")], Refused(&["REVOCATION_JOURNAL: is for REDIS_URL"])),
     (
@@ -273,11 +275,15 @@ const ROWS: &[Row] = &[
         &[("ROUTES_FILE", "/nonexistent/routes.toml")],
         Refused(&["ROUTES_FILE: /nonexistent/routes.toml: No such file"]),
     ),
+    (ISSUER, &[("CORS_ORIGINS", "app.example.org")], Refused(&["CORS_ORIGINS: "])),
+    (ISSUER, &[("CORS_ORIGINS", "https://app.example.org/login")], Refused(&["CORS_ORIGINS: "])),
     (ISSUER, &[("TRUSTED_PROXIES", "10.0.0.0/99")], Refused(&["TRUSTED_PROXIES: \"10.0.0.0/99\" is not a list"])),
     // The database, in words (its own mistakes: users_table.rs).
     (ISSUER, &[("DATABASE_URL", "")], Refused(&["DATABASE_URL: is not set", "postgres://"])),
     (ISSUER, &[("DATABASE_URL", "mysql://app@db/app")], Refused(&["DATABASE_URL: ", "postgres:// or sqlite://"])),
     (ISSUER, &[("DATABASE_URL", "postgres://app:pa#ss@db/app")], Refused(&["DATABASE_URL: "])),
+    (ISSUER, &[("DATABASE_URL", "postgres://app:x@one,two/app")], Refused(&["DATABASE_URL: "])),
+    (ISSUER, &[("DATABASE_URL", "postgres://app:x@db/app?sslmode=no-verify")], Refused(&["DATABASE_URL: "])),
     (ISSUER, &[("USERS_TABLE", "users;")], Refused(&["USERS_TABLE: "])),
     (ISSUER, &[("USERS_EMAIL_MATCH", "like")], Refused(&["USERS_EMAIL_MATCH: \"like\" is not ignore_case or exact"])),
     // Logs.

@@ -224,6 +224,7 @@ impl<S: Source, K: Sink> Follower<S, K> {
                     self.status.applied(partition, u64::from(new));
                 }
                 Action::Confirm(pushes) => self.sink.confirm(partition, &pushes),
+                Action::Keep(pushes) => self.sink.keep(partition, &pushes),
                 Action::Drop(pushes) => {
                     tracing::warn!(
                         partition,
@@ -280,7 +281,7 @@ impl<S: Source, K: Sink> Follower<S, K> {
         for (partition, machine) in self.group.iter().zip(&mut self.machines) {
             for action in machine.on(Event::Disconnected, (self.pace.clock)()) {
                 match action {
-                    Action::Confirm(pushes) => self.sink.confirm(*partition, &pushes),
+                    Action::Keep(pushes) => self.sink.keep(*partition, &pushes),
                     other => debug_assert!(false, "a lost connection asks for nothing: {other:?}"),
                 }
             }

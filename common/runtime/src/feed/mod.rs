@@ -72,8 +72,11 @@ pub trait Sink: Send + Sync + 'static {
     /// Holds one that was pushed, apart from the others until it is confirmed or dropped; true if it was not held before.
     fn push(&self, partition: u16, push: &Push) -> bool;
 
-    /// Holds for good what was pushed.
+    /// Holds for good what was pushed: the log has it.
     fn confirm(&self, partition: u16, pushes: &[Push]);
+
+    /// Holds for good what was pushed: the log can no longer be asked whether it had it.
+    fn keep(&self, partition: u16, pushes: &[Push]);
 
     /// Lets go what was pushed and never was in the log.
     fn drop_pushes(&self, partition: u16, pushes: &[Push]);

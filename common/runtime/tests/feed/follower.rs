@@ -48,6 +48,10 @@ impl Sink for List {
         assert!(pushes.iter().all(|(_, revocation)| !self.apply(partition, revocation)), "pushed before");
     }
 
+    fn keep(&self, partition: u16, pushes: &[Push]) {
+        self.confirm(partition, pushes);
+    }
+
     fn drop_pushes(&self, partition: u16, pushes: &[Push]) {
         let mut state = self.state.lock().unwrap();
         for (_, revocation) in pushes {

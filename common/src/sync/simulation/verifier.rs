@@ -147,7 +147,7 @@ impl Verifier {
         for action in actions {
             match action {
                 Action::Apply { position, revocation } => self.apart.push((position, revocation)),
-                Action::Confirm(pushes) => {
+                Action::Confirm(pushes) | Action::Keep(pushes) => {
                     pushes.iter().for_each(|(_, revocation)| self.held.hold(revocation));
                     self.apart.retain(|push| !pushes.contains(push));
                 }

@@ -42,6 +42,8 @@ impl Sink for Count {
 
     fn confirm(&self, _: u16, _: &[Push]) {}
 
+    fn keep(&self, _: u16, _: &[Push]) {}
+
     fn drop_pushes(&self, _: u16, _: &[Push]) {}
 
     fn since(&self, _: u16, _: UnixTime) {}
