@@ -333,10 +333,10 @@ fn no_registry_and_no_machine_is_named() {
 /// Who is woken by an alarm looks its name up.
 #[test]
 fn every_alarm_is_explained() {
-    let page = std::fs::read_to_string(root().join("docs/revocation.md")).expect("the page");
+    let page = std::fs::read_to_string(root().join("docs/guarantees.md")).expect("the page");
     let missing: Vec<_> =
         Alarm::ALL.iter().filter(|alarm| !page.contains(&format!("| `{}` |", alarm.name()))).collect();
-    assert!(missing.is_empty(), "docs/revocation.md does not explain {missing:?}");
+    assert!(missing.is_empty(), "docs/guarantees.md does not explain {missing:?}");
 }
 
 #[test]

@@ -10,7 +10,7 @@
 //! - no session whose end was acknowledged is refreshed, whatever happens.
 //!
 //! That holds for what Redis acknowledged and lost, too: nothing is proven until the issuers have put it back. `REPLAY_WAIT`
-//! is a minute here, so that a busy machine is not the exception that docs/revocation.md names. At the end of its cycle every
+//! is a minute here, so that a busy machine is not the exception that docs/guarantees.md names. At the end of its cycle every
 //! entry must be held.
 //!
 //! `SIDEGATE_FAULT_CYCLES` sets how many cycles are run (30 in the usual tests), `SIDEGATE_FAULT_SEED` the first seed.

@@ -3,7 +3,7 @@
 //! The verifier is the very [`Machine`](super::Machine) of the daemon. After every proof, and at every look in between,
 //! the truth is compared with what the verifier would answer:
 //! - **Safety**: no token whose revocation was acknowledged before `fresh_as_of` is answered good. The exceptions are stated
-//!   in docs/revocation.md: what a failover or a restored backup has lost, if every issuer that acknowledged it or heard of it
+//!   in docs/guarantees.md: what a failover or a restored backup has lost, if every issuer that acknowledged it or heard of it
 //!   is gone, or while a log is believed although its replay is missing.
 //! - **Sessions**: none whose end was acknowledged is ever refreshed, with the first of these exceptions.
 //! - **Logins**: no token is born dead.
