@@ -153,12 +153,15 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
             {
                 session = None;
             }
-            if !named.iter().any(|one| one.sid == Id::Packed(token.sid)) {
+            // Only the record names the user: a session ended without being read would leave a retry of `global` nobody to
+            // log out.
+            let lost = unread.is_some() && scope == Scope::Global;
+            if !lost && !named.iter().any(|one| one.sid == Id::Packed(token.sid)) {
                 named.push(Named::by_refresh(&token, session.as_ref()));
             }
         }
         if named.is_empty() {
-            return Err(Rejection::Missing.into());
+            return Err(unread.map_or_else(|| Rejection::Missing.into(), LogoutError::from));
         }
         // A store that cannot be read is asked all the same: what it refuses it keeps, and does later.
         let ended = match scope {
