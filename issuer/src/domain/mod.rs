@@ -16,6 +16,8 @@ pub mod refresh_token;
 pub mod revoke;
 pub mod session;
 pub mod sessions;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

@@ -17,6 +17,10 @@ pub const TERMS: Terms =
 pub trait Bench {
     type Store: Store;
     fn store(&self) -> &Self::Store;
+    /// What the store's clock says before anything has elapsed.
+    fn now(&self) -> UnixTime {
+        sidegate_runtime::clock::unix_now()
+    }
     async fn elapse(&self, seconds: u64);
     /// Sets a user's watermark, as a replay does after a failover.
     async fn put_back_watermark(&self, sub: &str, threshold: UnixTime);
@@ -45,10 +49,6 @@ async fn read<B: Bench>(bench: &B, new: &NewSession) -> Option<Session> {
 
 async fn log_in<B: Bench>(bench: &B, new: &NewSession) -> UnixTime {
     bench.store().create(new).await.unwrap().issued
-}
-
-fn now() -> UnixTime {
-    sidegate_runtime::clock::unix_now()
 }
 
 /// All of a user's live sessions.
@@ -229,16 +229,16 @@ pub async fn killing_again_and_again_puts_nothing_into_the_future<B: Bench>(benc
     }
     let new = new_session("1");
     let issued = log_in(bench, &new).await;
-    assert!(issued <= now(), "a token is handed out once it is valid");
+    assert!(issued <= bench.now(), "a token is handed out once it is valid");
     let killed = bench.store().revoke_subject("1").await.unwrap();
     assert!(killed >= issued);
-    assert!(log_in(bench, &new_session("1")).await <= now());
+    assert!(log_in(bench, &new_session("1")).await <= bench.now());
     for _ in 0..3 {
         let other = new_session("2");
         log_in(bench, &other).await;
         let killed = bench.store().revoke_all(partition(bench, "2")).await.unwrap();
         assert!(matches!(rotate(bench, &other, 0).await, Rotated::Refused(_)));
-        assert!(killed <= now());
+        assert!(killed <= bench.now());
     }
 }
 
@@ -441,16 +441,16 @@ pub async fn sessions_come_in_pages<B: Bench>(bench: &B) {
 pub async fn a_threshold_far_ahead_of_the_clock_is_refused<B: Bench>(bench: &B) {
     let of = partition(bench, "1");
     let ahead =
-        |seconds| Revocation { target: Target::All { threshold: now().plus(seconds) }, expires_at: UnixTime(0) };
+        |seconds| Revocation { target: Target::All { threshold: bench.now().plus(seconds) }, expires_at: UnixTime(0) };
     assert!(bench.store().append(of, &ahead(3600)).await.is_err());
-    let one = Target::Subject { sub: "1".into(), threshold: now().plus(3600) };
+    let one = Target::Subject { sub: "1".into(), threshold: bench.now().plus(3600) };
     assert!(bench.store().append(of, &Revocation { target: one, expires_at: UnixTime(0) }).await.is_err());
     assert_eq!(bench.log(of).await, []);
     bench.store().append(of, &ahead(30)).await.unwrap();
-    bench.put_back_watermark("1", now().plus(3600)).await;
+    bench.put_back_watermark("1", bench.now().plus(3600)).await;
     assert!(bench.store().revoke_subject("1").await.is_err(), "503, and never done for what was not");
     assert!(bench.store().create(&new_session("1")).await.is_err());
-    bench.put_back_watermark("2", now().plus(30)).await;
+    bench.put_back_watermark("2", bench.now().plus(30)).await;
     assert!(bench.store().create(&new_session("2")).await.is_err(), "no client waits that long");
     bench.store().revoke_subject("2").await.unwrap();
 }

@@ -1,0 +1,224 @@
+//! Refresh.
+
+use std::sync::Arc;
+
+use sidegate_common::token::Rejection;
+
+use super::world::{ADA, BOB, TERMS, World, claims, ended, refresh_keys, sid};
+use crate::domain::minting::Unmintable;
+use crate::domain::refresh::RefreshError;
+use crate::domain::refresh_token::NotAuthentic;
+use crate::domain::session::Refusal;
+use crate::domain::{Granted, refresh::Refreshed};
+
+impl World {
+    async fn refresh(&self, granted: &Granted) -> Result<Refreshed, RefreshError> {
+        self.auth.refresh(&granted.refresh_token).await
+    }
+}
+
+fn refused(granted: &Granted, why: Refusal) -> RefreshError {
+    RefreshError::Refused { why, sid: granted.sid.clone(), sub: Some(granted.sub.clone()) }
+}
+
+#[tokio::test]
+async fn refresh_gives_a_new_pair_for_the_same_session() {
+    let world = World::new();
+    let first = world.login(ADA).await;
+    world.clock.advance(60);
+    let Refreshed { granted: second, retried } = world.refresh(&first).await.unwrap();
+    assert!(!retried);
+    assert_eq!((&second.sid, &second.sub), (&first.sid, &first.sub));
+    assert_ne!(second.jti, first.jti);
+    assert_ne!(second.refresh_token, first.refresh_token);
+    assert_eq!(claims(&second).iat, claims(&first).iat + 60);
+    assert_eq!(world.denied(&first.access_token), None, "a refresh revokes nothing");
+    assert_eq!(world.denied(&second.access_token), None);
+    assert_eq!(world.session(&first).unwrap().generation, 1);
+    assert!(world.store().targets().is_empty());
+}
+
+#[tokio::test]
+async fn refresh_retried_in_its_window_gives_the_same_child() {
+    let world = World::new();
+    let first = world.login(ADA).await;
+    let second = world.refresh(&first).await.unwrap();
+    world.clock.advance(TERMS.retry_window);
+    let again = world.refresh(&first).await.unwrap();
+    assert!(again.retried);
+    assert_eq!(again.granted.refresh_token, second.granted.refresh_token);
+    assert_eq!(world.denied(&again.granted.access_token), None);
+}
+
+#[tokio::test]
+async fn refresh_after_the_retry_window_revokes_the_session() {
+    let world = World::new();
+    let first = world.login(ADA).await;
+    let second = world.refresh(&first).await.unwrap().granted;
+    world.clock.advance(TERMS.retry_window + 1);
+    let reused = RefreshError::Reused {
+        sid: first.sid.clone(),
+        sub: "1".to_owned(),
+        generations_old: 1,
+        rotated_ago: TERMS.retry_window + 1,
+    };
+    assert_eq!(world.refresh(&first).await.err(), Some(reused));
+    assert_eq!(world.store().targets(), [ended(&first)]);
+    assert_eq!(world.denied(&second.access_token), Some(Rejection::Revoked));
+    let gone = RefreshError::Refused { why: Refusal::Gone, sid: first.sid.clone(), sub: None };
+    assert_eq!(world.refresh(&second).await.err(), Some(gone));
+}
+
+#[tokio::test]
+async fn reuse_is_found_without_the_users_database() {
+    let world = World::new();
+    let first = world.login(ADA).await;
+    let second = world.refresh(&first).await.unwrap().granted;
+    world.refresh(&second).await.unwrap();
+    world.faults.fail("read_user");
+    let reused = world.refresh(&first).await.err();
+    assert!(matches!(reused, Some(RefreshError::Reused { generations_old: 2, .. })), "{reused:?}");
+    assert_eq!(world.session(&first), None);
+}
+
+#[tokio::test]
+async fn refresh_tokens_that_are_not_ours_ask_no_store() {
+    let world = World::new();
+    let granted = world.login(ADA).await;
+    let token = granted.refresh_token;
+    let foreign = refresh_keys("another session secret, of more than thirty-two bytes");
+    let unknown = foreign.write(&foreign.first(sidegate_common::revocation::SubjectTag::of("1"), [7; 16])).unwrap();
+    // A character of the MAC that stands for six whole bits: what comes out is canonical base64url as well.
+    let (head, tail) = token.split_at(token.len() - 4);
+    let forged = format!("{head}{}{}", if tail.starts_with('A') { 'B' } else { 'A' }, &tail[1..]);
+    world.faults.calls();
+    for (presented, why) in [
+        ("", NotAuthentic::Malformed),
+        (&token[1..], NotAuthentic::Malformed),
+        (granted.access_token.as_str(), NotAuthentic::Malformed),
+        (&"*".repeat(token.len()), NotAuthentic::Malformed),
+        (&unknown, NotAuthentic::UnknownKey),
+        (&forged, NotAuthentic::Forged),
+    ] {
+        assert_eq!(world.auth.refresh(presented).await.err(), Some(RefreshError::NotAuthentic(why)), "{presented}");
+    }
+    assert!(world.faults.calls().is_empty());
+}
+
+#[tokio::test]
+async fn sessions_that_have_ended_are_not_refreshed() {
+    let world = World::new();
+    let idle = world.login(ADA).await;
+    world.clock.advance(TERMS.idle_ttl);
+    assert_eq!(world.refresh(&idle).await.err(), Some(refused(&idle, Refusal::Expired)));
+    let revoked = world.login(ADA).await;
+    world.store().put_back_watermark("1", world.clock.now());
+    assert_eq!(world.refresh(&revoked).await.err(), Some(refused(&revoked, Refusal::Revoked)));
+    let gone = world.login(BOB).await;
+    world.store().lose_session("2", &sid(&gone));
+    let error = RefreshError::Refused { why: Refusal::Gone, sid: gone.sid.clone(), sub: None };
+    assert_eq!(world.refresh(&gone).await.err(), Some(error));
+    assert!(world.store().targets().is_empty());
+}
+
+#[tokio::test]
+async fn refresh_of_a_user_who_is_gone_or_disabled_ends_the_session() {
+    let world = World::new();
+    let (ada, bob) = (world.login(ADA).await, world.login(BOB).await);
+    world.users().change("1", |account| account.active = false);
+    world.users().remove("2");
+    for granted in [ada, bob] {
+        let error = RefreshError::UserGone { sid: granted.sid.clone(), sub: granted.sub.clone() };
+        assert_eq!(world.refresh(&granted).await.err(), Some(error));
+        assert_eq!(world.session(&granted), None);
+        assert!(world.store().targets().contains(&ended(&granted)));
+        assert_eq!(world.denied(&granted.access_token), Some(Rejection::Revoked));
+    }
+}
+
+#[tokio::test]
+async fn refresh_of_a_disabled_user_says_so_only_once_the_session_has_ended() {
+    let world = World::new();
+    let granted = world.login(ADA).await;
+    world.users().change("1", |account| account.active = false);
+    world.faults.fail("end");
+    assert!(matches!(world.refresh(&granted).await, Err(RefreshError::Unavailable(_))));
+    world.faults.heal();
+    assert!(matches!(world.refresh(&granted).await, Err(RefreshError::UserGone { .. })));
+}
+
+#[tokio::test]
+async fn refresh_without_users_or_store_is_unavailable_and_spends_nothing() {
+    let world = World::new();
+    let granted = world.login(ADA).await;
+    for call in ["read_session", "read_user", "rotate"] {
+        world.faults.fail(call);
+        match world.refresh(&granted).await {
+            Err(RefreshError::Unavailable(error)) => assert_eq!(error.dependency, call),
+            _ => panic!("{call} failed, and the refresh did not say so"),
+        }
+    }
+    world.faults.heal();
+    assert!(!world.refresh(&granted).await.unwrap().retried);
+}
+
+#[tokio::test]
+async fn refresh_never_gives_a_token_of_another_user() {
+    let world = World::new();
+    let granted = world.login(ADA).await;
+    world.users().change("1", |account| account.id = "2".to_owned());
+    match world.refresh(&granted).await {
+        Err(RefreshError::Unavailable(error)) => assert_eq!(error.dependency, "the users database"),
+        _ => panic!("the row is of another user"),
+    }
+    assert!(world.session(&granted).is_some());
+}
+
+#[tokio::test]
+async fn refresh_reads_the_scope_anew() {
+    let world = World::new();
+    let granted = world.login(ADA).await;
+    world.users().change("1", |account| account.scope = Some("read".to_owned()));
+    let read = world.refresh(&granted).await.unwrap().granted;
+    assert_eq!(claims(&read).scope.as_deref(), Some("read"));
+    world.users().change("1", |account| account.scope = None);
+    let none = world.refresh(&read).await.unwrap().granted;
+    assert_eq!(claims(&none).scope, None);
+    world.users().change("1", |account| account.scope = Some("a\"b".to_owned()));
+    world.faults.calls();
+    let unfit = world.refresh(&none).await.err();
+    assert_eq!(unfit, Some(RefreshError::Unmintable(Unmintable::Unfit("scope"))));
+    assert!(!world.faults.calls().contains(&"rotate"), "the token is not spent");
+}
+
+#[tokio::test]
+async fn refresh_of_a_session_that_ends_meanwhile_is_refused() {
+    let world = World::new();
+    let granted = world.login(ADA).await;
+    let (auth, gone) = (Arc::clone(&world.auth), sid(&granted));
+    world.faults.before("rotate", move || auth.store.inner.lose_session("1", &gone));
+    assert_eq!(world.refresh(&granted).await.err(), Some(refused(&granted, Refusal::Gone)));
+}
+
+#[tokio::test]
+async fn an_old_token_that_a_failover_made_current_again_is_refused() {
+    let world = World::new();
+    let first = world.login(ADA).await;
+    let second = world.refresh(&first).await.unwrap().granted;
+    world.refresh(&second).await.unwrap();
+    let (auth, lost) = (Arc::clone(&world.auth), sid(&first));
+    world
+        .faults
+        .before("rotate", move || auth.store.inner.change_session("1", &lost, |session| session.generation = 0));
+    assert_eq!(world.refresh(&first).await.err(), Some(refused(&first, Refusal::Gone)));
+}
+
+#[tokio::test]
+async fn refresh_under_a_key_that_is_taken_away_meanwhile_fails() {
+    let world = World::new();
+    let granted = world.login(ADA).await;
+    let auth = Arc::clone(&world.auth);
+    let other = refresh_keys("another session secret, of more than thirty-two bytes");
+    world.faults.before("rotate", move || auth.refresh_keys.replace(&other));
+    assert_eq!(world.refresh(&granted).await.err(), Some(RefreshError::Unmintable(Unmintable::Key)));
+}

@@ -1,0 +1,190 @@
+//! Revocation by the operator or the application, of each kind.
+
+use sidegate_common::revocation::{Id, SubjectTag, Target};
+use sidegate_common::time::REVOCATION_MARGIN_SECONDS;
+use sidegate_common::token::Rejection;
+
+use super::faulty::Fault;
+use super::world::{ADA, BOB, TERMS, World, claims, ended};
+use crate::domain::ports::Store as _;
+use crate::domain::revoke::{Order, RevokeError, Revoked};
+use crate::domain::session::UserSessions;
+
+impl World {
+    pub async fn revoke(&self, order: Order) -> Result<Revoked, RevokeError> {
+        self.auth.revoke(&order, self.clock.now()).await
+    }
+}
+
+fn revoked(named: &str, sessions_ended: u64) -> Result<Revoked, RevokeError> {
+    Ok(Revoked { named: named.to_owned(), sessions_ended: Some(sessions_ended) })
+}
+
+fn user(sub: &str, sessions: UserSessions) -> Order {
+    Order::User { sub: sub.to_owned(), sessions }
+}
+
+#[tokio::test]
+async fn a_token_is_revoked_by_itself_or_by_its_jti() {
+    let world = World::new();
+    let (by_token, by_jti, other) = (world.login(ADA).await, world.login(ADA).await, world.login(ADA).await);
+    assert_eq!(world.revoke(Order::Token(by_token.access_token.clone())).await, revoked(&by_token.jti, 0));
+    assert_eq!(world.revoke(Order::Token(by_jti.jti.clone())).await, revoked(&by_jti.jti, 0));
+    let target = |jti: &str, subject| Target::Token { jti: Id::parse(jti).unwrap(), subject };
+    let subject = SubjectTag::of("1");
+    let of = subject.partition(world.store().partitions());
+    let log = world.store().log(of);
+    let bound = target(&by_token.jti, Some(subject));
+    let (_, entry) = log.iter().find(|(_, entry)| entry.target == bound).expect("an entry in the user's partition");
+    assert_eq!(entry.expires_at, claims(&by_token).expires_at().plus(REVOCATION_MARGIN_SECONDS));
+    assert!(world.store().targets().contains(&target(&by_jti.jti, None)));
+    for granted in [&by_token, &by_jti] {
+        assert_eq!(world.denied(&granted.access_token), Some(Rejection::Revoked));
+        assert!(world.session(granted).is_some(), "its session goes on");
+    }
+    assert_eq!(world.denied(&other.access_token), None);
+}
+
+#[tokio::test]
+async fn an_expired_token_may_be_revoked() {
+    let world = World::new();
+    let granted = world.login(ADA).await;
+    world.clock.advance(TERMS.access_ttl + 10);
+    assert_eq!(world.revoke(Order::Token(granted.access_token.clone())).await, revoked(&granted.jti, 0));
+}
+
+#[tokio::test]
+async fn a_session_is_revoked_wherever_it_is() {
+    let world = World::new();
+    for email in [ADA, BOB] {
+        let (granted, other) = (world.login(email).await, world.login(email).await);
+        assert_eq!(world.revoke(Order::Session(granted.sid.clone())).await, revoked(&granted.sid, 1));
+        assert!(world.store().targets().contains(&ended(&granted)));
+        assert_eq!(world.denied(&granted.access_token), Some(Rejection::Revoked));
+        assert_eq!(world.denied(&other.access_token), None);
+        world.revoke(Order::Session(granted.sid.clone())).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_no_partition_has_is_revoked_all_the_same() {
+    let world = World::new();
+    let sid = "AAECAwQFBgcICQoLDA0ODw";
+    assert_eq!(world.revoke(Order::Session(sid.to_owned())).await, revoked(sid, 0));
+    assert_eq!(world.store().targets(), [Target::Session { sid: Id::parse(sid).unwrap(), subject: None }]);
+}
+
+#[tokio::test]
+async fn a_user_is_revoked_with_or_without_the_sessions() {
+    let world = World::new();
+    let (one, other, bob) = (world.login(ADA).await, world.login(ADA).await, world.login(BOB).await);
+    assert_eq!(world.revoke(user("1", UserSessions::Keep)).await, revoked("1", 0));
+    for granted in [&one, &other] {
+        assert_eq!(world.denied(&granted.access_token), Some(Rejection::Revoked));
+    }
+    let refreshed = world.auth.refresh(&one.refresh_token).await.unwrap().granted;
+    assert_eq!(world.denied(&refreshed.access_token), None, "its session goes on");
+    assert_eq!(world.revoke(user("1", UserSessions::End)).await, revoked("1", 2));
+    assert_eq!(world.denied(&refreshed.access_token), Some(Rejection::Revoked));
+    assert!(world.auth.refresh(&refreshed.refresh_token).await.is_err());
+    assert_eq!(world.denied(&bob.access_token), None);
+}
+
+#[tokio::test]
+async fn a_key_is_revoked_in_every_partition() {
+    let world = World::new();
+    let granted = world.login(ADA).await;
+    let kid = world.auth.minter.kid();
+    assert!(!world.auth.knows_retired(&kid));
+    assert_eq!(world.revoke(Order::Key(kid.clone())).await, revoked(&kid, 0));
+    for partition in 0..world.store().partitions() {
+        let [(_, entry)] = &world.store().log(partition)[..] else { panic!("one entry in each") };
+        assert_eq!(entry.target, Target::Key { kid: kid.as_str().into() });
+    }
+    assert_eq!(world.denied(&granted.access_token), Some(Rejection::Revoked));
+    assert!(world.auth.knows_retired(&kid));
+}
+
+#[tokio::test]
+async fn everything_is_revoked_in_every_partition() {
+    let world = World::new();
+    let granted = [world.login(ADA).await, world.login(BOB).await];
+    let all = Revoked { named: "*".to_owned(), sessions_ended: None };
+    assert_eq!(world.revoke(Order::All).await, Ok(all));
+    assert_eq!(world.store().targets().len(), usize::from(world.store().partitions()));
+    for granted in &granted {
+        assert_eq!(world.denied(&granted.access_token), Some(Rejection::Revoked));
+        assert!(world.auth.refresh(&granted.refresh_token).await.is_err());
+    }
+    let after = world.login(ADA).await;
+    assert_eq!(world.denied(&after.access_token), None);
+}
+
+#[tokio::test]
+async fn what_no_token_could_bear_is_not_revoked() {
+    let world = World::new();
+    let granted = world.login(ADA).await;
+    let forged = granted.access_token.replace(|_| true, "A");
+    let long = "x".repeat(256);
+    for (order, field) in [
+        (Order::Token(String::new()), "token"),
+        (Order::Token("a b".to_owned()), "token"),
+        (Order::Token("a.b.c".to_owned()), "token"),
+        (Order::Token(forged), "token"),
+        (Order::Session(String::new()), "session"),
+        (Order::Session("a b".to_owned()), "session"),
+        (user("", UserSessions::End), "user"),
+        (user("-", UserSessions::Keep), "user"),
+        (user(&long, UserSessions::End), "user"),
+        (Order::Key("a b".to_owned()), "key"),
+        (Order::Key(long.clone()), "key"),
+    ] {
+        world.faults.calls();
+        assert_eq!(world.revoke(order.clone()).await, Err(RevokeError::Unfit(field)), "{order:?}");
+        assert!(world.faults.calls().is_empty(), "{order:?}");
+    }
+    assert!(world.store().targets().is_empty());
+}
+
+#[tokio::test]
+async fn an_order_that_cannot_be_stored_is_unavailable() {
+    let world = World::new();
+    let granted = world.login(ADA).await;
+    for (order, call) in [
+        (Order::Token(granted.access_token.clone()), "append"),
+        (Order::Token(granted.jti.clone()), "append"),
+        (Order::Session(granted.sid.clone()), "read_session"),
+        (Order::Session(granted.sid.clone()), "end"),
+        (Order::Session("AAECAwQFBgcICQoLDA0ODw".to_owned()), "end"),
+        (user("1", UserSessions::End), "revoke_user"),
+        (user("1", UserSessions::Keep), "revoke_user"),
+        (Order::Key("k".to_owned()), "append"),
+        (Order::All, "revoke_all"),
+    ] {
+        world.faults.fail(call);
+        match world.revoke(order.clone()).await {
+            Err(RevokeError::Unavailable(error)) => assert_eq!(error.dependency, call, "{order:?}"),
+            other => panic!("{order:?}: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_partition_that_fails_keeps_the_order_from_no_other() {
+    for (order, partitions) in [(Order::All, 4), (Order::Key("k".to_owned()), 4)] {
+        let world = World::new();
+        world.faults.fail_number(0, Fault::Refused);
+        assert!(matches!(world.revoke(order).await, Err(RevokeError::Unavailable(_))));
+        assert_eq!(world.store().targets().len(), partitions - 1);
+    }
+}
+
+#[tokio::test]
+async fn a_session_behind_an_unreadable_partition_is_ended_there() {
+    let world = World::new();
+    let granted = world.login(ADA).await;
+    world.faults.fail("read_session");
+    let failed = world.revoke(Order::Session(granted.sid.clone())).await;
+    assert!(matches!(failed, Err(RevokeError::Unavailable(_))), "503, although it was done: {failed:?}");
+    assert_eq!(world.denied(&granted.access_token), Some(Rejection::Revoked));
+}

@@ -1,0 +1,238 @@
+//! An issuer without sockets: all service methods over a store and users in memory, and the pool of real password hashes
+//! at the lowest cost.
+
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+
+use sidegate_common::claims::Claims;
+use sidegate_common::index::Index;
+use sidegate_common::key::{KeyRing, SigningKey};
+use sidegate_common::revocation::{Id, SubjectTag, Target};
+use sidegate_common::secret::Secret;
+use sidegate_common::token::{Policy, Rejection, unverified_claims};
+use sidegate_common::verdict::{Freshness, Judge, Moment, OnStale, Staleness, Verdict};
+use tokio::sync::mpsc;
+
+use super::faulty::{Faults, Faulty};
+use super::memory_store::{MemoryStore, TestClock};
+use crate::domain::login::{Credentials, LoginError};
+use crate::domain::minting::{Issuing, Minter};
+use crate::domain::password::COST_MIN;
+use crate::domain::ports::{Account, Lookup, Store as _, Unavailable, Users};
+use crate::domain::refresh_token::RefreshKeys;
+use crate::domain::session::{Session, Terms};
+use crate::domain::{Auth, Client, Granted};
+use crate::password::{PasswordPool, PoolSettings, Rehashed};
+
+pub const TERMS: Terms =
+    Terms { access_ttl: 600, idle_ttl: 3600, absolute_ttl: 7200, retry_window: 30, lifetime_max: 86_400 };
+pub const PASSWORD: &str = "correct horse battery staple";
+/// The user that most tests log in: id 1.
+pub const ADA: &str = "ada@example.org";
+/// Another one: id 2.
+pub const BOB: &str = "bob@example.org";
+
+/// Users in memory, by email.
+#[derive(Default)]
+pub struct MemoryUsers(Mutex<Vec<Row>>);
+
+struct Row {
+    id: &'static str,
+    email: &'static str,
+    account: Account,
+}
+
+impl MemoryUsers {
+    fn locked(&self) -> MutexGuard<'_, Vec<Row>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn add(&self, id: &'static str, email: &'static str, change: impl FnOnce(&mut Account)) {
+        static HASH: LazyLock<String> = LazyLock::new(|| bcrypt::hash(PASSWORD, COST_MIN).unwrap());
+        let mut account = Account {
+            id: id.to_owned(),
+            password_hash: Some(HASH.clone()),
+            active: true,
+            scope: Some("read write".to_owned()),
+        };
+        change(&mut account);
+        self.locked().push(Row { id, email, account });
+    }
+
+    pub fn change(&self, id: &str, change: impl FnOnce(&mut Account)) {
+        change(&mut self.locked().iter_mut().find(|row| row.id == id).unwrap().account);
+    }
+
+    pub fn remove(&self, id: &str) {
+        self.locked().retain(|row| row.id != id);
+    }
+}
+
+impl Users for MemoryUsers {
+    async fn find_by_email(&self, email: &str) -> Result<Lookup, Unavailable> {
+        let rows = self.locked();
+        let mut found = rows.iter().filter(|row| row.email == email);
+        Ok(match (found.next(), found.next()) {
+            (None, _) => Lookup::Nobody,
+            (Some(row), None) => Lookup::One(row.account.clone()),
+            (Some(_), Some(_)) => Lookup::Several,
+        })
+    }
+
+    async fn read(&self, id: &str) -> Result<Option<Account>, Unavailable> {
+        Ok(self.locked().iter().find(|row| row.id == id).map(|row| row.account.clone()))
+    }
+
+    async fn rehash(&self, id: &str, old: &str, new: &str) -> Result<(), Unavailable> {
+        let mut rows = self.locked();
+        let row = rows.iter_mut().find(|row| row.id == id && row.account.password_hash.as_deref() == Some(old));
+        if let Some(row) = row {
+            row.account.password_hash = Some(new.to_owned());
+        }
+        Ok(())
+    }
+
+    async fn probe(&self) -> Result<(), Unavailable> {
+        Ok(())
+    }
+}
+
+pub type TestAuth = Auth<Faulty<MemoryUsers>, Faulty<MemoryStore>, Faulty<PasswordPool>>;
+
+/// The issuer, and what tests turn at.
+pub struct World {
+    pub auth: Arc<TestAuth>,
+    pub clock: TestClock,
+    pub faults: Faults,
+    /// New hashes that the pool has made.
+    pub rehashed: mpsc::Receiver<Rehashed>,
+}
+
+/// What a test may want otherwise.
+pub struct Setup {
+    pub partitions: u16,
+    pub sessions_max: usize,
+    pub cost: u32,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { partitions: 4, sessions_max: 100, cost: COST_MIN }
+    }
+}
+
+pub fn refresh_keys(secret: &str) -> RefreshKeys {
+    RefreshKeys::new(&Secret::new(secret), &[]).unwrap()
+}
+
+impl World {
+    pub fn new() -> Self {
+        Self::with(&Setup::default())
+    }
+
+    pub fn with(setup: &Setup) -> Self {
+        let (clock, faults) = (TestClock::default(), Faults::default());
+        let users = MemoryUsers::default();
+        users.add("1", ADA, |_| {});
+        users.add("2", BOB, |_| {});
+        let pool =
+            PoolSettings { threads: 1, queue_max: 64, cost: setup.cost, rehash: true, truncate: false, argon2: false };
+        let (passwords, rehashed) = PasswordPool::start(pool).unwrap();
+        let key = SigningKey::hs256(&Secret::new("a secret of these tests, of more than thirty-two bytes")).unwrap();
+        let issuing = Issuing {
+            issuer: "sidegate".to_owned(),
+            audience: "sidegate".to_owned(),
+            client_id: "sidegate".to_owned(),
+            access_ttl: TERMS.access_ttl,
+        };
+        let store = MemoryStore::new(clock.clone(), TERMS, setup.partitions, setup.sessions_max);
+        let world = Self {
+            auth: Arc::new(Auth {
+                users: Faulty::new(users, &faults),
+                store: Faulty::new(store, &faults),
+                passwords: Faulty::new(passwords, &faults),
+                judge: Arc::new(judge(setup.partitions, &key)),
+                minter: Minter::new(issuing, key),
+                refresh_keys: refresh_keys("a session secret of these tests, of more than 32 bytes"),
+            }),
+            clock,
+            faults,
+            rehashed,
+        };
+        world.feed();
+        world
+    }
+
+    pub fn store(&self) -> &MemoryStore {
+        &self.auth.store.inner
+    }
+
+    pub fn users(&self) -> &MemoryUsers {
+        &self.auth.users.inner
+    }
+
+    pub fn at(&self) -> Moment {
+        Moment { now: self.clock.now(), monotonic_ms: self.clock.ms() }
+    }
+
+    /// The issuer's own feed: its list of revocations is complete as of now.
+    pub fn feed(&self) {
+        for partition in 0..self.store().partitions() {
+            for (_, revocation) in self.store().log(partition) {
+                self.auth.judge.index().apply(partition, &revocation);
+            }
+            self.auth.judge.freshness().proven(partition, self.clock.ms());
+        }
+    }
+
+    pub async fn login(&self, email: &str) -> Granted {
+        self.try_login(email, PASSWORD).await.unwrap()
+    }
+
+    pub async fn try_login(&self, email: &str, password: &str) -> Result<Granted, LoginError> {
+        let credentials = Credentials { email: email.to_owned(), password: Secret::new(password) };
+        let client = Client { address: "192.0.2.7".to_owned(), agent: "a browser".to_owned() };
+        self.auth.login(&credentials, &client).await
+    }
+
+    /// The verdict on an access token, once the feed has brought everything; none if it is good.
+    pub fn denied(&self, access_token: &str) -> Option<Rejection> {
+        self.feed();
+        match self.auth.judge.check(access_token, self.at()) {
+            Verdict::Good(_) => None,
+            Verdict::Denied(rejection) => Some(rejection),
+            Verdict::CannotJudge(unknown) => panic!("{unknown}"),
+        }
+    }
+
+    /// The record of a session.
+    pub fn session(&self, granted: &Granted) -> Option<Session> {
+        self.store().session(&granted.sub, &sid(granted))
+    }
+}
+
+fn judge(partitions: u16, key: &SigningKey) -> Judge {
+    let policy = Policy {
+        issuer: "sidegate".to_owned(),
+        audiences: vec!["sidegate".to_owned()],
+        leeway_seconds: 5,
+        lifetime_max_seconds: TERMS.lifetime_max,
+    };
+    let staleness = Staleness { max_ms: 30_000, policy: OnStale::Deny };
+    let (index, freshness) = (Arc::new(Index::new(partitions)), Arc::new(Freshness::new(partitions)));
+    let judge = Judge::new(policy, staleness, index, freshness);
+    judge.set_keys(KeyRing::new(vec![key.verifying().clone()]).unwrap());
+    judge
+}
+
+pub fn sid(granted: &Granted) -> Id {
+    Id::parse(&granted.sid).unwrap()
+}
+
+pub fn claims(granted: &Granted) -> Claims {
+    unverified_claims(&granted.access_token).unwrap()
+}
+
+/// What stands in the log once this session has ended.
+pub fn ended(granted: &Granted) -> Target {
+    Target::Session { sid: sid(granted), subject: Some(SubjectTag::of(&granted.sub)) }
+}
