@@ -477,7 +477,10 @@ mod tests {
         }
         assert_eq!(before.judge().index().counts().total(), 0);
         write(&path, &[checkpoint()], &before, NOW).unwrap();
-        read(&path).unwrap().unwrap().restore(&after, Instants { wall_ms: 1_700_000_001_000, monotonic_ms: 50_000_000 });
+        read(&path)
+            .unwrap()
+            .unwrap()
+            .restore(&after, Instants { wall_ms: 1_700_000_001_000, monotonic_ms: 50_000_000 });
         let mut held = vec![];
         after.judge().index().each(|revocation| held.push(revocation));
         assert!(entries().iter().all(|entry| held.contains(entry)), "{held:?}");

@@ -311,7 +311,9 @@ impl State {
                     self.proven = Some(if received { now.monotonic_ms } else { at.monotonic_ms });
                 }
                 Action::Reconnect => self.disconnect(),
-                Action::Confirm(pushes) | Action::Keep(pushes) => pushes.iter().for_each(|(_, revocation)| self.hold(revocation)),
+                Action::Confirm(pushes) | Action::Keep(pushes) => {
+                    pushes.iter().for_each(|(_, revocation)| self.hold(revocation))
+                }
                 Action::Drop(pushes) => panic!("nobody forges here: {pushes:?}"),
                 Action::Since(_) | Action::Time(_) | Action::Alarm(_) | Action::Warning(..) => {}
             }

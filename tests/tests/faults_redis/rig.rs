@@ -70,8 +70,7 @@ impl Rig {
         Writer::start(&url(&issuers), seed, &truth).await.stop().await;
         let feed = format!("redis://verifier:secret@127.0.0.1:{}/", verifiers.port());
         let replay_wait = ("REPLAY_WAIT", "60s");
-        let settings =
-            [("REDIS_URL", feed.as_str()), ("PROBE_INTERVAL", "50ms"), ("MAX_STALENESS", "1s"), replay_wait];
+        let settings = [("REDIS_URL", feed.as_str()), ("PROBE_INTERVAL", "50ms"), ("MAX_STALENESS", "1s"), replay_wait];
         let (inside, _) = Launched::start(Scratch::new(), &settings);
         let folder = Scratch::new();
         let clocks = folder.file("clocks");

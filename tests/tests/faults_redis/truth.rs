@@ -126,13 +126,7 @@ impl fmt::Display for Totals {
             f,
             "{} revocations acknowledged, {} refused; {} proofs, {} verdicts in process, {} over the socket, \
              {} refreshes of dead sessions, {} looks at a stale verifier",
-            self.acknowledged,
-            self.refused,
-            self.proofs,
-            self.verdicts,
-            self.asked,
-            self.refreshes,
-            self.stale
+            self.acknowledged, self.refused, self.proofs, self.verdicts, self.asked, self.refreshes, self.stale
         )
     }
 }
