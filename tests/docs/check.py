@@ -1,6 +1,6 @@
 """Checks what people read: links, anchors, mentioned documents, length, and words that need translating.
 
-Usage: check.py [--no-budget]. Prints a FILE:LINE for each fault and exits 1 if there is one.
+Prints a FILE:LINE for each fault and exits 1 if there is one.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def too_long(pages: dict[str, str]) -> Iterator[Fault]:
         yield "README.md", 1, f"all pages: {sum(words.values())} words; at most {ALL_WORDS}; the longest: {longest}"
 
 
-def faults(budget: bool) -> Iterator[Fault]:
+def faults() -> Iterator[Fault]:
     names = set(tracked())
     texts = {}
     for name in sorted(names):
@@ -186,12 +186,11 @@ def faults(budget: bool) -> Iterator[Fault]:
             yield from banned_words(name, text)
         elif name.endswith(".rs") and not re.search(r"(^|/)tests(/|\.rs$)", name):
             yield from rust_words(name, text)
-    if budget:
-        yield from too_long(pages)
+    yield from too_long(pages)
 
 
 def main() -> None:
-    found = list(faults("--no-budget" not in sys.argv[1:]))
+    found = list(faults())
     for name, at, what in found:
         print(f"{name}:{at}: {what}")
     print(f"docs: {len(found)} faults" if found else "docs: links, anchors, mentions, words and length are right")
