@@ -387,8 +387,9 @@ fn read_secret(name: &str, path: &str) -> Result<String, ConfigError> {
     let unfit = |problem: String| ConfigError::new(format!("{name}_FILE"), format!("{path} {problem}"));
     let cannot_read = |error| unfit(format!("cannot be read: {error}"));
     let mut file = File::open(path).map_err(cannot_read)?;
-    let mode = file.metadata().map_err(cannot_read)?.permissions().mode() & 0o777;
-    if mode & 0o002 != 0 {
+    let metadata = file.metadata().map_err(cannot_read)?;
+    let mode = metadata.permissions().mode() & 0o777;
+    if metadata.is_file() && mode & 0o002 != 0 {
         return Err(unfit(format!("has mode {mode:04o}: every user of this machine can change it; make it 0600")));
     }
     let mut text = Vec::new();

@@ -77,8 +77,6 @@ impl Rig {
         std::fs::write(&clocks, "+0").expect("our own folder");
         let off = off_by(&clocks);
         let off: Vec<_> = off.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        let settings = [&[("REDIS_URL", feed.as_str()), replay_wait], &off[..]].concat();
-        let process = Verifier::start(&folder, "process", &settings).await;
         let database = folder.file("app.db");
         users::sqlite(&database, &[EMAIL]).await;
         let database = format!("sqlite://{}", database.display());
@@ -86,6 +84,9 @@ impl Rig {
         let settings =
             [("REDIS_URL", to.as_str()), ("DATABASE_URL", &database), ("REDIS_REQUIRE_PERSISTENCE", "false")];
         let _standby = Issuer::start(&folder, "standby", &[&settings[..], &off].concat()).await;
+        // After an issuer that marks the new log as settled: nothing is proven before.
+        let settings = [&[("REDIS_URL", feed.as_str()), replay_wait], &off[..]].concat();
+        let process = Verifier::start(&folder, "process", &settings).await;
         let watcher = Watcher::start(Arc::clone(&inside.gate), Arc::clone(&truth));
         let outside = Outside::default();
         Self {
