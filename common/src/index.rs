@@ -191,6 +191,8 @@ pub struct Index {
     subjects: DashMap<Box<str>, Watermark>,
     keys: DashMap<Box<str>, RevokedKey>,
     partitions: Vec<PartitionMarks>,
+    /// Asked before everything else: a push that is confirmed meanwhile is added there before it is removed here, so it
+    /// is found in one of the two.
     unconfirmed: UnconfirmedSet,
 }
 
@@ -344,23 +346,23 @@ impl Index {
             _ => SubjectTag::of(&claims.sub).partition(self.partitions()),
         };
         let marks = &self.partitions[usize::from(partition)];
-        iat.0 <= marks.all.load(Ordering::Acquire)
+        self.unconfirmed.revokes(partition, claims, kid)
+            || iat.0 <= marks.all.load(Ordering::Acquire)
             || iat.0 <= marks.since.load(Ordering::Acquire)
             || self.subjects.get(claims.sub.as_str()).is_some_and(|held| iat <= held.threshold)
             || self.keys.contains_key(kid)
             || Id::parse(&claims.sid).is_none_or(|sid| self.sessions.holds(&sid))
             || Id::parse(&claims.jti).is_none_or(|jti| self.tokens.holds(&jti))
-            || self.unconfirmed.revokes(partition, claims, kid)
     }
 
     /// True if the revocation of this session is held.
     pub fn has_session(&self, sid: &Id) -> bool {
-        self.sessions.holds(sid) || self.unconfirmed.has_session(sid)
+        self.unconfirmed.has_session(sid) || self.sessions.holds(sid)
     }
 
     /// True if the revocation of this key is held.
     pub fn has_key(&self, kid: &str) -> bool {
-        self.keys.contains_key(kid) || self.unconfirmed.has_key(kid)
+        self.unconfirmed.has_key(kid) || self.keys.contains_key(kid)
     }
 
     /// True if a user's tokens issued at `iat` are dead, whatever their session: the user, or everybody, was logged out.
@@ -369,9 +371,9 @@ impl Index {
             1 => 0,
             _ => SubjectTag::of(sub).partition(self.partitions()),
         };
-        iat <= self.marks(partition).0
+        self.unconfirmed.has_logged_out(partition, sub, iat)
+            || iat <= self.marks(partition).0
             || self.subjects.get(sub).is_some_and(|held| iat <= held.threshold)
-            || self.unconfirmed.has_logged_out(partition, sub, iat)
     }
 
     /// Drops what no living token can bear, and says what that was. `now` is the floor, never the bare wall clock.
@@ -400,7 +402,8 @@ impl Index {
         }
     }
 
-    /// Visits everything that stands apart, with its partition: pushes that the log has not confirmed.
+    /// Visits everything that stands apart, with its partition: pushes that the log has not confirmed. Who wants all that
+    /// is held visits these first and [`Index::each`] then.
     pub fn each_unconfirmed(&self, visit: impl FnMut(u16, &Revocation)) {
         self.unconfirmed.each(visit);
     }
@@ -431,6 +434,11 @@ impl Index {
     /// that were only pushed (but of `all` and `key` only what a log has shown: whoever may publish could forge one that
     /// reaches everybody), and the partition's watermark as an entry whose expiry is zero, for as long as a token can live.
     pub fn each_to_replay(&self, partition: u16, mut visit: impl FnMut(Revocation)) {
+        self.unconfirmed.each(|of, revocation| {
+            if of == partition && !matches!(revocation.target, Target::All { .. } | Target::Key { .. }) {
+                visit(revocation.clone());
+            }
+        });
         self.each_but_keys(&mut visit);
         for item in self.keys.iter().filter(|item| item.in_log) {
             visit(Revocation { target: Target::Key { kid: item.key().clone() }, expires_at: item.expires_at });
@@ -440,11 +448,6 @@ impl Index {
         if threshold > UnixTime(0) {
             visit(Revocation { target: Target::All { threshold }, expires_at: UnixTime(0) });
         }
-        self.unconfirmed.each(|of, revocation| {
-            if of == partition && !matches!(revocation.target, Target::All { .. } | Target::Key { .. }) {
-                visit(revocation.clone());
-            }
-        });
     }
 
     /// True if nothing is held but for watermarks over whole partitions.
@@ -653,6 +656,47 @@ mod tests {
             index.confirm(0, std::slice::from_ref(&key));
             assert_eq!(replayed(&index), 3);
         }
+    }
+
+    /// Found by a fault cycle: a look that saw neither the entry that was not there yet, nor the push that was gone.
+    #[test]
+    fn confirmed_push_is_revoked_at_every_moment() {
+        const ROUNDS: u64 = 20_000;
+        let index = Index::new(1);
+        let pushed = AtomicU64::new(0);
+        let sid = |number: u64| {
+            let mut id = [0; 16];
+            id[..8].copy_from_slice(&number.to_be_bytes());
+            Id::Packed(id)
+        };
+        let look = || {
+            let mut number = 0;
+            while number < ROUNDS {
+                number = pushed.load(Ordering::Acquire).max(1);
+                let mut claims = claims(1_000);
+                claims.sid = sid(number).to_string();
+                while pushed.load(Ordering::Acquire) < number {}
+                while pushed.load(Ordering::Acquire) == number {
+                    assert!(index.revokes(&claims, "k1") && index.has_session(&sid(number)), "push {number}");
+                    if number == ROUNDS {
+                        break;
+                    }
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(look);
+            for number in 1..=ROUNDS {
+                let target = Target::Session { sid: sid(number), subject: None };
+                let push = (Position { ms: 1, sequence: number }, entry(target, 9_999));
+                index.apply_unconfirmed(0, &push);
+                pushed.store(number, Ordering::Release);
+                (0..number % 512).for_each(|_| std::hint::spin_loop());
+                index.confirm(0, &[push]);
+                (0..256).for_each(|_| std::hint::spin_loop());
+            }
+            reader.join().unwrap();
+        });
     }
 
     #[test]

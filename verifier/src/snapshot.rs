@@ -217,18 +217,19 @@ impl Kept {
 pub fn write(path: &Path, checkpoints: &[Checkpoint], list: &List, now: UnixTime) -> io::Result<u64> {
     let index = list.judge().index();
     let partition = |(number, checkpoint): (u16, &Checkpoint)| {
-        let (mut all, unknowable) = index.marks(number);
+        let mut pushed = UnixTime(0);
         index.each_unconfirmed(|of, revocation| match revocation.target {
-            Target::All { threshold } if of == number => all = all.max(threshold),
+            Target::All { threshold } if of == number => pushed = pushed.max(threshold),
             _ => {}
         });
+        let (all, unknowable) = index.marks(number);
         Partition {
             epoch: checkpoint.lineage.epoch.to_string(),
             history: checkpoint.lineage.history.to_string(),
             last: checkpoint.last.to_string(),
             since: checkpoint.since.0,
             proven: checkpoint.proven.0,
-            all: all.0,
+            all: all.max(pushed).0,
             unknowable: unknowable.0,
         }
     };
@@ -253,13 +254,14 @@ fn write_list(file: File, head: &Head, index: &Index) -> io::Result<u64> {
         count += 1;
         failed = failed.take().or(written.err());
     };
-    index.each(|revocation| put(&revocation));
     // Pushes that the log has not confirmed are kept too, as they are when a connection ends: it may have them all the same.
+    // They come first: one that is confirmed meanwhile is held for good before it is no longer one of these.
     index.each_unconfirmed(|_, revocation| {
         if !matches!(revocation.target, Target::All { .. }) {
             put(revocation);
         }
     });
+    index.each(|revocation| put(&revocation));
     if let Some(error) = failed {
         return Err(error);
     }
