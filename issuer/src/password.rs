@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::domain::hash::{Argon2Parameters, Scheme, StoredHash, UnusableHash, scheme_of_parameters};
 use crate::domain::password::{Attempt, Outcome, Overloaded, PASSWORD_BYTES_MAX, Reason, Rehash, is_fit, top_up};
-use crate::domain::ports::Passwords;
+use crate::domain::traits::Passwords;
 
 /// How many hashes may wait to be made anew, and how many new ones to be stored.
 const REHASHES_MAX: usize = 16;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use sidegate_runtime::clock::monotonic_ms;
 
 use super::IssuerApi;
-use crate::domain::ports::{Store as _, Users as _};
+use crate::domain::traits::{Store as _, Users as _};
 use crate::http::readiness::Look;
 
 /// A look writes, so that it fails wherever a logout would: not more often than it must.

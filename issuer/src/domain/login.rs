@@ -5,8 +5,8 @@ use sidegate_common::secret::Secret;
 
 use super::minting::{Minter, Unmintable};
 use super::password::{Attempt, COST_ADVISED, Outcome, Overloaded, Reason, Rehash};
-use super::ports::{Account, Lookup, Passwords, Store, Unavailable, Users};
 use super::session::NewSession;
+use super::traits::{Account, Lookup, Passwords, Store, Unavailable, Users};
 use super::{Auth, Client, Granted, random_id};
 
 /// What a client presents. The password is used exactly as received.

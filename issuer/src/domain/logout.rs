@@ -7,10 +7,10 @@ use sidegate_common::token::{self, Rejection, VerifiedToken};
 use sidegate_common::verdict::{Moment, Verdict};
 
 use super::Auth;
-use super::ports::{Passwords, Store, Unavailable, Users};
 use super::refresh::rotation_of;
 use super::refresh_token::{NotAuthentic, RefreshToken};
 use super::session::{Ended, Ending, Refusal, Session, Standing};
+use super::traits::{Passwords, Store, Unavailable, Users};
 
 /// How far a logout reaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use sidegate_common::text::{is_identifier, is_scope};
 use sidegate_common::time::UnixTime;
 use sidegate_common::token::{self, SignError};
 
-use super::ports::Account;
+use super::traits::Account;
 use super::{NoRandomness, random_id};
 
 /// What every access token of this issuer says.

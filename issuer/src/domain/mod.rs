@@ -1,6 +1,6 @@
 //! What login, refresh and logout mean. No sockets, no SQL, no Redis, no HTTP, no clock.
 //!
-//! - [`ports`]: what the domain needs of the world.
+//! - [`traits`]: what the domain needs of the world.
 //! - [`session`]: a session's record and the rules of rotation. [`refresh_token`]: the refresh token's shape.
 //! - [`password`]: what a refusal costs. [`hash`]: which hashes are taken. [`minting`]: making access tokens.
 //! - [`login`], [`refresh`], [`logout`], [`sessions`], [`revoke`]: one operation each, on [`Auth`].
@@ -10,7 +10,6 @@ pub mod login;
 pub mod logout;
 pub mod minting;
 pub mod password;
-pub mod ports;
 pub mod refresh;
 pub mod refresh_token;
 pub mod revoke;
@@ -18,6 +17,7 @@ pub mod session;
 pub mod sessions;
 #[cfg(test)]
 mod tests;
+pub mod traits;
 
 use std::sync::Arc;
 
@@ -27,8 +27,8 @@ use sidegate_common::time::UnixTime;
 use sidegate_common::verdict::Judge;
 
 use minting::Minter;
-use ports::{Passwords, Store, Users};
 use refresh_token::RefreshKeys;
+use traits::{Passwords, Store, Users};
 
 /// All that login, refresh and logout work with.
 pub struct Auth<U, S, P> {

@@ -3,9 +3,9 @@
 use sidegate_common::revocation::{Id, SubjectTag};
 
 use super::minting::{Minter, Unmintable};
-use super::ports::{Account, Passwords, Store, Unavailable, Users};
 use super::refresh_token::{NotAuthentic, RefreshToken};
 use super::session::{Ending, Refusal, Rotated, Rotation, Session};
+use super::traits::{Account, Passwords, Store, Unavailable, Users};
 use super::{Auth, Granted};
 
 /// A pair of tokens, and whether the refresh token had been traded before.

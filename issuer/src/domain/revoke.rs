@@ -7,8 +7,8 @@ use sidegate_common::time::{REVOCATION_MARGIN_SECONDS, UnixTime};
 use sidegate_common::token;
 
 use super::Auth;
-use super::ports::{Passwords, Store, Unavailable, Users};
 use super::session::{Ended, Ending, UserSessions};
+use super::traits::{Passwords, Store, Unavailable, Users};
 
 /// What to revoke.
 #[derive(Clone, Debug, PartialEq, Eq)]

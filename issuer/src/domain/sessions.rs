@@ -4,8 +4,8 @@ use sidegate_common::revocation::{Id, SubjectTag};
 
 use super::Auth;
 use super::logout::EndedSession;
-use super::ports::{Passwords, Store, Unavailable, Users};
 use super::session::{PageCursor, SessionPage};
+use super::traits::{Passwords, Store, Unavailable, Users};
 
 impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
     /// Up to `limit` of the user's live sessions, most recently used first, from behind `after` on.

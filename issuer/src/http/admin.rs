@@ -21,9 +21,9 @@ use super::logout::no_content;
 use super::origin::CorsOrigins;
 use super::router::{Answer, framed, handler};
 use super::sessions::{Query, describe, shown};
-use crate::domain::ports::{Passwords, Store, Users};
 use crate::domain::revoke::Order;
 use crate::domain::session::UserSessions;
+use crate::domain::traits::{Passwords, Store, Users};
 
 const PLAIN: &str = "text/plain; charset=utf-8";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -10,9 +10,9 @@ use sidegate_runtime::fault_log::FaultLog;
 use super::fields::Invalid;
 use crate::domain::login::LoginError;
 use crate::domain::logout::LogoutError;
-use crate::domain::ports::Unavailable;
 use crate::domain::refresh::RefreshError;
 use crate::domain::revoke::RevokeError;
+use crate::domain::traits::Unavailable;
 
 /// Seconds after which a client may try again when a store is down.
 const RETRY_STORE_SECONDS: &str = "1";

@@ -15,7 +15,7 @@ use super::fields::{Fields, Invalid};
 use super::router::Answer;
 use crate::domain::Granted;
 use crate::domain::login::Credentials;
-use crate::domain::ports::{Passwords, Store, Users};
+use crate::domain::traits::{Passwords, Store, Users};
 
 pub(super) async fn login<U: Users, S: Store, P: Passwords>(api: Arc<Api<U, S, P>>, call: Call) -> Answer {
     let client = call.client(&api.proxies);

@@ -13,7 +13,7 @@ use super::error::Failure;
 use super::fields::{Fields, Invalid};
 use super::router::Answer;
 use crate::domain::logout::{Presented, Scope};
-use crate::domain::ports::{Passwords, Store, Users};
+use crate::domain::traits::{Passwords, Store, Users};
 
 pub(super) async fn logout<U: Users, S: Store, P: Passwords>(api: Arc<Api<U, S, P>>, call: Call) -> Answer {
     let client = call.client(&api.proxies);

@@ -9,7 +9,7 @@ use super::error::Failure;
 use super::fields::{Fields, Invalid};
 use super::login::pair;
 use super::router::Answer;
-use crate::domain::ports::{Passwords, Store, Users};
+use crate::domain::traits::{Passwords, Store, Users};
 
 pub(super) async fn refresh<U: Users, S: Store, P: Passwords>(api: Arc<Api<U, S, P>>, call: Call) -> Answer {
     let client = call.client(&api.proxies);

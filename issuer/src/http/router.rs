@@ -15,7 +15,7 @@ use super::error::Failure;
 use super::frame::{RequestId, frame};
 use super::origin::CorsOrigins;
 use super::{docs, jwks, login, logout, me, refresh, sessions};
-use crate::domain::ports::{Passwords, Store, Users};
+use crate::domain::traits::{Passwords, Store, Users};
 
 /// What a handler comes to.
 pub(super) type Answer = Result<Response<Body>, Failure>;

@@ -12,8 +12,8 @@ use super::error::Failure;
 use super::login::json as ok;
 use super::logout::no_content;
 use super::router::Answer;
-use crate::domain::ports::{Passwords, Store, Users};
 use crate::domain::session::{PageCursor, Session, SessionPage};
+use crate::domain::traits::{Passwords, Store, Users};
 
 /// The longest page of sessions, and the usual one.
 const PAGE_MAX: u32 = 100;

@@ -7,11 +7,11 @@ use sidegate_runtime::trace::hop;
 use super::counts::Counts;
 use super::redis::RedisStore;
 use super::sqlite::EmbeddedStore;
-use crate::domain::ports::{Store, Unavailable};
 use crate::domain::session::{
     Created, Ended, Ending, NewSession, PageCursor, Rotated, Rotation, Session, SessionPage, Standing, SubjectRevoked,
     UserSessions,
 };
+use crate::domain::traits::{Store, Unavailable};
 
 /// Either store.
 #[derive(Clone)]

@@ -18,7 +18,7 @@ use aws_lc_rs::rand;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::domain::ports::Unavailable;
+use crate::domain::traits::Unavailable;
 
 /// A fresh identifier for a data set: 128 random bits, base64url.
 fn new_epoch() -> Result<String, Unavailable> {

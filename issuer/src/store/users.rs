@@ -13,7 +13,7 @@ use std::time::Duration;
 use prometheus_client::metrics::counter::Counter;
 use sidegate_runtime::trace::hop;
 
-use crate::domain::ports::{Account, Lookup, Unavailable, Users};
+use crate::domain::traits::{Account, Lookup, Unavailable, Users};
 use pool::{Connection, Lease, Pool, Row};
 use schema::LearnError;
 pub use schema::SchemaError;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::support::eventually;
 use crate::support::redis::RedisServer;
 use crate::support::store::*;
-use sidegate_issuer::domain::ports::Store as _;
+use sidegate_issuer::domain::traits::Store as _;
 use sidegate_issuer::store::redis::{Demands, Link, RedisStore, WaitSettings};
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,7 @@ use crate::support::{Scratch, eventually};
 use sidegate_common::revocation::Revocation;
 use sidegate_common::time::UnixTime;
 use sidegate_common::wire::Keys;
-use sidegate_issuer::domain::ports::Store as _;
+use sidegate_issuer::domain::traits::Store as _;
 use sidegate_issuer::store::redis::{JournalSettings, RedisStore};
 use sidegate_runtime::clock::monotonic_ms;
 

@@ -8,8 +8,8 @@ use crate::support::switchboard::Switchboard;
 use sidegate_common::revocation::{Revocation, Target};
 use sidegate_common::time::UnixTime;
 use sidegate_common::wire::Keys;
-use sidegate_issuer::domain::ports::Store as _;
 use sidegate_issuer::domain::session::{Rotated, Rotation};
+use sidegate_issuer::domain::traits::Store as _;
 use sidegate_issuer::store::redis::RedisStore;
 
 /// Sessions 1 to 4, of which the first three were ended: by logout, by reuse of a refresh token, with the whole user.

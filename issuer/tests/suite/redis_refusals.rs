@@ -11,8 +11,8 @@ use rustix::process::Signal;
 use sidegate_common::revocation::{Id, Revocation, Target};
 use sidegate_common::time::UnixTime;
 use sidegate_common::wire::Keys;
-use sidegate_issuer::domain::ports::Store as _;
 use sidegate_issuer::domain::session::{Rotated, Rotation};
+use sidegate_issuer::domain::traits::Store as _;
 use sidegate_issuer::store::redis::RedisStore;
 
 /// Asks for one of each while Redis refuses; says what the log must have in the end.

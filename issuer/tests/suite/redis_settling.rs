@@ -12,8 +12,8 @@ use sidegate_common::index::Index;
 use sidegate_common::revocation::{Revocation, SubjectTag, Target};
 use sidegate_common::time::UnixTime;
 use sidegate_common::wire::Keys;
-use sidegate_issuer::domain::ports::Store as _;
 use sidegate_issuer::domain::session::{Refusal, Rotated, Rotation};
+use sidegate_issuer::domain::traits::Store as _;
 use sidegate_issuer::store::redis::{OwnFeed, Pace, RedisStore};
 use sidegate_runtime::feed::status::Status;
 

@@ -10,8 +10,8 @@ use crate::support::redis::{PREFIX, RedisServer};
 use sidegate_common::revocation::{Revocation, SubjectTag};
 use sidegate_common::time::UnixTime;
 use sidegate_common::wire::{Keys, Message, Position};
-use sidegate_issuer::domain::ports::Store as _;
 use sidegate_issuer::domain::session::NewSession;
+use sidegate_issuer::domain::traits::Store as _;
 use sidegate_issuer::store::redis::{Demands, Link, OpenError, Pace, RedisStore};
 use sidegate_issuer::store::sqlite::{self, EmbeddedStore};
 

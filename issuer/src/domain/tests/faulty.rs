@@ -6,11 +6,11 @@ use sidegate_common::revocation::{Id, Revocation};
 use sidegate_common::time::UnixTime;
 
 use crate::domain::password::{Attempt, Outcome, Overloaded, Rehash};
-use crate::domain::ports::{Account, Lookup, Passwords, Store, Unavailable, Users};
 use crate::domain::session::{
     Created, Ended, Ending, NewSession, PageCursor, Rotated, Rotation, Session, SessionPage, Standing, SubjectRevoked,
     UserSessions,
 };
+use crate::domain::traits::{Account, Lookup, Passwords, Store, Unavailable, Users};
 
 /// How a call fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use super::world::{ADA, BOB, PASSWORD, Setup, TERMS, World, claims, ended, sid};
 use crate::domain::NoRandomness;
 use crate::domain::login::{LoginError, Refused};
 use crate::domain::minting::Unmintable;
-use crate::domain::ports::Users as _;
+use crate::domain::traits::Users as _;
 
 #[tokio::test]
 async fn login_opens_a_session_with_a_pair_of_tokens() {

@@ -8,9 +8,9 @@ use sidegate_common::token::Rejection;
 use super::world::{ADA, BOB, TERMS, World, claims, ended, sid};
 use crate::domain::Granted;
 use crate::domain::logout::{EndedSession, LogoutError, Presented, Scope};
-use crate::domain::ports::Store as _;
 use crate::domain::refresh_token::NotAuthentic;
 use crate::domain::session::{Ended, Refusal, UserSessions};
+use crate::domain::traits::Store as _;
 
 impl World {
     pub async fn logout(

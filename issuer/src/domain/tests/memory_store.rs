@@ -9,11 +9,11 @@ use sidegate_common::revocation::{Id, Revocation, SubjectTag, Target};
 use sidegate_common::time::{REVOCATION_MARGIN_SECONDS, UnixTime};
 use sidegate_common::wire::Position;
 
-use crate::domain::ports::{Store, Unavailable};
 use crate::domain::session::{
     Created, Decision, Ended, Ending, NewSession, PageCursor, Refusal, Rotated, Rotation, Session, SessionPage,
     Standing, SubjectRevoked, THRESHOLD_AHEAD_MAX_SECONDS, Terms, UserSessions, decide, issue_at,
 };
+use crate::domain::traits::{Store, Unavailable};
 
 /// The clock of a test, in milliseconds since 1970. It stands still until it is moved.
 #[derive(Clone)]

@@ -6,9 +6,9 @@ use sidegate_common::token::Rejection;
 
 use super::faulty::Fault;
 use super::world::{ADA, BOB, TERMS, World, claims, ended};
-use crate::domain::ports::Store as _;
 use crate::domain::revoke::{Order, RevokeError, Revoked};
 use crate::domain::session::UserSessions;
+use crate::domain::traits::Store as _;
 
 impl World {
     pub async fn revoke(&self, order: Order) -> Result<Revoked, RevokeError> {

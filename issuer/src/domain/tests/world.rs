@@ -17,9 +17,9 @@ use super::memory_store::{MemoryStore, TestClock};
 use crate::domain::login::{Credentials, LoginError};
 use crate::domain::minting::{Issuing, Minter};
 use crate::domain::password::COST_MIN;
-use crate::domain::ports::{Account, Lookup, Store as _, Unavailable, Users};
 use crate::domain::refresh_token::RefreshKeys;
 use crate::domain::session::{Session, Terms};
+use crate::domain::traits::{Account, Lookup, Store as _, Unavailable, Users};
 use crate::domain::{Auth, Client, Granted};
 use crate::password::{PasswordPool, PoolSettings, Rehashed};
 

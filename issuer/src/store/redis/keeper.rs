@@ -19,7 +19,7 @@ use super::replay::REPLAYED_AT_ONCE;
 use super::scripts::Script;
 use super::sightings::Look;
 use super::{OpenError, RedisStore, unavailable};
-use crate::domain::ports::{Store as _, Unavailable};
+use crate::domain::traits::{Store as _, Unavailable};
 use crate::store::new_epoch;
 
 /// How long a request waits for a lost data set to be made again.

@@ -36,11 +36,11 @@ pub use link::Link;
 pub use replay::OwnFeed;
 pub use waiter::WaitSettings;
 
-use crate::domain::ports::{Store, Unavailable};
 use crate::domain::session::{
     Created, Ended, Ending, NewSession, PageCursor, Rotated, Rotation, SESSIONS_PER_USER, Session, SessionPage,
     Standing, SubjectRevoked, Terms, UserSessions,
 };
+use crate::domain::traits::{Store, Unavailable};
 use crate::store::counts::Counts;
 use crate::store::until_valid;
 use deed::{Deed, tag_bytes};

@@ -16,7 +16,7 @@ use super::replay::REPLAYED_AT_ONCE;
 use super::ring::REMEMBERED;
 use super::sightings::Look;
 use super::{RedisStore, Shared};
-use crate::domain::ports::Store as _;
+use crate::domain::traits::Store as _;
 
 /// What was seen of a log, until the feed has brought all of it: its proof to be, and when it was seen.
 pub(super) type Pending = HashMap<u16, (u64, Proof)>;

@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use super::guard::{self, Demands};
 use super::scripts::{Call, Script};
 use super::{Link, NAME, OpenError, RedisStore, WaitSettings, unavailable};
-use crate::domain::ports::{Store as _, Unavailable};
+use crate::domain::traits::{Store as _, Unavailable};
 
 /// The wait between two attempts to reach Redis at start.
 const RETRY_EVERY: Duration = Duration::from_millis(500);

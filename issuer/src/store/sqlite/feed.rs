@@ -8,7 +8,7 @@ use sqlx::sqlite::SqlitePool;
 use tokio::sync::broadcast;
 
 use super::{rows, unavailable};
-use crate::domain::ports::Unavailable;
+use crate::domain::traits::Unavailable;
 
 /// How many entries a follower may lag behind before it is cut off and has to catch up from the log.
 const BACKLOG: usize = 4096;

@@ -22,11 +22,11 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePo
 use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::domain::ports::{Store, Unavailable};
 use crate::domain::session::{
     Created, Ended, Ending, NewSession, PageCursor, Rotated, Rotation, SESSIONS_PER_USER, Session, SessionPage,
     Standing, SubjectRevoked, Terms, UserSessions,
 };
+use crate::domain::traits::{Store, Unavailable};
 use crate::store::counts::Counts;
 use crate::store::{new_epoch, until_valid};
 use feed::Feed;

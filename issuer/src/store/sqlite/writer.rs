@@ -13,11 +13,11 @@ use super::feed::{Feed, LogEntry, Pushed};
 use super::mark::Mark;
 use super::rows::{self, Meta};
 use super::{ClockMs, close, unavailable};
-use crate::domain::ports::Unavailable;
 use crate::domain::session::{
     Created, Decision, Ended, Ending, NewSession, Refusal, Rotated, Rotation, Session, Standing, SubjectRevoked,
     THRESHOLD_AHEAD_MAX_SECONDS, Terms, UserSessions, decide, issue_at,
 };
+use crate::domain::traits::Unavailable;
 
 /// How many changes share one commit.
 const BATCH_MAX: usize = 64;

@@ -6,8 +6,8 @@ use std::process::Command;
 
 use sidegate_common::revocation::{SubjectTag, Target};
 use sidegate_common::time::{REVOCATION_MARGIN_SECONDS, UnixTime};
-use sidegate_issuer::domain::ports::Store as _;
 use sidegate_issuer::domain::session::UserSessions;
+use sidegate_issuer::domain::traits::Store as _;
 use sidegate_issuer::store::redis::RedisStore;
 
 use crate::support::redis::{PREFIX, RedisServer};

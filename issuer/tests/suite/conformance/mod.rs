@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use sidegate_common::revocation::{Id, Revocation, SubjectTag, Target};
 use sidegate_common::time::{REVOCATION_MARGIN_SECONDS, UnixTime};
 use sidegate_common::wire::Position;
-use sidegate_issuer::domain::ports::Store;
 use sidegate_issuer::domain::session::{
     Ended, Ending, NewSession, Refusal, Rotated, Rotation, Session, Standing, Terms, UserSessions,
 };
+use sidegate_issuer::domain::traits::Store;
 
 pub const TERMS: Terms =
     Terms { access_ttl: 600, idle_ttl: 3600, absolute_ttl: 7200, retry_window: 30, lifetime_max: 86_400 };

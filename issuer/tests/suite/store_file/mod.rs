@@ -6,8 +6,8 @@ use std::process::Command;
 use std::sync::Arc;
 
 use sidegate_common::wire::Position;
-use sidegate_issuer::domain::ports::Store as _;
 use sidegate_issuer::domain::session::{Refusal, Rotated, Rotation};
+use sidegate_issuer::domain::traits::Store as _;
 use sidegate_issuer::store::sqlite::{ClockMs, EmbeddedStore, OpenError};
 
 use crate::conformance::TERMS;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use sidegate_common::revocation::{Id, Revocation, SubjectTag, Target};
 use sidegate_common::time::UnixTime;
-use sidegate_issuer::domain::ports::{Store as _, Unavailable};
 use sidegate_issuer::domain::session::{Ended, Ending, NewSession, Terms};
+use sidegate_issuer::domain::traits::{Store as _, Unavailable};
 use sidegate_issuer::store::redis::{Demands, Link, Pace, RedisStore};
 use sidegate_runtime::clock::monotonic_ms;
 
