@@ -33,9 +33,9 @@ use tower::ServiceExt as _;
 
 use crate::config::{Config, StoreConfig};
 use crate::domain::Auth;
-use crate::domain::minting::Minter;
 use crate::domain::password::COST_ADVISED;
 use crate::domain::refresh_token::RefreshKeys;
+use crate::domain::token_signer::TokenSigner;
 use crate::domain::traits::{Store as _, Users as _};
 use crate::feed::local::LocalSource;
 use crate::feed::own::{Heard, OwnList, OwnSource, keep};
@@ -139,7 +139,7 @@ impl App {
                 users,
                 store,
                 passwords,
-                minter: Minter::new(config.issuing.clone(), keys.signing),
+                signer: TokenSigner::new(config.issuing.clone(), keys.signing),
                 refresh_keys,
                 judge,
             },

@@ -19,10 +19,10 @@ use sidegate_runtime::redis_url::{RedisUrl, SENTINEL_SETTINGS};
 use sidegate_runtime::settings::{ConfigError, Setting, Settings, secret, secret_url, setting};
 use sidegate_runtime::{logging, trace};
 
-use crate::domain::minting::Issuing;
 use crate::domain::password::{COST_MAX, COST_MIN};
 use crate::domain::refresh_token::RefreshKeys;
 use crate::domain::session::Terms;
+use crate::domain::token_signer::Issuing;
 use crate::http::origin::{CorsOrigins, Network, TrustedProxies};
 use crate::keys::set::{KeySet, KeySetError, Secrets};
 use crate::password::PoolSettings;

@@ -63,7 +63,7 @@ fn put_in_force(api: &IssuerApi, keys: KeySet) -> Vec<String> {
     let verifying = keys.ring.keys().len();
     api.auth.judge.set_keys(keys.ring);
     api.publish(keys.public);
-    api.auth.minter.replace_key(keys.signing);
+    api.auth.signer.replace_key(keys.signing);
     tracing::info!(signing, verifying, retired = keys.retired.len(), "keys read again");
     keys.retired
 }

@@ -3,9 +3,9 @@
 use sidegate_common::revocation::{Id, SubjectTag};
 use sidegate_common::secret::Secret;
 
-use super::minting::{Minter, Unmintable};
 use super::password::{Attempt, COST_ADVISED, Outcome, Overloaded, Reason, Rehash};
 use super::session::NewSession;
+use super::token_signer::{MintError, TokenSigner};
 use super::traits::{Account, Lookup, Passwords, Store, Unavailable, Users};
 use super::{Auth, Client, Granted, random_id};
 
@@ -74,7 +74,7 @@ pub enum LoginError {
     Unavailable(#[from] Unavailable),
     /// The user's row cannot be put in a token.
     #[error(transparent)]
-    Unmintable(#[from] Unmintable),
+    Mint(#[from] MintError),
 }
 
 impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
@@ -117,8 +117,8 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
     }
 
     async fn open_session(&self, account: &Account, client: &Client) -> Result<Granted, LoginError> {
-        Minter::check(account)?;
-        let sid_bytes = random_id().map_err(Unmintable::from)?;
+        TokenSigner::check(account)?;
+        let sid_bytes = random_id().map_err(MintError::from)?;
         let sid = Id::Packed(sid_bytes);
         let new = NewSession {
             sid: sid.clone(),
@@ -127,12 +127,12 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
             agent: client.agent.clone(),
         };
         let created = self.store.create(&new).await?;
-        let access = self.minter.mint(account, &sid, created.issued)?;
+        let access = self.signer.sign(account, &sid, created.issued)?;
         let refresh = self.refresh_keys.first(SubjectTag::of(&account.id), sid_bytes);
         Ok(Granted {
             access_token: access.token,
-            refresh_token: self.refresh_keys.write(&refresh).ok_or(Unmintable::Key)?,
-            expires_in: self.minter.access_ttl(),
+            refresh_token: self.refresh_keys.write(&refresh).ok_or(MintError::Key)?,
+            expires_in: self.signer.access_ttl(),
             sub: account.id.clone(),
             sid: sid.to_string(),
             jti: access.jti,

@@ -2,13 +2,12 @@
 //!
 //! - [`traits`]: what the domain needs of the world.
 //! - [`session`]: a session's record and the rules of rotation. [`refresh_token`]: the refresh token's shape.
-//! - [`password`]: what a refusal costs. [`hash`]: which hashes are taken. [`minting`]: making access tokens.
+//! - [`password`]: what a refusal costs. [`hash`]: which hashes are taken. [`token_signer`]: signing access tokens.
 //! - [`login`], [`refresh`], [`logout`], [`sessions`], [`revoke`]: one operation each, on [`Auth`].
 
 pub mod hash;
 pub mod login;
 pub mod logout;
-pub mod minting;
 pub mod password;
 pub mod refresh;
 pub mod refresh_token;
@@ -17,6 +16,7 @@ pub mod session;
 pub mod sessions;
 #[cfg(test)]
 mod tests;
+pub mod token_signer;
 pub mod traits;
 
 use std::sync::Arc;
@@ -26,8 +26,8 @@ use sidegate_common::revocation::Id;
 use sidegate_common::time::UnixTime;
 use sidegate_common::verdict::Judge;
 
-use minting::Minter;
 use refresh_token::RefreshKeys;
+use token_signer::TokenSigner;
 use traits::{Passwords, Store, Users};
 
 /// All that login, refresh and logout work with.
@@ -38,8 +38,8 @@ pub struct Auth<U, S, P> {
     pub store: S,
     /// Where passwords are checked.
     pub passwords: P,
-    /// Makes access tokens.
-    pub minter: Minter,
+    /// Signs access tokens.
+    pub signer: TokenSigner,
     /// Makes and recognises refresh tokens.
     pub refresh_keys: RefreshKeys,
     /// Judges access tokens, over this issuer's own feed.

@@ -2,9 +2,9 @@
 
 use sidegate_common::revocation::{Id, SubjectTag};
 
-use super::minting::{Minter, Unmintable};
 use super::refresh_token::{NotAuthentic, RefreshToken};
 use super::session::{Ending, Refusal, Rotated, Rotation, Session};
+use super::token_signer::{MintError, TokenSigner};
 use super::traits::{Account, Passwords, Store, Unavailable, Users};
 use super::{Auth, Granted};
 
@@ -58,7 +58,7 @@ pub enum RefreshError {
     Unavailable(#[from] Unavailable),
     /// The user's row cannot be put in a token.
     #[error(transparent)]
-    Unmintable(#[from] Unmintable),
+    Mint(#[from] MintError),
 }
 
 impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
@@ -82,15 +82,15 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
             });
         }
         let account = self.account_of(&session).await?;
-        Minter::check(&account)?;
+        TokenSigner::check(&account)?;
         match self.store.rotate(&rotation).await? {
             Rotated::Traded { generation, issued, retried } => {
-                let access = self.minter.mint(&account, &session.sid, issued)?;
-                let refresh_token = self.refresh_keys.write(&token.child(generation)).ok_or(Unmintable::Key)?;
+                let access = self.signer.sign(&account, &session.sid, issued)?;
+                let refresh_token = self.refresh_keys.write(&token.child(generation)).ok_or(MintError::Key)?;
                 let granted = Granted {
                     access_token: access.token,
                     refresh_token,
-                    expires_in: self.minter.access_ttl(),
+                    expires_in: self.signer.access_ttl(),
                     sub: account.id,
                     sid: session.sid.to_string(),
                     jti: access.jti,

@@ -43,7 +43,7 @@ pub(super) fn login(metrics: &Metrics, client: &Client, outcome: Result<&Granted
         }
         Err(LoginError::Overloaded(_)) => ("overloaded", Who::default()),
         Err(LoginError::Unavailable(_)) => ("unavailable", Who::default()),
-        Err(LoginError::Unmintable(_)) => ("unmintable", Who::default()),
+        Err(LoginError::Mint(_)) => ("unmintable", Who::default()),
     };
     metrics.login(result);
     match result {
@@ -87,7 +87,7 @@ pub(super) fn refresh(metrics: &Metrics, client: &Client, outcome: Result<&Refre
             ("reused", Who { sub, sid, jti: "" })
         }
         Err(RefreshError::Unavailable(_)) => ("unavailable", Who::default()),
-        Err(RefreshError::Unmintable(_)) => ("unmintable", Who::default()),
+        Err(RefreshError::Mint(_)) => ("unmintable", Who::default()),
     };
     metrics.refresh(result);
     match result {

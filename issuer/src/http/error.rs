@@ -96,7 +96,7 @@ impl Failure {
             | Self::Logout(LogoutError::Unavailable(_))
             | Self::Revoke(RevokeError::Unavailable(_))
             | Self::Unavailable(_) => down(),
-            Self::Login(LoginError::Unmintable(_)) | Self::Refresh(RefreshError::Unmintable(_)) | Self::Internal => {
+            Self::Login(LoginError::Mint(_)) | Self::Refresh(RefreshError::Mint(_)) | Self::Internal => {
                 plain(Code::Internal)
             }
         }
@@ -110,7 +110,7 @@ impl Failure {
             | Self::Logout(LogoutError::Unavailable(error))
             | Self::Revoke(RevokeError::Unavailable(error))
             | Self::Unavailable(error) => Some(error),
-            Self::Login(LoginError::Unmintable(error)) | Self::Refresh(RefreshError::Unmintable(error)) => {
+            Self::Login(LoginError::Mint(error)) | Self::Refresh(RefreshError::Mint(error)) => {
                 tracing::error!(%error, "no token can be made for this user");
                 None
             }

@@ -92,7 +92,7 @@ impl Method {
             Self::RevokeToken => Order::Token(own.access_token.clone()),
             Self::RevokeSession => Order::Session(own.sid.clone()),
             Self::RevokeUser(sessions) => Order::User { sub: "1".to_owned(), sessions },
-            Self::RevokeKey => Order::Key(world.auth.minter.kid()),
+            Self::RevokeKey => Order::Key(world.auth.signer.kid()),
             _ => Order::All,
         }
     }

@@ -5,7 +5,7 @@ use sidegate_common::token::SignError;
 use super::world::{ADA, BOB, PASSWORD, Setup, TERMS, World, claims, ended, sid};
 use crate::domain::NoRandomness;
 use crate::domain::login::{LoginError, Refused};
-use crate::domain::minting::Unmintable;
+use crate::domain::token_signer::MintError;
 use crate::domain::traits::Users as _;
 
 #[tokio::test]
@@ -92,17 +92,17 @@ async fn login_of_a_user_that_fits_no_token_opens_no_session() {
     for (email, value) in [("space@example.org", "id"), ("long@example.org", "id"), ("scope@example.org", "scope")] {
         world.faults.calls();
         let refused = world.try_login(email, PASSWORD).await.err();
-        assert_eq!(refused, Some(LoginError::Unmintable(Unmintable::Unfit(value))), "{email}");
+        assert_eq!(refused, Some(LoginError::Mint(MintError::Unfit(value))), "{email}");
         assert!(!world.faults.calls().contains(&"create"), "{email}");
     }
 }
 
 #[test]
 fn errors_of_signing_keep_their_meaning() {
-    assert_eq!(Unmintable::from(SignError::Unfit("sub")), Unmintable::Unfit("sub"));
-    assert_eq!(Unmintable::from(SignError::TooLong), Unmintable::Unfit("scope"));
-    assert_eq!(Unmintable::from(SignError::Key), Unmintable::Key);
-    assert_eq!(Unmintable::from(NoRandomness), Unmintable::NoRandomness);
+    assert_eq!(MintError::from(SignError::Unfit("sub")), MintError::Unfit("sub"));
+    assert_eq!(MintError::from(SignError::TooLong), MintError::Unfit("scope"));
+    assert_eq!(MintError::from(SignError::Key), MintError::Key);
+    assert_eq!(MintError::from(NoRandomness), MintError::NoRandomness);
 }
 
 #[tokio::test]

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use sidegate_common::token::Rejection;
 
 use super::world::{ADA, BOB, TERMS, World, claims, ended, refresh_keys, sid};
-use crate::domain::minting::Unmintable;
 use crate::domain::refresh::RefreshError;
 use crate::domain::refresh_token::NotAuthentic;
 use crate::domain::session::Refusal;
+use crate::domain::token_signer::MintError;
 use crate::domain::{Granted, refresh::Refreshed};
 
 impl World {
@@ -187,7 +187,7 @@ async fn refresh_reads_the_scope_anew() {
     world.users().change("1", |account| account.scope = Some("a\"b".to_owned()));
     world.faults.calls();
     let unfit = world.refresh(&none).await.err();
-    assert_eq!(unfit, Some(RefreshError::Unmintable(Unmintable::Unfit("scope"))));
+    assert_eq!(unfit, Some(RefreshError::Mint(MintError::Unfit("scope"))));
     assert!(!world.faults.calls().contains(&"rotate"), "the token is not spent");
 }
 
@@ -220,5 +220,5 @@ async fn refresh_under_a_key_that_is_taken_away_meanwhile_fails() {
     let auth = Arc::clone(&world.auth);
     let other = refresh_keys("another session secret, of more than thirty-two bytes");
     world.faults.before("rotate", move || auth.refresh_keys.replace(&other));
-    assert_eq!(world.refresh(&granted).await.err(), Some(RefreshError::Unmintable(Unmintable::Key)));
+    assert_eq!(world.refresh(&granted).await.err(), Some(RefreshError::Mint(MintError::Key)));
 }

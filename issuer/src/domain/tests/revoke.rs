@@ -94,7 +94,7 @@ async fn a_user_is_revoked_with_or_without_the_sessions() {
 async fn a_key_is_revoked_in_every_partition() {
     let world = World::new();
     let granted = world.login(ADA).await;
-    let kid = world.auth.minter.kid();
+    let kid = world.auth.signer.kid();
     assert!(!world.auth.knows_retired(&kid));
     assert_eq!(world.revoke(Order::Key(kid.clone())).await, revoked(&kid, 0));
     for partition in 0..world.store().partitions() {

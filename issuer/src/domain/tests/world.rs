@@ -15,10 +15,10 @@ use tokio::sync::mpsc;
 use super::faulty::{Faults, Faulty};
 use super::memory_store::{MemoryStore, TestClock};
 use crate::domain::login::{Credentials, LoginError};
-use crate::domain::minting::{Issuing, Minter};
 use crate::domain::password::COST_MIN;
 use crate::domain::refresh_token::RefreshKeys;
 use crate::domain::session::{Session, Terms};
+use crate::domain::token_signer::{Issuing, TokenSigner};
 use crate::domain::traits::{Account, Lookup, Store as _, Unavailable, Users};
 use crate::domain::{Auth, Client, Granted};
 use crate::password::{PasswordPool, PoolSettings, Rehashed};
@@ -151,7 +151,7 @@ impl World {
                 store: Faulty::new(store, &faults),
                 passwords: Faulty::new(passwords, &faults),
                 judge: Arc::new(judge(setup.partitions, &key)),
-                minter: Minter::new(issuing, key),
+                signer: TokenSigner::new(issuing, key),
                 refresh_keys: refresh_keys("a session secret of these tests, of more than 32 bytes"),
             }),
             clock,

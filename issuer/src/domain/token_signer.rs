@@ -1,4 +1,4 @@
-//! Making access tokens under the key that signs now.
+//! The signer of access tokens under the key that signs now.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -27,15 +27,15 @@ pub struct Issuing {
     pub access_ttl: u64,
 }
 
-/// Makes access tokens. The key may be replaced at any time.
-pub struct Minter {
+/// Signs access tokens. The key may be replaced at any time.
+pub struct TokenSigner {
     issuing: Issuing,
     key: RwLock<Arc<SigningKey>>,
 }
 
 /// Why no token could be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unmintable {
+pub enum MintError {
     /// A value of the user's row that may not stand in a token; named.
     #[error("the user's {0} cannot be put in a token")]
     Unfit(&'static str),
@@ -47,13 +47,13 @@ pub enum Unmintable {
     NoRandomness,
 }
 
-impl From<NoRandomness> for Unmintable {
+impl From<NoRandomness> for MintError {
     fn from(_: NoRandomness) -> Self {
         Self::NoRandomness
     }
 }
 
-impl From<SignError> for Unmintable {
+impl From<SignError> for MintError {
     fn from(error: SignError) -> Self {
         match error {
             SignError::Unfit(name) => Self::Unfit(name),
@@ -64,12 +64,12 @@ impl From<SignError> for Unmintable {
 }
 
 /// An access token and its identifier.
-pub(super) struct Minted {
+pub(super) struct SignedToken {
     pub(super) token: String,
     pub(super) jti: String,
 }
 
-impl Minter {
+impl TokenSigner {
     /// Makes tokens under `key`.
     pub fn new(issuing: Issuing, key: SigningKey) -> Self {
         Self { issuing, key: RwLock::new(Arc::new(key)) }
@@ -95,18 +95,18 @@ impl Minter {
     }
 
     /// Whether a token can be made for this user: asked before a session is.
-    pub(super) fn check(account: &Account) -> Result<(), Unmintable> {
+    pub(super) fn check(account: &Account) -> Result<(), MintError> {
         if !is_identifier(&account.id) {
-            return Err(Unmintable::Unfit("id"));
+            return Err(MintError::Unfit("id"));
         }
         match &account.scope {
-            Some(scope) if !is_scope(scope) => Err(Unmintable::Unfit("scope")),
+            Some(scope) if !is_scope(scope) => Err(MintError::Unfit("scope")),
             _ => Ok(()),
         }
     }
 
-    /// Makes an access token, issued at `issued`.
-    pub(super) fn mint(&self, account: &Account, sid: &Id, issued: UnixTime) -> Result<Minted, Unmintable> {
+    /// Signs an access token, issued at `issued`.
+    pub(super) fn sign(&self, account: &Account, sid: &Id, issued: UnixTime) -> Result<SignedToken, MintError> {
         let jti = URL_SAFE_NO_PAD.encode(random_id()?);
         let claims = Claims {
             iss: self.issuing.issuer.clone(),
@@ -120,6 +120,6 @@ impl Minter {
             sid: sid.to_string(),
             scope: account.scope.clone(),
         };
-        Ok(Minted { token: token::sign(&self.key(), &claims)?, jti })
+        Ok(SignedToken { token: token::sign(&self.key(), &claims)?, jti })
     }
 }
