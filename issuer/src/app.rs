@@ -335,13 +335,14 @@ async fn open_store(config: &Config, redis: Option<(Link, RedisSource)>) -> Resu
     match &config.store {
         StoreConfig::Embedded { url, .. } => {
             let store =
-                EmbeddedStore::open_limited(url, config.terms, config.sessions_max, Arc::new(clock::wall_ms)).await?;
+                EmbeddedStore::open_limited(url, config.lifetimes, config.sessions_max, Arc::new(clock::wall_ms))
+                    .await?;
             let source = OwnSource::Local(LocalSource(store.feed()));
             Ok((AnyStore::Embedded(store), source))
         }
         StoreConfig::Redis { prefix, partitions, wait, journal, .. } => {
             let (link, source) = redis.ok_or_else(|| ConfigError::new("REDIS_URL", "is not set"))?;
-            let store = RedisStore::new(link, prefix, *partitions, config.terms).limiting(config.sessions_max);
+            let store = RedisStore::new(link, prefix, *partitions, config.lifetimes).limiting(config.sessions_max);
             let mut store = store.closed();
             if let Some(journal) = journal {
                 store = store.journaling(journal)?;

@@ -21,7 +21,7 @@ use sidegate_runtime::{logging, trace};
 
 use crate::domain::password::{COST_MAX, COST_MIN};
 use crate::domain::refresh_token::RefreshKeys;
-use crate::domain::session::Terms;
+use crate::domain::session::TokenLifetimes;
 use crate::domain::token_signer::Issuing;
 use crate::http::origin::{CorsOrigins, Network, TrustedProxies};
 use crate::keys::set::{KeySet, KeySetError, Secrets};
@@ -258,7 +258,7 @@ pub struct Config {
     /// What tokens say.
     pub issuing: Issuing,
     /// How long things live.
-    pub terms: Terms,
+    pub lifetimes: TokenLifetimes,
     /// `SESSIONS_PER_USER_MAX`.
     pub sessions_max: u32,
     /// What is demanded of claims on the issuer's own routes.
@@ -285,15 +285,15 @@ impl Config {
     /// # Errors
     /// The first one that is wrong.
     pub fn read(settings: &Settings) -> Result<Self, ConfigError> {
-        let terms = terms(settings)?;
+        let lifetimes = lifetimes(settings)?;
         let config = Self {
             listen: listen(settings)?,
             store: store(settings)?,
             users: users(settings)?,
             keys: keys(settings)?,
-            issuing: issuing(settings, terms.access_ttl)?,
-            policy: policy(settings, &terms)?,
-            terms,
+            issuing: issuing(settings, lifetimes.access_ttl)?,
+            policy: policy(settings, &lifetimes)?,
+            lifetimes,
             sessions_max: settings.number("SESSIONS_PER_USER_MAX", 1..=10_000)? as u32,
             staleness: staleness(settings)?,
             probe_interval: within(settings, "PROBE_INTERVAL", Duration::from_millis(10), Duration::from_secs(60))?,
@@ -499,7 +499,7 @@ fn issuing(settings: &Settings, access_ttl: u64) -> Result<Issuing, ConfigError>
     })
 }
 
-fn terms(settings: &Settings) -> Result<Terms, ConfigError> {
+fn lifetimes(settings: &Settings) -> Result<TokenLifetimes, ConfigError> {
     let day = Duration::from_secs(24 * 60 * 60);
     let second = Duration::from_secs(1);
     let lifetime_max = within(settings, "MAX_TOKEN_LIFETIME", second, 366 * day)?;
@@ -508,7 +508,7 @@ fn terms(settings: &Settings) -> Result<Terms, ConfigError> {
         return Err(settings.unfit("ACCESS_TOKEN_TTL", "at most MAX_TOKEN_LIFETIME"));
     }
     let retry_window = within(settings, "REFRESH_RETRY_WINDOW", Duration::ZERO, Duration::from_secs(300))?;
-    Ok(Terms {
+    Ok(TokenLifetimes {
         access_ttl: access_ttl.as_secs(),
         idle_ttl: within(settings, "REFRESH_TOKEN_TTL", second, 3660 * day)?.as_secs(),
         absolute_ttl: within(settings, "SESSION_TTL_MAX", second, 3660 * day)?.as_secs(),
@@ -517,12 +517,12 @@ fn terms(settings: &Settings) -> Result<Terms, ConfigError> {
     })
 }
 
-fn policy(settings: &Settings, terms: &Terms) -> Result<Policy, ConfigError> {
+fn policy(settings: &Settings, lifetimes: &TokenLifetimes) -> Result<Policy, ConfigError> {
     Ok(Policy {
         issuer: settings.required("JWT_ISSUER")?.to_owned(),
         audiences: vec![settings.required("JWT_AUDIENCE")?.to_owned()],
         leeway_seconds: within(settings, "LEEWAY", Duration::ZERO, Duration::from_secs(LEEWAY_MAX_SECONDS))?.as_secs(),
-        lifetime_max_seconds: terms.lifetime_max,
+        lifetime_max_seconds: lifetimes.lifetime_max,
     })
 }
 
@@ -599,8 +599,8 @@ mod tests {
     fn a_secret_and_a_database_are_enough() {
         let config = read(&[]).unwrap();
         assert_eq!(config.listen.public.to_string(), "127.0.0.1:8080");
-        assert_eq!(config.terms.access_ttl, 86_400);
-        assert_eq!(config.terms.absolute_ttl, 90 * 86_400);
+        assert_eq!(config.lifetimes.access_ttl, 86_400);
+        assert_eq!(config.lifetimes.absolute_ttl, 90 * 86_400);
         assert!(matches!(config.store, StoreConfig::Embedded { .. }));
         assert!(config.keys.refresh_keys().is_ok());
     }

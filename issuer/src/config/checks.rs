@@ -73,12 +73,12 @@ pub fn warnings(settings: &Settings, config: &Config) -> Vec<String> {
             "neither REDIS_URL nor STORE_URL is set: sessions and revocations are kept in {path}; set one of them"
         ));
     }
-    let terms = &config.terms;
+    let lifetimes = &config.lifetimes;
     for (name, seconds, other, limit) in [
-        ("REFRESH_TOKEN_TTL", terms.idle_ttl, "SESSION_TTL_MAX", terms.absolute_ttl),
-        ("ACCESS_TOKEN_TTL", terms.access_ttl, "SESSION_TTL_MAX", terms.absolute_ttl),
-        ("REFRESH_RETRY_WINDOW", terms.retry_window, "REFRESH_TOKEN_TTL", terms.idle_ttl),
-        ("LEEWAY", config.policy.leeway_seconds, "ACCESS_TOKEN_TTL", terms.access_ttl),
+        ("REFRESH_TOKEN_TTL", lifetimes.idle_ttl, "SESSION_TTL_MAX", lifetimes.absolute_ttl),
+        ("ACCESS_TOKEN_TTL", lifetimes.access_ttl, "SESSION_TTL_MAX", lifetimes.absolute_ttl),
+        ("REFRESH_RETRY_WINDOW", lifetimes.retry_window, "REFRESH_TOKEN_TTL", lifetimes.idle_ttl),
+        ("LEEWAY", config.policy.leeway_seconds, "ACCESS_TOKEN_TTL", lifetimes.access_ttl),
     ] {
         if seconds > limit {
             let (value, most) = (settings.text(name).unwrap_or_default(), settings.text(other).unwrap_or_default());

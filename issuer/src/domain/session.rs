@@ -5,7 +5,7 @@ use sidegate_common::time::{REVOCATION_MARGIN_SECONDS, UnixTime};
 
 /// How long things live, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Terms {
+pub struct TokenLifetimes {
     /// An access token (`ACCESS_TOKEN_TTL`).
     pub access_ttl: u64,
     /// A session that is not refreshed (`REFRESH_TOKEN_TTL`).
@@ -18,7 +18,7 @@ pub struct Terms {
     pub lifetime_max: u64,
 }
 
-impl Terms {
+impl TokenLifetimes {
     /// How long the log keeps an entry.
     pub const fn retention(&self) -> u64 {
         self.lifetime_max + REVOCATION_MARGIN_SECONDS
@@ -62,7 +62,7 @@ pub struct Session {
 
 impl Session {
     /// A session created at `now`, whose first access token is issued at `issued`.
-    pub fn new(new: &NewSession, now: UnixTime, issued: UnixTime, terms: &Terms) -> Self {
+    pub fn new(new: &NewSession, now: UnixTime, issued: UnixTime, lifetimes: &TokenLifetimes) -> Self {
         Self {
             sid: new.sid.clone(),
             sub: new.sub.clone(),
@@ -71,9 +71,9 @@ impl Session {
             refreshed: now,
             rotated: now,
             issued,
-            exp_max: issued.plus(terms.access_ttl),
-            idle_ends: now.plus(terms.idle_ttl),
-            ends: now.plus(terms.absolute_ttl),
+            exp_max: issued.plus(lifetimes.access_ttl),
+            idle_ends: now.plus(lifetimes.idle_ttl),
+            ends: now.plus(lifetimes.absolute_ttl),
             address: new.address.clone(),
             agent: new.agent.clone(),
         }
@@ -321,10 +321,16 @@ mod tests {
     const NOW: UnixTime = UnixTime(1000);
 
     fn session(generation: u32) -> Session {
-        let terms = Terms { access_ttl: 60, idle_ttl: 600, absolute_ttl: 3600, retry_window: 30, lifetime_max: 86_400 };
+        let lifetimes = TokenLifetimes {
+            access_ttl: 60,
+            idle_ttl: 600,
+            absolute_ttl: 3600,
+            retry_window: 30,
+            lifetime_max: 86_400,
+        };
         let sid = Id::parse("AAECAwQFBgcICQoLDA0ODw").unwrap();
         let new = NewSession { sid, sub: "1".into(), address: String::new(), agent: String::new() };
-        Session { generation, ..Session::new(&new, NOW, NOW, &terms) }
+        Session { generation, ..Session::new(&new, NOW, NOW, &lifetimes) }
     }
 
     #[test]

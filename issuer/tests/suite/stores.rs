@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::conformance::{Bench, TERMS};
+use crate::conformance::{Bench, LIFETIMES};
 use crate::support::Scratch;
 use crate::support::redis::{PREFIX, RedisServer};
 use sidegate_common::revocation::{Revocation, SubjectTag};
@@ -35,7 +35,7 @@ impl SqliteBench {
         let ahead_ms = Arc::new(AtomicU64::new(0));
         let offset = Arc::clone(&ahead_ms);
         let clock = Arc::new(move || sidegate_runtime::clock::wall_ms() + offset.load(Ordering::Relaxed));
-        let store = EmbeddedStore::open_limited(&url(&folder), TERMS, sessions_max, clock).await.unwrap();
+        let store = EmbeddedStore::open_limited(&url(&folder), LIFETIMES, sessions_max, clock).await.unwrap();
         Self { store, ahead_ms, folder }
     }
 }
@@ -115,7 +115,7 @@ impl RedisBench {
 
 fn redis_store(server: &RedisServer, partitions: u16) -> RedisStore {
     let pace = Pace { gathering: Duration::ZERO, ..Pace::default() };
-    RedisStore::new(Link::new(&server.url()).unwrap(), PREFIX, partitions, TERMS).pacing(pace)
+    RedisStore::new(Link::new(&server.url()).unwrap(), PREFIX, partitions, LIFETIMES).pacing(pace)
 }
 
 impl Bench for RedisBench {
@@ -232,7 +232,7 @@ mod at_most_five_sessions {
 #[tokio::test]
 async fn the_embedded_store_serves_one_process() {
     let bench = SqliteBench::start().await;
-    let again = EmbeddedStore::open(&url(&bench.folder), TERMS, Arc::new(|| 0)).await;
+    let again = EmbeddedStore::open(&url(&bench.folder), LIFETIMES, Arc::new(|| 0)).await;
     assert!(matches!(again, Err(sqlite::OpenError::InUse(..))));
 }
 
@@ -242,7 +242,7 @@ async fn the_embedded_store_refuses_a_file_that_is_not_its_own() {
     let pool = sqlx::SqlitePool::connect(&format!("{}?mode=rwc", url(&folder))).await.unwrap();
     sqlx::raw_sql("CREATE TABLE users (id INTEGER)").execute(&pool).await.unwrap();
     pool.close().await;
-    let opened = EmbeddedStore::open(&url(&folder), TERMS, Arc::new(|| 0)).await;
+    let opened = EmbeddedStore::open(&url(&folder), LIFETIMES, Arc::new(|| 0)).await;
     assert!(matches!(opened, Err(sqlite::OpenError::Foreign(_))));
 }
 
@@ -258,7 +258,7 @@ async fn the_embedded_store_keeps_everything_over_a_restart() {
     let clock: sqlite::ClockMs = Arc::new(sidegate_runtime::clock::wall_ms);
     let mut reopened = None;
     crate::support::eventually("the store is closed", async || {
-        reopened = EmbeddedStore::open(&url(&folder), TERMS, Arc::clone(&clock)).await.ok();
+        reopened = EmbeddedStore::open(&url(&folder), LIFETIMES, Arc::clone(&clock)).await.ok();
         reopened.is_some()
     })
     .await;

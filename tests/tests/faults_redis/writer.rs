@@ -10,7 +10,7 @@ use sidegate_common::revocation::{Id, Revocation, SubjectTag, Target};
 use sidegate_common::secret::Secret;
 use sidegate_common::time::UnixTime;
 use sidegate_common::token::{self, Policy};
-use sidegate_issuer::domain::session::{Ending, NewSession, Rotated, Rotation, Terms};
+use sidegate_issuer::domain::session::{Ending, NewSession, Rotated, Rotation, TokenLifetimes};
 use sidegate_issuer::domain::traits::Store as _;
 use sidegate_issuer::store::redis::{Demands, Link, Pace, RedisStore};
 use sidegate_runtime::clock::{monotonic_ms, unix_now};
@@ -29,8 +29,8 @@ const A_TICK: u64 = 10;
 /// Revocations under way at once; more are not begun.
 const UNDER_WAY_MAX: usize = 512;
 
-const TERMS: Terms =
-    Terms { access_ttl: 3_600, idle_ttl: 3_600, absolute_ttl: 7_200, retry_window: 30, lifetime_max: 86_400 };
+const LIFETIMES: TokenLifetimes =
+    TokenLifetimes { access_ttl: 3_600, idle_ttl: 3_600, absolute_ttl: 7_200, retry_window: 30, lifetime_max: 86_400 };
 
 /// One of the faults is a Redis that keeps nothing on disk.
 const DEMANDS: Demands = Demands { persistence: false, noeviction: true, waitaof: false };
@@ -58,7 +58,7 @@ struct Pen {
 impl Writer {
     /// Starts an issuer's store on the Redis at `url`, and writes.
     pub async fn start(url: &str, seed: u64, truth: &Arc<Truth>) -> Self {
-        let store = RedisStore::new(Link::new(url).expect("a URL"), "sidegate", 1, TERMS).pacing(pace());
+        let store = RedisStore::new(Link::new(url).expect("a URL"), "sidegate", 1, LIFETIMES).pacing(pace());
         sidegate_tests::wait::eventually("the data set", || async { store.initialise().await.ok() }).await;
         let watch = tokio::spawn(store.clone().watch(DEMANDS, || None));
         let key = SigningKey::hs256(&Secret::new(SECRET)).expect("a key");

@@ -6,7 +6,7 @@ use sidegate_common::wire::Position;
 
 use super::memory_store::{MemoryStore, TestClock};
 use crate::domain::session::NewSession;
-use suite::{Bench, TERMS};
+use suite::{Bench, LIFETIMES};
 
 #[path = "../../../tests/suite/conformance/mod.rs"]
 mod suite;
@@ -19,7 +19,7 @@ struct MemoryBench {
 impl MemoryBench {
     fn start(partitions: u16, sessions_max: usize) -> Self {
         let clock = TestClock::default();
-        Self { store: MemoryStore::new(clock.clone(), TERMS, partitions, sessions_max), clock }
+        Self { store: MemoryStore::new(clock.clone(), LIFETIMES, partitions, sessions_max), clock }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use sidegate_common::token::SignError;
 
-use super::world::{ADA, BOB, PASSWORD, Setup, TERMS, World, claims, ended, sid};
+use super::world::{ADA, BOB, LIFETIMES, PASSWORD, Setup, World, claims, ended, sid};
 use crate::domain::NoRandomness;
 use crate::domain::login::{LoginError, Refused};
 use crate::domain::token_signer::MintError;
@@ -13,11 +13,11 @@ async fn login_opens_a_session_with_a_pair_of_tokens() {
     let world = World::new();
     let granted = world.login(ADA).await;
     assert_eq!(world.denied(&granted.access_token), None);
-    assert_eq!((granted.sub.as_str(), granted.expires_in), ("1", TERMS.access_ttl));
+    assert_eq!((granted.sub.as_str(), granted.expires_in), ("1", LIFETIMES.access_ttl));
     let claims = claims(&granted);
     assert_eq!((claims.sub.as_str(), claims.scope.as_deref()), ("1", Some("read write")));
     assert_eq!((&claims.sid, &claims.jti), (&granted.sid, &granted.jti));
-    assert_eq!((claims.iat, claims.exp), (world.clock.now().0, world.clock.now().0 + TERMS.access_ttl));
+    assert_eq!((claims.iat, claims.exp), (world.clock.now().0, world.clock.now().0 + LIFETIMES.access_ttl));
     let session = world.session(&granted).unwrap();
     assert_eq!((session.sub.as_str(), session.generation), ("1", 0));
     assert_eq!((session.address.as_str(), session.agent.as_str()), ("192.0.2.7", "a browser"));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sidegate_common::revocation::Target;
 use sidegate_common::token::Rejection;
 
-use super::world::{ADA, BOB, TERMS, World, claims, ended, sid};
+use super::world::{ADA, BOB, LIFETIMES, World, claims, ended, sid};
 use crate::domain::Granted;
 use crate::domain::logout::{EndedSession, LogoutError, Presented, Scope};
 use crate::domain::refresh_token::NotAuthentic;
@@ -78,7 +78,7 @@ async fn local_logout_repeated_appends_until_the_feed_has_the_entry() {
 async fn local_logout_takes_an_expired_access_token() {
     let world = World::new();
     let granted = world.login(ADA).await;
-    world.clock.advance(TERMS.access_ttl + 60);
+    world.clock.advance(LIFETIMES.access_ttl + 60);
     world.feed();
     assert_eq!(world.denied(&granted.access_token), Some(Rejection::Expired));
     assert_eq!(world.logout_by_access(&granted, Scope::Local).await, Ok(vec![one(&granted, Ended::Now)]));
@@ -216,7 +216,7 @@ async fn only_a_good_access_token_ends_other_sessions() {
         world.feed();
         let revoked = world.logout_by_access(&own, scope).await;
         assert_eq!(revoked, Err(LogoutError::Access(Rejection::Revoked)));
-        world.clock.advance(TERMS.access_ttl + 60);
+        world.clock.advance(LIFETIMES.access_ttl + 60);
         world.feed();
         let expired = world.logout_by_access(&other, scope).await;
         assert_eq!(expired, Err(LogoutError::Access(Rejection::Expired)));
@@ -252,12 +252,12 @@ async fn only_a_current_refresh_token_ends_other_sessions() {
         let world = World::new();
         let (own, other) = (world.login(ADA).await, world.login(ADA).await);
         let refreshed = world.refreshed(&own).await;
-        world.clock.advance(TERMS.retry_window + 1);
+        world.clock.advance(LIFETIMES.retry_window + 1);
         let reused = LogoutError::Reused {
             sid: own.sid.clone(),
             sub: "1".to_owned(),
             generations_old: 1,
-            rotated_ago: TERMS.retry_window + 1,
+            rotated_ago: LIFETIMES.retry_window + 1,
         };
         assert_eq!(world.logout_by_refresh(&own, scope).await, Err(reused));
         assert_eq!(world.store().targets(), [ended(&own)], "its own session, and no other");
@@ -273,7 +273,7 @@ async fn a_refresh_token_of_an_ended_session_ends_no_others() {
         let (expired, refused) = (world.login(ADA).await, |granted: &Granted, why| {
             Err(LogoutError::Refused { why, sid: granted.sid.clone(), sub: granted.sub.clone() })
         });
-        world.clock.advance(TERMS.idle_ttl);
+        world.clock.advance(LIFETIMES.idle_ttl);
         assert_eq!(world.logout_by_refresh(&expired, scope).await, refused(&expired, Refusal::Expired));
         let revoked = world.login(ADA).await;
         world.store().put_back_watermark("1", world.clock.now());

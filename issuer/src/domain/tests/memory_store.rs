@@ -11,7 +11,7 @@ use sidegate_common::wire::Position;
 
 use crate::domain::session::{
     Created, Decision, Ended, Ending, NewSession, PageCursor, Refusal, Rotated, Rotation, Session, SessionPage,
-    Standing, SubjectRevoked, THRESHOLD_AHEAD_MAX_SECONDS, Terms, UserSessions, decide, issue_at,
+    Standing, SubjectRevoked, THRESHOLD_AHEAD_MAX_SECONDS, TokenLifetimes, UserSessions, decide, issue_at,
 };
 use crate::domain::traits::{Store, Unavailable};
 
@@ -49,7 +49,7 @@ pub struct MemoryStore {
     partitions: Mutex<Vec<Partition>>,
     count: u16,
     clock: TestClock,
-    terms: Terms,
+    lifetimes: TokenLifetimes,
     sessions_max: usize,
 }
 
@@ -73,7 +73,7 @@ struct Call<'a> {
     partition: &'a mut Partition,
     now_ms: u64,
     now: UnixTime,
-    terms: Terms,
+    lifetimes: TokenLifetimes,
     sessions_max: usize,
 }
 
@@ -82,9 +82,9 @@ fn ahead() -> Unavailable {
 }
 
 impl MemoryStore {
-    pub fn new(clock: TestClock, terms: Terms, partitions: u16, sessions_max: usize) -> Self {
+    pub fn new(clock: TestClock, lifetimes: TokenLifetimes, partitions: u16, sessions_max: usize) -> Self {
         let empty = (0..partitions).map(|_| Partition::default()).collect();
-        Self { partitions: Mutex::new(empty), count: partitions, clock, terms, sessions_max }
+        Self { partitions: Mutex::new(empty), count: partitions, clock, lifetimes, sessions_max }
     }
 
     fn locked(&self) -> MutexGuard<'_, Vec<Partition>> {
@@ -97,7 +97,7 @@ impl MemoryStore {
             partition: &mut partitions[usize::from(partition)],
             now_ms: self.clock.ms(),
             now: self.clock.now(),
-            terms: self.terms,
+            lifetimes: self.lifetimes,
             sessions_max: self.sessions_max,
         })
     }
@@ -188,7 +188,7 @@ impl Call<'_> {
             self.end_session(session, UnixTime(0));
         }
         self.partition.peak = self.partition.peak.max(issued);
-        self.partition.sessions.insert(new.sid.clone(), Session::new(new, self.now, issued, &self.terms));
+        self.partition.sessions.insert(new.sid.clone(), Session::new(new, self.now, issued, &self.lifetimes));
         Ok(Created { issued, displaced: displaced.into_iter().map(|session| session.sid).collect() })
     }
 
@@ -196,7 +196,7 @@ impl Call<'_> {
     fn decide(&self, rotation: &Rotation) -> Option<(Session, Decision)> {
         let session = self.partition.sessions.get(&rotation.sid).filter(|session| session.sub == rotation.sub)?;
         let (sessions, _) = self.watermarks(&session.sub);
-        let decision = decide(session, rotation.presented, self.now, sessions, self.terms.retry_window);
+        let decision = decide(session, rotation.presented, self.now, sessions, self.lifetimes.retry_window);
         Some((session.clone(), decision))
     }
 
@@ -218,7 +218,7 @@ impl Call<'_> {
             Decision::Trade(generation) => {
                 session.generation = generation;
                 session.rotated = self.now;
-                session.idle_ends = self.now.plus(self.terms.idle_ttl);
+                session.idle_ends = self.now.plus(self.lifetimes.idle_ttl);
                 false
             }
         };
@@ -226,7 +226,7 @@ impl Call<'_> {
         let issued = issue_at(self.now, tokens).ok_or_else(ahead)?;
         session.refreshed = self.now;
         session.issued = session.issued.max(issued);
-        session.exp_max = session.exp_max.max(issued.plus(self.terms.access_ttl));
+        session.exp_max = session.exp_max.max(issued.plus(self.lifetimes.access_ttl));
         self.partition.peak = self.partition.peak.max(issued);
         let generation = session.generation;
         self.partition.sessions.insert(session.sid.clone(), session);
@@ -252,7 +252,7 @@ impl Call<'_> {
         }
         if !ending.known {
             let target = Target::Session { sid: ending.sid.clone(), subject: ending.subject };
-            self.append(target, self.now.plus(self.terms.lifetime_max).max(ending.exp_seen));
+            self.append(target, self.now.plus(self.lifetimes.lifetime_max).max(ending.exp_seen));
         }
         Ended::Before
     }
@@ -264,7 +264,7 @@ impl Call<'_> {
         if self.is_too_far(threshold) {
             return Err(ahead());
         }
-        self.append(Target::Subject { sub: sub.into(), threshold }, threshold.plus(self.terms.lifetime_max));
+        self.append(Target::Subject { sub: sub.into(), threshold }, threshold.plus(self.lifetimes.lifetime_max));
         self.partition.peak = self.partition.peak.max(threshold);
         let mut sessions_ended = 0;
         match sessions {
@@ -285,7 +285,7 @@ impl Call<'_> {
         if self.is_too_far(threshold) {
             return Err(ahead());
         }
-        self.append(Target::All { threshold }, threshold.plus(self.terms.lifetime_max));
+        self.append(Target::All { threshold }, threshold.plus(self.lifetimes.lifetime_max));
         self.partition.all = Some(threshold);
         self.partition.peak = threshold;
         Ok(threshold)
@@ -293,7 +293,7 @@ impl Call<'_> {
 
     fn append_given(&mut self, revocation: &Revocation) -> Result<(), Unavailable> {
         let last_exp = match revocation.expires_at {
-            UnixTime(0) => self.now.plus(self.terms.lifetime_max),
+            UnixTime(0) => self.now.plus(self.lifetimes.lifetime_max),
             given if given <= self.now => return Ok(()),
             given => given.minus(REVOCATION_MARGIN_SECONDS),
         };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sidegate_common::token::Rejection;
 
-use super::world::{ADA, BOB, TERMS, World, claims, ended, refresh_keys, sid};
+use super::world::{ADA, BOB, LIFETIMES, World, claims, ended, refresh_keys, sid};
 use crate::domain::refresh::RefreshError;
 use crate::domain::refresh_token::NotAuthentic;
 use crate::domain::session::Refusal;
@@ -43,7 +43,7 @@ async fn refresh_retried_in_its_window_gives_the_same_child() {
     let world = World::new();
     let first = world.login(ADA).await;
     let second = world.refresh(&first).await.unwrap();
-    world.clock.advance(TERMS.retry_window);
+    world.clock.advance(LIFETIMES.retry_window);
     let again = world.refresh(&first).await.unwrap();
     assert!(again.retried);
     assert_eq!(again.granted.refresh_token, second.granted.refresh_token);
@@ -55,12 +55,12 @@ async fn refresh_after_the_retry_window_revokes_the_session() {
     let world = World::new();
     let first = world.login(ADA).await;
     let second = world.refresh(&first).await.unwrap().granted;
-    world.clock.advance(TERMS.retry_window + 1);
+    world.clock.advance(LIFETIMES.retry_window + 1);
     let reused = RefreshError::Reused {
         sid: first.sid.clone(),
         sub: "1".to_owned(),
         generations_old: 1,
-        rotated_ago: TERMS.retry_window + 1,
+        rotated_ago: LIFETIMES.retry_window + 1,
     };
     assert_eq!(world.refresh(&first).await.err(), Some(reused));
     assert_eq!(world.store().targets(), [ended(&first)]);
@@ -109,7 +109,7 @@ async fn refresh_tokens_that_are_not_ours_ask_no_store() {
 async fn sessions_that_have_ended_are_not_refreshed() {
     let world = World::new();
     let idle = world.login(ADA).await;
-    world.clock.advance(TERMS.idle_ttl);
+    world.clock.advance(LIFETIMES.idle_ttl);
     assert_eq!(world.refresh(&idle).await.err(), Some(refused(&idle, Refusal::Expired)));
     let revoked = world.login(ADA).await;
     world.store().put_back_watermark("1", world.clock.now());

@@ -5,7 +5,7 @@ use sidegate_common::time::REVOCATION_MARGIN_SECONDS;
 use sidegate_common::token::Rejection;
 
 use super::faulty::Fault;
-use super::world::{ADA, BOB, TERMS, World, claims, ended};
+use super::world::{ADA, BOB, LIFETIMES, World, claims, ended};
 use crate::domain::revoke::{Order, RevokeError, Revoked};
 use crate::domain::session::UserSessions;
 use crate::domain::traits::Store as _;
@@ -49,7 +49,7 @@ async fn a_token_is_revoked_by_itself_or_by_its_jti() {
 async fn an_expired_token_may_be_revoked() {
     let world = World::new();
     let granted = world.login(ADA).await;
-    world.clock.advance(TERMS.access_ttl + 10);
+    world.clock.advance(LIFETIMES.access_ttl + 10);
     assert_eq!(world.revoke(Order::Token(granted.access_token.clone())).await, revoked(&granted.jti, 0));
 }
 

@@ -2,7 +2,7 @@
 
 use sidegate_common::token::Rejection;
 
-use super::world::{ADA, BOB, TERMS, World, ended, sid};
+use super::world::{ADA, BOB, LIFETIMES, World, ended, sid};
 use crate::domain::logout::EndedSession;
 use crate::domain::session::Ended;
 
@@ -46,7 +46,7 @@ async fn sessions_come_in_pages() {
 async fn sessions_that_have_ended_are_not_listed() {
     let world = World::new();
     world.login(ADA).await;
-    world.clock.advance(TERMS.idle_ttl);
+    world.clock.advance(LIFETIMES.idle_ttl);
     assert!(world.auth.sessions("1", None, 100).await.unwrap().sessions.is_empty());
 }
 

@@ -17,14 +17,14 @@ use super::memory_store::{MemoryStore, TestClock};
 use crate::domain::login::{Credentials, LoginError};
 use crate::domain::password::COST_MIN;
 use crate::domain::refresh_token::RefreshKeys;
-use crate::domain::session::{Session, Terms};
+use crate::domain::session::{Session, TokenLifetimes};
 use crate::domain::token_signer::{Issuing, TokenSigner};
 use crate::domain::traits::{Account, Lookup, Store as _, Unavailable, Users};
 use crate::domain::{Auth, Client, Granted};
 use crate::password::{PasswordPool, PoolSettings, Rehashed};
 
-pub const TERMS: Terms =
-    Terms { access_ttl: 600, idle_ttl: 3600, absolute_ttl: 7200, retry_window: 30, lifetime_max: 86_400 };
+pub const LIFETIMES: TokenLifetimes =
+    TokenLifetimes { access_ttl: 600, idle_ttl: 3600, absolute_ttl: 7200, retry_window: 30, lifetime_max: 86_400 };
 pub const PASSWORD: &str = "correct horse battery staple";
 /// The user that most tests log in: id 1.
 pub const ADA: &str = "ada@example.org";
@@ -142,9 +142,9 @@ impl World {
             issuer: "sidegate".to_owned(),
             audience: "sidegate".to_owned(),
             client_id: "sidegate".to_owned(),
-            access_ttl: TERMS.access_ttl,
+            access_ttl: LIFETIMES.access_ttl,
         };
-        let store = MemoryStore::new(clock.clone(), TERMS, setup.partitions, setup.sessions_max);
+        let store = MemoryStore::new(clock.clone(), LIFETIMES, setup.partitions, setup.sessions_max);
         let world = Self {
             auth: Arc::new(Auth {
                 users: Faulty::new(users, &faults),
@@ -215,7 +215,7 @@ fn judge(partitions: u16, key: &SigningKey) -> Judge {
         issuer: "sidegate".to_owned(),
         audiences: vec!["sidegate".to_owned()],
         leeway_seconds: 5,
-        lifetime_max_seconds: TERMS.lifetime_max,
+        lifetime_max_seconds: LIFETIMES.lifetime_max,
     };
     let staleness = Staleness { max_ms: 30_000, policy: OnStale::Deny };
     let (index, freshness) = (Arc::new(Index::new(partitions)), Arc::new(Freshness::new(partitions)));

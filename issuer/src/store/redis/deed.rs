@@ -4,7 +4,7 @@ use sidegate_common::revocation::{Revocation, SubjectTag, Target};
 use sidegate_common::time::{REVOCATION_MARGIN_SECONDS, UnixTime};
 use sidegate_common::wire::Position;
 
-use crate::domain::session::{Terms, UserSessions};
+use crate::domain::session::{TokenLifetimes, UserSessions};
 
 /// A revocation with what a replay has to know of it. Doing it twice is doing it once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ impl Deed {
     pub(super) fn done(
         partition: u16,
         target: Target,
-        terms: &Terms,
+        terms: &TokenLifetimes,
         position: Option<Position>,
         now: UnixTime,
     ) -> Self {
@@ -45,7 +45,7 @@ impl Deed {
     }
 
     /// The same, once the log has taken it at `position`.
-    pub(super) fn taken(self, position: Option<Position>, terms: &Terms, now: UnixTime) -> Self {
+    pub(super) fn taken(self, position: Option<Position>, terms: &TokenLifetimes, now: UnixTime) -> Self {
         let keep_sessions = self.keep_sessions;
         Self { keep_sessions, ..Self::done(self.partition, self.revocation.target, terms, position, now) }
     }
@@ -91,7 +91,7 @@ pub(super) fn tag_bytes(subject: SubjectTag) -> Vec<u8> {
 
 /// The longest an entry for this target can matter that was taken at this moment of the store's clock: a replayed one may
 /// live longer than the first did, never shorter.
-fn longest(target: &Target, terms: &Terms, taken: UnixTime) -> UnixTime {
+fn longest(target: &Target, terms: &TokenLifetimes, taken: UnixTime) -> UnixTime {
     let spans = terms.lifetime_max + REVOCATION_MARGIN_SECONDS;
     let threshold = match target {
         Target::Subject { threshold, .. } | Target::All { threshold } => *threshold,
@@ -107,7 +107,7 @@ mod tests {
     /// V6: a host whose clock is slow must not give a replayed entry a shorter life.
     #[test]
     fn an_acknowledged_revocation_lasts_by_the_clock_of_the_store() {
-        let terms = Terms { access_ttl: 1, idle_ttl: 1, absolute_ttl: 1, retry_window: 0, lifetime_max: 60 };
+        let terms = TokenLifetimes { access_ttl: 1, idle_ttl: 1, absolute_ttl: 1, retry_window: 0, lifetime_max: 60 };
         let position = Some(Position { ms: 4_000_000_000_999, sequence: 0 });
         let target = || Target::Key { kid: "k".into() };
         let done = Deed::done(0, target(), &terms, position, UnixTime(5));

@@ -105,9 +105,10 @@ pub(super) async fn read(link: &Link, key: &str, asked: HashSet<Position>) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::session::Terms;
+    use crate::domain::session::TokenLifetimes;
 
-    const TERMS: Terms = Terms { access_ttl: 1, idle_ttl: 1, absolute_ttl: 1, retry_window: 0, lifetime_max: 60 };
+    const LIFETIMES: TokenLifetimes =
+        TokenLifetimes { access_ttl: 1, idle_ttl: 1, absolute_ttl: 1, retry_window: 0, lifetime_max: 60 };
 
     fn subject(threshold: u64, expires_at: u64) -> Revocation {
         let target = Target::Subject { sub: "42".into(), threshold: UnixTime(threshold) };
@@ -129,7 +130,7 @@ mod tests {
     fn what_stands_where_it_stood_is_there_however_long_it_is_kept() {
         let position = Position { ms: 7, sequence: 1 };
         let key = |kid: &str| Revocation { target: Target::Key { kid: kid.into() }, expires_at: UnixTime(1) };
-        let deed = Deed::done(0, key("k1").target, &TERMS, Some(position), UnixTime(5));
+        let deed = Deed::done(0, key("k1").target, &LIFETIMES, Some(position), UnixTime(5));
         let mut contents = LogContents::new(HashSet::from([position]));
         assert!(!contents.has(&deed));
         contents.add(Some(position), &key("k2"));

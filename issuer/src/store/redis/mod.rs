@@ -38,7 +38,7 @@ pub use waiter::WaitSettings;
 
 use crate::domain::session::{
     Created, Ended, Ending, NewSession, PageCursor, Rotated, Rotation, SESSIONS_PER_USER, Session, SessionPage,
-    Standing, SubjectRevoked, Terms, UserSessions,
+    Standing, SubjectRevoked, TokenLifetimes, UserSessions,
 };
 use crate::domain::traits::{Store, Unavailable};
 use crate::store::counts::Counts;
@@ -69,7 +69,7 @@ pub struct RedisStore {
 struct Shared {
     link: Link,
     partitions: Vec<Keys>,
-    terms: Terms,
+    terms: TokenLifetimes,
     sessions_max: u32,
     /// The newest `iat` that this issuer has handed out, of each partition: a data set that was lost does not know it.
     newest: Vec<AtomicU64>,
@@ -122,7 +122,7 @@ pub struct JournalSettings {
 
 impl RedisStore {
     /// Uses `link`, with `partitions` partitions under `prefix`.
-    pub fn new(link: Link, prefix: &str, partitions: u16, terms: Terms) -> Self {
+    pub fn new(link: Link, prefix: &str, partitions: u16, terms: TokenLifetimes) -> Self {
         let partitions: Vec<_> = (0..partitions.max(1)).map(|partition| Keys::new(prefix, partition)).collect();
         let counts = Counts::default();
         let shared = Shared {
@@ -416,7 +416,7 @@ fn head_and_tail(target: Target) -> (Vec<u8>, Vec<u8>) {
     (bytes[..1].to_vec(), bytes[5..].to_vec())
 }
 
-fn append_args(call: Call, entry: &[u8], terms: &Terms) -> Call {
+fn append_args(call: Call, entry: &[u8], terms: &TokenLifetimes) -> Call {
     let expires_at = entry[1..5].iter().fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));
     call.arg(entry[..1].to_vec()).arg(expires_at).arg(entry[5..].to_vec()).arg(terms.lifetime_max)
 }

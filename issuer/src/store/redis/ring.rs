@@ -137,14 +137,15 @@ impl Ring {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::session::Terms;
+    use crate::domain::session::TokenLifetimes;
     use sidegate_common::revocation::Target;
     use sidegate_common::time::UnixTime;
 
-    const TERMS: Terms = Terms { access_ttl: 1, idle_ttl: 1, absolute_ttl: 1, retry_window: 0, lifetime_max: 60 };
+    const LIFETIMES: TokenLifetimes =
+        TokenLifetimes { access_ttl: 1, idle_ttl: 1, absolute_ttl: 1, retry_window: 0, lifetime_max: 60 };
 
     fn deed(partition: u16) -> Deed {
-        Deed::done(partition, Target::Key { kid: "k".into() }, &TERMS, None, UnixTime(5))
+        Deed::done(partition, Target::Key { kid: "k".into() }, &LIFETIMES, None, UnixTime(5))
     }
 
     #[test]

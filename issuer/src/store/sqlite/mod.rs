@@ -24,7 +24,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::domain::session::{
     Created, Ended, Ending, NewSession, PageCursor, Rotated, Rotation, SESSIONS_PER_USER, Session, SessionPage,
-    Standing, SubjectRevoked, Terms, UserSessions,
+    Standing, SubjectRevoked, TokenLifetimes, UserSessions,
 };
 use crate::domain::traits::{Store, Unavailable};
 use crate::store::counts::Counts;
@@ -86,15 +86,20 @@ impl EmbeddedStore {
     ///
     /// # Errors
     /// Another process has it, it is not ours, or SQLite refuses.
-    pub async fn open(url: &str, terms: Terms, clock: ClockMs) -> Result<Self, OpenError> {
-        Self::open_limited(url, terms, SESSIONS_PER_USER, clock).await
+    pub async fn open(url: &str, lifetimes: TokenLifetimes, clock: ClockMs) -> Result<Self, OpenError> {
+        Self::open_limited(url, lifetimes, SESSIONS_PER_USER, clock).await
     }
 
     /// The same; a user may have `sessions_max` sessions.
     ///
     /// # Errors
     /// As [`EmbeddedStore::open`].
-    pub async fn open_limited(url: &str, terms: Terms, sessions_max: u32, clock: ClockMs) -> Result<Self, OpenError> {
+    pub async fn open_limited(
+        url: &str,
+        lifetimes: TokenLifetimes,
+        sessions_max: u32,
+        clock: ClockMs,
+    ) -> Result<Self, OpenError> {
         let options = SqliteConnectOptions::from_str(url)?
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
@@ -114,7 +119,7 @@ impl EmbeddedStore {
         let readers = SqlitePoolOptions::new().max_connections(4).connect_with(options.clone()).await?;
         let feed = Arc::new(Feed::new(meta.head(first), readers.clone()));
         let (jobs, queue) = mpsc::channel(QUEUE_MAX);
-        let rules = Rules { terms, sessions_max: sessions_max.max(1), clock: Arc::clone(&clock) };
+        let rules = Rules { lifetimes, sessions_max: sessions_max.max(1), clock: Arc::clone(&clock) };
         let writer = Writer::new(options.create_if_missing(false), connection, meta, mark, rules, Arc::clone(&feed));
         tokio::spawn(writer.run(queue));
         Ok(Self { jobs, readers, feed, clock, counts: Counts::default(), _lock: Arc::new(lock) })

@@ -15,7 +15,7 @@ use super::rows::{self, Meta};
 use super::{ClockMs, close, unavailable};
 use crate::domain::session::{
     Created, Decision, Ended, Ending, NewSession, Refusal, Rotated, Rotation, Session, Standing, SubjectRevoked,
-    THRESHOLD_AHEAD_MAX_SECONDS, Terms, UserSessions, decide, issue_at,
+    THRESHOLD_AHEAD_MAX_SECONDS, TokenLifetimes, UserSessions, decide, issue_at,
 };
 use crate::domain::traits::Unavailable;
 
@@ -58,7 +58,7 @@ pub(super) struct Job {
 /// What the writer decides by.
 #[derive(Clone)]
 pub(super) struct Rules {
-    pub(super) terms: Terms,
+    pub(super) lifetimes: TokenLifetimes,
     pub(super) sessions_max: u32,
     pub(super) clock: ClockMs,
 }
@@ -126,7 +126,7 @@ impl Writer {
         let mut batch = Batch {
             connection: &mut transaction,
             meta: self.meta.clone(),
-            terms: self.rules.terms,
+            lifetimes: self.rules.lifetimes,
             sessions_max: self.rules.sessions_max,
             now_ms,
             now: UnixTime(now_ms / 1000),
@@ -178,7 +178,7 @@ impl Writer {
 struct Batch<'a> {
     connection: &'a mut SqliteConnection,
     meta: Meta,
-    terms: Terms,
+    lifetimes: TokenLifetimes,
     sessions_max: u32,
     now_ms: u64,
     now: UnixTime,
@@ -204,7 +204,7 @@ impl Batch<'_> {
         if self.pushed.is_empty() {
             return Ok(false);
         }
-        rows::trim(self.connection, self.now_ms.saturating_sub(self.terms.retention() * 1000)).await
+        rows::trim(self.connection, self.now_ms.saturating_sub(self.lifetimes.retention() * 1000)).await
     }
 
     async fn create(&mut self, new: &NewSession) -> Result<Reply, sqlx::Error> {
@@ -216,7 +216,7 @@ impl Batch<'_> {
         for session in &surplus {
             self.end_session(session, UnixTime(0)).await?;
         }
-        let session = Session::new(new, self.now, issued, &self.terms);
+        let session = Session::new(new, self.now, issued, &self.lifetimes);
         self.meta.peak = self.meta.peak.max(issued);
         rows::save_session(self.connection, &session).await?;
         let displaced = surplus.into_iter().map(|session| session.sid).collect();
@@ -227,7 +227,7 @@ impl Batch<'_> {
         let refused = |refusal| Ok(Reply::Rotated(Rotated::Refused(refusal)));
         let Some(mut session) = self.session_of(rotation).await? else { return refused(Refusal::Gone) };
         let (sessions, tokens) = self.watermarks(&session.sub).await?;
-        let decision = decide(&session, rotation.presented, self.now, sessions, self.terms.retry_window);
+        let decision = decide(&session, rotation.presented, self.now, sessions, self.lifetimes.retry_window);
         let retried = match decision {
             Decision::Refuse(refusal) => return refused(refusal),
             Decision::Reuse => {
@@ -238,7 +238,7 @@ impl Batch<'_> {
             Decision::Trade(generation) => {
                 session.generation = generation;
                 session.rotated = self.now;
-                session.idle_ends = self.now.plus(self.terms.idle_ttl);
+                session.idle_ends = self.now.plus(self.lifetimes.idle_ttl);
                 false
             }
         };
@@ -246,7 +246,7 @@ impl Batch<'_> {
         session.refreshed = self.now;
         // Should the clock ever go back, the record still names the latest token there is.
         session.issued = session.issued.max(issued);
-        session.exp_max = session.exp_max.max(issued.plus(self.terms.access_ttl));
+        session.exp_max = session.exp_max.max(issued.plus(self.lifetimes.access_ttl));
         self.meta.peak = self.meta.peak.max(issued);
         rows::save_session(self.connection, &session).await?;
         Ok(Reply::Rotated(Rotated::Traded { generation: session.generation, issued, retried }))
@@ -255,7 +255,7 @@ impl Batch<'_> {
     async fn examine(&mut self, rotation: &Rotation) -> Result<Standing, sqlx::Error> {
         let Some(session) = self.session_of(rotation).await? else { return Ok(Standing::Refused(Refusal::Gone)) };
         let (sessions, _) = self.watermarks(&session.sub).await?;
-        match decide(&session, rotation.presented, self.now, sessions, self.terms.retry_window) {
+        match decide(&session, rotation.presented, self.now, sessions, self.lifetimes.retry_window) {
             Decision::Trade(_) | Decision::Retry => Ok(Standing::Current),
             Decision::Refuse(refusal) => Ok(Standing::Refused(refusal)),
             Decision::Reuse => {
@@ -285,7 +285,7 @@ impl Batch<'_> {
         }
         if !ending.known {
             let target = Target::Session { sid: ending.sid.clone(), subject: ending.subject };
-            self.append(target, self.now.plus(self.terms.lifetime_max).max(ending.exp_seen)).await?;
+            self.append(target, self.now.plus(self.lifetimes.lifetime_max).max(ending.exp_seen)).await?;
         }
         Ok(Ended::Before)
     }
@@ -304,8 +304,9 @@ impl Batch<'_> {
         if self.is_too_far(threshold) {
             return Ok(Reply::Ahead);
         }
-        self.append(Target::Subject { sub: sub.into(), threshold }, threshold.plus(self.terms.lifetime_max)).await?;
-        let kept_until = threshold.plus(self.terms.watermark_ttl());
+        self.append(Target::Subject { sub: sub.into(), threshold }, threshold.plus(self.lifetimes.lifetime_max))
+            .await?;
+        let kept_until = threshold.plus(self.lifetimes.watermark_ttl());
         rows::save_watermark(self.connection, sub, sessions, threshold, kept_until).await?;
         self.meta.peak = self.meta.peak.max(threshold);
         let mut sessions_ended = 0;
@@ -321,7 +322,7 @@ impl Batch<'_> {
         if self.is_too_far(threshold) {
             return Ok(Reply::Ahead);
         }
-        self.append(Target::All { threshold }, threshold.plus(self.terms.lifetime_max)).await?;
+        self.append(Target::All { threshold }, threshold.plus(self.lifetimes.lifetime_max)).await?;
         self.meta.all_dead = threshold;
         self.meta.peak = threshold;
         Ok(Reply::Moment(threshold))
@@ -329,7 +330,7 @@ impl Batch<'_> {
 
     async fn append_given(&mut self, revocation: &Revocation) -> Result<Reply, sqlx::Error> {
         let last_exp = match revocation.expires_at {
-            UnixTime(0) => self.now.plus(self.terms.lifetime_max),
+            UnixTime(0) => self.now.plus(self.lifetimes.lifetime_max),
             given if given <= self.now => return Ok(Reply::Done),
             given => given.minus(REVOCATION_MARGIN_SECONDS),
         };

@@ -6,12 +6,12 @@ use sidegate_common::revocation::{Id, Revocation, SubjectTag, Target};
 use sidegate_common::time::{REVOCATION_MARGIN_SECONDS, UnixTime};
 use sidegate_common::wire::Position;
 use sidegate_issuer::domain::session::{
-    Ended, Ending, NewSession, Refusal, Rotated, Rotation, Session, Standing, Terms, UserSessions,
+    Ended, Ending, NewSession, Refusal, Rotated, Rotation, Session, Standing, TokenLifetimes, UserSessions,
 };
 use sidegate_issuer::domain::traits::Store;
 
-pub const TERMS: Terms =
-    Terms { access_ttl: 600, idle_ttl: 3600, absolute_ttl: 7200, retry_window: 30, lifetime_max: 86_400 };
+pub const LIFETIMES: TokenLifetimes =
+    TokenLifetimes { access_ttl: 600, idle_ttl: 3600, absolute_ttl: 7200, retry_window: 30, lifetime_max: 86_400 };
 
 /// A store on a bench, with a clock that can be moved.
 pub trait Bench {
@@ -90,7 +90,7 @@ pub async fn a_session_is_kept_as_it_was_made<B: Bench>(bench: &B) {
     let new = new_session("1");
     let issued = log_in(bench, &new).await;
     let session = read(bench, &new).await.unwrap();
-    assert_eq!(session, Session::new(&new, session.refreshed, issued, &TERMS));
+    assert_eq!(session, Session::new(&new, session.refreshed, issued, &LIFETIMES));
     assert_eq!(session.created, issued, "nothing was ever revoked");
     assert_eq!(sessions(bench, "1").await, [session]);
     assert_eq!(sessions(bench, "2").await, []);
@@ -114,7 +114,7 @@ pub async fn an_old_refresh_token_kills_the_session<B: Bench>(bench: &B) {
     let new = new_session("1");
     log_in(bench, &new).await;
     rotate(bench, &new, 0).await;
-    bench.elapse(TERMS.retry_window + 1).await;
+    bench.elapse(LIFETIMES.retry_window + 1).await;
     let exp_max = read(bench, &new).await.unwrap().exp_max;
     let reused = rotate(bench, &new, 0).await;
     assert!(matches!(reused, Rotated::Reused { generations_old: 1, rotated_ago: 31..=60 }), "{reused:?}");
@@ -200,7 +200,7 @@ pub async fn a_user_can_be_logged_out_everywhere<B: Bench>(bench: &B) {
     assert_eq!(traded(rotate(bench, &other, 0).await), (1, false), "another user is not concerned");
     let log = bench.log(partition(bench, "1")).await;
     assert_eq!(log.last().unwrap().1.target, Target::Subject { sub: "1".into(), threshold });
-    let expires_at = threshold.plus(TERMS.lifetime_max + REVOCATION_MARGIN_SECONDS);
+    let expires_at = threshold.plus(LIFETIMES.lifetime_max + REVOCATION_MARGIN_SECONDS);
     assert_eq!(log.last().unwrap().1.expires_at, expires_at);
     let again = new_session("1");
     assert!(log_in(bench, &again).await > threshold, "a new token is not born dead");
@@ -300,7 +300,7 @@ pub async fn what_has_expired_is_not_appended<B: Bench>(bench: &B) {
     let log = bench.log(0).await;
     assert_eq!(log[0].1, Revocation { target: key(), expires_at: far });
     assert_eq!(log[1].1.target, key());
-    assert!(log[1].1.expires_at > UnixTime(1_700_000_000 + TERMS.lifetime_max));
+    assert!(log[1].1.expires_at > UnixTime(1_700_000_000 + LIFETIMES.lifetime_max));
 }
 
 pub async fn a_refresh_makes_no_session_younger<B: Bench>(bench: &B) {
@@ -376,7 +376,7 @@ pub async fn a_refresh_token_is_examined_without_being_traded<B: Bench>(bench: &
     let (expired, others) = (new_session("1"), new_session("2"));
     log_in(bench, &expired).await;
     log_in(bench, &others).await;
-    bench.elapse(TERMS.idle_ttl + 1).await;
+    bench.elapse(LIFETIMES.idle_ttl + 1).await;
     let refused = rotation_standing(bench, &expired, 0).await;
     assert!(matches!(refused, Standing::Refused(Refusal::Expired | Refusal::Gone)), "{refused:?}");
 }

@@ -10,7 +10,7 @@ use sidegate_issuer::domain::session::{Refusal, Rotated, Rotation};
 use sidegate_issuer::domain::traits::Store as _;
 use sidegate_issuer::store::sqlite::{ClockMs, EmbeddedStore, OpenError};
 
-use crate::conformance::TERMS;
+use crate::conformance::LIFETIMES;
 use crate::support::{Scratch, eventually};
 
 fn clock() -> ClockMs {
@@ -18,7 +18,7 @@ fn clock() -> ClockMs {
 }
 
 async fn try_open(folder: &Path) -> Result<EmbeddedStore, OpenError> {
-    EmbeddedStore::open(&format!("sqlite://{}", folder.join("store.db").display()), TERMS, clock()).await
+    EmbeddedStore::open(&format!("sqlite://{}", folder.join("store.db").display()), LIFETIMES, clock()).await
 }
 
 /// Opens the store, once the one before it in this process is closed.

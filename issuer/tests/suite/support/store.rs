@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use sidegate_common::revocation::{Id, Revocation, SubjectTag, Target};
 use sidegate_common::time::UnixTime;
-use sidegate_issuer::domain::session::{Ended, Ending, NewSession, Terms};
+use sidegate_issuer::domain::session::{Ended, Ending, NewSession, TokenLifetimes};
 use sidegate_issuer::domain::traits::{Store as _, Unavailable};
 use sidegate_issuer::store::redis::{Demands, Link, Pace, RedisStore};
 use sidegate_runtime::clock::monotonic_ms;
 
 use super::redis::PREFIX;
 
-pub const TERMS: Terms =
-    Terms { access_ttl: 600, idle_ttl: 3600, absolute_ttl: 7200, retry_window: 30, lifetime_max: 86_400 };
+pub const LIFETIMES: TokenLifetimes =
+    TokenLifetimes { access_ttl: 600, idle_ttl: 3600, absolute_ttl: 7200, retry_window: 30, lifetime_max: 86_400 };
 pub const STRICT: Demands = Demands { persistence: true, noeviction: true, waitaof: false };
 /// Seconds become tens of milliseconds.
 pub const FAST: Pace = Pace {
@@ -27,7 +27,7 @@ pub const FAST: Pace = Pace {
 };
 
 pub fn store_at(url: &str) -> RedisStore {
-    RedisStore::new(Link::new(url).unwrap(), PREFIX, 1, TERMS).pacing(FAST)
+    RedisStore::new(Link::new(url).unwrap(), PREFIX, 1, LIFETIMES).pacing(FAST)
 }
 
 /// A store whose heart beats.

@@ -7,7 +7,7 @@ use sidegate_common::claims::Claims;
 use sidegate_common::revocation::{Id, Revocation, SubjectTag, Target};
 use sidegate_common::time::UnixTime;
 use sidegate_common::wire::Keys;
-use sidegate_issuer::domain::session::Terms;
+use sidegate_issuer::domain::session::TokenLifetimes;
 use sidegate_issuer::domain::traits::Store as _;
 use sidegate_issuer::store::redis::{Link, RedisStore};
 use sidegate_runtime::clock::monotonic_ms;
@@ -17,13 +17,13 @@ use sidegate_tests::redis::Redis;
 use sidegate_tests::scratch::Scratch;
 use sidegate_tests::wait::eventually;
 
-const TERMS: Terms =
-    Terms { access_ttl: 3_600, idle_ttl: 3_600, absolute_ttl: 7_200, retry_window: 30, lifetime_max: 86_400 };
+const LIFETIMES: TokenLifetimes =
+    TokenLifetimes { access_ttl: 3_600, idle_ttl: 3_600, absolute_ttl: 7_200, retry_window: 30, lifetime_max: 86_400 };
 pub const AOF: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
 
 /// An issuer's store on the Redis at `url`; it has made the data set.
 pub async fn issuer(url: &str) -> RedisStore {
-    let store = RedisStore::new(Link::new(url).expect("a URL"), "sidegate", 1, TERMS);
+    let store = RedisStore::new(Link::new(url).expect("a URL"), "sidegate", 1, LIFETIMES);
     eventually("the data set", || async { store.initialise().await.ok() }).await;
     store
 }

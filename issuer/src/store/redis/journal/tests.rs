@@ -1,12 +1,13 @@
 //! The journal as a file: what a restart, a torn tail, a wrong clock and a full disk leave of it.
 
 use super::*;
-use crate::domain::session::Terms;
+use crate::domain::session::TokenLifetimes;
 use sidegate_common::revocation::Target;
 use sidegate_common::wire::Position;
 use std::os::unix::fs::PermissionsExt as _;
 
-const TERMS: Terms = Terms { access_ttl: 1, idle_ttl: 1, absolute_ttl: 1, retry_window: 0, lifetime_max: 60 };
+const LIFETIMES: TokenLifetimes =
+    TokenLifetimes { access_ttl: 1, idle_ttl: 1, absolute_ttl: 1, retry_window: 0, lifetime_max: 60 };
 
 fn scratch(name: &str) -> PathBuf {
     let folder = std::env::temp_dir().join(format!("sidegate-journal-{}-{name}", std::process::id()));
@@ -24,7 +25,7 @@ fn open(path: &Path) -> Journal {
 
 fn key(kid: &str) -> Deed {
     let position = Some(Position { ms: unix_now().0 * 1000, sequence: 0 });
-    Deed::done(1, Target::Key { kid: kid.into() }, &TERMS, position, UnixTime(5))
+    Deed::done(1, Target::Key { kid: kid.into() }, &LIFETIMES, position, UnixTime(5))
 }
 
 fn proof() -> Proof {
