@@ -7,7 +7,7 @@ use super::password::{Attempt, COST_ADVISED, Outcome, Overloaded, Reason, Rehash
 use super::session::NewSession;
 use super::token_signer::{MintError, TokenSigner};
 use super::traits::{Account, Lookup, Passwords, Store, Unavailable, Users};
-use super::{Auth, Client, Granted, random_id};
+use super::{Auth, Client, TokenPair, random_id};
 
 /// What a client presents. The password is used exactly as received.
 #[derive(Clone, Debug)]
@@ -82,7 +82,7 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
     ///
     /// # Errors
     /// See [`LoginError`].
-    pub async fn login(&self, credentials: &Credentials, client: &Client) -> Result<Granted, LoginError> {
+    pub async fn login(&self, credentials: &Credentials, client: &Client) -> Result<TokenPair, LoginError> {
         let place = self.passwords.place()?;
         let found = self.users.find_by_email(&credentials.email).await?;
         let account = match &found {
@@ -107,16 +107,16 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
                 "stored bcrypt hash has a cost below 10; USERS_REHASH=true rehashes it at login"
             );
         }
-        let granted = self.open_session(account, client).await?;
+        let pair = self.open_session(account, client).await?;
         if outdated && let Some(stored) = &account.password_hash {
             let (id, password, stored) =
                 (account.id.clone(), credentials.password.clone(), Secret::new(stored.as_str()));
             self.passwords.rehash(Rehash { id, password, stored });
         }
-        Ok(granted)
+        Ok(pair)
     }
 
-    async fn open_session(&self, account: &Account, client: &Client) -> Result<Granted, LoginError> {
+    async fn open_session(&self, account: &Account, client: &Client) -> Result<TokenPair, LoginError> {
         TokenSigner::check(account)?;
         let sid_bytes = random_id().map_err(MintError::from)?;
         let sid = Id::Packed(sid_bytes);
@@ -129,7 +129,7 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
         let created = self.store.create(&new).await?;
         let access = self.signer.sign(account, &sid, created.issued)?;
         let refresh = self.refresh_keys.first(SubjectTag::of(&account.id), sid_bytes);
-        Ok(Granted {
+        Ok(TokenPair {
             access_token: access.token,
             refresh_token: self.refresh_keys.write(&refresh).ok_or(MintError::Key)?,
             expires_in: self.signer.access_ttl(),

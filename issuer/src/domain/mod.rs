@@ -57,7 +57,7 @@ pub struct Client {
 
 /// A pair of tokens for the client.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Granted {
+pub struct TokenPair {
     /// The access token, signed.
     pub access_token: String,
     /// The refresh token.

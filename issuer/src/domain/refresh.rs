@@ -6,13 +6,13 @@ use super::refresh_token::{NotAuthentic, RefreshToken};
 use super::session::{Ending, Refusal, Rotated, Rotation, Session};
 use super::token_signer::{MintError, TokenSigner};
 use super::traits::{Account, Passwords, Store, Unavailable, Users};
-use super::{Auth, Granted};
+use super::{Auth, TokenPair};
 
 /// A pair of tokens, and whether the refresh token had been traded before.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Refreshed {
     /// The pair.
-    pub granted: Granted,
+    pub pair: TokenPair,
     /// True if the same child was handed out before.
     pub retried: bool,
 }
@@ -87,7 +87,7 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
             Rotated::Traded { generation, issued, retried } => {
                 let access = self.signer.sign(&account, &session.sid, issued)?;
                 let refresh_token = self.refresh_keys.write(&token.child(generation)).ok_or(MintError::Key)?;
-                let granted = Granted {
+                let pair = TokenPair {
                     access_token: access.token,
                     refresh_token,
                     expires_in: self.signer.access_ttl(),
@@ -96,7 +96,7 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
                     jti: access.jti,
                     displaced: Vec::new(),
                 };
-                Ok(Refreshed { granted, retried })
+                Ok(Refreshed { pair, retried })
             }
             other => Err(not_traded(&session, &other)),
         }

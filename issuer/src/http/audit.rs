@@ -5,7 +5,7 @@ use crate::domain::logout::{EndedSession, LogoutError, Scope};
 use crate::domain::refresh::{RefreshError, Refreshed};
 use crate::domain::revoke::{Order, RevokeError, Revoked};
 use crate::domain::session::{Ended, Refusal, UserSessions};
-use crate::domain::{Client, Granted};
+use crate::domain::{Client, TokenPair};
 use crate::metrics::Metrics;
 
 /// What an event says beside its name and result.
@@ -32,11 +32,11 @@ macro_rules! event {
     };
 }
 
-pub(super) fn login(metrics: &Metrics, client: &Client, outcome: Result<&Granted, &LoginError>) {
+pub(super) fn login(metrics: &Metrics, client: &Client, outcome: Result<&TokenPair, &LoginError>) {
     let (result, who) = match outcome {
-        Ok(granted) => {
-            displaced(metrics, client, granted);
-            ("ok", Who { sub: &granted.sub, sid: &granted.sid, jti: &granted.jti })
+        Ok(pair) => {
+            displaced(metrics, client, pair);
+            ("ok", Who { sub: &pair.sub, sid: &pair.sid, jti: &pair.jti })
         }
         Err(LoginError::Refused { reason, sub }) => {
             (reason.name(), Who { sub: sub.as_deref().unwrap_or_default(), ..Who::default() })
@@ -57,10 +57,10 @@ pub(super) fn login(metrics: &Metrics, client: &Client, outcome: Result<&Granted
 }
 
 /// Sessions that a login ended, because the user had too many.
-fn displaced(metrics: &Metrics, client: &Client, granted: &Granted) {
-    for sid in &granted.displaced {
+fn displaced(metrics: &Metrics, client: &Client, pair: &TokenPair) {
+    for sid in &pair.displaced {
         metrics.revoked("session");
-        let who = Who { sub: &granted.sub, sid, jti: "" };
+        let who = Who { sub: &pair.sub, sid, jti: "" };
         event!(warn, "session_ended", "too_many_sessions", client, who);
     }
 }
@@ -68,8 +68,8 @@ fn displaced(metrics: &Metrics, client: &Client, granted: &Granted) {
 pub(super) fn refresh(metrics: &Metrics, client: &Client, outcome: Result<&Refreshed, &RefreshError>) {
     let mut ages = (0, 0);
     let (result, who) = match outcome {
-        Ok(Refreshed { granted, retried }) => {
-            let who = Who { sub: &granted.sub, sid: &granted.sid, jti: &granted.jti };
+        Ok(Refreshed { pair, retried }) => {
+            let who = Who { sub: &pair.sub, sid: &pair.sid, jti: &pair.jti };
             (if *retried { "retried" } else { "ok" }, who)
         }
         Err(RefreshError::NotAuthentic(_)) => ("not_authentic", Who::default()),

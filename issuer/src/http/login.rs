@@ -13,7 +13,7 @@ use super::call::Call;
 use super::error::Failure;
 use super::fields::{Fields, Invalid};
 use super::router::Answer;
-use crate::domain::Granted;
+use crate::domain::TokenPair;
 use crate::domain::login::Credentials;
 use crate::domain::traits::{Passwords, Store, Users};
 
@@ -37,12 +37,12 @@ pub fn credentials(mut fields: Fields) -> Result<Credentials, Invalid> {
 }
 
 /// The answer of login and refresh.
-pub(super) fn pair(granted: &Granted) -> Response<Body> {
+pub(super) fn pair(pair: &TokenPair) -> Response<Body> {
     json(&json!({
-        "access_token": granted.access_token,
-        "refresh_token": granted.refresh_token,
+        "access_token": pair.access_token,
+        "refresh_token": pair.refresh_token,
         "token_type": "bearer",
-        "expires_in": granted.expires_in,
+        "expires_in": pair.expires_in,
     }))
 }
 

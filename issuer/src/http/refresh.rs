@@ -17,7 +17,7 @@ pub(super) async fn refresh<U: Users, S: Store, P: Passwords>(api: Arc<Api<U, S,
     let token = read.await.inspect_err(|_| audit::unreadable_refresh(&api.metrics, &client))?;
     let outcome = api.auth.refresh(&token).await;
     audit::refresh(&api.metrics, &client, outcome.as_ref());
-    Ok(pair(&outcome.map_err(Failure::Refresh)?.granted))
+    Ok(pair(&outcome.map_err(Failure::Refresh)?.pair))
 }
 
 /// The token to be refreshed.

@@ -3,7 +3,7 @@
 
 use super::faulty::Fault;
 use super::world::{ADA, BOB, PASSWORD, World};
-use crate::domain::Granted;
+use crate::domain::TokenPair;
 use crate::domain::login::LoginError;
 use crate::domain::logout::{LogoutError, Scope};
 use crate::domain::refresh::RefreshError;
@@ -37,9 +37,9 @@ enum Came {
 
 /// Two sessions of one user, and one of another.
 struct Sessions {
-    own: Granted,
-    other: Granted,
-    bob: Granted,
+    own: TokenPair,
+    other: TokenPair,
+    bob: TokenPair,
 }
 
 impl Method {
@@ -87,7 +87,7 @@ impl Method {
         }
     }
 
-    fn order(self, world: &World, own: &Granted) -> Order {
+    fn order(self, world: &World, own: &TokenPair) -> Order {
         match self {
             Self::RevokeToken => Order::Token(own.access_token.clone()),
             Self::RevokeSession => Order::Session(own.sid.clone()),
@@ -133,7 +133,7 @@ fn methods() -> Vec<Method> {
 
 fn assert_done(world: &World, method: Method, sessions: &Sessions, context: &str) {
     let tokens = [&sessions.own, &sessions.other, &sessions.bob];
-    let dead = tokens.map(|granted| world.denied(&granted.access_token).is_some());
+    let dead = tokens.map(|pair| world.denied(&pair.access_token).is_some());
     assert_eq!(dead, method.dead(), "{method:?} {context}");
 }
 

@@ -11,19 +11,19 @@ use crate::domain::traits::Users as _;
 #[tokio::test]
 async fn login_opens_a_session_with_a_pair_of_tokens() {
     let world = World::new();
-    let granted = world.login(ADA).await;
-    assert_eq!(world.denied(&granted.access_token), None);
-    assert_eq!((granted.sub.as_str(), granted.expires_in), ("1", LIFETIMES.access_ttl));
-    let claims = claims(&granted);
+    let pair = world.login(ADA).await;
+    assert_eq!(world.denied(&pair.access_token), None);
+    assert_eq!((pair.sub.as_str(), pair.expires_in), ("1", LIFETIMES.access_ttl));
+    let claims = claims(&pair);
     assert_eq!((claims.sub.as_str(), claims.scope.as_deref()), ("1", Some("read write")));
-    assert_eq!((&claims.sid, &claims.jti), (&granted.sid, &granted.jti));
+    assert_eq!((&claims.sid, &claims.jti), (&pair.sid, &pair.jti));
     assert_eq!((claims.iat, claims.exp), (world.clock.now().0, world.clock.now().0 + LIFETIMES.access_ttl));
-    let session = world.session(&granted).unwrap();
+    let session = world.session(&pair).unwrap();
     assert_eq!((session.sub.as_str(), session.generation), ("1", 0));
     assert_eq!((session.address.as_str(), session.agent.as_str()), ("192.0.2.7", "a browser"));
-    assert!(granted.displaced.is_empty());
-    let refreshed = world.auth.refresh(&granted.refresh_token).await.unwrap();
-    assert_eq!(refreshed.granted.sid, granted.sid);
+    assert!(pair.displaced.is_empty());
+    let refreshed = world.auth.refresh(&pair.refresh_token).await.unwrap();
+    assert_eq!(refreshed.pair.sid, pair.sid);
 }
 
 #[tokio::test]
@@ -129,8 +129,8 @@ async fn one_login_too_many_ends_the_oldest_session() {
     assert_eq!(third.displaced, std::slice::from_ref(&first.sid));
     assert_eq!(world.store().targets(), [ended(&first)]);
     assert!(world.denied(&first.access_token).is_some());
-    for granted in [&second, &third, &of_bob] {
-        assert_eq!(world.denied(&granted.access_token), None);
+    for pair in [&second, &third, &of_bob] {
+        assert_eq!(world.denied(&pair.access_token), None);
     }
 }
 
@@ -140,9 +140,9 @@ async fn login_right_after_a_global_logout_is_not_born_dead() {
     world.login(ADA).await;
     let before = world.clock.now();
     world.store().put_back_watermark("1", before);
-    let granted = world.login(ADA).await;
-    assert_eq!(claims(&granted).iat, before.0 + 1);
-    assert_eq!(world.denied(&granted.access_token), None);
+    let pair = world.login(ADA).await;
+    assert_eq!(claims(&pair).iat, before.0 + 1);
+    assert_eq!(world.denied(&pair.access_token), None);
 }
 
 #[tokio::test]

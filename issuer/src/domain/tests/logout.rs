@@ -6,7 +6,7 @@ use sidegate_common::revocation::Target;
 use sidegate_common::token::Rejection;
 
 use super::world::{ADA, BOB, LIFETIMES, World, claims, ended, sid};
-use crate::domain::Granted;
+use crate::domain::TokenPair;
 use crate::domain::logout::{EndedSession, LogoutError, Presented, Scope};
 use crate::domain::refresh_token::NotAuthentic;
 use crate::domain::session::{Ended, Refusal, UserSessions};
@@ -22,22 +22,22 @@ impl World {
         self.auth.logout(Presented { access, refresh }, scope, self.at()).await
     }
 
-    async fn logout_by_access(&self, granted: &Granted, scope: Scope) -> Result<Vec<EndedSession>, LogoutError> {
-        self.logout(Some(&granted.access_token), None, scope).await
+    async fn logout_by_access(&self, pair: &TokenPair, scope: Scope) -> Result<Vec<EndedSession>, LogoutError> {
+        self.logout(Some(&pair.access_token), None, scope).await
     }
 
-    async fn logout_by_refresh(&self, granted: &Granted, scope: Scope) -> Result<Vec<EndedSession>, LogoutError> {
-        self.logout(None, Some(&granted.refresh_token), scope).await
+    async fn logout_by_refresh(&self, pair: &TokenPair, scope: Scope) -> Result<Vec<EndedSession>, LogoutError> {
+        self.logout(None, Some(&pair.refresh_token), scope).await
     }
 
-    async fn refreshed(&self, granted: &Granted) -> Granted {
-        self.auth.refresh(&granted.refresh_token).await.unwrap().granted
+    async fn refreshed(&self, pair: &TokenPair) -> TokenPair {
+        self.auth.refresh(&pair.refresh_token).await.unwrap().pair
     }
 }
 
 /// What a logout says of a session.
-fn one(granted: &Granted, ended: Ended) -> EndedSession {
-    EndedSession { sid: Some(granted.sid.clone()), sub: Some(granted.sub.clone()), ended }
+fn one(pair: &TokenPair, ended: Ended) -> EndedSession {
+    EndedSession { sid: Some(pair.sid.clone()), sub: Some(pair.sub.clone()), ended }
 }
 
 /// What a logout says of all sessions of a user.
@@ -53,47 +53,47 @@ fn by_sid(mut sessions: Vec<EndedSession>) -> Vec<EndedSession> {
 #[tokio::test]
 async fn local_logout_ends_the_session_of_the_access_token() {
     let world = World::new();
-    let (granted, other) = (world.login(ADA).await, world.login(ADA).await);
-    assert_eq!(world.logout_by_access(&granted, Scope::Local).await, Ok(vec![one(&granted, Ended::Now)]));
-    assert_eq!(world.store().targets(), [ended(&granted)]);
-    assert_eq!(world.denied(&granted.access_token), Some(Rejection::Revoked));
-    assert!(world.auth.refresh(&granted.refresh_token).await.is_err());
+    let (pair, other) = (world.login(ADA).await, world.login(ADA).await);
+    assert_eq!(world.logout_by_access(&pair, Scope::Local).await, Ok(vec![one(&pair, Ended::Now)]));
+    assert_eq!(world.store().targets(), [ended(&pair)]);
+    assert_eq!(world.denied(&pair.access_token), Some(Rejection::Revoked));
+    assert!(world.auth.refresh(&pair.refresh_token).await.is_err());
     assert_eq!(world.denied(&other.access_token), None);
 }
 
 #[tokio::test]
 async fn local_logout_repeated_appends_until_the_feed_has_the_entry() {
     let world = World::new();
-    let granted = world.login(ADA).await;
-    world.logout_by_access(&granted, Scope::Local).await.unwrap();
-    let again = Ok(vec![one(&granted, Ended::Before)]);
-    assert_eq!(world.logout_by_access(&granted, Scope::Local).await, again);
+    let pair = world.login(ADA).await;
+    world.logout_by_access(&pair, Scope::Local).await.unwrap();
+    let again = Ok(vec![one(&pair, Ended::Before)]);
+    assert_eq!(world.logout_by_access(&pair, Scope::Local).await, again);
     assert_eq!(world.store().targets().len(), 2, "not known to be in the log");
     world.feed();
-    assert_eq!(world.logout_by_access(&granted, Scope::Local).await, again);
+    assert_eq!(world.logout_by_access(&pair, Scope::Local).await, again);
     assert_eq!(world.store().targets().len(), 2);
 }
 
 #[tokio::test]
 async fn local_logout_takes_an_expired_access_token() {
     let world = World::new();
-    let granted = world.login(ADA).await;
+    let pair = world.login(ADA).await;
     world.clock.advance(LIFETIMES.access_ttl + 60);
     world.feed();
-    assert_eq!(world.denied(&granted.access_token), Some(Rejection::Expired));
-    assert_eq!(world.logout_by_access(&granted, Scope::Local).await, Ok(vec![one(&granted, Ended::Now)]));
-    assert!(world.auth.refresh(&granted.refresh_token).await.is_err());
+    assert_eq!(world.denied(&pair.access_token), Some(Rejection::Expired));
+    assert_eq!(world.logout_by_access(&pair, Scope::Local).await, Ok(vec![one(&pair, Ended::Now)]));
+    assert!(world.auth.refresh(&pair.refresh_token).await.is_err());
 }
 
 #[tokio::test]
 async fn local_logout_covers_an_access_token_newer_than_the_record() {
     let world = World::new();
-    let granted = world.login(ADA).await;
-    world.store().change_session("1", &sid(&granted), |session| session.exp_max = session.created);
-    world.logout_by_access(&granted, Scope::Local).await.unwrap();
+    let pair = world.login(ADA).await;
+    world.store().change_session("1", &sid(&pair), |session| session.exp_max = session.created);
+    world.logout_by_access(&pair, Scope::Local).await.unwrap();
     let partition = sidegate_common::revocation::SubjectTag::of("1").partition(world.store().partitions());
     let [(_, entry)] = &world.store().log(partition)[..] else { panic!("one entry") };
-    assert!(entry.expires_at > claims(&granted).expires_at());
+    assert!(entry.expires_at > claims(&pair).expires_at());
 }
 
 #[tokio::test]
@@ -109,12 +109,12 @@ async fn local_logout_ends_the_session_of_the_refresh_token_however_old() {
 #[tokio::test]
 async fn local_logout_of_a_session_that_is_gone_stores_its_revocation() {
     let world = World::new();
-    let granted = world.login(ADA).await;
-    world.store().lose_session("1", &sid(&granted));
-    let unknown = EndedSession { sub: None, ..one(&granted, Ended::Before) };
-    assert_eq!(world.logout_by_refresh(&granted, Scope::Local).await, Ok(vec![unknown]));
-    assert_eq!(world.store().targets(), [ended(&granted)]);
-    assert_eq!(world.denied(&granted.access_token), Some(Rejection::Revoked));
+    let pair = world.login(ADA).await;
+    world.store().lose_session("1", &sid(&pair));
+    let unknown = EndedSession { sub: None, ..one(&pair, Ended::Before) };
+    assert_eq!(world.logout_by_refresh(&pair, Scope::Local).await, Ok(vec![unknown]));
+    assert_eq!(world.store().targets(), [ended(&pair)]);
+    assert_eq!(world.denied(&pair.access_token), Some(Rejection::Revoked));
 }
 
 #[tokio::test]
@@ -134,10 +134,10 @@ async fn logout_of_others_keeps_the_own_session() {
     let own = world.login(ADA).await;
     let others = [world.login(ADA).await, world.login(ADA).await];
     let bob = world.login(BOB).await;
-    let expected = by_sid(others.iter().map(|granted| one(granted, Ended::Now)).collect());
+    let expected = by_sid(others.iter().map(|pair| one(pair, Ended::Now)).collect());
     assert_eq!(world.logout_by_access(&own, Scope::Others).await.map(by_sid), Ok(expected));
     assert_eq!(world.store().targets().len(), 2, "one entry a session");
-    assert!(others.iter().all(|granted| world.denied(&granted.access_token) == Some(Rejection::Revoked)));
+    assert!(others.iter().all(|pair| world.denied(&pair.access_token) == Some(Rejection::Revoked)));
     assert_eq!((world.denied(&own.access_token), world.denied(&bob.access_token)), (None, None));
     assert_eq!(world.logout_by_refresh(&own, Scope::Others).await, Ok(Vec::new()), "nothing is left to end");
 }
@@ -153,9 +153,9 @@ async fn global_logout_ends_every_session_of_the_user() {
         };
         assert_eq!(done, Ok(vec![all_of("1", Ended::Now)]));
         assert!(matches!(&world.store().targets()[..], [Target::Subject { sub, .. }] if &**sub == "1"));
-        for granted in [&own, &other] {
-            assert_eq!(world.denied(&granted.access_token), Some(Rejection::Revoked));
-            assert_eq!(world.session(granted), None);
+        for pair in [&own, &other] {
+            assert_eq!(world.denied(&pair.access_token), Some(Rejection::Revoked));
+            assert_eq!(world.session(pair), None);
         }
         assert_eq!(world.denied(&bob.access_token), None);
     }
@@ -164,10 +164,10 @@ async fn global_logout_ends_every_session_of_the_user() {
 #[tokio::test]
 async fn global_logout_repeated_changes_nothing() {
     let world = World::new();
-    let granted = world.login(ADA).await;
-    world.logout_by_access(&granted, Scope::Global).await.unwrap();
+    let pair = world.login(ADA).await;
+    world.logout_by_access(&pair, Scope::Global).await.unwrap();
     world.feed();
-    let again = world.logout_by_access(&granted, Scope::Global).await;
+    let again = world.logout_by_access(&pair, Scope::Global).await;
     assert_eq!(again, Ok(vec![all_of("1", Ended::Before)]), "the answer was lost");
     assert_eq!(world.store().targets().len(), 1);
 }
@@ -227,10 +227,10 @@ async fn only_a_good_access_token_ends_other_sessions() {
 #[tokio::test]
 async fn others_after_a_global_logout_are_refused() {
     let world = World::new();
-    let granted = world.login(ADA).await;
-    world.logout_by_access(&granted, Scope::Global).await.unwrap();
+    let pair = world.login(ADA).await;
+    world.logout_by_access(&pair, Scope::Global).await.unwrap();
     world.feed();
-    let refused = world.logout_by_access(&granted, Scope::Others).await;
+    let refused = world.logout_by_access(&pair, Scope::Others).await;
     assert_eq!(refused, Err(LogoutError::Access(Rejection::Revoked)));
 }
 
@@ -270,8 +270,8 @@ async fn only_a_current_refresh_token_ends_other_sessions() {
 async fn a_refresh_token_of_an_ended_session_ends_no_others() {
     for scope in [Scope::Others, Scope::Global] {
         let world = World::new();
-        let (expired, refused) = (world.login(ADA).await, |granted: &Granted, why| {
-            Err(LogoutError::Refused { why, sid: granted.sid.clone(), sub: granted.sub.clone() })
+        let (expired, refused) = (world.login(ADA).await, |pair: &TokenPair, why| {
+            Err(LogoutError::Refused { why, sid: pair.sid.clone(), sub: pair.sub.clone() })
         });
         world.clock.advance(LIFETIMES.idle_ttl);
         assert_eq!(world.logout_by_refresh(&expired, scope).await, refused(&expired, Refusal::Expired));
@@ -285,30 +285,30 @@ async fn a_refresh_token_of_an_ended_session_ends_no_others() {
 #[tokio::test]
 async fn logout_ends_nothing_unless_every_token_is_good() {
     let world = World::new();
-    let granted = world.login(ADA).await;
-    let forged = format!("{}A", &granted.access_token[..granted.access_token.len() - 1]);
-    let forged = if forged == granted.access_token { format!("{}Q", &forged[..forged.len() - 1]) } else { forged };
+    let pair = world.login(ADA).await;
+    let forged = format!("{}A", &pair.access_token[..pair.access_token.len() - 1]);
+    let forged = if forged == pair.access_token { format!("{}Q", &forged[..forged.len() - 1]) } else { forged };
     for scope in [Scope::Local, Scope::Others, Scope::Global] {
         assert_eq!(world.logout(None, None, scope).await, Err(LogoutError::Access(Rejection::Missing)));
-        let bad_access = world.logout(Some(&forged), Some(&granted.refresh_token), scope).await;
+        let bad_access = world.logout(Some(&forged), Some(&pair.refresh_token), scope).await;
         assert!(matches!(bad_access, Err(LogoutError::Access(_))), "{bad_access:?}");
-        let bad_refresh = world.logout(Some(&granted.access_token), Some("x"), scope).await;
+        let bad_refresh = world.logout(Some(&pair.access_token), Some("x"), scope).await;
         assert_eq!(bad_refresh, Err(LogoutError::Refresh(NotAuthentic::Malformed)));
-        let swapped = world.logout(Some(&granted.refresh_token), Some(&granted.access_token), scope).await;
+        let swapped = world.logout(Some(&pair.refresh_token), Some(&pair.access_token), scope).await;
         assert!(matches!(swapped, Err(LogoutError::Access(Rejection::NotCompact))), "{swapped:?}");
     }
     assert!(world.store().targets().is_empty());
-    assert_eq!(world.denied(&granted.access_token), None);
+    assert_eq!(world.denied(&pair.access_token), None);
 }
 
 #[tokio::test]
 async fn a_store_that_cannot_be_read_is_asked_to_end_the_session_all_the_same() {
     let world = World::new();
-    let granted = world.login(ADA).await;
+    let pair = world.login(ADA).await;
     world.faults.fail("read_session");
-    let failed = world.logout_by_refresh(&granted, Scope::Local).await;
+    let failed = world.logout_by_refresh(&pair, Scope::Local).await;
     assert!(matches!(failed, Err(LogoutError::Unavailable(_))), "503, although it was done: {failed:?}");
-    assert_eq!(world.denied(&granted.access_token), Some(Rejection::Revoked));
+    assert_eq!(world.denied(&pair.access_token), Some(Rejection::Revoked));
 }
 
 #[tokio::test]
@@ -335,15 +335,15 @@ async fn one_session_that_cannot_be_ended_keeps_no_other_alive() {
     assert_eq!(world.store().targets().len(), 2);
     let again = world.logout_by_access(&own, Scope::Others).await;
     assert_eq!(again.map(|sessions| sessions.len()), Ok(1), "a retry does the rest");
-    assert!(others.iter().all(|granted| world.session(granted).is_none()));
+    assert!(others.iter().all(|pair| world.session(pair).is_none()));
 }
 
 #[tokio::test]
 async fn sessions_kept_by_an_order_can_still_be_logged_out() {
     let world = World::new();
-    let granted = world.login(ADA).await;
+    let pair = world.login(ADA).await;
     world.store().revoke_user("1", UserSessions::Keep).await.unwrap();
     world.feed();
-    let done = world.logout_by_access(&granted, Scope::Local).await;
-    assert_eq!(done, Ok(vec![one(&granted, Ended::Now)]));
+    let done = world.logout_by_access(&pair, Scope::Local).await;
+    assert_eq!(done, Ok(vec![one(&pair, Ended::Now)]));
 }

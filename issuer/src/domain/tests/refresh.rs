@@ -9,16 +9,16 @@ use crate::domain::refresh::RefreshError;
 use crate::domain::refresh_token::NotAuthentic;
 use crate::domain::session::Refusal;
 use crate::domain::token_signer::MintError;
-use crate::domain::{Granted, refresh::Refreshed};
+use crate::domain::{TokenPair, refresh::Refreshed};
 
 impl World {
-    async fn refresh(&self, granted: &Granted) -> Result<Refreshed, RefreshError> {
-        self.auth.refresh(&granted.refresh_token).await
+    async fn refresh(&self, pair: &TokenPair) -> Result<Refreshed, RefreshError> {
+        self.auth.refresh(&pair.refresh_token).await
     }
 }
 
-fn refused(granted: &Granted, why: Refusal) -> RefreshError {
-    RefreshError::Refused { why, sid: granted.sid.clone(), sub: Some(granted.sub.clone()) }
+fn refused(pair: &TokenPair, why: Refusal) -> RefreshError {
+    RefreshError::Refused { why, sid: pair.sid.clone(), sub: Some(pair.sub.clone()) }
 }
 
 #[tokio::test]
@@ -26,7 +26,7 @@ async fn refresh_gives_a_new_pair_for_the_same_session() {
     let world = World::new();
     let first = world.login(ADA).await;
     world.clock.advance(60);
-    let Refreshed { granted: second, retried } = world.refresh(&first).await.unwrap();
+    let Refreshed { pair: second, retried } = world.refresh(&first).await.unwrap();
     assert!(!retried);
     assert_eq!((&second.sid, &second.sub), (&first.sid, &first.sub));
     assert_ne!(second.jti, first.jti);
@@ -46,15 +46,15 @@ async fn refresh_retried_in_its_window_gives_the_same_child() {
     world.clock.advance(LIFETIMES.retry_window);
     let again = world.refresh(&first).await.unwrap();
     assert!(again.retried);
-    assert_eq!(again.granted.refresh_token, second.granted.refresh_token);
-    assert_eq!(world.denied(&again.granted.access_token), None);
+    assert_eq!(again.pair.refresh_token, second.pair.refresh_token);
+    assert_eq!(world.denied(&again.pair.access_token), None);
 }
 
 #[tokio::test]
 async fn refresh_after_the_retry_window_revokes_the_session() {
     let world = World::new();
     let first = world.login(ADA).await;
-    let second = world.refresh(&first).await.unwrap().granted;
+    let second = world.refresh(&first).await.unwrap().pair;
     world.clock.advance(LIFETIMES.retry_window + 1);
     let reused = RefreshError::Reused {
         sid: first.sid.clone(),
@@ -73,7 +73,7 @@ async fn refresh_after_the_retry_window_revokes_the_session() {
 async fn reuse_is_found_without_the_users_database() {
     let world = World::new();
     let first = world.login(ADA).await;
-    let second = world.refresh(&first).await.unwrap().granted;
+    let second = world.refresh(&first).await.unwrap().pair;
     world.refresh(&second).await.unwrap();
     world.faults.fail("read_user");
     let reused = world.refresh(&first).await.err();
@@ -84,8 +84,8 @@ async fn reuse_is_found_without_the_users_database() {
 #[tokio::test]
 async fn refresh_tokens_that_are_not_ours_ask_no_store() {
     let world = World::new();
-    let granted = world.login(ADA).await;
-    let token = granted.refresh_token;
+    let pair = world.login(ADA).await;
+    let token = pair.refresh_token;
     let foreign = refresh_keys("another session secret, of more than thirty-two bytes");
     let unknown = foreign.write(&foreign.first(sidegate_common::revocation::SubjectTag::of("1"), [7; 16])).unwrap();
     // A character of the MAC that stands for six whole bits: what comes out is canonical base64url as well.
@@ -95,7 +95,7 @@ async fn refresh_tokens_that_are_not_ours_ask_no_store() {
     for (presented, why) in [
         ("", NotAuthentic::Malformed),
         (&token[1..], NotAuthentic::Malformed),
-        (granted.access_token.as_str(), NotAuthentic::Malformed),
+        (pair.access_token.as_str(), NotAuthentic::Malformed),
         (&"*".repeat(token.len()), NotAuthentic::Malformed),
         (&unknown, NotAuthentic::UnknownKey),
         (&forged, NotAuthentic::Forged),
@@ -127,62 +127,62 @@ async fn refresh_of_a_user_who_is_gone_or_disabled_ends_the_session() {
     let (ada, bob) = (world.login(ADA).await, world.login(BOB).await);
     world.users().change("1", |account| account.active = false);
     world.users().remove("2");
-    for granted in [ada, bob] {
-        let error = RefreshError::UserGone { sid: granted.sid.clone(), sub: granted.sub.clone() };
-        assert_eq!(world.refresh(&granted).await.err(), Some(error));
-        assert_eq!(world.session(&granted), None);
-        assert!(world.store().targets().contains(&ended(&granted)));
-        assert_eq!(world.denied(&granted.access_token), Some(Rejection::Revoked));
+    for pair in [ada, bob] {
+        let error = RefreshError::UserGone { sid: pair.sid.clone(), sub: pair.sub.clone() };
+        assert_eq!(world.refresh(&pair).await.err(), Some(error));
+        assert_eq!(world.session(&pair), None);
+        assert!(world.store().targets().contains(&ended(&pair)));
+        assert_eq!(world.denied(&pair.access_token), Some(Rejection::Revoked));
     }
 }
 
 #[tokio::test]
 async fn refresh_of_a_disabled_user_says_so_only_once_the_session_has_ended() {
     let world = World::new();
-    let granted = world.login(ADA).await;
+    let pair = world.login(ADA).await;
     world.users().change("1", |account| account.active = false);
     world.faults.fail("end");
-    assert!(matches!(world.refresh(&granted).await, Err(RefreshError::Unavailable(_))));
+    assert!(matches!(world.refresh(&pair).await, Err(RefreshError::Unavailable(_))));
     world.faults.heal();
-    assert!(matches!(world.refresh(&granted).await, Err(RefreshError::UserGone { .. })));
+    assert!(matches!(world.refresh(&pair).await, Err(RefreshError::UserGone { .. })));
 }
 
 #[tokio::test]
 async fn refresh_without_users_or_store_is_unavailable_and_spends_nothing() {
     let world = World::new();
-    let granted = world.login(ADA).await;
+    let pair = world.login(ADA).await;
     for call in ["read_session", "read_user", "rotate"] {
         world.faults.fail(call);
-        match world.refresh(&granted).await {
+        match world.refresh(&pair).await {
             Err(RefreshError::Unavailable(error)) => assert_eq!(error.dependency, call),
             _ => panic!("{call} failed, and the refresh did not say so"),
         }
     }
     world.faults.heal();
-    assert!(!world.refresh(&granted).await.unwrap().retried);
+    assert!(!world.refresh(&pair).await.unwrap().retried);
 }
 
 #[tokio::test]
 async fn refresh_never_gives_a_token_of_another_user() {
     let world = World::new();
-    let granted = world.login(ADA).await;
+    let pair = world.login(ADA).await;
     world.users().change("1", |account| account.id = "2".to_owned());
-    match world.refresh(&granted).await {
+    match world.refresh(&pair).await {
         Err(RefreshError::Unavailable(error)) => assert_eq!(error.dependency, "the users database"),
         _ => panic!("the row is of another user"),
     }
-    assert!(world.session(&granted).is_some());
+    assert!(world.session(&pair).is_some());
 }
 
 #[tokio::test]
 async fn refresh_reads_the_scope_anew() {
     let world = World::new();
-    let granted = world.login(ADA).await;
+    let pair = world.login(ADA).await;
     world.users().change("1", |account| account.scope = Some("read".to_owned()));
-    let read = world.refresh(&granted).await.unwrap().granted;
+    let read = world.refresh(&pair).await.unwrap().pair;
     assert_eq!(claims(&read).scope.as_deref(), Some("read"));
     world.users().change("1", |account| account.scope = None);
-    let none = world.refresh(&read).await.unwrap().granted;
+    let none = world.refresh(&read).await.unwrap().pair;
     assert_eq!(claims(&none).scope, None);
     world.users().change("1", |account| account.scope = Some("a\"b".to_owned()));
     world.faults.calls();
@@ -194,17 +194,17 @@ async fn refresh_reads_the_scope_anew() {
 #[tokio::test]
 async fn refresh_of_a_session_that_ends_meanwhile_is_refused() {
     let world = World::new();
-    let granted = world.login(ADA).await;
-    let (auth, gone) = (Arc::clone(&world.auth), sid(&granted));
+    let pair = world.login(ADA).await;
+    let (auth, gone) = (Arc::clone(&world.auth), sid(&pair));
     world.faults.before("rotate", move || auth.store.inner.lose_session("1", &gone));
-    assert_eq!(world.refresh(&granted).await.err(), Some(refused(&granted, Refusal::Gone)));
+    assert_eq!(world.refresh(&pair).await.err(), Some(refused(&pair, Refusal::Gone)));
 }
 
 #[tokio::test]
 async fn an_old_token_that_a_failover_made_current_again_is_refused() {
     let world = World::new();
     let first = world.login(ADA).await;
-    let second = world.refresh(&first).await.unwrap().granted;
+    let second = world.refresh(&first).await.unwrap().pair;
     world.refresh(&second).await.unwrap();
     let (auth, lost) = (Arc::clone(&world.auth), sid(&first));
     world
@@ -216,9 +216,9 @@ async fn an_old_token_that_a_failover_made_current_again_is_refused() {
 #[tokio::test]
 async fn refresh_under_a_key_that_is_taken_away_meanwhile_fails() {
     let world = World::new();
-    let granted = world.login(ADA).await;
+    let pair = world.login(ADA).await;
     let auth = Arc::clone(&world.auth);
     let other = refresh_keys("another session secret, of more than thirty-two bytes");
     world.faults.before("rotate", move || auth.refresh_keys.replace(&other));
-    assert_eq!(world.refresh(&granted).await.err(), Some(RefreshError::Mint(MintError::Key)));
+    assert_eq!(world.refresh(&pair).await.err(), Some(RefreshError::Mint(MintError::Key)));
 }

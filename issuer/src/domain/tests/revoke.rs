@@ -38,9 +38,9 @@ async fn a_token_is_revoked_by_itself_or_by_its_jti() {
     let (_, entry) = log.iter().find(|(_, entry)| entry.target == bound).expect("an entry in the user's partition");
     assert_eq!(entry.expires_at, claims(&by_token).expires_at().plus(REVOCATION_MARGIN_SECONDS));
     assert!(world.store().targets().contains(&target(&by_jti.jti, None)));
-    for granted in [&by_token, &by_jti] {
-        assert_eq!(world.denied(&granted.access_token), Some(Rejection::Revoked));
-        assert!(world.session(granted).is_some(), "its session goes on");
+    for pair in [&by_token, &by_jti] {
+        assert_eq!(world.denied(&pair.access_token), Some(Rejection::Revoked));
+        assert!(world.session(pair).is_some(), "its session goes on");
     }
     assert_eq!(world.denied(&other.access_token), None);
 }
@@ -48,21 +48,21 @@ async fn a_token_is_revoked_by_itself_or_by_its_jti() {
 #[tokio::test]
 async fn an_expired_token_may_be_revoked() {
     let world = World::new();
-    let granted = world.login(ADA).await;
+    let pair = world.login(ADA).await;
     world.clock.advance(LIFETIMES.access_ttl + 10);
-    assert_eq!(world.revoke(Order::Token(granted.access_token.clone())).await, revoked(&granted.jti, 0));
+    assert_eq!(world.revoke(Order::Token(pair.access_token.clone())).await, revoked(&pair.jti, 0));
 }
 
 #[tokio::test]
 async fn a_session_is_revoked_wherever_it_is() {
     let world = World::new();
     for email in [ADA, BOB] {
-        let (granted, other) = (world.login(email).await, world.login(email).await);
-        assert_eq!(world.revoke(Order::Session(granted.sid.clone())).await, revoked(&granted.sid, 1));
-        assert!(world.store().targets().contains(&ended(&granted)));
-        assert_eq!(world.denied(&granted.access_token), Some(Rejection::Revoked));
+        let (pair, other) = (world.login(email).await, world.login(email).await);
+        assert_eq!(world.revoke(Order::Session(pair.sid.clone())).await, revoked(&pair.sid, 1));
+        assert!(world.store().targets().contains(&ended(&pair)));
+        assert_eq!(world.denied(&pair.access_token), Some(Rejection::Revoked));
         assert_eq!(world.denied(&other.access_token), None);
-        world.revoke(Order::Session(granted.sid.clone())).await.unwrap();
+        world.revoke(Order::Session(pair.sid.clone())).await.unwrap();
     }
 }
 
@@ -79,10 +79,10 @@ async fn a_user_is_revoked_with_or_without_the_sessions() {
     let world = World::new();
     let (one, other, bob) = (world.login(ADA).await, world.login(ADA).await, world.login(BOB).await);
     assert_eq!(world.revoke(user("1", UserSessions::Keep)).await, revoked("1", 0));
-    for granted in [&one, &other] {
-        assert_eq!(world.denied(&granted.access_token), Some(Rejection::Revoked));
+    for pair in [&one, &other] {
+        assert_eq!(world.denied(&pair.access_token), Some(Rejection::Revoked));
     }
-    let refreshed = world.auth.refresh(&one.refresh_token).await.unwrap().granted;
+    let refreshed = world.auth.refresh(&one.refresh_token).await.unwrap().pair;
     assert_eq!(world.denied(&refreshed.access_token), None, "its session goes on");
     assert_eq!(world.revoke(user("1", UserSessions::End)).await, revoked("1", 2));
     assert_eq!(world.denied(&refreshed.access_token), Some(Rejection::Revoked));
@@ -93,7 +93,7 @@ async fn a_user_is_revoked_with_or_without_the_sessions() {
 #[tokio::test]
 async fn a_key_is_revoked_in_every_partition() {
     let world = World::new();
-    let granted = world.login(ADA).await;
+    let pair = world.login(ADA).await;
     let kid = world.auth.signer.kid();
     assert!(!world.auth.knows_retired(&kid));
     assert_eq!(world.revoke(Order::Key(kid.clone())).await, revoked(&kid, 0));
@@ -101,20 +101,20 @@ async fn a_key_is_revoked_in_every_partition() {
         let [(_, entry)] = &world.store().log(partition)[..] else { panic!("one entry in each") };
         assert_eq!(entry.target, Target::Key { kid: kid.as_str().into() });
     }
-    assert_eq!(world.denied(&granted.access_token), Some(Rejection::Revoked));
+    assert_eq!(world.denied(&pair.access_token), Some(Rejection::Revoked));
     assert!(world.auth.knows_retired(&kid));
 }
 
 #[tokio::test]
 async fn everything_is_revoked_in_every_partition() {
     let world = World::new();
-    let granted = [world.login(ADA).await, world.login(BOB).await];
+    let pair = [world.login(ADA).await, world.login(BOB).await];
     let all = Revoked { named: "*".to_owned(), sessions_ended: None };
     assert_eq!(world.revoke(Order::All).await, Ok(all));
     assert_eq!(world.store().targets().len(), usize::from(world.store().partitions()));
-    for granted in &granted {
-        assert_eq!(world.denied(&granted.access_token), Some(Rejection::Revoked));
-        assert!(world.auth.refresh(&granted.refresh_token).await.is_err());
+    for pair in &pair {
+        assert_eq!(world.denied(&pair.access_token), Some(Rejection::Revoked));
+        assert!(world.auth.refresh(&pair.refresh_token).await.is_err());
     }
     let after = world.login(ADA).await;
     assert_eq!(world.denied(&after.access_token), None);
@@ -123,8 +123,8 @@ async fn everything_is_revoked_in_every_partition() {
 #[tokio::test]
 async fn what_no_token_could_bear_is_not_revoked() {
     let world = World::new();
-    let granted = world.login(ADA).await;
-    let forged = granted.access_token.replace(|_| true, "A");
+    let pair = world.login(ADA).await;
+    let forged = pair.access_token.replace(|_| true, "A");
     let long = "x".repeat(256);
     for (order, field) in [
         (Order::Token(String::new()), "token"),
@@ -149,12 +149,12 @@ async fn what_no_token_could_bear_is_not_revoked() {
 #[tokio::test]
 async fn an_order_that_cannot_be_stored_is_unavailable() {
     let world = World::new();
-    let granted = world.login(ADA).await;
+    let pair = world.login(ADA).await;
     for (order, call) in [
-        (Order::Token(granted.access_token.clone()), "append"),
-        (Order::Token(granted.jti.clone()), "append"),
-        (Order::Session(granted.sid.clone()), "read_session"),
-        (Order::Session(granted.sid.clone()), "end"),
+        (Order::Token(pair.access_token.clone()), "append"),
+        (Order::Token(pair.jti.clone()), "append"),
+        (Order::Session(pair.sid.clone()), "read_session"),
+        (Order::Session(pair.sid.clone()), "end"),
         (Order::Session("AAECAwQFBgcICQoLDA0ODw".to_owned()), "end"),
         (user("1", UserSessions::End), "revoke_user"),
         (user("1", UserSessions::Keep), "revoke_user"),
@@ -182,9 +182,9 @@ async fn one_partition_that_fails_keeps_the_order_from_no_other() {
 #[tokio::test]
 async fn a_session_behind_an_unreadable_partition_is_ended_there() {
     let world = World::new();
-    let granted = world.login(ADA).await;
+    let pair = world.login(ADA).await;
     world.faults.fail("read_session");
-    let failed = world.revoke(Order::Session(granted.sid.clone())).await;
+    let failed = world.revoke(Order::Session(pair.sid.clone())).await;
     assert!(matches!(failed, Err(RevokeError::Unavailable(_))), "503, although it was done: {failed:?}");
-    assert_eq!(world.denied(&granted.access_token), Some(Rejection::Revoked));
+    assert_eq!(world.denied(&pair.access_token), Some(Rejection::Revoked));
 }

@@ -9,16 +9,16 @@ use crate::domain::session::Ended;
 #[tokio::test]
 async fn sessions_are_listed_most_recently_used_first() {
     let world = World::new();
-    let mut granted = Vec::new();
+    let mut pair = Vec::new();
     for _ in 0..3 {
-        granted.push(world.login(ADA).await);
+        pair.push(world.login(ADA).await);
         world.clock.advance(10);
     }
     world.login(BOB).await;
-    world.auth.refresh(&granted[0].refresh_token).await.unwrap();
+    world.auth.refresh(&pair[0].refresh_token).await.unwrap();
     let page = world.auth.sessions("1", None, 100).await.unwrap();
     let listed: Vec<_> = page.sessions.iter().map(|session| session.sid.to_string()).collect();
-    assert_eq!(listed, [&*granted[0].sid, &*granted[2].sid, &*granted[1].sid]);
+    assert_eq!(listed, [&*pair[0].sid, &*pair[2].sid, &*pair[1].sid]);
     assert_eq!(page.next, None);
     assert_eq!(page.sessions[0].refreshed, world.clock.now());
     assert!(world.auth.sessions("3", None, 100).await.unwrap().sessions.is_empty());
@@ -85,11 +85,11 @@ async fn no_session_but_an_own_one_is_ended() {
 #[tokio::test]
 async fn ending_an_own_session_without_a_store_is_unavailable() {
     let world = World::new();
-    let granted = world.login(ADA).await;
+    let pair = world.login(ADA).await;
     for call in ["read_session", "end"] {
         world.faults.fail(call);
-        let failed = world.auth.end_own_session("1", &granted.sid).await;
+        let failed = world.auth.end_own_session("1", &pair.sid).await;
         assert_eq!(failed.unwrap_err().dependency, call);
     }
-    assert!(world.session(&granted).is_some());
+    assert!(world.session(&pair).is_some());
 }

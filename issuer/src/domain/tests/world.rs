@@ -20,7 +20,7 @@ use crate::domain::refresh_token::RefreshKeys;
 use crate::domain::session::{Session, TokenLifetimes};
 use crate::domain::token_signer::{Issuing, TokenSigner};
 use crate::domain::traits::{Account, Lookup, Store as _, Unavailable, Users};
-use crate::domain::{Auth, Client, Granted};
+use crate::domain::{Auth, Client, TokenPair};
 use crate::password::{PasswordPool, PoolSettings, Rehashed};
 
 pub const LIFETIMES: TokenLifetimes =
@@ -184,11 +184,11 @@ impl World {
         }
     }
 
-    pub async fn login(&self, email: &str) -> Granted {
+    pub async fn login(&self, email: &str) -> TokenPair {
         self.try_login(email, PASSWORD).await.unwrap()
     }
 
-    pub async fn try_login(&self, email: &str, password: &str) -> Result<Granted, LoginError> {
+    pub async fn try_login(&self, email: &str, password: &str) -> Result<TokenPair, LoginError> {
         let credentials = Credentials { email: email.to_owned(), password: Secret::new(password) };
         let client = Client { address: "192.0.2.7".to_owned(), agent: "a browser".to_owned() };
         self.auth.login(&credentials, &client).await
@@ -205,8 +205,8 @@ impl World {
     }
 
     /// The record of a session.
-    pub fn session(&self, granted: &Granted) -> Option<Session> {
-        self.store().session(&granted.sub, &sid(granted))
+    pub fn session(&self, pair: &TokenPair) -> Option<Session> {
+        self.store().session(&pair.sub, &sid(pair))
     }
 }
 
@@ -224,15 +224,15 @@ fn judge(partitions: u16, key: &SigningKey) -> Judge {
     judge
 }
 
-pub fn sid(granted: &Granted) -> Id {
-    Id::parse(&granted.sid).unwrap()
+pub fn sid(pair: &TokenPair) -> Id {
+    Id::parse(&pair.sid).unwrap()
 }
 
-pub fn claims(granted: &Granted) -> Claims {
-    unverified_claims(&granted.access_token).unwrap()
+pub fn claims(pair: &TokenPair) -> Claims {
+    unverified_claims(&pair.access_token).unwrap()
 }
 
 /// What stands in the log once this session has ended.
-pub fn ended(granted: &Granted) -> Target {
-    Target::Session { sid: sid(granted), subject: Some(SubjectTag::of(&granted.sub)) }
+pub fn ended(pair: &TokenPair) -> Target {
+    Target::Session { sid: sid(pair), subject: Some(SubjectTag::of(&pair.sub)) }
 }
