@@ -9,7 +9,7 @@ use sidegate_common::verdict::{Moment, Verdict};
 use super::Auth;
 use super::refresh::rotation_of;
 use super::refresh_token::{NotAuthentic, RefreshToken};
-use super::session::{Ended, Ending, Refusal, Session, Standing};
+use super::session::{EndOutcome, EndSession, Refusal, Session, Standing};
 use super::traits::{Passwords, Store, Unavailable, Users};
 
 /// How far a logout reaches.
@@ -97,11 +97,11 @@ pub struct EndedSession {
     /// The user, where known.
     pub sub: Option<String>,
     /// Whether it was there.
-    pub ended: Ended,
+    pub outcome: EndOutcome,
 }
 
 /// A session named by a token.
-struct Named {
+struct SessionRef {
     sid: Id,
     sub: Option<String>,
     subject: SubjectTag,
@@ -110,11 +110,15 @@ struct Named {
     logged_out: bool,
 }
 
-impl Named {
+impl SessionRef {
+    fn of(sid: &Id, sub: &str) -> Self {
+        let (sub, subject) = (Some(sub.to_owned()), SubjectTag::of(sub));
+        Self { sid: sid.clone(), sub, subject, exp_seen: UnixTime(0), logged_out: false }
+    }
+
     fn by_claims(claims: &Claims, logged_out: bool) -> Option<Self> {
         let sid = Id::parse(&claims.sid)?;
-        let subject = SubjectTag::of(&claims.sub);
-        Some(Self { sid, sub: Some(claims.sub.clone()), subject, exp_seen: claims.expires_at(), logged_out })
+        Some(Self { exp_seen: claims.expires_at(), logged_out, ..Self::of(&sid, &claims.sub) })
     }
 
     fn by_refresh(token: &RefreshToken, session: Option<&Session>) -> Self {
@@ -139,7 +143,7 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
             let verified = self.authentic(access, scope, at)?;
             let claims = verified.claims();
             let logged_out = self.knows_logged_out(&claims.sub, claims.issued_at());
-            named.push(Named::by_claims(claims, logged_out).ok_or(Rejection::Claim("sid"))?);
+            named.push(SessionRef::by_claims(claims, logged_out).ok_or(Rejection::Claim("sid"))?);
         }
         let mut unread = None;
         if let Some(refresh) = presented.refresh {
@@ -157,7 +161,7 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
             // log out.
             let lost = unread.is_some() && scope == Scope::Global;
             if !lost && !named.iter().any(|one| one.sid == Id::Packed(token.sid)) {
-                named.push(Named::by_refresh(&token, session.as_ref()));
+                named.push(SessionRef::by_refresh(&token, session.as_ref()));
             }
         }
         if named.is_empty() {
@@ -205,43 +209,48 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
         }
     }
 
-    async fn end_each(&self, named: &[Named]) -> Result<Vec<EndedSession>, LogoutError> {
-        let mut ended = Each::default();
+    // Each is tried, whatever became of the others: the store keeps what it refuses.
+
+    async fn end_each(&self, named: &[SessionRef]) -> Result<Vec<EndedSession>, LogoutError> {
+        let mut ended = Vec::new();
         for one in named {
-            ended.note(self.end_named(one).await);
+            ended.push(self.end_named(one).await);
         }
-        ended.result()
+        Ok(ended.into_iter().collect::<Result<_, _>>()?)
     }
 
-    async fn end_others(&self, named: &[Named]) -> Result<Vec<EndedSession>, LogoutError> {
-        let mut ended = Each::default();
+    async fn end_others(&self, named: &[SessionRef]) -> Result<Vec<EndedSession>, LogoutError> {
+        let mut ended = Vec::new();
         for sub in users_of(named) {
             for sid in self.store.session_ids(&sub).await? {
                 if named.iter().all(|one| one.sid != sid) {
-                    ended.note(self.end_session(&sid, &sub).await);
+                    ended.push(self.end_session(&sid, &sub).await);
                 }
             }
         }
-        ended.result()
+        Ok(ended.into_iter().collect::<Result<_, _>>()?)
     }
 
-    async fn end_all(&self, named: &[Named]) -> Result<Vec<EndedSession>, LogoutError> {
-        let mut ended = Each::default();
+    async fn end_all(&self, named: &[SessionRef]) -> Result<Vec<EndedSession>, LogoutError> {
+        let mut ended = Vec::new();
         for sub in users_of(named) {
             let before = named.iter().filter(|one| one.sub.as_ref() == Some(&sub)).all(|one| one.logged_out);
-            let revoked =
-                if before { Ok(Ended::Before) } else { self.store.revoke_subject(&sub).await.map(|_| Ended::Now) };
-            ended.note(revoked.map(|state| EndedSession { sid: None, sub: Some(sub), ended: state }));
+            let revoked = if before {
+                Ok(EndOutcome::Before)
+            } else {
+                self.store.revoke_subject(&sub).await.map(|_| EndOutcome::Now)
+            };
+            ended.push(revoked.map(|outcome| EndedSession { sid: None, sub: Some(sub), outcome }));
         }
         // A refresh token whose record is gone names no user: its own session is ended at least.
         for one in named.iter().filter(|one| one.sub.is_none()) {
-            ended.note(self.end_named(one).await);
+            ended.push(self.end_named(one).await);
         }
-        ended.result()
+        Ok(ended.into_iter().collect::<Result<_, _>>()?)
     }
 
-    async fn end_named(&self, one: &Named) -> Result<EndedSession, Unavailable> {
-        let ending = Ending {
+    async fn end_named(&self, one: &SessionRef) -> Result<EndedSession, Unavailable> {
+        let request = EndSession {
             sid: one.sid.clone(),
             partition: one.subject.partition(self.store.partitions()),
             sub: one.sub.clone(),
@@ -249,47 +258,17 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
             exp_seen: one.exp_seen,
             known: self.knows_ended(&one.sid),
         };
-        let ended = self.store.end(&ending).await?;
-        Ok(EndedSession { sid: Some(one.sid.to_string()), sub: one.sub.clone(), ended })
+        let outcome = self.store.end(&request).await?;
+        Ok(EndedSession { sid: Some(one.sid.to_string()), sub: one.sub.clone(), outcome })
     }
 
     /// Ends a session that was found in the store.
     pub(super) async fn end_session(&self, sid: &Id, sub: &str) -> Result<EndedSession, Unavailable> {
-        let subject = SubjectTag::of(sub);
-        let ending = Ending {
-            sid: sid.clone(),
-            partition: subject.partition(self.store.partitions()),
-            sub: Some(sub.to_owned()),
-            subject: Some(subject),
-            exp_seen: UnixTime(0),
-            known: self.knows_ended(sid),
-        };
-        let ended = self.store.end(&ending).await?;
-        Ok(EndedSession { sid: Some(sid.to_string()), sub: Some(sub.to_owned()), ended })
+        self.end_named(&SessionRef::of(sid, sub)).await
     }
 }
 
-/// What became of several endings. Each is tried, whatever became of the others: the store keeps what it refuses.
-#[derive(Default)]
-struct Each {
-    ended: Vec<EndedSession>,
-    trouble: Option<Unavailable>,
-}
-
-impl Each {
-    fn note(&mut self, outcome: Result<EndedSession, Unavailable>) {
-        match outcome {
-            Ok(ended) => self.ended.push(ended),
-            Err(error) => self.trouble = Some(error),
-        }
-    }
-
-    fn result(self) -> Result<Vec<EndedSession>, LogoutError> {
-        self.trouble.map_or(Ok(self.ended), |error| Err(error.into()))
-    }
-}
-
-fn users_of(named: &[Named]) -> Vec<String> {
+fn users_of(named: &[SessionRef]) -> Vec<String> {
     let mut users: Vec<String> = named.iter().filter_map(|one| one.sub.clone()).collect();
     users.dedup();
     users

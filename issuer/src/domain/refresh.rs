@@ -3,7 +3,7 @@
 use sidegate_common::revocation::{Id, SubjectTag};
 
 use super::refresh_token::{NotAuthentic, RefreshToken};
-use super::session::{Ending, Refusal, Rotated, Rotation, Session};
+use super::session::{EndSession, Refusal, Rotated, Rotation, Session};
 use super::token_signer::{MintError, TokenSigner};
 use super::traits::{Account, Passwords, Store, Unavailable, Users};
 use super::{Auth, TokenPair};
@@ -121,7 +121,7 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
             }
         }
         let subject = SubjectTag::of(&session.sub);
-        let ending = Ending {
+        let ending = EndSession {
             sid: session.sid.clone(),
             partition: subject.partition(self.store.partitions()),
             sub: Some(session.sub.clone()),

@@ -7,12 +7,12 @@ use sidegate_common::time::{REVOCATION_MARGIN_SECONDS, UnixTime};
 use sidegate_common::token;
 
 use super::Auth;
-use super::session::{Ended, Ending, UserSessions};
+use super::session::{EndOutcome, EndSession, UserSessions};
 use super::traits::{Passwords, Store, Unavailable, Users};
 
 /// What to revoke.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Order {
+pub enum RevokeRequest {
     /// A token: the JWT itself, or its `jti`.
     Token(String),
     /// A session, by `sid`.
@@ -30,7 +30,7 @@ pub enum Order {
     All,
 }
 
-impl Order {
+impl RevokeRequest {
     /// Its kind, for logs and metrics.
     pub const fn kind(&self) -> &'static str {
         match self {
@@ -43,12 +43,12 @@ impl Order {
     }
 }
 
-/// What an order came to, once the log has it in every partition concerned.
+/// What a request came to, once the log has it in every partition concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Revoked {
     /// What it named, for the audit log.
     pub named: String,
-    /// How many live sessions it ended; none where they are not counted ([`Order::All`]).
+    /// How many live sessions it ended; none where they are not counted ([`RevokeRequest::All`]).
     pub sessions_ended: Option<u64>,
 }
 
@@ -61,7 +61,7 @@ impl Revoked {
 /// Why nothing, or not everything, was revoked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RevokeError {
-    /// The order names something no token could bear; the field.
+    /// The request names something no token could bear; the field.
     #[error("{0} is not a value that a token of this issuer can have")]
     Unfit(&'static str),
     /// The log could not be written; a retry does the rest.
@@ -73,25 +73,25 @@ pub enum RevokeError {
 const AS_LONG_AS_POSSIBLE: UnixTime = UnixTime(0);
 
 impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
-    /// Carries an order out.
+    /// Does what a request asks for.
     ///
     /// # Errors
     /// See [`RevokeError`].
-    pub async fn revoke(&self, order: &Order, now: UnixTime) -> Result<Revoked, RevokeError> {
-        match order {
-            Order::Token(token) => self.revoke_token(token, now).await.map(|jti| Revoked::new(&jti, 0)),
-            Order::Session(sid) => self.revoke_session(sid).await.map(|ended| Revoked::new(sid, ended)),
-            Order::User { sub, sessions } if is_identifier(sub) => {
+    pub async fn revoke(&self, request: &RevokeRequest, now: UnixTime) -> Result<Revoked, RevokeError> {
+        match request {
+            RevokeRequest::Token(token) => self.revoke_token(token, now).await.map(|jti| Revoked::new(&jti, 0)),
+            RevokeRequest::Session(sid) => self.revoke_session(sid).await.map(|ended| Revoked::new(sid, ended)),
+            RevokeRequest::User { sub, sessions } if is_identifier(sub) => {
                 let revoked = self.store.revoke_user(sub, *sessions).await?;
                 Ok(Revoked::new(sub, revoked.sessions_ended))
             }
-            Order::User { .. } => Err(RevokeError::Unfit("user")),
-            Order::Key(kid) if is_identifier(kid) => {
+            RevokeRequest::User { .. } => Err(RevokeError::Unfit("user")),
+            RevokeRequest::Key(kid) if is_identifier(kid) => {
                 self.revoke_key(kid).await?;
                 Ok(Revoked::new(kid, 0))
             }
-            Order::Key(_) => Err(RevokeError::Unfit("key")),
-            Order::All => {
+            RevokeRequest::Key(_) => Err(RevokeError::Unfit("key")),
+            RevokeRequest::All => {
                 self.everywhere(|partition| self.store.revoke_all(partition)).await?;
                 Ok(Revoked { named: "*".to_owned(), sessions_ended: None })
             }
@@ -140,7 +140,7 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
     /// sessions there were to end.
     async fn revoke_session(&self, sid: &str) -> Result<u64, RevokeError> {
         let sid = Id::parse(sid).ok_or(RevokeError::Unfit("session"))?;
-        let ending = |partition| Ending {
+        let request = |partition| EndSession {
             sid: sid.clone(),
             partition,
             sub: None,
@@ -154,18 +154,18 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
             match session {
                 Ok(Some(session)) => {
                     let ended = self.end_session(&sid, &session.sub).await?;
-                    return Ok(u64::from(ended.ended == Ended::Now));
+                    return Ok(u64::from(ended.outcome == EndOutcome::Now));
                 }
                 Ok(None) => {}
-                Err(error) => unread.push((ending(partition), error)),
+                Err(error) => unread.push((request(partition), error)),
             }
         }
         if unread.is_empty() {
-            self.store.end(&ending(0)).await?;
+            self.store.end(&request(0)).await?;
             return Ok(0);
         }
         // It may be in one of these: what the store refuses now it keeps, and does later.
-        join_all(unread.iter().map(|(ending, _)| self.store.end(ending))).await;
+        join_all(unread.iter().map(|(request, _)| self.store.end(request))).await;
         unread.pop().map_or(Ok(0), |(_, error)| Err(error.into()))
     }
 }

@@ -236,7 +236,7 @@ pub enum Refusal {
 
 /// A session to be ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ending {
+pub struct EndSession {
     /// The session.
     pub sid: Id,
     /// The partition that would hold it.
@@ -254,7 +254,7 @@ pub struct Ending {
 
 /// What ending a session came to. In both cases its revocation is in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub enum EndOutcome {
     /// It was there and has ended now.
     Now,
     /// It had ended before.

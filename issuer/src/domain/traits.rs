@@ -8,8 +8,8 @@ use sidegate_common::time::UnixTime;
 
 use crate::domain::password::{Attempt, Outcome, Overloaded, Rehash};
 use crate::domain::session::{
-    Created, Ended, Ending, NewSession, PageCursor, Rotated, Rotation, Session, SessionPage, Standing, SubjectRevoked,
-    UserSessions,
+    Created, EndOutcome, EndSession, NewSession, PageCursor, Rotated, Rotation, Session, SessionPage, Standing,
+    SubjectRevoked, UserSessions,
 };
 
 /// A dependency that cannot answer. Always a 503, never a "yes" and never a "no".
@@ -78,7 +78,7 @@ pub trait Store: Send + Sync + 'static {
     /// [`Store::rotate`] does.
     fn examine(&self, rotation: &Rotation) -> impl Future<Output = Result<Standing, Unavailable>> + Send;
     /// Ends a session and appends its revocation.
-    fn end(&self, ending: &Ending) -> impl Future<Output = Result<Ended, Unavailable>> + Send;
+    fn end(&self, ending: &EndSession) -> impl Future<Output = Result<EndOutcome, Unavailable>> + Send;
     /// Kills every token of a user issued until now, and the user's sessions unless they are kept.
     fn revoke_user(
         &self,

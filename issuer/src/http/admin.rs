@@ -21,7 +21,7 @@ use super::logout::no_content;
 use super::origin::CorsOrigins;
 use super::router::{Answer, framed, handler};
 use super::sessions::{Query, describe, shown};
-use crate::domain::revoke::Order;
+use crate::domain::revoke::RevokeRequest;
 use crate::domain::session::UserSessions;
 use crate::domain::traits::{Passwords, Store, Users};
 
@@ -111,13 +111,13 @@ fn prefers_representation(headers: &HeaderMap) -> bool {
 }
 
 /// Exactly one of the five.
-fn order(mut fields: Fields) -> Result<Order, Invalid> {
+fn order(mut fields: Fields) -> Result<RevokeRequest, Invalid> {
     let mut orders = Vec::new();
     if let Some(token) = fields.optional_text("token")? {
-        orders.push(Order::Token(token));
+        orders.push(RevokeRequest::Token(token));
     }
     if let Some(sid) = fields.optional_text("session")? {
-        orders.push(Order::Session(sid));
+        orders.push(RevokeRequest::Session(sid));
     }
     let sessions = match fields.optional_text("sessions")?.as_deref() {
         None | Some("end") => UserSessions::End,
@@ -125,20 +125,19 @@ fn order(mut fields: Fields) -> Result<Order, Invalid> {
         Some(_) => return Err(Invalid("sessions must be keep or end".to_owned())),
     };
     if let Some(sub) = fields.optional_identifier("user")? {
-        orders.push(Order::User { sub, sessions });
+        orders.push(RevokeRequest::User { sub, sessions });
     }
     if let Some(kid) = fields.optional_text("key")? {
-        orders.push(Order::Key(kid));
+        orders.push(RevokeRequest::Key(kid));
     }
     if fields.optional_flag("all")? == Some(true) {
-        orders.push(Order::All);
+        orders.push(RevokeRequest::All);
     }
     match (orders.pop(), orders.is_empty()) {
-        (Some(Order::Token(_) | Order::Session(_) | Order::Key(_) | Order::All), true)
-            if sessions == UserSessions::Keep =>
-        {
-            Err(Invalid("sessions can be kept only with user".to_owned()))
-        }
+        (
+            Some(RevokeRequest::Token(_) | RevokeRequest::Session(_) | RevokeRequest::Key(_) | RevokeRequest::All),
+            true,
+        ) if sessions == UserSessions::Keep => Err(Invalid("sessions can be kept only with user".to_owned())),
         (Some(order), true) => Ok(order),
         _ => Err(Invalid("exactly one of token, session, user, key and all must be given".to_owned())),
     }

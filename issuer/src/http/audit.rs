@@ -3,8 +3,8 @@
 use crate::domain::login::LoginError;
 use crate::domain::logout::{EndedSession, LogoutError, Scope};
 use crate::domain::refresh::{RefreshError, Refreshed};
-use crate::domain::revoke::{Order, RevokeError, Revoked};
-use crate::domain::session::{Ended, Refusal, UserSessions};
+use crate::domain::revoke::{RevokeError, RevokeRequest, Revoked};
+use crate::domain::session::{EndOutcome, Refusal, UserSessions};
 use crate::domain::{Client, TokenPair};
 use crate::metrics::Metrics;
 
@@ -171,9 +171,9 @@ pub(super) fn unreadable_logout(metrics: &Metrics, client: &Client) {
 }
 
 fn result_of(ended: &EndedSession) -> &'static str {
-    match ended.ended {
-        Ended::Now => "ok",
-        Ended::Before => "already_ended",
+    match ended.outcome {
+        EndOutcome::Now => "ok",
+        EndOutcome::Before => "already_ended",
     }
 }
 
@@ -186,23 +186,28 @@ pub(super) fn session_ended(metrics: &Metrics, client: &Client, ended: &EndedSes
     event!(info, "session_ended", result_of(ended), client, who_of(ended));
 }
 
-pub(super) fn revocation(metrics: &Metrics, client: &Client, order: &Order, outcome: Result<&Revoked, &RevokeError>) {
+pub(super) fn revocation(
+    metrics: &Metrics,
+    client: &Client,
+    request: &RevokeRequest,
+    outcome: Result<&Revoked, &RevokeError>,
+) {
     let (result, named) = match outcome {
         Ok(revoked) => ("ok", revoked.named.as_str()),
         Err(RevokeError::Unfit(_)) => ("unfit", ""),
         Err(RevokeError::Unavailable(_)) => ("unavailable", ""),
     };
     if result == "ok" {
-        metrics.revoked(order.kind());
+        metrics.revoked(request.kind());
     }
-    let kept = matches!(order, Order::User { sessions: UserSessions::Keep, .. });
+    let kept = matches!(request, RevokeRequest::User { sessions: UserSessions::Keep, .. });
     event!(
         warn,
         "revocation",
         result,
         client,
         Who::default(),
-        kind = order.kind(),
+        kind = request.kind(),
         target_id = named,
         sessions_kept = kept
     );

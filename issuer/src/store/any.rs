@@ -8,8 +8,8 @@ use super::counts::Counts;
 use super::redis::RedisStore;
 use super::sqlite::EmbeddedStore;
 use crate::domain::session::{
-    Created, Ended, Ending, NewSession, PageCursor, Rotated, Rotation, Session, SessionPage, Standing, SubjectRevoked,
-    UserSessions,
+    Created, EndOutcome, EndSession, NewSession, PageCursor, Rotated, Rotation, Session, SessionPage, Standing,
+    SubjectRevoked, UserSessions,
 };
 use crate::domain::traits::{Store, Unavailable};
 
@@ -61,7 +61,7 @@ impl Store for AnyStore {
         either!(self.examine(rotation))
     }
 
-    async fn end(&self, ending: &Ending) -> Result<Ended, Unavailable> {
+    async fn end(&self, ending: &EndSession) -> Result<EndOutcome, Unavailable> {
         either!(self.end(ending))
     }
 

@@ -10,7 +10,7 @@ use sidegate_common::revocation::{Id, Revocation, SubjectTag, Target};
 use sidegate_common::secret::Secret;
 use sidegate_common::time::UnixTime;
 use sidegate_common::token::{self, Policy};
-use sidegate_issuer::domain::session::{Ending, NewSession, Rotated, Rotation, TokenLifetimes};
+use sidegate_issuer::domain::session::{EndSession, NewSession, Rotated, Rotation, TokenLifetimes};
 use sidegate_issuer::domain::traits::Store as _;
 use sidegate_issuer::store::redis::{Demands, Link, Pace, RedisStore};
 use sidegate_runtime::clock::{monotonic_ms, unix_now};
@@ -166,7 +166,7 @@ impl Pen {
             0 => self.store.revoke_subject(&sub).await.map(|_| ()),
             1..=6 => {
                 let (sub, exp_seen) = (Some(sub), UnixTime(claims.exp));
-                let ending = Ending { sid: id, partition: 0, sub, subject: Some(subject), exp_seen, known: false };
+                let ending = EndSession { sid: id, partition: 0, sub, subject: Some(subject), exp_seen, known: false };
                 self.store.end(&ending).await.map(|_| ())
             }
             _ => {

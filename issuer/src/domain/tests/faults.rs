@@ -7,7 +7,7 @@ use crate::domain::TokenPair;
 use crate::domain::login::LoginError;
 use crate::domain::logout::{LogoutError, Scope};
 use crate::domain::refresh::RefreshError;
-use crate::domain::revoke::{Order, RevokeError};
+use crate::domain::revoke::{RevokeError, RevokeRequest};
 use crate::domain::session::UserSessions;
 
 /// A service method with its arguments.
@@ -79,7 +79,7 @@ impl Method {
             Self::EndOwnSession => {
                 world.auth.end_own_session("1", &other.sid).await.map_or(Came::Retry, |_| Came::Done)
             }
-            _ => match world.revoke(self.order(world, own)).await {
+            _ => match world.revoke(self.request(world, own)).await {
                 Ok(_) => Came::Done,
                 Err(RevokeError::Unavailable(_)) => Came::Retry,
                 Err(error) => panic!("{error}"),
@@ -87,13 +87,13 @@ impl Method {
         }
     }
 
-    fn order(self, world: &World, own: &TokenPair) -> Order {
+    fn request(self, world: &World, own: &TokenPair) -> RevokeRequest {
         match self {
-            Self::RevokeToken => Order::Token(own.access_token.clone()),
-            Self::RevokeSession => Order::Session(own.sid.clone()),
-            Self::RevokeUser(sessions) => Order::User { sub: "1".to_owned(), sessions },
-            Self::RevokeKey => Order::Key(world.auth.signer.kid()),
-            _ => Order::All,
+            Self::RevokeToken => RevokeRequest::Token(own.access_token.clone()),
+            Self::RevokeSession => RevokeRequest::Session(own.sid.clone()),
+            Self::RevokeUser(sessions) => RevokeRequest::User { sub: "1".to_owned(), sessions },
+            Self::RevokeKey => RevokeRequest::Key(world.auth.signer.kid()),
+            _ => RevokeRequest::All,
         }
     }
 

@@ -7,8 +7,8 @@ use sidegate_common::time::UnixTime;
 
 use crate::domain::password::{Attempt, Outcome, Overloaded, Rehash};
 use crate::domain::session::{
-    Created, Ended, Ending, NewSession, PageCursor, Rotated, Rotation, Session, SessionPage, Standing, SubjectRevoked,
-    UserSessions,
+    Created, EndOutcome, EndSession, NewSession, PageCursor, Rotated, Rotation, Session, SessionPage, Standing,
+    SubjectRevoked, UserSessions,
 };
 use crate::domain::traits::{Account, Lookup, Passwords, Store, Unavailable, Users};
 
@@ -176,7 +176,7 @@ impl<T: Store> Store for Faulty<T> {
         self.port("examine", self.inner.examine(rotation)).await
     }
 
-    async fn end(&self, ending: &Ending) -> Result<Ended, Unavailable> {
+    async fn end(&self, ending: &EndSession) -> Result<EndOutcome, Unavailable> {
         self.port("end", self.inner.end(ending)).await
     }
 

@@ -9,7 +9,7 @@ use super::world::{ADA, BOB, LIFETIMES, World, claims, ended, sid};
 use crate::domain::TokenPair;
 use crate::domain::logout::{EndedSession, LogoutError, Presented, Scope};
 use crate::domain::refresh_token::NotAuthentic;
-use crate::domain::session::{Ended, Refusal, UserSessions};
+use crate::domain::session::{EndOutcome, Refusal, UserSessions};
 use crate::domain::traits::Store as _;
 
 impl World {
@@ -36,13 +36,13 @@ impl World {
 }
 
 /// What a logout says of a session.
-fn one(pair: &TokenPair, ended: Ended) -> EndedSession {
-    EndedSession { sid: Some(pair.sid.clone()), sub: Some(pair.sub.clone()), ended }
+fn one(pair: &TokenPair, outcome: EndOutcome) -> EndedSession {
+    EndedSession { sid: Some(pair.sid.clone()), sub: Some(pair.sub.clone()), outcome }
 }
 
 /// What a logout says of all sessions of a user.
-fn all_of(sub: &str, ended: Ended) -> EndedSession {
-    EndedSession { sid: None, sub: Some(sub.to_owned()), ended }
+fn all_of(sub: &str, outcome: EndOutcome) -> EndedSession {
+    EndedSession { sid: None, sub: Some(sub.to_owned()), outcome }
 }
 
 fn by_sid(mut sessions: Vec<EndedSession>) -> Vec<EndedSession> {
@@ -54,7 +54,7 @@ fn by_sid(mut sessions: Vec<EndedSession>) -> Vec<EndedSession> {
 async fn local_logout_ends_the_session_of_the_access_token() {
     let world = World::new();
     let (pair, other) = (world.login(ADA).await, world.login(ADA).await);
-    assert_eq!(world.logout_by_access(&pair, Scope::Local).await, Ok(vec![one(&pair, Ended::Now)]));
+    assert_eq!(world.logout_by_access(&pair, Scope::Local).await, Ok(vec![one(&pair, EndOutcome::Now)]));
     assert_eq!(world.store().targets(), [ended(&pair)]);
     assert_eq!(world.denied(&pair.access_token), Some(Rejection::Revoked));
     assert!(world.auth.refresh(&pair.refresh_token).await.is_err());
@@ -66,7 +66,7 @@ async fn local_logout_repeated_appends_until_the_feed_has_the_entry() {
     let world = World::new();
     let pair = world.login(ADA).await;
     world.logout_by_access(&pair, Scope::Local).await.unwrap();
-    let again = Ok(vec![one(&pair, Ended::Before)]);
+    let again = Ok(vec![one(&pair, EndOutcome::Before)]);
     assert_eq!(world.logout_by_access(&pair, Scope::Local).await, again);
     assert_eq!(world.store().targets().len(), 2, "not known to be in the log");
     world.feed();
@@ -81,7 +81,7 @@ async fn local_logout_takes_an_expired_access_token() {
     world.clock.advance(LIFETIMES.access_ttl + 60);
     world.feed();
     assert_eq!(world.denied(&pair.access_token), Some(Rejection::Expired));
-    assert_eq!(world.logout_by_access(&pair, Scope::Local).await, Ok(vec![one(&pair, Ended::Now)]));
+    assert_eq!(world.logout_by_access(&pair, Scope::Local).await, Ok(vec![one(&pair, EndOutcome::Now)]));
     assert!(world.auth.refresh(&pair.refresh_token).await.is_err());
 }
 
@@ -102,7 +102,7 @@ async fn local_logout_ends_the_session_of_the_refresh_token_however_old() {
     let first = world.login(ADA).await;
     let second = world.refreshed(&first).await;
     let third = world.refreshed(&second).await;
-    assert_eq!(world.logout_by_refresh(&first, Scope::Local).await, Ok(vec![one(&first, Ended::Now)]));
+    assert_eq!(world.logout_by_refresh(&first, Scope::Local).await, Ok(vec![one(&first, EndOutcome::Now)]));
     assert_eq!(world.denied(&third.access_token), Some(Rejection::Revoked));
 }
 
@@ -111,7 +111,7 @@ async fn local_logout_of_a_session_that_is_gone_stores_its_revocation() {
     let world = World::new();
     let pair = world.login(ADA).await;
     world.store().lose_session("1", &sid(&pair));
-    let unknown = EndedSession { sub: None, ..one(&pair, Ended::Before) };
+    let unknown = EndedSession { sub: None, ..one(&pair, EndOutcome::Before) };
     assert_eq!(world.logout_by_refresh(&pair, Scope::Local).await, Ok(vec![unknown]));
     assert_eq!(world.store().targets(), [ended(&pair)]);
     assert_eq!(world.denied(&pair.access_token), Some(Rejection::Revoked));
@@ -122,10 +122,10 @@ async fn local_logout_with_two_tokens_ends_the_session_of_each() {
     let world = World::new();
     let (ada, bob) = (world.login(ADA).await, world.login(BOB).await);
     let same = world.logout(Some(&ada.access_token), Some(&ada.refresh_token), Scope::Local).await;
-    assert_eq!(same, Ok(vec![one(&ada, Ended::Now)]), "both of one session");
+    assert_eq!(same, Ok(vec![one(&ada, EndOutcome::Now)]), "both of one session");
     let again = world.login(ADA).await;
     let both = world.logout(Some(&again.access_token), Some(&bob.refresh_token), Scope::Local).await;
-    assert_eq!(both, Ok(vec![one(&again, Ended::Now), one(&bob, Ended::Now)]));
+    assert_eq!(both, Ok(vec![one(&again, EndOutcome::Now), one(&bob, EndOutcome::Now)]));
 }
 
 #[tokio::test]
@@ -134,7 +134,7 @@ async fn logout_of_others_keeps_the_own_session() {
     let own = world.login(ADA).await;
     let others = [world.login(ADA).await, world.login(ADA).await];
     let bob = world.login(BOB).await;
-    let expected = by_sid(others.iter().map(|pair| one(pair, Ended::Now)).collect());
+    let expected = by_sid(others.iter().map(|pair| one(pair, EndOutcome::Now)).collect());
     assert_eq!(world.logout_by_access(&own, Scope::Others).await.map(by_sid), Ok(expected));
     assert_eq!(world.store().targets().len(), 2, "one entry a session");
     assert!(others.iter().all(|pair| world.denied(&pair.access_token) == Some(Rejection::Revoked)));
@@ -151,7 +151,7 @@ async fn global_logout_ends_every_session_of_the_user() {
             false => world.logout_by_access(&own, Scope::Global).await,
             true => world.logout_by_refresh(&own, Scope::Global).await,
         };
-        assert_eq!(done, Ok(vec![all_of("1", Ended::Now)]));
+        assert_eq!(done, Ok(vec![all_of("1", EndOutcome::Now)]));
         assert!(matches!(&world.store().targets()[..], [Target::Subject { sub, .. }] if &**sub == "1"));
         for pair in [&own, &other] {
             assert_eq!(world.denied(&pair.access_token), Some(Rejection::Revoked));
@@ -168,7 +168,7 @@ async fn global_logout_repeated_changes_nothing() {
     world.logout_by_access(&pair, Scope::Global).await.unwrap();
     world.feed();
     let again = world.logout_by_access(&pair, Scope::Global).await;
-    assert_eq!(again, Ok(vec![all_of("1", Ended::Before)]), "the answer was lost");
+    assert_eq!(again, Ok(vec![all_of("1", EndOutcome::Before)]), "the answer was lost");
     assert_eq!(world.store().targets().len(), 1);
 }
 
@@ -177,7 +177,7 @@ async fn global_logout_of_two_users_ends_both() {
     let world = World::new();
     let (ada, bob) = (world.login(ADA).await, world.login(BOB).await);
     let both = world.logout(Some(&ada.access_token), Some(&bob.refresh_token), Scope::Global).await;
-    assert_eq!(both, Ok(vec![all_of("1", Ended::Now), all_of("2", Ended::Now)]));
+    assert_eq!(both, Ok(vec![all_of("1", EndOutcome::Now), all_of("2", EndOutcome::Now)]));
 }
 
 #[tokio::test]
@@ -188,7 +188,7 @@ async fn a_refresh_token_whose_session_is_gone_ends_only_that_session() {
         world.store().lose_session("1", &sid(&gone));
         let done = world.logout_by_refresh(&gone, scope).await.unwrap();
         let expected = match scope {
-            Scope::Global => vec![EndedSession { sub: None, ..one(&gone, Ended::Before) }],
+            Scope::Global => vec![EndedSession { sub: None, ..one(&gone, EndOutcome::Before) }],
             _ => Vec::new(),
         };
         assert_eq!(done, expected);
@@ -203,7 +203,7 @@ async fn a_session_that_ends_meanwhile_counts_as_gone() {
     let (auth, gone) = (Arc::clone(&world.auth), sid(&own));
     world.faults.before("examine", move || auth.store.inner.lose_session("1", &gone));
     let done = world.logout_by_refresh(&own, Scope::Global).await;
-    assert_eq!(done, Ok(vec![EndedSession { sub: None, ..one(&own, Ended::Before) }]));
+    assert_eq!(done, Ok(vec![EndedSession { sub: None, ..one(&own, EndOutcome::Before) }]));
     assert_eq!(world.denied(&other.access_token), None);
 }
 
@@ -319,7 +319,7 @@ async fn global_logout_by_a_refresh_token_that_cannot_be_read_ends_nothing_yet()
     let failed = world.logout_by_refresh(&own, Scope::Global).await;
     assert!(matches!(failed, Err(LogoutError::Unavailable(_))), "{failed:?}");
     world.faults.heal();
-    assert_eq!(world.logout_by_refresh(&own, Scope::Global).await, Ok(vec![all_of("1", Ended::Now)]));
+    assert_eq!(world.logout_by_refresh(&own, Scope::Global).await, Ok(vec![all_of("1", EndOutcome::Now)]));
     assert_eq!(world.denied(&other.access_token), Some(Rejection::Revoked));
 }
 
@@ -345,5 +345,5 @@ async fn sessions_kept_by_an_order_can_still_be_logged_out() {
     world.store().revoke_user("1", UserSessions::Keep).await.unwrap();
     world.feed();
     let done = world.logout_by_access(&pair, Scope::Local).await;
-    assert_eq!(done, Ok(vec![one(&pair, Ended::Now)]));
+    assert_eq!(done, Ok(vec![one(&pair, EndOutcome::Now)]));
 }

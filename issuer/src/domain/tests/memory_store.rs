@@ -10,8 +10,8 @@ use sidegate_common::time::{REVOCATION_MARGIN_SECONDS, UnixTime};
 use sidegate_common::wire::Position;
 
 use crate::domain::session::{
-    Created, Decision, Ended, Ending, NewSession, PageCursor, Refusal, Rotated, Rotation, Session, SessionPage,
-    Standing, SubjectRevoked, THRESHOLD_AHEAD_MAX_SECONDS, TokenLifetimes, UserSessions, decide, issue_at,
+    Created, Decision, EndOutcome, EndSession, NewSession, PageCursor, Refusal, Rotated, Rotation, Session,
+    SessionPage, Standing, SubjectRevoked, THRESHOLD_AHEAD_MAX_SECONDS, TokenLifetimes, UserSessions, decide, issue_at,
 };
 use crate::domain::traits::{Store, Unavailable};
 
@@ -245,16 +245,16 @@ impl Call<'_> {
         }
     }
 
-    fn end(&mut self, ending: &Ending) -> Ended {
+    fn end(&mut self, ending: &EndSession) -> EndOutcome {
         if let Some(session) = self.partition.sessions.get(&ending.sid).cloned() {
             self.end_session(&session, ending.exp_seen);
-            return Ended::Now;
+            return EndOutcome::Now;
         }
         if !ending.known {
             let target = Target::Session { sid: ending.sid.clone(), subject: ending.subject };
             self.append(target, self.now.plus(self.lifetimes.lifetime_max).max(ending.exp_seen));
         }
-        Ended::Before
+        EndOutcome::Before
     }
 
     fn revoke_user(&mut self, sub: &str, sessions: UserSessions) -> Result<SubjectRevoked, Unavailable> {
@@ -344,7 +344,7 @@ impl Store for MemoryStore {
         Ok(self.of(&rotation.sub, |call| call.examine(rotation)))
     }
 
-    async fn end(&self, ending: &Ending) -> Result<Ended, Unavailable> {
+    async fn end(&self, ending: &EndSession) -> Result<EndOutcome, Unavailable> {
         Ok(self.call(ending.partition, |call| call.end(ending)))
     }
 

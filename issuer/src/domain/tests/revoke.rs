@@ -6,13 +6,13 @@ use sidegate_common::token::Rejection;
 
 use super::faulty::Fault;
 use super::world::{ADA, BOB, LIFETIMES, World, claims, ended};
-use crate::domain::revoke::{Order, RevokeError, Revoked};
+use crate::domain::revoke::{RevokeError, RevokeRequest, Revoked};
 use crate::domain::session::UserSessions;
 use crate::domain::traits::Store as _;
 
 impl World {
-    pub async fn revoke(&self, order: Order) -> Result<Revoked, RevokeError> {
-        self.auth.revoke(&order, self.clock.now()).await
+    pub async fn revoke(&self, request: RevokeRequest) -> Result<Revoked, RevokeError> {
+        self.auth.revoke(&request, self.clock.now()).await
     }
 }
 
@@ -20,16 +20,16 @@ fn revoked(named: &str, sessions_ended: u64) -> Result<Revoked, RevokeError> {
     Ok(Revoked { named: named.to_owned(), sessions_ended: Some(sessions_ended) })
 }
 
-fn user(sub: &str, sessions: UserSessions) -> Order {
-    Order::User { sub: sub.to_owned(), sessions }
+fn user(sub: &str, sessions: UserSessions) -> RevokeRequest {
+    RevokeRequest::User { sub: sub.to_owned(), sessions }
 }
 
 #[tokio::test]
 async fn a_token_is_revoked_by_itself_or_by_its_jti() {
     let world = World::new();
     let (by_token, by_jti, other) = (world.login(ADA).await, world.login(ADA).await, world.login(ADA).await);
-    assert_eq!(world.revoke(Order::Token(by_token.access_token.clone())).await, revoked(&by_token.jti, 0));
-    assert_eq!(world.revoke(Order::Token(by_jti.jti.clone())).await, revoked(&by_jti.jti, 0));
+    assert_eq!(world.revoke(RevokeRequest::Token(by_token.access_token.clone())).await, revoked(&by_token.jti, 0));
+    assert_eq!(world.revoke(RevokeRequest::Token(by_jti.jti.clone())).await, revoked(&by_jti.jti, 0));
     let target = |jti: &str, subject| Target::Token { jti: Id::parse(jti).unwrap(), subject };
     let subject = SubjectTag::of("1");
     let of = subject.partition(world.store().partitions());
@@ -50,7 +50,7 @@ async fn an_expired_token_may_be_revoked() {
     let world = World::new();
     let pair = world.login(ADA).await;
     world.clock.advance(LIFETIMES.access_ttl + 10);
-    assert_eq!(world.revoke(Order::Token(pair.access_token.clone())).await, revoked(&pair.jti, 0));
+    assert_eq!(world.revoke(RevokeRequest::Token(pair.access_token.clone())).await, revoked(&pair.jti, 0));
 }
 
 #[tokio::test]
@@ -58,11 +58,11 @@ async fn a_session_is_revoked_wherever_it_is() {
     let world = World::new();
     for email in [ADA, BOB] {
         let (pair, other) = (world.login(email).await, world.login(email).await);
-        assert_eq!(world.revoke(Order::Session(pair.sid.clone())).await, revoked(&pair.sid, 1));
+        assert_eq!(world.revoke(RevokeRequest::Session(pair.sid.clone())).await, revoked(&pair.sid, 1));
         assert!(world.store().targets().contains(&ended(&pair)));
         assert_eq!(world.denied(&pair.access_token), Some(Rejection::Revoked));
         assert_eq!(world.denied(&other.access_token), None);
-        world.revoke(Order::Session(pair.sid.clone())).await.unwrap();
+        world.revoke(RevokeRequest::Session(pair.sid.clone())).await.unwrap();
     }
 }
 
@@ -70,7 +70,7 @@ async fn a_session_is_revoked_wherever_it_is() {
 async fn a_session_that_no_partition_has_is_revoked_all_the_same() {
     let world = World::new();
     let sid = "AAECAwQFBgcICQoLDA0ODw";
-    assert_eq!(world.revoke(Order::Session(sid.to_owned())).await, revoked(sid, 0));
+    assert_eq!(world.revoke(RevokeRequest::Session(sid.to_owned())).await, revoked(sid, 0));
     assert_eq!(world.store().targets(), [Target::Session { sid: Id::parse(sid).unwrap(), subject: None }]);
 }
 
@@ -96,7 +96,7 @@ async fn a_key_is_revoked_in_every_partition() {
     let pair = world.login(ADA).await;
     let kid = world.auth.signer.kid();
     assert!(!world.auth.knows_retired(&kid));
-    assert_eq!(world.revoke(Order::Key(kid.clone())).await, revoked(&kid, 0));
+    assert_eq!(world.revoke(RevokeRequest::Key(kid.clone())).await, revoked(&kid, 0));
     for partition in 0..world.store().partitions() {
         let [(_, entry)] = &world.store().log(partition)[..] else { panic!("one entry in each") };
         assert_eq!(entry.target, Target::Key { kid: kid.as_str().into() });
@@ -110,7 +110,7 @@ async fn everything_is_revoked_in_every_partition() {
     let world = World::new();
     let pair = [world.login(ADA).await, world.login(BOB).await];
     let all = Revoked { named: "*".to_owned(), sessions_ended: None };
-    assert_eq!(world.revoke(Order::All).await, Ok(all));
+    assert_eq!(world.revoke(RevokeRequest::All).await, Ok(all));
     assert_eq!(world.store().targets().len(), usize::from(world.store().partitions()));
     for pair in &pair {
         assert_eq!(world.denied(&pair.access_token), Some(Rejection::Revoked));
@@ -126,22 +126,22 @@ async fn what_no_token_could_bear_is_not_revoked() {
     let pair = world.login(ADA).await;
     let forged = pair.access_token.replace(|_| true, "A");
     let long = "x".repeat(256);
-    for (order, field) in [
-        (Order::Token(String::new()), "token"),
-        (Order::Token("a b".to_owned()), "token"),
-        (Order::Token("a.b.c".to_owned()), "token"),
-        (Order::Token(forged), "token"),
-        (Order::Session(String::new()), "session"),
-        (Order::Session("a b".to_owned()), "session"),
+    for (request, field) in [
+        (RevokeRequest::Token(String::new()), "token"),
+        (RevokeRequest::Token("a b".to_owned()), "token"),
+        (RevokeRequest::Token("a.b.c".to_owned()), "token"),
+        (RevokeRequest::Token(forged), "token"),
+        (RevokeRequest::Session(String::new()), "session"),
+        (RevokeRequest::Session("a b".to_owned()), "session"),
         (user("", UserSessions::End), "user"),
         (user("-", UserSessions::Keep), "user"),
         (user(&long, UserSessions::End), "user"),
-        (Order::Key("a b".to_owned()), "key"),
-        (Order::Key(long.clone()), "key"),
+        (RevokeRequest::Key("a b".to_owned()), "key"),
+        (RevokeRequest::Key(long.clone()), "key"),
     ] {
         world.faults.calls();
-        assert_eq!(world.revoke(order.clone()).await, Err(RevokeError::Unfit(field)), "{order:?}");
-        assert!(world.faults.calls().is_empty(), "{order:?}");
+        assert_eq!(world.revoke(request.clone()).await, Err(RevokeError::Unfit(field)), "{request:?}");
+        assert!(world.faults.calls().is_empty(), "{request:?}");
     }
     assert!(world.store().targets().is_empty());
 }
@@ -150,31 +150,31 @@ async fn what_no_token_could_bear_is_not_revoked() {
 async fn an_order_that_cannot_be_stored_is_unavailable() {
     let world = World::new();
     let pair = world.login(ADA).await;
-    for (order, call) in [
-        (Order::Token(pair.access_token.clone()), "append"),
-        (Order::Token(pair.jti.clone()), "append"),
-        (Order::Session(pair.sid.clone()), "read_session"),
-        (Order::Session(pair.sid.clone()), "end"),
-        (Order::Session("AAECAwQFBgcICQoLDA0ODw".to_owned()), "end"),
+    for (request, call) in [
+        (RevokeRequest::Token(pair.access_token.clone()), "append"),
+        (RevokeRequest::Token(pair.jti.clone()), "append"),
+        (RevokeRequest::Session(pair.sid.clone()), "read_session"),
+        (RevokeRequest::Session(pair.sid.clone()), "end"),
+        (RevokeRequest::Session("AAECAwQFBgcICQoLDA0ODw".to_owned()), "end"),
         (user("1", UserSessions::End), "revoke_user"),
         (user("1", UserSessions::Keep), "revoke_user"),
-        (Order::Key("k".to_owned()), "append"),
-        (Order::All, "revoke_all"),
+        (RevokeRequest::Key("k".to_owned()), "append"),
+        (RevokeRequest::All, "revoke_all"),
     ] {
         world.faults.fail(call);
-        match world.revoke(order.clone()).await {
-            Err(RevokeError::Unavailable(error)) => assert_eq!(error.dependency, call, "{order:?}"),
-            other => panic!("{order:?}: {other:?}"),
+        match world.revoke(request.clone()).await {
+            Err(RevokeError::Unavailable(error)) => assert_eq!(error.dependency, call, "{request:?}"),
+            other => panic!("{request:?}: {other:?}"),
         }
     }
 }
 
 #[tokio::test]
 async fn one_partition_that_fails_keeps_the_order_from_no_other() {
-    for (order, partitions) in [(Order::All, 4), (Order::Key("k".to_owned()), 4)] {
+    for (request, partitions) in [(RevokeRequest::All, 4), (RevokeRequest::Key("k".to_owned()), 4)] {
         let world = World::new();
         world.faults.fail_number(0, Fault::Refused);
-        assert!(matches!(world.revoke(order).await, Err(RevokeError::Unavailable(_))));
+        assert!(matches!(world.revoke(request).await, Err(RevokeError::Unavailable(_))));
         assert_eq!(world.store().targets().len(), partitions - 1);
     }
 }
@@ -184,7 +184,7 @@ async fn a_session_behind_an_unreadable_partition_is_ended_there() {
     let world = World::new();
     let pair = world.login(ADA).await;
     world.faults.fail("read_session");
-    let failed = world.revoke(Order::Session(pair.sid.clone())).await;
+    let failed = world.revoke(RevokeRequest::Session(pair.sid.clone())).await;
     assert!(matches!(failed, Err(RevokeError::Unavailable(_))), "503, although it was done: {failed:?}");
     assert_eq!(world.denied(&pair.access_token), Some(Rejection::Revoked));
 }

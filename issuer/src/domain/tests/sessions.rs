@@ -4,7 +4,7 @@ use sidegate_common::token::Rejection;
 
 use super::world::{ADA, BOB, LIFETIMES, World, ended, sid};
 use crate::domain::logout::EndedSession;
-use crate::domain::session::Ended;
+use crate::domain::session::EndOutcome;
 
 #[tokio::test]
 async fn sessions_are_listed_most_recently_used_first() {
@@ -61,7 +61,7 @@ async fn sessions_without_a_store_are_unavailable() {
 async fn an_own_session_is_ended() {
     let world = World::new();
     let (own, other) = (world.login(ADA).await, world.login(ADA).await);
-    let expected = EndedSession { sid: Some(other.sid.clone()), sub: Some("1".to_owned()), ended: Ended::Now };
+    let expected = EndedSession { sid: Some(other.sid.clone()), sub: Some("1".to_owned()), outcome: EndOutcome::Now };
     assert_eq!(world.auth.end_own_session("1", &other.sid).await, Ok(Some(expected)));
     assert_eq!(world.store().targets(), [ended(&other)]);
     assert_eq!(world.denied(&other.access_token), Some(Rejection::Revoked));

@@ -37,8 +37,8 @@ pub use replay::OwnFeed;
 pub use waiter::WaitSettings;
 
 use crate::domain::session::{
-    Created, Ended, Ending, NewSession, PageCursor, Rotated, Rotation, SESSIONS_PER_USER, Session, SessionPage,
-    Standing, SubjectRevoked, TokenLifetimes, UserSessions,
+    Created, EndOutcome, EndSession, NewSession, PageCursor, Rotated, Rotation, SESSIONS_PER_USER, Session,
+    SessionPage, Standing, SubjectRevoked, TokenLifetimes, UserSessions,
 };
 use crate::domain::traits::{Store, Unavailable};
 use crate::store::counts::Counts;
@@ -472,7 +472,7 @@ impl Store for RedisStore {
         scripts::standing(&answer).map_err(unavailable)
     }
 
-    async fn end(&self, ending: &Ending) -> Result<Ended, Unavailable> {
+    async fn end(&self, ending: &EndSession) -> Result<EndOutcome, Unavailable> {
         let keys = self.keys(ending.partition);
         let target = Target::Session { sid: ending.sid.clone(), subject: ending.subject };
         let (head, tail) = head_and_tail(target.clone());
@@ -490,7 +490,7 @@ impl Store for RedisStore {
         let answer: Result<(u8, String), _> = self.run(ending.partition, &call).await;
         let (ended, position) = answer.map_err(|error| self.refused(ending.partition, target.clone(), error))?;
         self.stored(ending.partition, target, &position, asked_of).await?;
-        Ok(if ended == 1 { Ended::Now } else { Ended::Before })
+        Ok(if ended == 1 { EndOutcome::Now } else { EndOutcome::Before })
     }
 
     async fn revoke_user(&self, sub: &str, sessions: UserSessions) -> Result<SubjectRevoked, Unavailable> {

@@ -23,8 +23,8 @@ use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::domain::session::{
-    Created, Ended, Ending, NewSession, PageCursor, Rotated, Rotation, SESSIONS_PER_USER, Session, SessionPage,
-    Standing, SubjectRevoked, TokenLifetimes, UserSessions,
+    Created, EndOutcome, EndSession, NewSession, PageCursor, Rotated, Rotation, SESSIONS_PER_USER, Session,
+    SessionPage, Standing, SubjectRevoked, TokenLifetimes, UserSessions,
 };
 use crate::domain::traits::{Store, Unavailable};
 use crate::store::counts::Counts;
@@ -239,7 +239,7 @@ impl Store for EmbeddedStore {
         }
     }
 
-    async fn end(&self, ending: &Ending) -> Result<Ended, Unavailable> {
+    async fn end(&self, ending: &EndSession) -> Result<EndOutcome, Unavailable> {
         match self.ask(Command::End(ending.clone())).await? {
             Reply::Ended(ended) => Ok(ended),
             _ => Err(mismatch()),

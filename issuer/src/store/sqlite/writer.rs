@@ -14,8 +14,8 @@ use super::mark::Mark;
 use super::rows::{self, Meta};
 use super::{ClockMs, close, unavailable};
 use crate::domain::session::{
-    Created, Decision, Ended, Ending, NewSession, Refusal, Rotated, Rotation, Session, Standing, SubjectRevoked,
-    THRESHOLD_AHEAD_MAX_SECONDS, TokenLifetimes, UserSessions, decide, issue_at,
+    Created, Decision, EndOutcome, EndSession, NewSession, Refusal, Rotated, Rotation, Session, Standing,
+    SubjectRevoked, THRESHOLD_AHEAD_MAX_SECONDS, TokenLifetimes, UserSessions, decide, issue_at,
 };
 use crate::domain::traits::Unavailable;
 
@@ -29,7 +29,7 @@ pub(super) enum Command {
     Create(NewSession),
     Rotate(Rotation),
     Examine(Rotation),
-    End(Ending),
+    End(EndSession),
     RevokeUser(String, UserSessions),
     RevokeAll,
     Append(Revocation),
@@ -43,7 +43,7 @@ pub(super) enum Reply {
     Revoked(SubjectRevoked),
     Rotated(Rotated),
     Examined(Standing),
-    Ended(Ended),
+    Ended(EndOutcome),
     Done,
     /// The last dead moment lies too far in the future for a token to be issued, or for an order to be taken.
     Ahead,
@@ -278,16 +278,16 @@ impl Batch<'_> {
         Ok((generations_old, self.now.0.saturating_sub(session.rotated.0)))
     }
 
-    async fn end(&mut self, ending: &Ending) -> Result<Ended, sqlx::Error> {
+    async fn end(&mut self, ending: &EndSession) -> Result<EndOutcome, sqlx::Error> {
         if let Some(session) = rows::session(self.connection, &ending.sid).await? {
             self.end_session(&session, ending.exp_seen).await?;
-            return Ok(Ended::Now);
+            return Ok(EndOutcome::Now);
         }
         if !ending.known {
             let target = Target::Session { sid: ending.sid.clone(), subject: ending.subject };
             self.append(target, self.now.plus(self.lifetimes.lifetime_max).max(ending.exp_seen)).await?;
         }
-        Ok(Ended::Before)
+        Ok(EndOutcome::Before)
     }
 
     async fn end_session(&mut self, session: &Session, exp_seen: UnixTime) -> Result<(), sqlx::Error> {

@@ -6,7 +6,7 @@ use sidegate_common::revocation::{Id, Revocation, SubjectTag, Target};
 use sidegate_common::time::{REVOCATION_MARGIN_SECONDS, UnixTime};
 use sidegate_common::wire::Position;
 use sidegate_issuer::domain::session::{
-    Ended, Ending, NewSession, Refusal, Rotated, Rotation, Session, Standing, TokenLifetimes, UserSessions,
+    EndOutcome, EndSession, NewSession, Refusal, Rotated, Rotation, Session, Standing, TokenLifetimes, UserSessions,
 };
 use sidegate_issuer::domain::traits::Store;
 
@@ -63,8 +63,8 @@ async fn rotate<B: Bench>(bench: &B, new: &NewSession, presented: u32) -> Rotate
     bench.store().rotate(&rotation).await.unwrap()
 }
 
-fn ending<B: Bench>(bench: &B, new: &NewSession) -> Ending {
-    Ending {
+fn ending<B: Bench>(bench: &B, new: &NewSession) -> EndSession {
+    EndSession {
         sid: new.sid.clone(),
         partition: partition(bench, &new.sub),
         sub: Some(new.sub.clone()),
@@ -159,13 +159,13 @@ pub async fn ending_appends_and_may_be_repeated<B: Bench>(bench: &B) {
     let new = new_session("1");
     log_in(bench, &new).await;
     let of = partition(bench, "1");
-    assert_eq!(bench.store().end(&ending(bench, &new)).await.unwrap(), Ended::Now);
+    assert_eq!(bench.store().end(&ending(bench, &new)).await.unwrap(), EndOutcome::Now);
     assert_eq!(read(bench, &new).await, None);
     assert_eq!(bench.log(of).await.len(), 1);
-    let known = Ending { known: true, ..ending(bench, &new) };
-    assert_eq!(bench.store().end(&known).await.unwrap(), Ended::Before);
+    let known = EndSession { known: true, ..ending(bench, &new) };
+    assert_eq!(bench.store().end(&known).await.unwrap(), EndOutcome::Before);
     assert_eq!(bench.log(of).await.len(), 1, "the log has it");
-    assert_eq!(bench.store().end(&ending(bench, &new)).await.unwrap(), Ended::Before);
+    assert_eq!(bench.store().end(&ending(bench, &new)).await.unwrap(), EndOutcome::Before);
     let log = bench.log(of).await;
     assert_eq!(log.len(), 2, "not known to be in the log: appended, to be sure");
     assert_eq!(log[1].1.target, session_target(&new));
@@ -182,7 +182,7 @@ pub async fn ending_covers_the_last_token_of_the_session<B: Bench>(bench: &B) {
     let exp_max = read(bench, &refreshed).await.unwrap().exp_max;
     bench.store().end(&ending(bench, &refreshed)).await.unwrap();
     let later = issued.plus(5000);
-    bench.store().end(&Ending { exp_seen: later, ..ending(bench, &seen) }).await.unwrap();
+    bench.store().end(&EndSession { exp_seen: later, ..ending(bench, &seen) }).await.unwrap();
     let log = bench.log(partition(bench, "1")).await;
     assert_eq!(log[0].1.expires_at, exp_max.plus(REVOCATION_MARGIN_SECONDS));
     assert_eq!(log[1].1.expires_at, later.plus(REVOCATION_MARGIN_SECONDS), "a token the store had forgotten");

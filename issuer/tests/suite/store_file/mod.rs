@@ -150,7 +150,7 @@ async fn an_old_copy_put_back_is_another_data_set_in_which_nobody_is_logged_in()
     assert_eq!(store.feed().head().epoch, epoch);
 
     let subject = sidegate_common::revocation::SubjectTag::of("1");
-    let ending = sidegate_issuer::domain::session::Ending {
+    let ending = sidegate_issuer::domain::session::EndSession {
         sid: ended.sid.clone(),
         partition: 0,
         sub: Some("1".into()),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sidegate_common::revocation::{Id, Revocation, SubjectTag, Target};
 use sidegate_common::time::UnixTime;
-use sidegate_issuer::domain::session::{Ended, Ending, NewSession, TokenLifetimes};
+use sidegate_issuer::domain::session::{EndOutcome, EndSession, NewSession, TokenLifetimes};
 use sidegate_issuer::domain::traits::{Store as _, Unavailable};
 use sidegate_issuer::store::redis::{Demands, Link, Pace, RedisStore};
 use sidegate_runtime::clock::monotonic_ms;
@@ -60,10 +60,10 @@ pub async fn is_there(store: &RedisStore, number: u8) -> bool {
     store.read(0, &sid(number)).await.unwrap().is_some()
 }
 
-pub async fn log_out(store: &RedisStore, number: u8) -> Result<Ended, Unavailable> {
+pub async fn log_out(store: &RedisStore, number: u8) -> Result<EndOutcome, Unavailable> {
     let subject = Some(SubjectTag::of(&user(number)));
     let (sid, sub) = (sid(number), Some(user(number)));
-    store.end(&Ending { sid, partition: 0, sub, subject, exp_seen: UnixTime(0), known: false }).await
+    store.end(&EndSession { sid, partition: 0, sub, subject, exp_seen: UnixTime(0), known: false }).await
 }
 
 pub fn session(number: u8) -> Target {
