@@ -16,7 +16,7 @@ use sidegate_runtime::trace::hop;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::domain::hash::{Argon2Parameters, Scheme, StoredHash, UnusableHash, scheme_of_parameters};
-use crate::domain::password::{Attempt, Outcome, Overloaded, PASSWORD_BYTES_MAX, Reason, Rehash, is_fit, top_up};
+use crate::domain::password::{Attempt, Outcome, PASSWORD_BYTES_MAX, QueueFullError, Reason, Rehash, is_fit, top_up};
 use crate::domain::traits::Passwords;
 
 /// How many hashes may wait to be made anew, and how many new ones to be stored.
@@ -159,37 +159,37 @@ fn lower_priority() {
 }
 
 /// A place in the queue, given back when dropped.
-pub struct Place(Arc<Shared>);
+pub struct Slot(Arc<Shared>);
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
         self.0.locked().promised -= 1;
     }
 }
 
 impl Passwords for PasswordPool {
-    type Place = Place;
+    type Slot = Slot;
 
-    fn place(&self) -> Result<Place, Overloaded> {
+    fn acquire_slot(&self) -> Result<Slot, QueueFullError> {
         let mut queue = self.shared.locked();
         if queue.jobs.len() + queue.promised >= self.shared.settings.queue_max + queue.idle {
-            return Err(Overloaded);
+            return Err(QueueFullError);
         }
         queue.promised += 1;
-        Ok(Place(Arc::clone(&self.shared)))
+        Ok(Slot(Arc::clone(&self.shared)))
     }
 
-    async fn check(&self, place: Place, attempt: Attempt) -> Result<Outcome, Overloaded> {
+    async fn check(&self, slot: Slot, attempt: Attempt) -> Result<Outcome, QueueFullError> {
         let (answer, outcome) = oneshot::channel();
         {
             let mut queue = self.shared.locked();
             queue.jobs.push_back(Job { attempt, answer });
             self.shared.counts.waiting.store(queue.jobs.len() as u64, Ordering::Relaxed);
         }
-        drop(place);
+        drop(slot);
         self.shared.wake.notify_one();
         // The wait for a thread and its work.
-        hop("password.check", async { outcome.await.map_err(|_| Overloaded) }).await
+        hop("password.check", async { outcome.await.map_err(|_| QueueFullError) }).await
     }
 
     fn rehash(&self, rehash: Rehash) {
@@ -374,9 +374,9 @@ mod tests {
         bcrypt::hash(password, cost).unwrap()
     }
 
-    async fn check(pool: &PasswordPool, attempt: Attempt) -> Result<Outcome, Overloaded> {
-        let place = pool.place()?;
-        pool.check(place, attempt).await
+    async fn check(pool: &PasswordPool, attempt: Attempt) -> Result<Outcome, QueueFullError> {
+        let slot = pool.acquire_slot()?;
+        pool.check(slot, attempt).await
     }
 
     async fn reason(pool: &PasswordPool, attempt: Attempt) -> Reason {
@@ -530,9 +530,9 @@ mod tests {
         let settings = PoolSettings { threads: 1, queue_max: 2, cost: 4, ..SETTINGS };
         let pool = start(settings);
         until_idle(&pool).await;
-        let places: Vec<_> = (0..3).map(|_| pool.place().unwrap()).collect();
-        assert!(pool.place().is_err(), "two may wait, and one goes to the thread that has nothing to do");
-        drop(places);
+        let slots: Vec<_> = (0..3).map(|_| pool.acquire_slot().unwrap()).collect();
+        assert!(pool.acquire_slot().is_err(), "two may wait, and one goes to the thread that has nothing to do");
+        drop(slots);
         assert_eq!(reason(&pool, attempt(b"x", None)).await, Reason::NothingStored);
     }
 

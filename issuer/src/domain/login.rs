@@ -3,7 +3,7 @@
 use sidegate_common::revocation::{Id, SubjectTag};
 use sidegate_common::secret::Secret;
 
-use super::password::{Attempt, COST_ADVISED, Outcome, Overloaded, Reason, Rehash};
+use super::password::{Attempt, COST_ADVISED, Outcome, QueueFullError, Reason, Rehash};
 use super::session::NewSession;
 use super::token_signer::{MintError, TokenSigner};
 use super::traits::{Account, Lookup, Passwords, Store, Unavailable, Users};
@@ -68,7 +68,7 @@ pub enum LoginError {
     },
     /// The password queue is full.
     #[error(transparent)]
-    Overloaded(#[from] Overloaded),
+    Overloaded(#[from] QueueFullError),
     /// A dependency cannot answer.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
@@ -83,7 +83,7 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
     /// # Errors
     /// See [`LoginError`].
     pub async fn login(&self, credentials: &Credentials, client: &Client) -> Result<TokenPair, LoginError> {
-        let place = self.passwords.place()?;
+        let slot = self.passwords.acquire_slot()?;
         let found = self.users.find_by_email(&credentials.email).await?;
         let account = match &found {
             Lookup::One(account) => Some(account),
@@ -95,7 +95,7 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
             stored: account.and_then(|account| account.password_hash.as_deref()).map(Secret::new),
             eligible: account.is_some_and(|account| account.active),
         };
-        let outcome = self.passwords.check(place, attempt).await?;
+        let outcome = self.passwords.check(slot, attempt).await?;
         let (account, cost, outdated) = match (account, outcome) {
             (Some(account), Outcome::Right { cost, outdated }) => (account, cost, outdated),
             (_, outcome) => return Err(refusal(&found, &outcome)),

@@ -8,7 +8,7 @@ use sidegate_common::verdict::{Moment, Verdict};
 
 use super::Auth;
 use super::refresh::rotation_of;
-use super::refresh_token::{NotAuthentic, RefreshToken};
+use super::refresh_token::{RefreshToken, RefreshTokenError};
 use super::session::{EndOutcome, EndSession, Refusal, Session, Standing};
 use super::traits::{Passwords, Store, Unavailable, Users};
 
@@ -61,7 +61,7 @@ pub enum LogoutError {
     Access(#[from] Rejection),
     /// The refresh token is not ours.
     #[error(transparent)]
-    Refresh(#[from] NotAuthentic),
+    Refresh(#[from] RefreshTokenError),
     /// The refresh token's session has ended, so that it may not end others.
     #[error("the session has ended: {why:?}")]
     Refused {

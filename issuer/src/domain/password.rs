@@ -67,7 +67,7 @@ pub enum Reason {
 /// The queue for passwords is full: try again later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the password queue is full")]
-pub struct Overloaded;
+pub struct QueueFullError;
 
 /// True for a password that bcrypt reads whole.
 pub fn is_fit(password: &[u8]) -> bool {

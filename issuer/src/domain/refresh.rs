@@ -2,7 +2,7 @@
 
 use sidegate_common::revocation::{Id, SubjectTag};
 
-use super::refresh_token::{NotAuthentic, RefreshToken};
+use super::refresh_token::{RefreshToken, RefreshTokenError};
 use super::session::{EndSession, Refusal, Rotated, Rotation, Session};
 use super::token_signer::{MintError, TokenSigner};
 use super::traits::{Account, Passwords, Store, Unavailable, Users};
@@ -22,7 +22,7 @@ pub struct Refreshed {
 pub enum RefreshError {
     /// Not a refresh token of ours.
     #[error(transparent)]
-    NotAuthentic(#[from] NotAuthentic),
+    NotAuthentic(#[from] RefreshTokenError),
     /// Of a session that cannot be refreshed.
     #[error("the session cannot be refreshed: {why:?}")]
     Refused {

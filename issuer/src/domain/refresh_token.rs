@@ -41,7 +41,7 @@ impl RefreshToken {
 
 /// Why a string is not a refresh token of ours. Never told to the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotAuthentic {
+pub enum RefreshTokenError {
     /// Not of the shape.
     #[error("malformed refresh token")]
     Malformed,
@@ -83,12 +83,12 @@ impl std::fmt::Debug for RefreshKeys {
 /// A secret from which no key could be derived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no key can be derived from the session secret")]
-pub struct Underivable;
+pub struct KeyDerivationError;
 
 impl Key {
-    fn new(secret: &Secret) -> Result<Self, Underivable> {
-        let mac = derive::<32>(secret, b"sidegate refresh").map_err(|_| Underivable)?;
-        let tag = *derive::<4>(secret, b"sidegate refresh key tag").map_err(|_| Underivable)?;
+    fn new(secret: &Secret) -> Result<Self, KeyDerivationError> {
+        let mac = derive::<32>(secret, b"sidegate refresh").map_err(|_| KeyDerivationError)?;
+        let tag = *derive::<4>(secret, b"sidegate refresh key tag").map_err(|_| KeyDerivationError)?;
         Ok(Self { tag, mac: hmac::Key::new(hmac::HMAC_SHA256, mac.as_slice()) })
     }
 }
@@ -98,7 +98,7 @@ impl RefreshKeys {
     ///
     /// # Errors
     /// The key derivation refuses a secret.
-    pub fn new(current: &Secret, previous: &[Secret]) -> Result<Self, Underivable> {
+    pub fn new(current: &Secret, previous: &[Secret]) -> Result<Self, KeyDerivationError> {
         let previous = previous.iter().map(Key::new).collect::<Result<_, _>>()?;
         Ok(Self { ring: RwLock::new(Arc::new(Ring { current: Key::new(current)?, previous })) })
     }
@@ -131,26 +131,26 @@ impl RefreshKeys {
     ///
     /// # Errors
     /// Anything else.
-    pub fn read(&self, text: &str) -> Result<RefreshToken, NotAuthentic> {
+    pub fn read(&self, text: &str) -> Result<RefreshToken, RefreshTokenError> {
         if text.len() != TOKEN_CHARS {
-            return Err(NotAuthentic::Malformed);
+            return Err(RefreshTokenError::Malformed);
         }
         let mut bytes = [0; TOKEN_BYTES];
         match URL_SAFE_NO_PAD.decode_slice(text, &mut bytes) {
             Ok(TOKEN_BYTES) if bytes[0] == VERSION => {}
-            _ => return Err(NotAuthentic::Malformed),
+            _ => return Err(RefreshTokenError::Malformed),
         }
         let (body, mac) = bytes.split_at(BODY_BYTES);
         let mut rest = &body[1..];
         let key_tag = take(&mut rest)?;
         let ring = self.ring();
-        let key = ring.key(key_tag).ok_or(NotAuthentic::UnknownKey)?;
+        let key = ring.key(key_tag).ok_or(RefreshTokenError::UnknownKey)?;
         let expected = hmac::sign(&key.mac, body);
         constant_time::verify_slices_are_equal(&expected.as_ref()[..MAC_BYTES], mac)
-            .map_err(|_| NotAuthentic::Forged)?;
+            .map_err(|_| RefreshTokenError::Forged)?;
         let mut wide = [0; 8];
         wide[2..].copy_from_slice(&take::<6>(&mut rest)?);
-        let subject = SubjectTag::from_value(u64::from_be_bytes(wide)).ok_or(NotAuthentic::Malformed)?;
+        let subject = SubjectTag::from_value(u64::from_be_bytes(wide)).ok_or(RefreshTokenError::Malformed)?;
         let sid = take(&mut rest)?;
         let generation = u32::from_be_bytes(take(&mut rest)?);
         Ok(RefreshToken { subject, sid, generation, key_tag })
@@ -167,8 +167,8 @@ fn body(token: &RefreshToken) -> [u8; BODY_BYTES] {
     out
 }
 
-fn take<const N: usize>(bytes: &mut &[u8]) -> Result<[u8; N], NotAuthentic> {
-    let (head, rest) = bytes.split_first_chunk::<N>().ok_or(NotAuthentic::Malformed)?;
+fn take<const N: usize>(bytes: &mut &[u8]) -> Result<[u8; N], RefreshTokenError> {
+    let (head, rest) = bytes.split_first_chunk::<N>().ok_or(RefreshTokenError::Malformed)?;
     *bytes = rest;
     Ok(*head)
 }
@@ -204,7 +204,7 @@ mod tests {
             assert!(keys.read(std::str::from_utf8(&changed).unwrap()).is_err(), "changed at {at}");
         }
         for shape in ["", "a", &text[1..], &format!("{text}A"), &format!("{text}="), &"=".repeat(TOKEN_CHARS), "é"] {
-            assert_eq!(keys.read(shape), Err(NotAuthentic::Malformed), "{shape}");
+            assert_eq!(keys.read(shape), Err(RefreshTokenError::Malformed), "{shape}");
         }
     }
 
@@ -218,7 +218,7 @@ mod tests {
         let read = both.read(&text).unwrap();
         assert_eq!(both.write(&read.child(1)), old.write(&parent.child(1)), "two issuers give the same child");
         let only_new = RefreshKeys::new(&new_secret, &[]).unwrap();
-        assert_eq!(only_new.read(&text), Err(NotAuthentic::UnknownKey));
+        assert_eq!(only_new.read(&text), Err(RefreshTokenError::UnknownKey));
         assert_eq!(only_new.write(&read), None);
     }
 
@@ -230,7 +230,7 @@ mod tests {
         in_use.replace(&RefreshKeys::new(&new, &[secret("the session secret of this test!")]).unwrap());
         assert!(in_use.read(&text).is_ok(), "the one before is still good");
         in_use.replace(&RefreshKeys::new(&new, &[]).unwrap());
-        assert_eq!(in_use.read(&text), Err(NotAuthentic::UnknownKey));
+        assert_eq!(in_use.read(&text), Err(RefreshTokenError::UnknownKey));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::future::Future;
 use sidegate_common::revocation::{Id, Revocation};
 use sidegate_common::time::UnixTime;
 
-use crate::domain::password::{Attempt, Outcome, Overloaded, Rehash};
+use crate::domain::password::{Attempt, Outcome, QueueFullError, Rehash};
 use crate::domain::session::{
     Created, EndOutcome, EndSession, NewSession, PageCursor, Rotated, Rotation, Session, SessionPage, Standing,
     SubjectRevoked, UserSessions,
@@ -112,16 +112,17 @@ pub trait Store: Send + Sync + 'static {
 /// Where passwords are checked: bounded, and at a cost that does not depend on why one is refused.
 pub trait Passwords: Send + Sync + 'static {
     /// A place in the queue, given back when dropped.
-    type Place: Send;
+    type Slot: Send;
 
-    /// Takes a place, before anything else is done for a login: what is shed must cost nothing, the users' database least of all.
+    /// Takes a slot, before anything else is done for a login: what is shed must cost nothing, the users' database least of all.
     ///
     /// # Errors
     /// The queue is full.
-    fn place(&self) -> Result<Self::Place, Overloaded>;
+    fn acquire_slot(&self) -> Result<Self::Slot, QueueFullError>;
 
     /// Checks a password.
-    fn check(&self, place: Self::Place, attempt: Attempt) -> impl Future<Output = Result<Outcome, Overloaded>> + Send;
+    fn check(&self, slot: Self::Slot, attempt: Attempt)
+    -> impl Future<Output = Result<Outcome, QueueFullError>> + Send;
 
     /// Makes a hash anew when nothing else is to be done, and has it stored. Dropped where too many wait.
     fn rehash(&self, rehash: Rehash);

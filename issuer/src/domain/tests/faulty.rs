@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use sidegate_common::revocation::{Id, Revocation};
 use sidegate_common::time::UnixTime;
 
-use crate::domain::password::{Attempt, Outcome, Overloaded, Rehash};
+use crate::domain::password::{Attempt, Outcome, QueueFullError, Rehash};
 use crate::domain::session::{
     Created, EndOutcome, EndSession, NewSession, PageCursor, Rotated, Rotation, Session, SessionPage, Standing,
     SubjectRevoked, UserSessions,
@@ -210,17 +210,17 @@ impl<T: Store> Store for Faulty<T> {
 }
 
 impl<T: Passwords> Passwords for Faulty<T> {
-    type Place = T::Place;
+    type Slot = T::Slot;
 
-    fn place(&self) -> Result<Self::Place, Overloaded> {
-        match self.faults.next("place") {
-            None => self.inner.place(),
-            Some(_) => Err(Overloaded),
+    fn acquire_slot(&self) -> Result<Self::Slot, QueueFullError> {
+        match self.faults.next("acquire_slot") {
+            None => self.inner.acquire_slot(),
+            Some(_) => Err(QueueFullError),
         }
     }
 
-    async fn check(&self, place: Self::Place, attempt: Attempt) -> Result<Outcome, Overloaded> {
-        self.faults.around("check", || Overloaded, self.inner.check(place, attempt)).await
+    async fn check(&self, slot: Self::Slot, attempt: Attempt) -> Result<Outcome, QueueFullError> {
+        self.faults.around("check", || QueueFullError, self.inner.check(slot, attempt)).await
     }
 
     fn rehash(&self, rehash: Rehash) {

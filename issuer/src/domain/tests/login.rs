@@ -55,19 +55,19 @@ async fn login_refusals_name_their_reason_and_open_no_session() {
         let refused = world.try_login(email, password).await.err();
         let sub = sub.map(str::to_owned);
         assert_eq!(refused, Some(LoginError::Refused { reason, sub }), "{email}");
-        assert_eq!(world.faults.calls(), ["place", "find_by_email", "check"], "{email}: the same work for each");
+        assert_eq!(world.faults.calls(), ["acquire_slot", "find_by_email", "check"], "{email}: the same work for each");
     }
 }
 
 #[tokio::test]
 async fn login_with_a_full_queue_asks_no_database() {
     let world = World::new();
-    world.faults.fail("place");
+    world.faults.fail("acquire_slot");
     assert!(matches!(world.try_login(ADA, PASSWORD).await, Err(LoginError::Overloaded(_))));
-    assert_eq!(world.faults.calls(), ["place"]);
+    assert_eq!(world.faults.calls(), ["acquire_slot"]);
     world.faults.fail("check");
     assert!(matches!(world.try_login(ADA, PASSWORD).await, Err(LoginError::Overloaded(_))));
-    assert_eq!(world.faults.calls(), ["place", "find_by_email", "check"]);
+    assert_eq!(world.faults.calls(), ["acquire_slot", "find_by_email", "check"]);
 }
 
 #[tokio::test]

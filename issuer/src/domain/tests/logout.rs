@@ -8,7 +8,7 @@ use sidegate_common::token::Rejection;
 use super::world::{ADA, BOB, LIFETIMES, World, claims, ended, sid};
 use crate::domain::TokenPair;
 use crate::domain::logout::{EndedSession, LogoutError, Presented, Scope};
-use crate::domain::refresh_token::NotAuthentic;
+use crate::domain::refresh_token::RefreshTokenError;
 use crate::domain::session::{EndOutcome, Refusal, UserSessions};
 use crate::domain::traits::Store as _;
 
@@ -293,7 +293,7 @@ async fn logout_ends_nothing_unless_every_token_is_good() {
         let bad_access = world.logout(Some(&forged), Some(&pair.refresh_token), scope).await;
         assert!(matches!(bad_access, Err(LogoutError::Access(_))), "{bad_access:?}");
         let bad_refresh = world.logout(Some(&pair.access_token), Some("x"), scope).await;
-        assert_eq!(bad_refresh, Err(LogoutError::Refresh(NotAuthentic::Malformed)));
+        assert_eq!(bad_refresh, Err(LogoutError::Refresh(RefreshTokenError::Malformed)));
         let swapped = world.logout(Some(&pair.refresh_token), Some(&pair.access_token), scope).await;
         assert!(matches!(swapped, Err(LogoutError::Access(Rejection::NotCompact))), "{swapped:?}");
     }

@@ -6,7 +6,7 @@ use sidegate_common::token::Rejection;
 
 use super::world::{ADA, BOB, LIFETIMES, World, claims, ended, refresh_keys, sid};
 use crate::domain::refresh::RefreshError;
-use crate::domain::refresh_token::NotAuthentic;
+use crate::domain::refresh_token::RefreshTokenError;
 use crate::domain::session::Refusal;
 use crate::domain::token_signer::MintError;
 use crate::domain::{TokenPair, refresh::Refreshed};
@@ -93,12 +93,12 @@ async fn refresh_tokens_that_are_not_ours_ask_no_store() {
     let forged = format!("{head}{}{}", if tail.starts_with('A') { 'B' } else { 'A' }, &tail[1..]);
     world.faults.calls();
     for (presented, why) in [
-        ("", NotAuthentic::Malformed),
-        (&token[1..], NotAuthentic::Malformed),
-        (pair.access_token.as_str(), NotAuthentic::Malformed),
-        (&"*".repeat(token.len()), NotAuthentic::Malformed),
-        (&unknown, NotAuthentic::UnknownKey),
-        (&forged, NotAuthentic::Forged),
+        ("", RefreshTokenError::Malformed),
+        (&token[1..], RefreshTokenError::Malformed),
+        (pair.access_token.as_str(), RefreshTokenError::Malformed),
+        (&"*".repeat(token.len()), RefreshTokenError::Malformed),
+        (&unknown, RefreshTokenError::UnknownKey),
+        (&forged, RefreshTokenError::Forged),
     ] {
         assert_eq!(world.auth.refresh(presented).await.err(), Some(RefreshError::NotAuthentic(why)), "{presented}");
     }
