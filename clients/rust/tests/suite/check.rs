@@ -13,7 +13,7 @@ fn world() -> (Scratch, Daemon, Sidegate) {
     let scratch = Scratch::new();
     let daemon = Daemon::start(&scratch.0);
     let sidegate = scratch.builder().connect();
-    assert!(sidegate.segment().is_some(), "attached at once");
+    eventually("attached", || sidegate.segment().is_some());
     (scratch, daemon, sidegate)
 }
 
@@ -159,6 +159,7 @@ fn a_new_segment_is_taken_over_without_a_wrong_answer() {
     }
     let (dead, alive) = all.split_at(20);
     dead.iter().for_each(|mine| daemon.revoke_session(mine));
+    eventually("attached", || sidegate.segment().is_some());
     let before = sidegate.segment();
     daemon.grow(dead);
     eventually("the successor is in use", || sidegate.segment() != before);
@@ -180,6 +181,7 @@ fn f18_a_dead_daemon_is_believed_no_longer_than_it_promised_and_a_new_one_is_fou
     drop(daemon);
     eventually("the promise lapses", || sidegate.try_cached(&token).is_none());
     assert!(matches!(sidegate.check(&token), Err(Denied::Unavailable(Trouble::Connect(_)))));
+    eventually("attached", || sidegate.segment().is_some());
     let first = sidegate.segment();
     let daemon = Daemon::start(&scratch.0);
     eventually("the new segment is in use", || sidegate.segment() != first);

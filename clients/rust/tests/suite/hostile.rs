@@ -7,7 +7,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::kit::{Daemon, Scratch, claims};
+use crate::kit::{Daemon, Scratch, claims, eventually};
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use sidegate_client::{Denied, Sidegate};
@@ -152,7 +152,7 @@ fn noise_in_a_segment_harms_nobody() {
         let lie = Lie { bytes: message(id, bytes.len()), fd: Some(sealed(&bytes, SEALS)) };
         serve(&attach, Arc::new(lie));
         let sidegate = scratch.builder().attach_socket(&attach).connect();
-        assert_eq!(sidegate.segment(), Some(id), "it looks like one");
+        eventually("attached: it looks like one", || sidegate.segment() == Some(id));
         let mine = claims(1);
         assert_eq!(sidegate.check(&mine.token()).unwrap().subject(), mine.sub);
         daemon.revoke_session(&mine);
