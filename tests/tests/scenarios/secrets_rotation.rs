@@ -443,7 +443,7 @@ async fn a_folder_that_kubernetes_swaps_is_noticed() {
     assert_eq!(verifier.check(&new.access).await.status, 200);
     // A version that is wrong changes nothing.
     mount.publish(&[("a.pem", b"junk"), ("b.pem", &second_pem), ("keys.toml", &retired)]);
-    eventually("the error to be logged", || async { logged(&stack.issuer.program, "the keys are wrong now") }).await;
+    eventually("the error to be logged", || async { logged(&stack.issuer.program, "signing key reload failed") }).await;
     let last = stack.issuer.login(EMAIL).await;
     assert_eq!(verifier.check(&last.access).await.status, 200);
 }
