@@ -109,8 +109,10 @@ async fn the_file_is_read_again_when_it_changes_and_on_sighup() {
     // A wrong file changes nothing and is logged.
     std::fs::write(&file, "not TOML [").unwrap();
     verifier.program.signal(Signal::HUP);
-    eventually("the complaint", || async { verifier.program.output().contains("routes file reload failed").then_some(()) })
-        .await;
+    eventually("the complaint", || async {
+        verifier.program.output().contains("routes file reload failed").then_some(())
+    })
+    .await;
     assert_eq!(answered(&verifier, "GET", "/open").await, 200);
 
     // On SIGHUP also a file whose inode, length and time are the same is read: only the signal can tell.
