@@ -32,7 +32,7 @@ pub fn one_token(token: &[u8]) -> Result<&str, &'static str> {
     let fit = token.iter().fold(true, |fit, byte| fit & byte.is_ascii_graphic() & (*byte != b','));
     match std::str::from_utf8(token) {
         Ok(text) if fit => Ok(text),
-        _ => Err("more than one token, or characters that no token has"),
+        _ => Err("more than one token, or invalid characters"),
     }
 }
 

@@ -163,7 +163,7 @@ impl<'de> Visitor<'de> for Unread<'_> {
         while let Some(Name(name)) = map.next_key()? {
             self.budget.spend()?;
             if !names.add(name) {
-                return Err(A::Error::custom("a member stands twice"));
+                return Err(A::Error::custom("duplicate member"));
             }
             map.next_value_seed(inner)?;
         }

@@ -67,7 +67,7 @@ impl Code {
                 ("temporarily_unavailable", 503, "temporarily_unavailable", "The service cannot answer right now")
             }
             Self::Stale => ("stale", 503, "temporarily_unavailable", "The list of revoked tokens may be out of date"),
-            Self::Internal => ("internal", 500, "server_error", "Something went wrong"),
+            Self::Internal => ("internal", 500, "server_error", "Internal server error"),
         }
     }
 

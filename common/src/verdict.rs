@@ -64,7 +64,7 @@ pub enum Unknown {
     #[error("no verification keys have been loaded yet")]
     NoKeys,
     /// The token's key is unknown, and the JWK set could not be read to look for it.
-    #[error("the token's key could not be looked up: the JWK set cannot be read")]
+    #[error("the token's key could not be looked up: the JWKS fetch failed")]
     KeyLookupFailed,
 }
 

@@ -319,7 +319,8 @@ fn parts(config: &Config) -> Result<Parts, ConfigError> {
 pub fn check(config: &Config) -> Result<(), ConfigError> {
     // The database's pool wants a runtime around it, although it connects to nothing yet.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| ConfigError::new("WORKER_THREADS", format!("no runtime: {error}")))?;
+    let runtime =
+        runtime.map_err(|error| ConfigError::new("WORKER_THREADS", format!("starting the runtime failed: {error}")))?;
     runtime.block_on(async { parts(config).map(drop) })
 }
 
@@ -396,7 +397,7 @@ async fn learn_costs(users: &SqlUsers, passwords: &PasswordPool) {
     match users.hash_parameters().await {
         Ok(parameters) => passwords.learn(parameters.iter().map(String::as_str)),
         Err(error) => {
-            tracing::warn!(%error, "the costs of the stored hashes are not known; set BCRYPT_COST to the highest")
+            tracing::warn!(%error, "reading the costs of the stored hashes failed; set BCRYPT_COST to the highest")
         }
     }
 }
@@ -409,7 +410,7 @@ async fn look_at_users(api: Arc<IssuerApi>) {
     while let Err(error) = users.check().await {
         waited = true;
         if said.replace(error.to_string()) != Some(error.to_string()) {
-            tracing::error!(%error, "the users table cannot be used");
+            tracing::error!(%error, "the users table is not usable");
         }
         tokio::time::sleep(USERS_RETRY).await;
     }
@@ -428,7 +429,7 @@ async fn store_rehashed(api: Arc<IssuerApi>, mut rehashed: mpsc::Receiver<Rehash
     while let Some(Rehashed { id, old, new }) = rehashed.recv().await {
         let (old, new) = (old.expose_str().unwrap_or_default(), new.expose_str().unwrap_or_default());
         if let Err(error) = api.auth.users.rehash(&id, old, new).await {
-            tracing::warn!(sub = id, %error, "the password's new hash was not stored");
+            tracing::warn!(sub = id, %error, "storing the password's new hash failed");
         }
     }
 }

@@ -10,11 +10,11 @@ use sidegate_issuer::config::SETTINGS;
 use sidegate_runtime::program::refuse;
 use sidegate_runtime::settings::help;
 
-/// Logs users in, refreshes and ends their sessions, and keeps the log of revocations.
+/// Issues access tokens, manages sessions, and keeps the revocation log.
 #[derive(Parser)]
 #[command(name = "sidegate-issuer", version)]
 struct Arguments {
-    /// TOML file with settings; environment variables come before it
+    /// TOML file with settings; environment variables take precedence
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]
@@ -23,13 +23,13 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serve until SIGTERM (what happens without a command)
+    /// Serve until SIGTERM (the default)
     Serve,
     /// Check the configuration and print it, with secrets masked
     CheckConfig,
     /// Read one line from standard input and print its bcrypt hash, of cost BCRYPT_COST
     HashPassword,
-    /// Make a user for the quickstart, in a SQLite database that Sidegate made itself; the password comes on standard input
+    /// Create a user for the quickstart, in a SQLite database that Sidegate created; reads the password from standard input
     DemoUser {
         /// The user's email
         #[arg(long)]
@@ -38,33 +38,33 @@ enum Command {
         #[arg(long, default_value = "")]
         scope: String,
     },
-    /// The private keys of JWT_KEYS_DIR
+    /// Manage the private keys of JWT_KEYS_DIR
     #[command(subcommand)]
     Keys(Keys),
     /// Revoke through the admin API of a running issuer (ISSUER_ADMIN_LISTEN, ADMIN_TOKEN)
     #[command(subcommand)]
     Revoke(Revoke),
-    /// Look at sessions through the admin API of a running issuer
+    /// List sessions through the admin API of a running issuer
     #[command(subcommand)]
     Sessions(Sessions),
 }
 
 #[derive(Subcommand)]
 enum Keys {
-    /// Make a private key; it is published, or signs at once if it is the first
+    /// Generate a private key; it is published, and signs at once if it is the first
     Generate {
         /// eddsa, es256 or rs256
         #[arg(long, default_value = "eddsa")]
         algorithm: String,
     },
-    /// Show every key and what it is for
+    /// List the keys and their states
     List,
-    /// Sign with a key from now on
+    /// Make a published key the signing key
     Activate {
         /// The key's identifier
         #[arg(allow_hyphen_values = true)]
         kid: String,
-        /// Although it has not been published for KEY_PREPUBLISH: verifiers may not know it yet
+        /// Even before KEY_PREPUBLISH has passed: verifiers may not have the key yet
         #[arg(long)]
         now: bool,
     },
@@ -94,11 +94,11 @@ enum Revoke {
     User {
         #[command(flatten)]
         id: UserId,
-        /// Kill the access tokens only: clients refresh, so that a changed role or scope counts at once
+        /// Revoke the access tokens only: clients refresh, and get a changed scope
         #[arg(long)]
         keep_sessions: bool,
     },
-    /// Every token there is
+    /// All tokens and sessions
     All,
 }
 

@@ -91,26 +91,26 @@ impl Metrics {
         all.register_collector(Box::new(feed));
         let registry = all.sub_registry_with_prefix("sidegate_issuer");
         let version = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
-        registry.register("build", "Which build this is", version);
+        registry.register("build", "Build information", version);
         let (logins, refreshes) = (Family::default(), Family::default());
         let (logouts, revocations, answers) = (Family::default(), Family::default(), Family::default());
         let (ready, bcrypt_rounds, bcrypt_waiting) = (Gauge::default(), Counter::default(), Gauge::default());
-        registry.register("ready", "1 if a user could log in, refresh and log out now", ready.clone());
+        registry.register("ready", "1 if logins, refreshes and logouts work", ready.clone());
         registry.register("logins", "Logins, by result", logins.clone());
         registry.register("refreshes", "Refreshes, by result; reused is theft or a broken client", refreshes.clone());
         registry.register("logouts", "Logouts, by scope and result", logouts.clone());
-        registry.register("revocations", "Revocations asked for and stored, by kind", revocations.clone());
+        registry.register("revocations", "Revocations stored, by kind", revocations.clone());
         registry.register("answers", "HTTP answers, by status", answers.clone());
-        registry.register("bcrypt_rounds", "Bcrypt rounds spent since the start", bcrypt_rounds.clone());
-        registry.register("bcrypt_queue", "Passwords that wait to be checked", bcrypt_waiting.clone());
+        registry.register("bcrypt_rounds", "Bcrypt rounds", bcrypt_rounds.clone());
+        registry.register("bcrypt_queue", "Passwords waiting to be checked", bcrypt_waiting.clone());
         registry.register(
             "argon2_kibibytes",
-            "KiB of memory filled for Argon2id: passes over memory count again",
+            "KiB of memory filled by Argon2id, each pass",
             passwords.argon2_kib.clone(),
         );
         registry.register(
             "users_wrong_rows",
-            "Answers of the users database that were not to the question asked; each was a 503",
+            "Rows of the users database that belong to another query; each was a 503",
             wrong_rows,
         );
         store.register(registry);

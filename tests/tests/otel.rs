@@ -237,7 +237,7 @@ async fn samplers_are_obeyed_and_settings_that_are_wrong_are_warned_of() {
 
 /// How often a program has told of a collector that it cannot reach.
 fn complaints(log: &str) -> usize {
-    log.lines().filter(|line| line.contains("traces cannot be exported")).count()
+    log.lines().filter(|line| line.contains("trace export failed")).count()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -260,7 +260,7 @@ async fn a_collector_that_is_not_there_is_told_of_once_and_found_when_it_comes()
     tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
     eventually("spans to arrive", || async {
         verifier.at.get("/check").send().await;
-        (!collector.spans().is_empty() && verifier.program.output().contains("traces are exported again")).then_some(())
+        (!collector.spans().is_empty() && verifier.program.output().contains("trace export works again")).then_some(())
     })
     .await;
 }

@@ -246,7 +246,7 @@ fn reload_routes(config: &Config, gate: &Gate) {
     match read_routes(config) {
         Ok(None) => {}
         Ok(Some(routes)) => {
-            tracing::info!(rules = routes.len(), "routes read again");
+            tracing::info!(rules = routes.len(), "routes reloaded");
             gate.set_routes(routes);
         }
         Err(error) => tracing::error!(%error, "routes file reload failed; keeping the previous rules"),

@@ -72,7 +72,7 @@ pub fn serve(source: &Source) -> Result<ExitCode, ConfigError> {
         tracing::warn!("{warning}");
     }
     if let Err(error) = program::harden() {
-        tracing::warn!(%error, "this process could not be hardened: its memory may be open to others of the same user");
+        tracing::warn!(%error, "hardening this process failed: other processes of the user may read its memory");
     }
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(config.worker_threads).enable_all().build();
@@ -153,7 +153,7 @@ pub fn check(source: &Source, token: &str) -> Result<ExitCode, ConfigError> {
             Ok(ExitCode::SUCCESS)
         }
         503 => {
-            println!("cannot be said: {}: {}", said("code"), said("detail"));
+            println!("not checked: {}: {}", said("code"), said("detail"));
             Ok(ExitCode::from(EX_UNAVAILABLE))
         }
         _ => {

@@ -176,7 +176,7 @@ impl Gate {
                     "every token of the last minute was refused alike: issuer and verifier seem to differ"
                 );
             }
-            Some(Finding::Over) => tracing::info!("tokens are good again"),
+            Some(Finding::Over) => tracing::info!("tokens are accepted again"),
         }
     }
 

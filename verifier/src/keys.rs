@@ -228,7 +228,7 @@ impl Keys {
         match read {
             Ok(()) => {
                 if was.retry > RETRY {
-                    tracing::info!(keys = self.count(), "the JWK set can be read again");
+                    tracing::info!(keys = self.count(), "JWKS fetch works again");
                 }
                 self.refresh
             }
@@ -238,10 +238,10 @@ impl Keys {
                     let (setting, source) = self.source_name();
                     tracing::warn!(
                         %error, setting, source, held = self.count(),
-                        "the JWK set cannot be read; the keys held stay in force, tokens under other keys are answered 503"
+                        "JWKS fetch failed; keeping the previous keys, tokens under other keys are answered 503"
                     );
                 } else {
-                    tracing::debug!(%error, "the JWK set still cannot be read");
+                    tracing::debug!(%error, "JWKS fetch still failing");
                 }
                 pause.min(self.refresh)
             }

@@ -10,11 +10,11 @@ use sidegate_runtime::settings::help;
 use sidegate_verifier::commands::{self, Source};
 use sidegate_verifier::config::SETTINGS;
 
-/// Says of every access token whether it is good right now.
+/// Checks access tokens: signature, claims and revocation.
 #[derive(Parser)]
 #[command(name = "sidegate-verifier", version)]
 struct Arguments {
-    /// TOML file with settings; environment variables come before it
+    /// TOML file with settings; environment variables take precedence
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]
@@ -23,22 +23,22 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serve until SIGTERM (what happens without a command)
+    /// Serve until SIGTERM (the default)
     Serve,
     /// Check the configuration and print it, with secrets masked
     CheckConfig {
-        /// Say which rule of ROUTES_FILE a request meets, such as "GET /a/b"
+        /// Print the rule of ROUTES_FILE that matches a request, such as "GET /a/b"
         #[arg(long, value_name = "METHOD PATH")]
         route: Vec<String>,
     },
-    /// Ask the running daemon about a token; exit code 0 if it is good, 1 if not, 69 if that cannot be said
+    /// Check a token with the running daemon; exit code 0 if it is good, 1 if not, 69 if it could not be checked
     Check {
         /// The token, or - to read it from standard input, where no process list shows it
         token: String,
     },
-    /// Show whether the running daemon can judge, and if not, why
+    /// Print whether the running daemon is ready, and if not, why
     Status,
-    /// Exit code 0 if the running daemon can judge, 1 if not
+    /// Exit code 0 if the running daemon is ready, 1 if not
     Health,
 }
 

@@ -59,9 +59,9 @@ impl Metrics {
         let mut all = Registry::default();
         let registry = all.sub_registry_with_prefix("sidegate_verifier");
         let version = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
-        registry.register("build", "Which build this is", version);
+        registry.register("build", "Build information", version);
         let ready = Gauge::default();
-        registry.register("ready", "1 if a token could be judged good now", ready.clone());
+        registry.register("ready", "1 if ready to check tokens", ready.clone());
         let family = Family::<CheckLabels, Counter>::default();
         registry.register("checks", "Checks answered, by interface and outcome", family.clone());
         let counters = |interface| {
@@ -71,7 +71,7 @@ impl Metrics {
         };
         let checks = INTERFACES.map(counters).into();
         let reads = Family::<ReadLabels, Counter>::default();
-        registry.register("jwks_reads", "Readings of the JWK set", reads.clone());
+        registry.register("jwks_reads", "JWKS fetches", reads.clone());
         let jwks_reads = ["failed", "ok"].map(|result| reads.get_or_create(&ReadLabels { result }).clone());
         let refusals = Family::<ReasonLabels, Counter>::default();
         registry.register("refusals", "Tokens refused, by reason", refusals.clone());

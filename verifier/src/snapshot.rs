@@ -349,14 +349,14 @@ fn keep_once(path: &Path, list: &List, status: &Status, now: UnixTime) -> Option
 fn report(written: &Result<u64, io::Error>, failing: bool, path: &Path) -> bool {
     match (written, failing) {
         (Ok(entries), false) => tracing::debug!(entries, "wrote the snapshot"),
-        (Ok(entries), true) => tracing::info!(entries, path = %path.display(), "the snapshot can be written again"),
+        (Ok(entries), true) => tracing::info!(entries, path = %path.display(), "snapshot writes work again"),
         (Err(error), false) => tracing::warn!(
             %error,
             setting = "SNAPSHOT_FILE",
             path = %path.display(),
-            "cannot write the snapshot; the one before it stays"
+            "snapshot write failed; keeping the previous one"
         ),
-        (Err(error), true) => tracing::debug!(%error, "still cannot write the snapshot"),
+        (Err(error), true) => tracing::debug!(%error, "snapshot write still failing"),
     }
     written.is_err()
 }

@@ -46,8 +46,7 @@ pub const fn connection_memory(default: &'static str) -> Setting {
     setting(
         "CONNECTION_MEMORY",
         default,
-        "MiB that all connections together may hold (20 KiB a connection, 112 KiB with h2, and what is being received or not \
-         read); beyond it idle ones are closed, the oldest first, and requests are answered 503",
+        "memory for client connections, in MiB (20 KiB each, 112 KiB with h2, and unread data); beyond it the oldest idle ones are closed, and requests are answered 503",
     )
 }
 

@@ -10,11 +10,7 @@ use crate::settings::{ConfigError, Setting, Settings, setting};
 /// The settings of this module.
 pub const SETTINGS: [Setting; 2] = [
     setting("LOG_FORMAT", "json", "json, or text (in colour on a terminal, unless NO_COLOR is set)"),
-    setting(
-        "RUST_LOG",
-        "info",
-        "which log lines to write, in tracing's filter syntax, such as info or sidegate_issuer=debug",
-    ),
+    setting("RUST_LOG", "info", "log filter in tracing's syntax, such as info or sidegate_issuer=debug"),
 ];
 
 /// Looks at the settings and changes nothing.

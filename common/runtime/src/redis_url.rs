@@ -23,12 +23,8 @@ use crate::settings::{ConfigError, Setting, Settings, secret, setting};
 
 /// The settings of the login at Sentinels, the same in both programs.
 pub const SENTINEL_SETTINGS: [Setting; 2] = [
-    setting(
-        "REDIS_SENTINEL_USERNAME",
-        "",
-        "user to log in as at the Sentinels of REDIS_URL; their default user if not set",
-    )
-    .reloaded(),
+    setting("REDIS_SENTINEL_USERNAME", "", "user name at the Sentinels of REDIS_URL; unset: their default user")
+        .reloaded(),
     secret("REDIS_SENTINEL_PASSWORD", "password at the Sentinels of REDIS_URL; the one in the URL is for Redis itself")
         .reloaded(),
 ];
@@ -220,7 +216,7 @@ impl Nodes {
         let ask = cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(&self.service).take();
         let named: Option<(String, u16)> = ask.query_async(&mut connection).await.map_err(from)?;
         let (master_host, master_port) = named.ok_or_else(|| {
-            let unknown = format!("it knows no service {}", self.service);
+            let unknown = format!("unknown service {}", self.service);
             from(RedisError::from((ErrorKind::MasterNameNotFoundBySentinel, "wrong service in REDIS_URL", unknown)))
         })?;
         let from = |error| said_by("Redis", &master_host, master_port, &error);

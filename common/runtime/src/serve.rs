@@ -150,7 +150,7 @@ where
     let _some_stay = tokio::time::timeout(LINGER.min(limits.grace), all_gone).await;
     let _nobody_is_connected = drain.send(());
     if tokio::time::timeout_at(end, drain.closed()).await.is_err() {
-        tracing::warn!(address, "requests were still in flight when the grace period ended");
+        tracing::warn!(address, "requests were still in flight at the end of the grace period");
     }
 }
 

@@ -73,7 +73,7 @@ pub fn refuse_unserved(settings: &str) -> io::Result<()> {
 }
 
 fn describe(socket: &socket2::Socket) -> String {
-    let Ok(address) = socket.local_addr() else { return "a descriptor that is no socket".to_owned() };
+    let Ok(address) = socket.local_addr() else { return "a descriptor that is not a socket".to_owned() };
     let path = || address.as_pathname().map(|path| path.display().to_string());
     address
         .as_socket()

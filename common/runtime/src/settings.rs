@@ -36,14 +36,14 @@ pub struct Setting {
     pub secret: bool,
     /// A URL, of which only the password is secret.
     pub url: bool,
-    /// Taken up on SIGHUP, without a restart.
+    /// Reloaded on SIGHUP, without a restart.
     pub reloaded: bool,
     /// What it does, in one sentence.
     pub help: &'static str,
 }
 
 impl Setting {
-    /// The same, taken up on SIGHUP.
+    /// The same, reloaded on SIGHUP.
     #[must_use]
     pub const fn reloaded(self) -> Self {
         Self { reloaded: true, ..self }
@@ -340,7 +340,7 @@ pub fn help(table: &[Setting]) -> String {
         let default =
             if setting.default.is_empty() { String::new() } else { format!(" [default: {}]", setting.default) };
         let file = if setting.secret { format!(" (or {}_FILE)", setting.name) } else { String::new() };
-        let reloaded = if setting.reloaded { " [taken up on SIGHUP]" } else { "" };
+        let reloaded = if setting.reloaded { " [reloaded on SIGHUP]" } else { "" };
         out.push_str(&format!("  {}{file}\n      {}{default}{reloaded}\n", setting.name, setting.help));
     }
     out
@@ -359,7 +359,7 @@ fn read_file(table: &[Setting], path: &Path) -> Result<BTreeMap<String, String>,
         let known = table.iter().any(|s| s.name == upper || (s.secret && upper == format!("{}_FILE", s.name)));
         if !known {
             let meant = suggestion(table, &upper).map(|meant| format!("; did you mean {meant}?")).unwrap_or_default();
-            return Err(ConfigError::new(key, format!("is no setting of this program (in {name}){meant}; see --help")));
+            return Err(ConfigError::new(key, format!("unknown setting (in {name}){meant}; see --help")));
         }
         let text = match value {
             toml::Value::String(text) => text,

@@ -179,7 +179,7 @@ fn bind_unix(path: &Path, mode: u32, group: Option<u32>) -> io::Result<Listener>
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
         Ok(found) if !found.file_type().is_socket() => {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the path is taken by a file that is no socket"));
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the path is a file that is not a socket"));
         }
         Ok(_) => match std::os::unix::net::UnixStream::connect(path) {
             Ok(_) => {

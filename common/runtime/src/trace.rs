@@ -22,17 +22,16 @@ pub const SETTINGS: [Setting; 5] = [
     setting(
         ENDPOINT,
         "",
-        "collector to export traces to over OTLP/gRPC, such as http://127.0.0.1:4317; none if not set; \
-         only in programs built with the feature otel",
+        "collector for traces over OTLP/gRPC, such as http://127.0.0.1:4317; unset: none; requires a build with the feature otel",
     ),
     setting(TRACES_ENDPOINT, "", "the same for traces alone; takes precedence"),
-    setting(SERVICE_NAME, "", "name of this service in traces; the program's if not set"),
+    setting(SERVICE_NAME, "", "service name in traces; unset: the program's name"),
     setting(
         SAMPLER,
         "parentbased_always_on",
-        "which requests are traced: always_on, always_off, traceidratio, or parentbased_ and one of these",
+        "sampler: always_on, always_off, traceidratio, or parentbased_ and one of these",
     ),
-    setting(SAMPLER_ARG, "1", "for traceidratio: which part of the requests, from 0 to 1"),
+    setting(SAMPLER_ARG, "1", "ratio for traceidratio, from 0 to 1"),
 ];
 
 const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";

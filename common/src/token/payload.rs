@@ -84,7 +84,7 @@ impl<'de> Visitor<'de> for PayloadSeed<'_> {
                 "scope" => take(&mut fields.scope, "scope", self.at_fault, || map.next_value())?,
                 _ => {
                     if others.contains(&name) {
-                        return Err(A::Error::custom("a member stands twice"));
+                        return Err(A::Error::custom("duplicate member"));
                     }
                     unread.spend()?;
                     others.push(name);
@@ -104,7 +104,7 @@ fn take<T, E: serde::de::Error>(
 ) -> Result<(), E> {
     *at_fault = name;
     if field.replace(read()?).is_some() {
-        return Err(E::custom("a claim stands twice"));
+        return Err(E::custom("duplicate claim"));
     }
     *at_fault = "payload";
     Ok(())

@@ -64,7 +64,7 @@ fn put_in_force(api: &IssuerApi, keys: KeySet) -> Vec<String> {
     api.auth.judge.set_keys(keys.ring);
     api.publish(keys.public);
     api.auth.signer.replace_key(keys.signing);
-    tracing::info!(signing, verifying, retired = keys.retired.len(), "keys read again");
+    tracing::info!(signing, verifying, retired = keys.retired.len(), "keys reloaded");
     keys.retired
 }
 

@@ -126,7 +126,7 @@ impl Admin {
             .map_err(|error| error.to_string())?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let answer = runtime.map_err(|error| error.to_string()).and_then(|runtime| runtime.block_on(send(request)));
-        let (status, body) = answer.map_err(|error| format!("the issuer cannot be asked: {error}"))?;
+        let (status, body) = answer.map_err(|error| format!("cannot reach the issuer: {error}"))?;
         let body: Value = serde_json::from_slice(&body).unwrap_or_default();
         match status {
             status if status.is_success() => Ok(body),

@@ -23,7 +23,7 @@ pub fn demo_user(source: &Source, email: &str, scope: &str) -> Result<ExitCode, 
     let url = settings.required("DATABASE_URL")?.to_owned();
     let cost = settings.number("BCRYPT_COST", 4..=14)? as u32;
     if !url.starts_with("sqlite:") {
-        return Err(ConfigError::new("DATABASE_URL", "is not a sqlite:// URL: demo users are made in SQLite only"));
+        return Err(ConfigError::new("DATABASE_URL", "is not a sqlite:// URL: demo users are created in SQLite only"));
     }
     let Some(password) = password_from_stdin() else { return Ok(ExitCode::FAILURE) };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -37,7 +37,7 @@ pub fn demo_user(source: &Source, email: &str, scope: &str) -> Result<ExitCode, 
             Ok(ExitCode::SUCCESS)
         }
         Err(error) => {
-            eprintln!("no user was made: {error}");
+            eprintln!("creating the user failed: {error}");
             Ok(ExitCode::FAILURE)
         }
     }
@@ -47,7 +47,9 @@ async fn make(url: &str, email: &str, hash: &str, scope: &str) -> Result<i64, St
     let options = SqliteConnectOptions::from_str(url).map_err(|error| error.to_string())?.create_if_missing(true);
     let mut connection = options.connect().await.map_err(|error| error.to_string())?;
     if !own(&mut connection).await.map_err(|error| error.to_string())? {
-        return Err("this database was not made by Sidegate; an application's own is never written to".to_owned());
+        return Err(
+            "this database was not created by Sidegate; an application's own database is never written to".to_owned()
+        );
     }
     let upsert = "INSERT INTO users (email, password_hash, scope) VALUES (?, ?, nullif(?, '')) ON CONFLICT (email) \
         DO UPDATE SET password_hash = excluded.password_hash, scope = excluded.scope, active = 1 RETURNING id";

@@ -84,7 +84,7 @@ pub fn activate(source: &Source, kid: &str, now: bool) -> Result<ExitCode, Confi
         let age = unix_now().0.saturating_sub(key.since);
         if age < prepublish {
             eprintln!(
-                "{kid} has been published for {age} s and verifiers may not know it yet: wait {} s more, or say --now",
+                "{kid} has been published for {age} s and verifiers may not know it yet: wait {} s more, or use --now",
                 prepublish - age
             );
             return Ok(ExitCode::FAILURE);
@@ -100,5 +100,5 @@ pub fn activate(source: &Source, kid: &str, now: bool) -> Result<ExitCode, Confi
 pub fn retire(source: &Source, kid: &str) -> Result<ExitCode, ConfigError> {
     let path = folder_path(&source.settings()?)?;
     let done = Folder::read(&path).and_then(|mut folder| folder.retire(kid));
-    Ok(report(done, |()| println!("{kid} is retired; a running issuer tells every verifier")))
+    Ok(report(done, |()| println!("{kid} is retired; a running issuer publishes it to every verifier")))
 }

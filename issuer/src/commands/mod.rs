@@ -43,7 +43,7 @@ pub fn serve(source: &Source) -> Result<ExitCode, ConfigError> {
         tracing::warn!("{warning}");
     }
     if let Err(error) = program::harden() {
-        tracing::warn!(%error, "this process could not be hardened: its memory may be open to others of the same user");
+        tracing::warn!(%error, "hardening this process failed: other processes of the user may read its memory");
     }
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(config.worker_threads).enable_all().build();

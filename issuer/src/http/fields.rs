@@ -121,7 +121,7 @@ fn read_json(bytes: &[u8]) -> Result<Fields, Invalid> {
     serde_json::from_str(text).map_err(|error| match error.classify() {
         // serde_json's own message may quote the body, which may hold a password.
         serde_json::error::Category::Data => {
-            Invalid("the body must be a JSON object in which each member stands once".to_owned())
+            Invalid("the body must be a JSON object without duplicate members".to_owned())
         }
         _ => Invalid(format!("the body is not JSON (column {})", error.column())),
     })
@@ -141,7 +141,7 @@ impl<'de> Deserialize<'de> for Fields {
                 let mut fields = Map::new();
                 while let Some((name, value)) = members.next_entry::<String, Value>()? {
                     if fields.insert(name, value).is_some() {
-                        return Err(A::Error::custom("a member stands twice"));
+                        return Err(A::Error::custom("duplicate member"));
                     }
                 }
                 Ok(Fields(fields))

@@ -45,10 +45,10 @@ const OPERATIONS: [Operation; 8] = [
     Operation {
         method: "post",
         path: "/auth/refresh",
-        summary: "Trade a refresh token for a new pair",
+        summary: "Exchange a refresh token for a new pair",
         access: Access::Anyone,
         body: Some(("Refresh", true)),
-        success: (200, "A new pair; the same child for each retry", Some("TokenPair")),
+        success: (200, "A new pair of tokens; retries get the same", Some("TokenPair")),
         failures: &[
             Code::InvalidRequest,
             Code::InvalidGrant,
@@ -138,7 +138,7 @@ pub fn document() -> Value {
         "info": {
             "title": "Sidegate issuer",
             "version": env!("CARGO_PKG_VERSION"),
-            "description": "Logins with access tokens that can be taken back within milliseconds.",
+            "description": "Logins with access tokens that can be revoked within milliseconds.",
             "license": {"name": "MIT OR Apache-2.0", "identifier": "MIT OR Apache-2.0"},
         },
         "paths": paths,
@@ -196,7 +196,7 @@ impl Operation {
         if self.path == "/auth/sessions" {
             described["parameters"] = json!([
                 {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 100, "default": 100}},
-                {"name": "after", "in": "query", "description": "`next` of the page before", "schema": {"type": "string"}},
+                {"name": "after", "in": "query", "description": "`next` of the previous page", "schema": {"type": "string"}},
             ]);
         }
         described

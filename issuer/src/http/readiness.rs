@@ -30,9 +30,9 @@ impl Readiness {
     pub fn errors(&self, now_ms: u64) -> [(&'static str, Option<String>); 2] {
         let last = self.0.read().unwrap_or_else(PoisonError::into_inner).clone();
         let (users, store) = match last {
-            None => (Some("not looked at yet".to_owned()), Some("not looked at yet".to_owned())),
+            None => (Some("not checked yet".to_owned()), Some("not checked yet".to_owned())),
             Some(look) if now_ms.saturating_sub(look.at_ms) > AGE_MAX_MS => {
-                let late = format!("last looked at {} s ago", now_ms.saturating_sub(look.at_ms) / 1000);
+                let late = format!("last checked {} s ago", now_ms.saturating_sub(look.at_ms) / 1000);
                 (Some(late.clone()), Some(late))
             }
             Some(look) => (look.users, look.store),
@@ -51,6 +51,6 @@ mod tests {
         assert!(readiness.errors(0).iter().all(|(_, error)| error.is_some()));
         readiness.set(Look { users: None, store: Some("down".into()), at_ms: 1000 });
         assert_eq!(readiness.errors(1500), [("users", None), ("store", Some("down".into()))]);
-        assert!(readiness.errors(17_000).iter().all(|(_, error)| error.as_deref() == Some("last looked at 16 s ago")));
+        assert!(readiness.errors(17_000).iter().all(|(_, error)| error.as_deref() == Some("last checked 16 s ago")));
     }
 }

@@ -87,15 +87,11 @@ impl Counts {
 
     /// Puts them into a registry.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register(
-            "outbox",
-            "Revocations that Redis refused and that wait to be delivered",
-            self.outbox.clone(),
-        );
+        registry.register("outbox", "Revocations refused by Redis, to be delivered", self.outbox.clone());
         registry.register("outbox_delivered", "Revocations delivered from the outbox", self.delivered.clone());
         registry.register(
             "outbox_overflowed",
-            "Revocations refused by Redis that the outbox had no room for: only the client's retry can do them",
+            "Revocations refused by Redis beyond the outbox: clients must retry",
             self.overflowed.clone(),
         );
         registry.register("replayed", "Revocations put back after Redis lost them", self.replayed.clone());
@@ -106,19 +102,19 @@ impl Counts {
         );
         registry.register(
             "unsettled_partitions",
-            "Partitions into whose log not every issuer has put back yet what it holds: logins and refreshes wait",
+            "Partitions that are not settled: logins and refreshes wait",
             self.unsettled.clone(),
         );
         registry.register("journal_bytes", "Length of REVOCATION_JOURNAL", self.journal_bytes.clone());
-        registry.register("journal_failures", "Writings of the journal that failed", self.journal_failures.clone());
+        registry.register("journal_failures", "Failed journal writes", self.journal_failures.clone());
         registry.register(
             "store_clock_behind",
-            "1 while the store's clock is so far behind what it was that nothing can be issued",
+            "1 while the store's clock is too far behind to issue tokens",
             self.store_clock_behind.gauge.clone(),
         );
         registry.register(
             "redis_unfit",
-            "1 while Redis is set up so that it would lose revocations, by reason",
+            "1 while the settings of Redis would lose revocations, by reason",
             self.unfit.clone(),
         );
     }

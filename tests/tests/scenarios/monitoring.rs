@@ -199,9 +199,9 @@ async fn a_full_disk_under_the_journal_is_not_ready_until_there_is_room() {
         let _refused = stack.issuer.logout(&pair.access).await;
     }
     let log = stack.issuer.program.output();
-    let told = log.matches("the journal cannot be written").count() + log.matches("no room for the journal").count();
+    let told = log.matches("journal write failed").count() + log.matches("no room for the journal").count();
     // What is left of a block may take a small record in between, which is a change of state.
-    let again = log.matches("the journal can be written again").count();
+    let again = log.matches("journal writes work again").count();
     assert_eq!(told, again + 1, "one line for as long as it lasts: {log}");
     disk.empty();
     eventually("the issuer to be ready again", || async {
@@ -210,7 +210,7 @@ async fn a_full_disk_under_the_journal_is_not_ready_until_there_is_room() {
     .await;
     assert_eq!(stack.issuer.logout(&stack.issuer.login(EMAIL).await.access).await.status, 204);
     let log = stack.issuer.program.output();
-    assert!(log.matches("the journal can be written again").count() > again, "{log}");
+    assert!(log.matches("journal writes work again").count() > again, "{log}");
     drop(stack);
 }
 
@@ -228,12 +228,12 @@ async fn a_full_disk_under_the_snapshot_is_told_at_once_and_once() {
     let count = |what: &str| verifier.output().matches(what).count();
     // Well before the first regular writing, which comes after a minute.
     within(Duration::from_secs(20), "the full disk to be told", || async {
-        (count("cannot write the snapshot; the one before it stays") == 1).then_some(())
+        (count("snapshot write failed; keeping the previous one") == 1).then_some(())
     })
     .await;
     disk.empty();
     eventually("the snapshot to be written", || async {
-        (count("the snapshot can be written again") == 1 && disk.0.join("list").exists()).then_some(())
+        (count("snapshot writes work again") == 1 && disk.0.join("list").exists()).then_some(())
     })
     .await;
     assert_eq!(count("cannot write the snapshot"), 1, "{}", verifier.output());

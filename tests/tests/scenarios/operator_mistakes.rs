@@ -97,9 +97,9 @@ const ROWS: &[Row] = &[
     (
         ISSUER,
         &[("ACESS_TOKEN_TTL", "5m")],
-        Warned(&["ACESS_TOKEN_TTL is no setting", "did you mean ACCESS_TOKEN_TTL?"]),
+        Warned(&["unknown setting ACESS_TOKEN_TTL", "did you mean ACCESS_TOKEN_TTL?"]),
     ),
-    (VERIFIER, &[("MAX_STALENES", "5s")], Warned(&["MAX_STALENES is no setting", "did you mean MAX_STALENESS?"])),
+    (VERIFIER, &[("MAX_STALENES", "5s")], Warned(&["unknown setting MAX_STALENES", "did you mean MAX_STALENESS?"])),
     (VERIFIER, &[("JWKS_URI", "http://issuer/keys")], Warned(&["did you mean JWKS_URL?"])),
     (ISSUER, &[("jwt_audience", "app")], Warned(&["did you mean JWT_AUDIENCE?"])),
     // Durations and numbers.
@@ -443,9 +443,9 @@ fn a_wrong_key_of_the_file_is_refused_with_the_right_one() {
     for (text, needed) in [
         (
             "acess_token_ttl = \"5m\"\n",
-            &["acess_token_ttl: is no setting", "did you mean ACCESS_TOKEN_TTL?", "--help"][..],
+            &["acess_token_ttl: unknown setting", "did you mean ACCESS_TOKEN_TTL?", "--help"][..],
         ),
-        ("[issuer]\nlisten = \"x\"\n", &["issuer: is no setting of this program"]),
+        ("[issuer]\nlisten = \"x\"\n", &["issuer: unknown setting"]),
         ("access_token_ttl = 5m\n", &["sidegate.toml: is not TOML"]),
         ("access_token_ttl = 1.5\n", &["access_token_ttl: is not a string, a whole number"]),
         ("access_token_ttl = \"5m\"\nACCESS_TOKEN_TTL = \"6m\"\n", &["access_token_ttl", "set twice"]),

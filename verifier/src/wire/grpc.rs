@@ -232,7 +232,7 @@ fn unknown_extension(gate: &Gate, key: &str) -> Bytes {
         tracing::error!(key, "unknown key in context_extensions; known are scope and audience");
     }
     drop(logged);
-    let answer = problem(Code::TemporarilyUnavailable, "the route's context_extensions are not understood", None);
+    let answer = problem(Code::TemporarilyUnavailable, "the route's context_extensions are unsupported", None);
     gate.answered(NAME, answer.outcome);
     Bytes::from(respond(answer, None).encode_to_vec())
 }

@@ -27,5 +27,5 @@ def bearer_token(authorization: str | Iterable[str] | None) -> str:
     if not token:
         raise MissingTokenError
     if not all("!" <= letter <= "~" and letter != "," for letter in token):
-        raise InvalidTokenError("more than one token, or characters that no token has")
+        raise InvalidTokenError("more than one token, or invalid characters")
     return token

@@ -264,7 +264,7 @@ impl<S: Source, K: Sink> Follower<S, K> {
                 }
                 Action::Alarm(None) => tracing::info!(partition, "the list is proven complete again"),
                 Action::Warning(alarm, true) => tracing::error!(partition, alarm = alarm.name(), "alarm"),
-                Action::Warning(alarm, false) => tracing::info!(partition, alarm = alarm.name(), "alarm is over"),
+                Action::Warning(alarm, false) => tracing::info!(partition, alarm = alarm.name(), "alarm cleared"),
             }
         }
         self.status.moved(partition, machine, proven);

@@ -218,7 +218,7 @@ fn entry_of(entry: wire::LogEntry) -> Option<Entry> {
 }
 
 fn odd() -> FeedError {
-    FeedError::Closed("the issuer sent something that is no answer".to_owned())
+    FeedError::Closed("malformed answer from the issuer".to_owned())
 }
 
 fn feed_error(status: &Status) -> FeedError {

@@ -188,7 +188,7 @@ impl Collector for Status {
         let now = clock::instants();
         let propagation = encoder.encode_descriptor(
             "sidegate_feed_propagation_seconds",
-            "From the moment an entry was stored, by the store's clock, until it was applied, by this host's",
+            "From storing an entry, by the store's clock, to applying it, by this host's",
             None,
             MetricType::Histogram,
         )?;
@@ -198,7 +198,7 @@ impl Collector for Status {
         gauges(
             &mut encoder,
             "sidegate_feed_fresh_age_seconds",
-            "How long ago the list was last proven complete; infinite if never",
+            "Time since the list was last proven complete; infinite if never",
             ages,
         )?;
         let connected = partitions.iter().map(|status| f64::from(u8::from(status.phase != Phase::Disconnected)));
@@ -206,20 +206,20 @@ impl Collector for Status {
         gauges(
             &mut encoder,
             "sidegate_feed_position_seconds",
-            "Up to where every entry of the log is held: when the newest of them was stored, by the store's clock",
+            "Store time of the newest entry up to which all entries are held",
             partitions.iter().map(|status| status.last.ms as f64 / 1000.0),
         )?;
         let columns: [Column; 10] = [
-            ("gaps", "Pushes that showed that one before them was lost", |status| status.counters.gaps),
-            ("resyncs", "Times the log was read because a proof had failed", |status| status.counters.resyncs),
-            ("full_reads", "Resyncs that began at the start of the log", |status| status.counters.full_reads),
+            ("gaps", "Pushes without their predecessor", |status| status.counters.gaps),
+            ("resyncs", "Log reads after a failed proof", |status| status.counters.resyncs),
+            ("full_reads", "Resyncs from the start of the log", |status| status.counters.full_reads),
             ("duplicates", "Pushes of entries already held", |status| status.counters.duplicates),
-            ("foreign_messages", "Pushes that were no message of ours", |status| status.counters.foreign),
-            ("forged_messages", "Pushes that were dropped: the log never had them", |status| status.counters.forged),
-            ("unreadable_entries", "Entries this build cannot read", |status| status.counters.unreadable),
+            ("foreign_messages", "Pushes in an unknown format", |status| status.counters.foreign),
+            ("forged_messages", "Pushes dropped: not in the log", |status| status.counters.forged),
+            ("unreadable_entries", "Entries of an unsupported format", |status| status.counters.unreadable),
             ("probes_lost", "Probes not answered in time", |status| status.counters.probes_lost),
-            ("reconnects", "Connections made after the first", |status| status.reconnects),
-            ("applied_entries", "Entries applied that were not held before", |status| status.applied),
+            ("reconnects", "Connections after the first", |status| status.reconnects),
+            ("applied_entries", "New entries applied", |status| status.applied),
         ];
         for (name, help, value) in columns {
             let name = format!("sidegate_feed_{name}");
@@ -229,12 +229,8 @@ impl Collector for Status {
                 ConstCounter::new(value(status)).encode(family.encode_family(&labels)?)?;
             }
         }
-        let mut family = encoder.encode_descriptor(
-            "sidegate_feed_alarm",
-            "1 while this keeps the list from being proven, or wants to be seen to",
-            None,
-            MetricType::Gauge,
-        )?;
+        let mut family =
+            encoder.encode_descriptor("sidegate_feed_alarm", "1 while this alarm is on", None, MetricType::Gauge)?;
         for (partition, status) in partitions.iter().enumerate() {
             for alarm in Alarm::ALL {
                 let labels = [("partition", partition.to_string()), ("alarm", alarm.name().to_owned())];

@@ -13,7 +13,7 @@ pub struct NearMiss {
 
 impl std::fmt::Display for NearMiss {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} is no setting and does nothing; did you mean {}?", self.given, self.meant)
+        write!(f, "unknown setting {}, ignored; did you mean {}?", self.given, self.meant)
     }
 }
 

@@ -83,7 +83,7 @@ fn sampler(settings: &Settings) -> Sampler {
     let ratio = || {
         let ratio = settings.text(SAMPLER_ARG).and_then(|text| text.parse().ok());
         Sampler::TraceIdRatioBased(ratio.filter(|ratio| (0.0..=1.0).contains(ratio)).unwrap_or_else(|| {
-            tracing::warn!("{SAMPLER_ARG} is not a number from 0 to 1: every request is traced");
+            tracing::warn!("{SAMPLER_ARG} is not a number from 0 to 1; tracing every request");
             1.0
         }))
     };
@@ -127,9 +127,9 @@ impl SpanExporter for Told {
         let done = self.exporter.export(batch).await;
         match &done {
             Err(error) if !self.failing.swap(true, Ordering::Relaxed) => {
-                tracing::warn!(%error, "traces cannot be exported, and are dropped until they can");
+                tracing::warn!(%error, "trace export failed; dropping traces until it works");
             }
-            Ok(()) if self.failing.swap(false, Ordering::Relaxed) => tracing::info!("traces are exported again"),
+            Ok(()) if self.failing.swap(false, Ordering::Relaxed) => tracing::info!("trace export works again"),
             _ => {}
         }
         done

@@ -234,7 +234,7 @@ fn a_forged_push_is_dropped_when_the_log_does_not_have_it() {
         looked += u64::from(accepts_the_living(&world));
         assert!(world.verifier.held.everybody() < UnixTime(u64::from(u32::MAX)), "seed {seed}");
     }
-    assert!(looked > 0, "living tokens are good again");
+    assert!(looked > 0, "living tokens are accepted again");
 }
 
 /// A push whose entry a failover took away is held, although no log has it and nobody is left to put it back.

@@ -266,7 +266,7 @@ fn examine(path: &Path, file: File, head: &Record) -> Result<HashMap<u16, Proof>
     if end == End::Torn {
         let mut rest = Vec::new();
         file.seek(io::SeekFrom::Start(good)).and_then(|_| file.read_to_end(&mut rest)).map_err(failed)?;
-        tracing::warn!(bytes = rest.len(), "the journal's last writing was cut off; those bytes are dropped");
+        tracing::warn!(bytes = rest.len(), "the journal's last write was cut off; dropping those bytes");
         if format::has_record(&rest) {
             tracing::error!(at = good, "the journal is damaged: what follows is dropped, and it proves nothing now");
             proofs.clear();
@@ -352,7 +352,7 @@ impl Writer {
                     self.counts.journal_failures.inc();
                     // Once for as long as it lasts: the metric counts every failure.
                     if self.failing.is_none() {
-                        tracing::error!(%error, setting = "REVOCATION_JOURNAL", path = %self.path.display(), "the journal cannot be written: revocations are answered 503, and it proves nothing until a restart");
+                        tracing::error!(%error, setting = "REVOCATION_JOURNAL", path = %self.path.display(), "journal write failed: revocations are answered 503, and the journal proves nothing until a restart");
                     }
                     self.failing = Some(error.kind());
                 }
@@ -374,7 +374,7 @@ impl Writer {
 
     fn works_again(&mut self) {
         if self.failing.take().is_some() {
-            tracing::info!(path = %self.path.display(), "the journal can be written again");
+            tracing::info!(path = %self.path.display(), "journal writes work again");
         }
     }
 

@@ -174,7 +174,7 @@ pub(super) fn rotated(answer: &[Value]) -> Result<Rotated, RedisError> {
     Ok(match standing(answer)? {
         Standing::Reused { generations_old, rotated_ago } => Rotated::Reused { generations_old, rotated_ago },
         Standing::Refused(refusal) => Rotated::Refused(refusal),
-        Standing::Current => return Err((ErrorKind::Parse, "nothing was traded").into()),
+        Standing::Current => return Err((ErrorKind::Parse, "nothing was rotated").into()),
     })
 }
 

@@ -53,7 +53,7 @@ impl Waiter {
     pub(super) async fn wait(&self, log: String, position: Option<String>) -> Result<(), String> {
         let (done, answer) = oneshot::channel();
         self.requests.try_send(Request { log, position, done }).map_err(|_| "too many wait already".to_owned())?;
-        answer.await.unwrap_or_else(|_| Err("nobody waits any more".to_owned()))
+        answer.await.unwrap_or_else(|_| Err("the waiting task has stopped".to_owned()))
     }
 }
 

@@ -56,7 +56,7 @@ impl Mark {
             Ok(()) => self.failed = false,
             Err(error) if !self.failed => {
                 self.failed = true;
-                tracing::warn!(%error, "cannot write the embedded store's mark: an old copy put back may go unnoticed");
+                tracing::warn!(%error, "writing the embedded store's mark failed: a restored old copy may go unnoticed");
             }
             Err(_) => {}
         }

@@ -132,7 +132,7 @@ fn postgres(rest: &str) -> Result<DatabaseUrl, UrlError> {
         ));
     }
     if port.is_some_and(|port| !port.is_empty() && !port.parse::<u16>().is_ok_and(|port| port > 0)) {
-        return fail("has a port that is no number from 1 to 65535");
+        return fail("has a port that is not a number from 1 to 65535");
     }
     if let Some(mode) = named("sslmode").or_else(|| named("ssl-mode"))
         && !SSL_MODES.contains(&mode)

@@ -151,7 +151,7 @@ impl Link for RedisLink {
                     },
                 )?;
             let entries = reply::page(answer);
-            let entries = entries.ok_or_else(|| FeedError::Refused("an answer to XRANGE that is none".to_owned()))?;
+            let entries = entries.ok_or_else(|| FeedError::Refused("malformed XRANGE reply".to_owned()))?;
             let complete = entries.len() < PAGE_ENTRIES;
             Ok((partition, Event::Page { request, entries, complete }))
         }));
@@ -174,7 +174,7 @@ impl Link for RedisLink {
             tokio::select! {
                 end = self.pushes.ends.recv() => {
                     let taken = end == Some(PushKind::SUnsubscribe);
-                    let what = if taken { "the subscription was taken away" } else { "the server ended it" };
+                    let what = if taken { "the subscription ended" } else { "the server closed the connection" };
                     return Err(FeedError::Closed(what.to_owned()));
                 }
                 push = self.pushes.pushes.recv() => match push {

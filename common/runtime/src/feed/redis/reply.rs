@@ -135,7 +135,7 @@ pub(super) fn text(value: &Value) -> Option<&str> {
 }
 
 fn odd(command: &str) -> FeedError {
-    FeedError::Refused(format!("an answer to {command} that is none"))
+    FeedError::Refused(format!("malformed {command} reply"))
 }
 
 #[cfg(test)]

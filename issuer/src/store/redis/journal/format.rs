@@ -167,7 +167,7 @@ pub(super) fn read(mut from: impl Read, mut visit: impl FnMut(Record)) -> io::Re
         if fill(&mut from, room)? < length || checksum([high, low], room) != u32::from_be_bytes(sum) {
             return Ok((good, End::Torn));
         }
-        let unknown = || io::Error::new(io::ErrorKind::InvalidData, "a record that this version does not know");
+        let unknown = || io::Error::new(io::ErrorKind::InvalidData, "a record of an unknown version");
         visit(Record::from_payload(room).ok_or_else(unknown)?);
         good += (FRAME_BYTES + length) as u64;
     }
