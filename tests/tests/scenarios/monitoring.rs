@@ -236,7 +236,7 @@ async fn a_full_disk_under_the_snapshot_is_told_at_once_and_once() {
         (count("snapshot writes work again") == 1 && disk.0.join("list").exists()).then_some(())
     })
     .await;
-    assert_eq!(count("cannot write the snapshot"), 1, "{}", verifier.output());
+    assert_eq!(count("snapshot write failed"), 1, "{}", verifier.output());
     drop(stack);
 }
 

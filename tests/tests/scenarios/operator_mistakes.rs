@@ -386,7 +386,7 @@ async fn an_address_that_cannot_be_had_is_named_with_its_setting() {
         (ISSUER, "ISSUER_LISTEN", "192.0.2.1:8080".into(), &["no interface of this machine has this address"]),
         (VERIFIER, "VERIFIER_LISTEN", taken.0.clone(), &["Address already in use", "set another address"]),
         (VERIFIER, "VERIFIER_ADMIN_LISTEN", taken.0.clone(), &["Address already in use", "set another address"]),
-        (VERIFIER, "VERIFIER_SOCKET", file("file.sock"), &["no socket", "remove the file"]),
+        (VERIFIER, "VERIFIER_SOCKET", file("file.sock"), &["not a socket", "remove the file"]),
         (
             VERIFIER,
             "VERIFIER_SOCKET",

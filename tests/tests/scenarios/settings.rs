@@ -123,7 +123,7 @@ async fn demo_users_are_made_in_databases_of_our_own_only() {
     let before = std::fs::read(&theirs).unwrap();
     let output = make(&theirs);
     assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("not made by Sidegate"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("not created by Sidegate"));
     assert_eq!(std::fs::read(&theirs).unwrap(), before, "not a byte is changed");
 }
 
