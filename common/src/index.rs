@@ -1,5 +1,7 @@
 //! The revocations a verifier holds: it only grows until entries expire.
 
+use std::ops::Deref;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dashmap::DashMap;
@@ -183,6 +185,18 @@ struct RevokedKey {
     in_log: bool,
 }
 
+/// The marks of every partition; none until their number is known.
+#[derive(Debug, Default)]
+struct Partitions(OnceLock<Box<[PartitionMarks]>>);
+
+impl Deref for Partitions {
+    type Target = [PartitionMarks];
+
+    fn deref(&self) -> &[PartitionMarks] {
+        self.0.get().map_or(&[], |marks| marks)
+    }
+}
+
 /// The revocations a verifier holds, for many threads at once.
 #[derive(Debug)]
 pub struct Index {
@@ -190,7 +204,7 @@ pub struct Index {
     sessions: Ids,
     subjects: DashMap<Box<str>, Watermark>,
     keys: DashMap<Box<str>, RevokedKey>,
-    partitions: Vec<PartitionMarks>,
+    partitions: Partitions,
     /// Asked before everything else: a push that is confirmed meanwhile is added there before it is removed here, so it
     /// is found in one of the two.
     unconfirmed: UnconfirmedSet,
@@ -219,17 +233,29 @@ pub struct Expired {
 impl Index {
     /// An empty index over `partitions` (at least one).
     pub fn new(partitions: u16) -> Self {
+        let index = Self::empty();
+        index.begin(partitions);
+        index
+    }
+
+    /// An empty index of a log whose partitions are not known yet.
+    pub fn empty() -> Self {
         Self {
             tokens: Ids::new(),
             sessions: Ids::new(),
             subjects: DashMap::with_shard_amount(SHARDS),
             keys: DashMap::with_shard_amount(SMALL_SHARDS),
-            partitions: (0..partitions.max(1)).map(|_| PartitionMarks::default()).collect(),
+            partitions: Partitions::default(),
             unconfirmed: UnconfirmedSet::default(),
         }
     }
 
-    /// How many partitions it covers.
+    /// The log has so many `partitions` (at least one). Only the first call counts: the number never changes.
+    pub fn begin(&self, partitions: u16) {
+        self.partitions.0.get_or_init(|| (0..partitions.max(1)).map(|_| PartitionMarks::default()).collect());
+    }
+
+    /// How many partitions it covers; zero until their number is known.
     pub fn partitions(&self) -> u16 {
         self.partitions.len() as u16
     }
@@ -338,14 +364,19 @@ impl Index {
         marks.is_some_and(|marks| which(marks).fetch_max(to.0, Ordering::AcqRel) < to.0)
     }
 
+    fn partition_of(&self, sub: &str) -> u16 {
+        match self.partitions() {
+            0 | 1 => 0,
+            partitions => SubjectTag::of(sub).partition(partitions),
+        }
+    }
+
     /// True if the token with these claims, signed under `kid`, has been taken back.
     pub fn revokes(&self, claims: &Claims, kid: &str) -> bool {
         let iat = claims.issued_at();
-        let partition = match self.partitions.len() {
-            1 => 0,
-            _ => SubjectTag::of(&claims.sub).partition(self.partitions()),
-        };
-        let marks = &self.partitions[usize::from(partition)];
+        let partition = self.partition_of(&claims.sub);
+        // Before their number is known nothing is proven either, and no token is found good.
+        let Some(marks) = self.partitions.get(usize::from(partition)) else { return false };
         self.unconfirmed.revokes(partition, claims, kid)
             || iat.0 <= marks.all.load(Ordering::Acquire)
             || iat.0 <= marks.since.load(Ordering::Acquire)
@@ -367,10 +398,7 @@ impl Index {
 
     /// True if a user's tokens issued at `iat` are dead, whatever their session: the user, or everybody, was logged out.
     pub fn has_logged_out(&self, sub: &str, iat: UnixTime) -> bool {
-        let partition = match self.partitions.len() {
-            1 => 0,
-            _ => SubjectTag::of(sub).partition(self.partitions()),
-        };
+        let partition = self.partition_of(sub);
         self.unconfirmed.has_logged_out(partition, sub, iat)
             || iat <= self.marks(partition).0
             || self.subjects.get(sub).is_some_and(|held| iat <= held.threshold)

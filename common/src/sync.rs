@@ -16,6 +16,7 @@
 mod head;
 mod machine;
 mod report;
+mod sink;
 mod timing;
 mod unconfirmed;
 
@@ -29,6 +30,7 @@ mod tests;
 pub use head::{Answer, Head, Lineage, Role};
 pub use machine::Machine;
 pub use report::{Checkpoint, Counters, Phase};
+pub use sink::Sink;
 pub use timing::Timing;
 
 use crate::revocation::{EntryError, Revocation};

@@ -84,7 +84,7 @@ impl Rejection {
     }
 }
 
-/// A token whose signature and claims have been verified. It may still be revoked: see [`crate::verdict`].
+/// A token whose signature and claims have been verified. It may still be revoked: see [`crate::token_checker`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifiedToken {
     claims: Claims,

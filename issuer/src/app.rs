@@ -4,7 +4,7 @@ mod readiness;
 mod reload;
 mod rotation;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -12,10 +12,9 @@ use axum::body::Body;
 use http::Request;
 use hyper::body::Incoming;
 use hyper_util::service::TowerToHyperService;
-use sidegate_common::index::Index;
+use sidegate_common::revocation_state::RevocationState;
 use sidegate_common::secret::LiveSecret;
-use sidegate_common::time::TimeFloor;
-use sidegate_common::verdict::{Freshness, Judge, Moment};
+use sidegate_common::token_checker::TokenChecker;
 use sidegate_runtime::bind_error;
 use sidegate_runtime::clock;
 use sidegate_runtime::connection_budget::ConnectionBudget;
@@ -38,7 +37,7 @@ use crate::domain::refresh_token::RefreshKeys;
 use crate::domain::token_signer::TokenSigner;
 use crate::domain::traits::{Store as _, Users as _};
 use crate::feed::local::LocalSource;
-use crate::feed::own::{Heard, OwnList, OwnSource, keep};
+use crate::feed::own::{OwnSource, keep};
 use crate::feed::server::FeedService;
 use crate::http::api::{Api, Clock};
 use crate::http::readiness::Readiness;
@@ -88,7 +87,6 @@ pub struct App {
     api: Arc<IssuerApi>,
     source: OwnSource,
     feed_status: Arc<Status>,
-    floor: Arc<Mutex<TimeFloor>>,
     config: Config,
     public: Listener,
     admin: Listener,
@@ -117,22 +115,16 @@ impl App {
         let (passwords, rehashed) = PasswordPool::start(config.passwords)?;
         check_users(&users, &passwords).await?;
         let (store, source) = open_store(&config, redis).await?;
-        let partitions = store.partitions();
-        let (index, freshness) = (Arc::new(Index::new(partitions)), Arc::new(Freshness::new(partitions)));
-        let judge = Arc::new(Judge::new(config.policy.clone(), config.staleness, index, freshness));
-        judge.set_keys(keys.ring);
-        if let AnyStore::Redis(store) = &store {
-            let index = Arc::clone(judge.index());
-            let held = move |partition, revocation: &_| {
-                index.apply(partition, revocation);
-            };
-            store.recall(held).await?;
-        }
+        let state = Arc::new(RevocationState::new(config.staleness, clock::instants(), store.observer()));
+        state.begin(store.partitions());
         let feed_status = Arc::new(Status::default());
         if let AnyStore::Redis(store) = &store {
-            store.follow(OwnFeed { index: Arc::clone(judge.index()), status: Arc::clone(&feed_status) });
+            let restoring = Arc::clone(&state);
+            store.recall(move |partition, revocation| restoring.restore(partition, revocation)).await?;
+            store.follow(OwnFeed { state: Arc::clone(&state), status: Arc::clone(&feed_status) });
         }
-        let floor = Arc::new(Mutex::new(TimeFloor::new(clock::instants())));
+        let tokens = TokenChecker::new(config.policy.clone(), Arc::clone(&state));
+        tokens.set_keys(keys.ring);
         let metrics = Metrics::new(passwords.counts(), users.wrong_rows(), &store.counts(), Arc::clone(&feed_status));
         let api = Arc::new(Api {
             auth: Auth {
@@ -141,9 +133,9 @@ impl App {
                 passwords,
                 signer: TokenSigner::new(config.issuing.clone(), keys.signing),
                 refresh_keys,
-                judge,
+                tokens,
             },
-            clock: floor_clock(&floor),
+            clock: clock_of(state),
             metrics,
             readiness: Readiness::default(),
             public_keys: std::sync::RwLock::new(Arc::new(keys.public)),
@@ -164,7 +156,7 @@ impl App {
                 OwnSource::Local(_) => None,
             },
         };
-        Ok(Self { api, source, feed_status, floor, config, public, admin, feed, rehashed, reloader })
+        Ok(Self { api, source, feed_status, config, public, admin, feed, rehashed, reloader })
     }
 
     /// What the handlers share, for tests.
@@ -187,8 +179,7 @@ impl App {
     /// # Errors
     /// Redis is there and may not be used: nothing is served any more.
     pub async fn run(self, signals: Signals) -> Result<(), StartError> {
-        let Self { api, source, feed_status, floor, config, public, admin: admin_listener, feed, rehashed, reloader } =
-            self;
+        let Self { api, source, feed_status, config, public, admin: admin_listener, feed, rehashed, reloader } = self;
         let feed_token = reloader.feed_token.clone();
         let addresses = (public.describe(), admin_listener.describe());
         let feed_at = feed.as_ref().map(Listener::describe).unwrap_or_default();
@@ -197,28 +188,28 @@ impl App {
         tracing::info!(version, listening = addresses.0, admin = addresses.1, feed = feed_at, store, "issuer started");
         warn_of_weaknesses(&config);
         let mut background = JoinSet::new();
-        let list = OwnList { judge: Arc::clone(&api.auth.judge), heard: heard(&api.auth.store), floor };
-        // The list is kept current until the last answer is given.
+        let state = api.auth.tokens.state();
+        // It is kept current until the last answer is given.
         let (_last_answer, answered) = watch::channel(false);
-        background.spawn(keep(source, list, config.probe_interval, feed_status, answered));
+        background.spawn(keep(source, Arc::clone(state), config.probe_interval, feed_status, answered));
         background.spawn(look_at_users(Arc::clone(&api)));
         background.spawn(store_rehashed(Arc::clone(&api), rehashed));
         background.spawn(readiness::watch(Arc::clone(&api)));
         background.spawn(rotation::watch(Arc::clone(&api), config.keys.clone(), reloader, signals.reload.clone()));
         let (refuse, mut refused) = tokio::sync::oneshot::channel();
         if let (AnyStore::Redis(store), StoreConfig::Redis { demands, wait, .. }) = (&api.auth.store, &config.store) {
-            let judge = Arc::clone(&api.auth.judge);
-            let proven = move || judge.freshness().oldest();
+            let state = Arc::clone(state);
+            let proven = move || state.proven();
             background.spawn(keep_redis(store.clone(), *demands, *wait, proven, refuse));
         }
         let grace = config.listen.grace;
         let budget = ConnectionBudget::new(config.listen.connection_memory, connections_max(RESERVED_FILES));
         let limits = Limits::new(budget, grace);
         let mut serving = JoinSet::new();
-        let (judge, clock) = (Arc::clone(&api.auth.judge), Arc::clone(&api.clock));
+        let shared = Arc::clone(&api);
         let (router, stop) = (router::public(&api), signals.stop.clone());
         serving.spawn(async move {
-            service_manager::hold_back(&public, || judge.ready(clock()).is_ok()).await;
+            service_manager::hold_back(&public, || shared.auth.tokens.ensure_ready((shared.clock)()).is_ok()).await;
             serve_router(public, limits, stop, router).await;
         });
         serving.spawn(serve_router(
@@ -266,17 +257,6 @@ async fn keep_redis(
         return;
     }
     tokio::join!(store.clone().equip_masters(), store.watch(demands, proven));
-}
-
-/// Who else hears of what the feed brings: the journal, where there is one.
-fn heard(store: &AnyStore) -> Heard {
-    match store {
-        AnyStore::Redis(store) => {
-            let store = store.clone();
-            Box::new(move |partition, revocation| store.heard(partition, revocation))
-        }
-        AnyStore::Embedded(_) => Box::new(|_, _| {}),
-    }
 }
 
 /// Serves a router, telling each request who its peer is.
@@ -357,14 +337,9 @@ async fn open_store(config: &Config, redis: Option<(Link, RedisSource)>) -> Resu
     }
 }
 
-/// The clock that tokens are judged by: it never goes back.
-fn floor_clock(floor: &Arc<Mutex<TimeFloor>>) -> Clock {
-    let floor = Arc::clone(floor);
-    Arc::new(move || {
-        let now = clock::instants();
-        let seconds = floor.lock().unwrap_or_else(PoisonError::into_inner).advance(now);
-        Moment { now: seconds, monotonic_ms: now.monotonic_ms }
-    })
+/// The clock that tokens are checked by: it never goes back.
+fn clock_of(state: Arc<RevocationState>) -> Clock {
+    Arc::new(move || state.clock().moment(clock::monotonic_ms(), clock::instants))
 }
 
 fn warn_of_weaknesses(config: &Config) {

@@ -9,11 +9,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use sidegate_common::key::SigningKey;
+use sidegate_common::revocation_state::{OnStale, Staleness};
 use sidegate_common::secret::Secret;
 use sidegate_common::text::is_identifier;
 use sidegate_common::time::LEEWAY_MAX_SECONDS;
 use sidegate_common::token::Policy;
-use sidegate_common::verdict::{OnStale, Staleness};
 use sidegate_runtime::connection_budget::{connection_memory, read_connection_memory};
 use sidegate_runtime::redis_url::{RedisUrl, SENTINEL_SETTINGS};
 use sidegate_runtime::settings::{ConfigError, Setting, Settings, secret, secret_url, setting};

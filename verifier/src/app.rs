@@ -5,8 +5,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use sidegate_common::index::Index;
-use sidegate_common::verdict::{Freshness, Judge};
 use sidegate_runtime::bind_error;
 use sidegate_runtime::connection_budget::ConnectionBudget;
 use sidegate_runtime::feed::status::Status;
@@ -15,7 +13,6 @@ use sidegate_runtime::serve::{Limits, serve};
 use sidegate_runtime::service_manager;
 use sidegate_runtime::settings::{ConfigError, Settings};
 use sidegate_runtime::socket::Listener;
-use sidegate_shm::attach::Board;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic_health::ServingStatus;
@@ -26,8 +23,6 @@ use crate::config::{Config, ListenConfig};
 use crate::domain::routes::Routes;
 use crate::follow::{Door, follow, readers_max};
 use crate::gate::Gate;
-use crate::keys::Keys;
-use crate::list::List;
 use crate::metrics::Metrics;
 use crate::wire::admin::Admin;
 use crate::wire::grpc::{AUTHORIZATION, Grpc};
@@ -65,17 +60,6 @@ pub fn read_routes(config: &Config) -> Result<Option<Routes>, ConfigError> {
     Routes::parse(&text, &config.policy.audiences).map(Some).map_err(|error| refused(error.to_string()))
 }
 
-/// An empty list over `partitions`, with a segment if there is a `board` to offer it on.
-pub fn make_list(config: &Config, partitions: u16, board: Option<Arc<Board>>) -> Arc<List> {
-    let (index, freshness) = (Arc::new(Index::new(partitions)), Arc::new(Freshness::new(partitions)));
-    let judge = Arc::new(Judge::new(config.policy.clone(), config.staleness, index, freshness));
-    let Some(board) = board else { return Arc::new(List::new(judge)) };
-    Arc::new(List::shared(Arc::clone(&judge), board).unwrap_or_else(|error| {
-        tracing::error!(%error, "no shared memory: every check is asked over the socket");
-        List::new(judge)
-    }))
-}
-
 impl App {
     /// Binds every socket. `source` is where the configuration came from, to be read again on SIGHUP.
     ///
@@ -98,8 +82,8 @@ impl App {
         let metrics = Arc::new(Metrics::new());
         let feed = Arc::new(Status::default());
         metrics.register(|registry| registry.register_collector(Box::new(Arc::clone(&feed))));
-        let keys = Arc::new(Keys::new(config.keys.clone(), Arc::clone(&metrics)));
-        let gate = Arc::new(Gate::new(&config, routes, keys, metrics));
+        let board = door.as_ref().map(|door| Arc::clone(door.board()));
+        let gate = Arc::new(Gate::new(&config, routes, metrics, board));
         Ok(Self { config, source, gate, fronts, admin, door, feed })
     }
 
@@ -125,7 +109,6 @@ impl App {
         let admin_at = admin.as_ref().map(Listener::describe).unwrap_or_default();
         let version = env!("CARGO_PKG_VERSION");
         tracing::info!(version, ?listening, admin = admin_at, workers = config.worker_threads, "verifier started");
-        let board = door.as_ref().map(|door| Arc::clone(door.board()));
         let grace = config.listen.grace;
         let budget =
             ConnectionBudget::new(config.listen.connection_memory, connections_max(RESERVED_FILES + readers_max()));
@@ -140,7 +123,7 @@ impl App {
         background.spawn(reload(config.clone(), source, Arc::clone(&gate), signals.reload.clone()));
         // The list is kept current until the last answer is given.
         let (last_answer, answered) = watch::channel(false);
-        let following = tokio::spawn(follow(config.clone(), Arc::clone(&gate), Arc::clone(&feed), board, answered));
+        let following = tokio::spawn(follow(config.clone(), Arc::clone(&gate), Arc::clone(&feed), answered));
         background.spawn(look_at_refusals(Arc::clone(&gate)));
         background.spawn(report_health(Arc::clone(&gate), health.clone()));
         let mut serving = JoinSet::new();

@@ -9,10 +9,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use sidegate_common::key::VerifyingKey;
+use sidegate_common::revocation_state::{OnStale, Staleness};
 use sidegate_common::secret::Secret;
 use sidegate_common::time::LEEWAY_MAX_SECONDS;
 use sidegate_common::token::Policy;
-use sidegate_common::verdict::{OnStale, Staleness};
 use sidegate_runtime::connection_budget::{connection_memory, read_connection_memory};
 use sidegate_runtime::feed::grpc::{AddressError, GrpcSource};
 use sidegate_runtime::feed::redis::RedisSource;

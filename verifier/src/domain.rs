@@ -6,4 +6,3 @@ pub mod path;
 pub mod refusals;
 pub mod routes;
 pub mod seen;
-pub mod timekeeper;

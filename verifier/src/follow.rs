@@ -1,29 +1,23 @@
-//! Following the revocation feed: makes the list once the number of partitions is known, keeps it current, and hands its
-//! segment out.
+//! Following the revocation feed: loads the revocations, keeps them current, and hands the segment out.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use sidegate_common::revocation::Revocation;
-use sidegate_common::sync::Push;
-use sidegate_common::time::{Instants, UnixTime};
 use sidegate_runtime::bind_error;
 use sidegate_runtime::clock::instants;
 use sidegate_runtime::fault_log::FaultLog;
+use sidegate_runtime::feed::Source;
 use sidegate_runtime::feed::driver::{self, Pace};
 use sidegate_runtime::feed::status::Status;
-use sidegate_runtime::feed::{Sink, Source};
 use sidegate_runtime::program::open_files_max;
 use sidegate_runtime::socket::Listener;
 use sidegate_shm::attach::{Allow, AttachServer, Board};
 use tokio::sync::watch;
 
-use crate::app::make_list;
 use crate::config::{Config, FeedSource};
 use crate::gate::Gate;
-use crate::list::List;
 use crate::snapshot::{self, Keeper};
 
 /// How often readers' trust is extended: ten times before it would lapse.
@@ -36,58 +30,11 @@ pub fn readers_max() -> usize {
     (open_files_max() / 4).min(1024)
 }
 
-/// What the feed is followed for: the list, and the time that it is judged by.
-struct Followed {
-    list: Arc<List>,
-    gate: Arc<Gate>,
-}
-
-impl Sink for Followed {
-    fn apply(&self, partition: u16, revocation: &Revocation) -> bool {
-        self.list.apply(partition, revocation)
-    }
-
-    fn push(&self, partition: u16, push: &Push) -> bool {
-        self.list.push(partition, push)
-    }
-
-    fn confirm(&self, partition: u16, pushes: &[Push]) {
-        self.list.confirm(partition, pushes);
-    }
-
-    fn keep(&self, partition: u16, pushes: &[Push]) {
-        self.list.keep(partition, pushes);
-    }
-
-    fn drop_pushes(&self, partition: u16, pushes: &[Push]) {
-        self.list.drop_pushes(partition, pushes);
-    }
-
-    fn since(&self, partition: u16, moment: UnixTime) {
-        self.list.since(partition, moment);
-    }
-
-    fn time(&self, store: UnixTime, now: Instants) -> u64 {
-        // Before the time goes back: nothing is judged until every partition has been read whole again.
-        self.gate.confirm_time(store, now, || self.list.unproven(self.gate.moment()))
-    }
-
-    fn fresh(&self, partition: u16, as_of: Instants, lowered: u64) {
-        self.gate.while_lowered(lowered, || self.list.fresh(partition, as_of));
-    }
-}
-
 /// Follows the feed of `config` until `stop`.
-pub async fn follow(
-    config: Config,
-    gate: Arc<Gate>,
-    status: Arc<Status>,
-    board: Option<Arc<Board>>,
-    stop: watch::Receiver<bool>,
-) {
+pub async fn follow(config: Config, gate: Arc<Gate>, status: Arc<Status>, stop: watch::Receiver<bool>) {
     match config.feed.source.clone() {
-        FeedSource::Redis(source) => follow_source(*source, config, gate, status, board, stop).await,
-        FeedSource::Issuer(source) => follow_source(*source, config, gate, status, board, stop).await,
+        FeedSource::Redis(source) => follow_source(*source, config, gate, status, stop).await,
+        FeedSource::Issuer(source) => follow_source(*source, config, gate, status, stop).await,
     }
 }
 
@@ -96,34 +43,30 @@ async fn follow_source<S: Source>(
     config: Config,
     gate: Arc<Gate>,
     status: Arc<Status>,
-    board: Option<Arc<Board>>,
     mut stop: watch::Receiver<bool>,
 ) {
     let staleness_max = Duration::from_millis(config.staleness.max_ms);
     let pace = Pace::every(config.feed.probe_interval).waiting_for_replay(config.feed.replay_wait, staleness_max);
     let snapshot_file = config.feed.snapshot_file.clone();
-    let kept = snapshot::load(snapshot_file.as_deref());
-    let partitions = match &kept {
-        // The feed may be down: the list on disk says how many there are.
-        Some(kept) => kept.partitions(),
+    let _housekeeping = Housekeeping::start(Arc::clone(&gate));
+    let state = Arc::clone(gate.state());
+    // The feed may be down: the list on disk says how many partitions there are.
+    let checkpoints = match snapshot::load(snapshot_file.as_deref()) {
+        Some(kept) => kept.restore(&state, instants()),
         None => match driver::partitions(&source, &pace, &status, &mut stop).await {
-            Some(partitions) => partitions,
+            Some(partitions) => {
+                state.begin(partitions);
+                Vec::new()
+            }
             None => return,
         },
     };
-    let list = make_list(&config, partitions, board);
-    let checkpoints = kept.map_or_else(Vec::new, |kept| kept.restore(&list, instants()));
-    gate.install(Arc::clone(&list));
-    let housekeeping = Housekeeping::start(Arc::clone(&gate), Arc::clone(&list));
-    let keeper =
-        snapshot_file.map(|path| Keeper::start(path, Arc::clone(&gate), Arc::clone(&list), Arc::clone(&status)));
+    let keeper = snapshot_file.map(|path| Keeper::start(path, gate, Arc::clone(&status)));
     if let Some(Err(error)) = &keeper {
         tracing::error!(%error, "no thread to write the snapshot");
     }
-    let followed = Arc::new(Followed { list, gate });
-    driver::follow(Arc::new(source), partitions, checkpoints, followed, pace, status, stop).await;
-    drop(keeper);
-    drop(housekeeping);
+    let partitions = state.index().partitions();
+    driver::follow(Arc::new(source), partitions, checkpoints, state, pace, status, stop).await;
 }
 
 /// A thread beside the runtime, so that a busy runtime does not make readers lose their trust: extends it, sweeps expired
@@ -133,33 +76,36 @@ struct Housekeeping {
 }
 
 impl Housekeeping {
-    fn start(gate: Arc<Gate>, list: Arc<List>) -> Self {
+    fn start(gate: Arc<Gate>) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let keep = move || {
             let (mut ticks, faults): (u32, _) = (0, FaultLog::new());
             while !stopped.load(Ordering::Acquire) {
-                list.tick(gate.moment());
                 ticks = ticks.wrapping_add(1);
-                if ticks.is_multiple_of(TICKS_PER_SWEEP) {
-                    gate.sweep(|at| list.expire(at));
-                    gate.expire_tokens();
+                if let Some(segment) = gate.segment() {
+                    segment.tick(gate.tokens(), gate.moment());
+                    match segment.resize(gate.tokens(), gate.moment()) {
+                        Err(error) => {
+                            if let Some(unlogged) = faults.happened(&error.to_string()) {
+                                tracing::warn!(%error, unlogged, "the shared segment cannot grow; readers ask more");
+                            }
+                        }
+                        Ok(()) => {
+                            if faults.ended() {
+                                tracing::info!("the shared segment can grow again");
+                            }
+                        }
+                    }
                 }
-                match list.resize(gate.moment()) {
-                    Err(error) => {
-                        if let Some(unlogged) = faults.happened(&error.to_string()) {
-                            tracing::warn!(%error, unlogged, "the shared segment cannot grow; readers ask more");
-                        }
-                    }
-                    Ok(_) => {
-                        if faults.ended() {
-                            tracing::info!("the shared segment can grow again");
-                        }
-                    }
+                if ticks.is_multiple_of(TICKS_PER_SWEEP) {
+                    gate.expire();
                 }
                 std::thread::sleep(TICK_EVERY);
             }
-            list.close();
+            if let Some(segment) = gate.segment() {
+                segment.close();
+            }
         };
         if let Err(error) = std::thread::Builder::new().name("housekeeping".into()).spawn(keep) {
             tracing::error!(%error, "no thread for housekeeping: readers will ask over the socket");

@@ -1,123 +1,96 @@
 //! Everything a request needs, in one place: the checker, the routes, the time, the keys, the counters.
 
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
-use sidegate_common::index::Index;
+use sidegate_common::clock::Moment;
+use sidegate_common::revocation_state::{Observer, RevocationState, Unavailable};
 use sidegate_common::secret::LiveSecret;
-use sidegate_common::time::{Instants, UnixTime};
 use sidegate_common::token::Rejection;
-use sidegate_common::verdict::{Freshness, Judge, Moment, Unknown};
+use sidegate_common::token_checker::TokenChecker;
 use sidegate_runtime::clock::{instants, monotonic_ms};
 use sidegate_runtime::trace;
+use sidegate_shm::attach::Board;
 
 use crate::config::Config;
 use crate::domain::check::{Checked, Checker};
 use crate::domain::decide::{Decision, Denial, Presented, decide};
 use crate::domain::refusals::{self, Finding, Refusals};
 use crate::domain::routes::{Access, Requirement, Routes};
-use crate::domain::timekeeper::Timekeeper;
 use crate::keys::{KeyLookup, Keys};
-use crate::list::List;
 use crate::metrics::Metrics;
+use crate::segment::SharedSegment;
 use crate::wire::answer::Identity;
 
 /// What all listeners share.
 #[derive(Debug)]
 pub struct Gate {
-    /// In force once the feed has said how many partitions there are; until then `nobody` answers.
-    held: OnceLock<Held>,
-    nobody: Checker<Identity>,
+    checker: Checker<Identity>,
+    segment: Option<Arc<SharedSegment>>,
     any_token: Access,
     routes: Option<RwLock<Arc<Routes>>>,
-    time: Timekeeper,
     keys: Arc<Keys>,
     metrics: Arc<Metrics>,
     refusals: Refusals,
     token_cookie: Option<String>,
     introspect_token: LiveSecret,
-    cache_entries: usize,
-}
-
-/// What answers once the list is there.
-#[derive(Debug)]
-struct Held {
-    checker: Checker<Identity>,
-    list: Arc<List>,
 }
 
 impl Gate {
-    /// A gate that cannot judge yet.
-    pub fn new(config: &Config, routes: Option<Routes>, keys: Arc<Keys>, metrics: Arc<Metrics>) -> Self {
-        let (index, freshness) = (Arc::new(Index::new(1)), Arc::new(Freshness::new(1)));
-        let nobody = Judge::new(config.policy.clone(), config.staleness, index, freshness);
+    /// A gate that has not loaded any revocations yet; its segment, if there is a `board`, is on offer at once.
+    pub fn new(config: &Config, routes: Option<Routes>, metrics: Arc<Metrics>, board: Option<Arc<Board>>) -> Self {
+        let segment = board.and_then(|board| {
+            let made = SharedSegment::new(board);
+            made.inspect_err(|error| tracing::error!(%error, "no shared memory: every check is asked over the socket"))
+                .ok()
+                .map(Arc::new)
+        });
+        let observer = segment.clone().map(|segment| segment as Arc<dyn Observer>);
+        let state = Arc::new(RevocationState::new(config.staleness, instants(), observer));
+        let tokens = Arc::new(TokenChecker::new(config.policy.clone(), state));
         Self {
-            held: OnceLock::new(),
-            nobody: Checker::new(Arc::new(nobody), 0, Identity::of),
+            checker: Checker::new(Arc::clone(&tokens), config.token_cache_entries, Identity::of),
+            segment,
             any_token: Access::Token(Requirement::default()),
             routes: routes.map(|routes| RwLock::new(Arc::new(routes))),
-            time: Timekeeper::new(instants()),
-            keys,
+            keys: Arc::new(Keys::new(config.keys.clone(), tokens, Arc::clone(&metrics))),
             metrics,
             refusals: Refusals::default(),
             token_cookie: config.token_cookie.clone(),
             introspect_token: LiveSecret::new(config.introspect_token.clone()),
-            cache_entries: config.token_cache_entries,
         }
     }
 
-    /// Puts a list and its judge in force, with the keys known now and all that come. Only the first one counts.
-    pub fn install(&self, list: Arc<List>) {
-        let judge = Arc::clone(list.judge());
-        self.keys.serve(Arc::clone(&list));
-        let _only_the_first =
-            self.held.set(Held { checker: Checker::new(judge, self.cache_entries, Identity::of), list });
+    /// Checks tokens alone.
+    pub fn tokens(&self) -> &TokenChecker {
+        self.checker.tokens()
     }
 
-    fn checker(&self) -> &Checker<Identity> {
-        self.held.get().map_or(&self.nobody, |held| &held.checker)
+    /// The revocations held.
+    pub fn state(&self) -> &Arc<RevocationState> {
+        self.tokens().state()
     }
 
-    /// The list, once it is there.
-    pub fn list(&self) -> Option<&Arc<List>> {
-        self.held.get().map(|held| &held.list)
-    }
-
-    /// The judge in force.
-    pub fn judge(&self) -> &Arc<Judge> {
-        self.checker().judge()
+    /// The shared-memory segment, if there is one.
+    pub const fn segment(&self) -> Option<&Arc<SharedSegment>> {
+        self.segment.as_ref()
     }
 
     /// The moment it is now.
     pub fn moment(&self) -> Moment {
-        self.time.moment(monotonic_ms(), instants)
-    }
-
-    /// Takes the store's time ([`Timekeeper::confirm`]).
-    pub fn confirm_time(&self, store: UnixTime, now: Instants, before_lowering: impl FnOnce()) -> u64 {
-        self.time.confirm(store, now, before_lowering)
-    }
-
-    /// Does something only if the time has gone back just so often ([`Timekeeper::while_lowered`]).
-    pub fn while_lowered(&self, lowered: u64, act: impl FnOnce()) {
-        self.time.while_lowered(lowered, act);
-    }
-
-    /// Drops what has expired, by a time that does not go back meanwhile.
-    pub fn sweep(&self, drop_expired: impl FnOnce(Moment)) {
-        self.time.sweep(|| drop_expired(self.moment()));
+        self.state().clock().moment(monotonic_ms(), instants)
     }
 
     /// Whether any token could be judged good.
     ///
     /// # Errors
     /// Says what is missing.
-    pub fn ready(&self) -> Result<Option<u64>, Unknown> {
-        self.judge().ready(self.moment())
+    pub fn ready(&self) -> Result<Option<u64>, Unavailable> {
+        self.tokens().ensure_ready(self.moment())
     }
 
     /// Decides on a request whose route is not known.
     pub fn decide(&self, presented: Presented<'_>, also: Option<&Requirement>) -> Decision<Identity> {
-        decide(self.checker(), presented, &self.any_token, also, self.moment())
+        decide(&self.checker, presented, &self.any_token, also, self.moment())
     }
 
     /// Decides on a request to a route. Without a routes file every route needs a good token.
@@ -131,7 +104,7 @@ impl Gate {
         let Some(routes) = &self.routes else { return self.decide(presented, also) };
         let routes = Arc::clone(&routes.read().unwrap_or_else(PoisonError::into_inner));
         let (access, _) = routes.access(method, target);
-        decide(self.checker(), presented, access, also, self.moment())
+        decide(&self.checker, presented, access, also, self.moment())
     }
 
     /// Checks a token; if its key is unknown and might be new, after looking for new keys.
@@ -148,8 +121,9 @@ impl Gate {
         let Some(reason) = refusals::reason(rejection) else { return };
         self.metrics.refused(reason);
         let difference = || {
-            let kids: Vec<String> = self.judge().keys().keys().iter().map(|key| key.kid().to_owned()).collect();
-            refusals::difference(rejection, token, self.judge().policy(), &kids, self.moment().now)
+            let kids: Vec<String> =
+                self.tokens().issuer().keys().keys().iter().map(|key| key.kid().to_owned()).collect();
+            refusals::difference(rejection, token, self.tokens().issuer().policy(), &kids, self.moment().now)
         };
         self.refusals.note(reason, monotonic_ms(), || self.metrics.good(), difference);
     }
@@ -181,7 +155,7 @@ impl Gate {
     }
 
     async fn check_with_key(&self, token: &str) -> Checked<Identity> {
-        let checked = self.checker().check(token, self.moment());
+        let checked = self.checker.check(token, self.moment());
         if !matches!(checked, Checked::Denied(Rejection::UnknownKey)) {
             return checked;
         }
@@ -190,8 +164,8 @@ impl Gate {
             found => found,
         };
         match found {
-            KeyLookup::Held => self.checker().check(token, self.moment()),
-            KeyLookup::Failed => Checked::CannotJudge(Unknown::KeyLookupFailed),
+            KeyLookup::Held => self.checker.check(token, self.moment()),
+            KeyLookup::Failed => Checked::CannotJudge(Unavailable::KeyLookupFailed),
             KeyLookup::Absent | KeyLookup::Due(_) => checked,
         }
     }
@@ -214,14 +188,18 @@ impl Gate {
         };
         match found {
             KeyLookup::Held => again(),
-            KeyLookup::Failed => Decision::CannotJudge(Unknown::KeyLookupFailed),
+            KeyLookup::Failed => Decision::CannotJudge(Unavailable::KeyLookupFailed),
             KeyLookup::Absent | KeyLookup::Due(_) => Decision::Deny(Denial::Token(Rejection::UnknownKey)),
         }
     }
 
-    /// Drops expired tokens from the memory of those verified.
-    pub fn expire_tokens(&self) {
-        self.checker().expire(self.moment().now);
+    /// Drops what has expired: revocations, by a time that does not go back meanwhile, and tokens verified before.
+    pub fn expire(&self) {
+        self.state().clock().sweep(|| match &self.segment {
+            Some(segment) => segment.expire(self.tokens(), self.moment()),
+            None => drop(self.state().index().expire(self.moment().now)),
+        });
+        self.checker.expire(self.moment().now);
     }
 
     /// True if there is a routes file.
@@ -263,12 +241,12 @@ impl Gate {
     }
 
     /// The shared-memory segment that readers should use, 0 if there is none.
-    pub fn segment(&self) -> u64 {
-        self.list().map_or(0, |list| list.segment())
+    pub fn segment_id(&self) -> u64 {
+        self.segment.as_ref().map_or(0, |segment| segment.id())
     }
 
     /// Changes whenever clients must ask again about tokens they hold to be good.
     pub fn key_epoch(&self) -> u64 {
-        self.judge().key_epoch()
+        self.state().key_epoch()
     }
 }

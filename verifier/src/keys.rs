@@ -9,12 +9,12 @@ use std::time::Duration;
 use sidegate_common::jwks;
 use sidegate_common::key::{Algorithm, KeyRing, VerifyingKey};
 use sidegate_common::token::unverified_key;
+use sidegate_common::token_checker::TokenChecker;
 use sidegate_runtime::clock::monotonic_ms;
 use sidegate_runtime::settings::mask_if_url;
 
 use crate::config::{JwksSource, KeyConfig};
 use crate::jwks_http;
-use crate::list::List;
 use crate::metrics::Metrics;
 
 /// However many tokens with unknown kids come, the set is read for them once in this time.
@@ -30,6 +30,8 @@ pub struct Keys {
     source: Option<JwksSource>,
     refresh: Duration,
     held: Mutex<Held>,
+    /// Where the keys are put in force.
+    tokens: Arc<TokenChecker>,
     /// Kids that were not in the set when it was read to look for them: losing one costs a read.
     unknown: moka::sync::Cache<String, ()>,
     reading: tokio::sync::Mutex<()>,
@@ -64,7 +66,6 @@ struct Held {
     secrets: Vec<VerifyingKey>,
     public: Vec<VerifyingKey>,
     document: Vec<u8>,
-    list: Option<Arc<List>>,
 }
 
 impl Held {
@@ -72,12 +73,6 @@ impl Held {
         let all: Vec<VerifyingKey> = self.secrets.iter().chain(&self.public).cloned().collect();
         // A set that claims a secret's kid must not displace the secret, nor take the other keys down with it.
         KeyRing::new(all).or_else(|_| KeyRing::new(self.secrets.clone())).unwrap_or_default()
-    }
-
-    fn put_in_force(&self) {
-        if let Some(list) = &self.list {
-            list.set_keys(self.ring());
-        }
     }
 }
 
@@ -96,26 +91,22 @@ pub enum ReadError {
 }
 
 impl Keys {
-    /// The keys of a configuration; public ones are not read yet.
-    pub fn new(config: KeyConfig, metrics: Arc<Metrics>) -> Self {
+    /// The keys of a configuration, for `tokens`; public ones are not read yet.
+    pub fn new(config: KeyConfig, tokens: Arc<TokenChecker>, metrics: Arc<Metrics>) -> Self {
         let unknown = moka::sync::Cache::builder().max_capacity(UNKNOWN_KIDS_MAX).time_to_live(config.refresh).build();
+        let held = Held { secrets: config.secrets, ..Held::default() };
+        tokens.set_keys(held.ring());
         Self {
             source: config.jwks,
             refresh: config.refresh,
-            held: Mutex::new(Held { secrets: config.secrets, ..Held::default() }),
+            held: Mutex::new(held),
+            tokens,
             unknown,
             reading: tokio::sync::Mutex::new(()),
             busy: AtomicBool::new(false),
             reads: Mutex::new(Reads { ok: false, retry: RETRY, next_ms: 0 }),
             metrics,
         }
-    }
-
-    /// Keeps the judge of `list`, and its readers, supplied with keys from now on.
-    pub fn serve(&self, list: Arc<List>) {
-        let mut held = self.held();
-        held.list = Some(list);
-        held.put_in_force();
     }
 
     /// True once there is a key.
@@ -136,7 +127,7 @@ impl Keys {
         let kids = |keys: &[VerifyingKey]| keys.iter().map(|key| key.kid().to_owned()).collect::<Vec<_>>();
         if kids(&held.secrets) != kids(&secrets) {
             held.secrets = secrets;
-            held.put_in_force();
+            self.tokens.set_keys(held.ring());
         }
     }
 
@@ -270,7 +261,7 @@ impl Keys {
             tracing::info!(?kids, "public keys read");
             held.public = public;
             held.document = document;
-            held.put_in_force();
+            self.tokens.set_keys(held.ring());
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 //!
 //! # Map
 //! - [`config`]: every setting. [`app`]: the only place that knows all parts. [`commands`]: what the program can do.
-//! - [`gate`]: everything a request needs. [`list`]: the revocations held, in the index and in shared memory. [`follow`]: keeping it current. [`snapshot`]: the list on disk. [`keys`], [`jwks_http`]: where keys come from. [`metrics`]: what is counted.
+//! - [`gate`]: everything a request needs. [`segment`]: the revocations in shared memory. [`follow`]: following the feed. [`snapshot`]: the list on disk. [`keys`], [`jwks_http`]: where keys come from. [`metrics`]: what is counted.
 //! - [`domain`]: what is decided, without sockets or clocks: canonical paths, routes, tokens seen before, decisions.
 //! - [`wire`]: what is spoken: HTTP, the dialects of the proxies, gRPC, the admin listener.
 //! - [`ask`]: a client of this daemon, for its own commands.
@@ -17,8 +17,8 @@ pub mod follow;
 pub mod gate;
 pub mod jwks_http;
 pub mod keys;
-pub mod list;
 pub mod metrics;
+pub mod segment;
 pub mod snapshot;
 #[cfg(test)]
 mod testing;

@@ -19,14 +19,14 @@ use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use sidegate_common::index::Index;
 use sidegate_common::revocation::{ENTRY_BYTES_MAX, Revocation, Target};
-use sidegate_common::sync::{Checkpoint, Lineage};
+use sidegate_common::revocation_state::RevocationState;
+use sidegate_common::sync::{Checkpoint, Lineage, Sink as _};
 use sidegate_common::time::{CLOCK_SKEW_SECONDS, Instants, UnixTime};
 use sidegate_common::wire::Position;
 use sidegate_runtime::feed::backoff::random;
 use sidegate_runtime::feed::status::Status;
 
 use crate::gate::Gate;
-use crate::list::List;
 
 const VERSION: u32 = 2;
 static CRC: Crc<u64, Table<16>> = Crc::<u64, Table<16>>::new(&CRC_64_XZ);
@@ -173,49 +173,45 @@ fn checkpoint(partition: &Partition) -> Option<Checkpoint> {
 }
 
 impl Kept {
-    /// How many partitions the log had.
-    pub fn partitions(&self) -> u16 {
-        self.checkpoints.len() as u16
-    }
-
     /// How many entries it holds.
     pub fn entries(&self) -> usize {
         self.entries.len()
     }
 
-    /// Puts everything into `list`, which is stale from then on: at least by a moment, whatever the file's age, since
+    /// Puts everything into `state`, which is stale from then on: at least by a moment, whatever the file's age, since
     /// nothing was proven by this process. Returns where to go on in the log; nowhere (so that all of it is read) if the
     /// file was written by a clock that was ahead, since what it had dropped may still matter.
-    pub fn restore(self, list: &List, now: Instants) -> Vec<Checkpoint> {
+    pub fn restore(self, state: &RevocationState, now: Instants) -> Vec<Checkpoint> {
+        state.begin(self.checkpoints.len() as u16);
         for revocation in &self.entries {
-            list.apply(0, revocation);
+            state.apply(0, revocation);
         }
         for (partition, kept) in (0..).zip(&self.head.partitions) {
             let all = Revocation {
                 target: Target::All { threshold: UnixTime(kept.all) },
                 expires_at: UnixTime(u64::from(u32::MAX)),
             };
-            list.apply(partition, &all);
+            state.apply(partition, &all);
             if kept.unknowable > 0 {
-                list.since(partition, UnixTime(kept.unknowable));
+                state.since(partition, UnixTime(kept.unknowable));
             }
             let age_ms = now.wall_ms.saturating_sub(kept.proven.saturating_mul(1000));
-            let age_ms = age_ms.max(list.judge().staleness().max_ms + 1);
+            let age_ms = age_ms.max(state.staleness().max_ms + 1);
             // A machine that booted only now has no moment that lies so far back: it waits for the log.
             if let Some(monotonic_ms) = now.monotonic_ms.checked_sub(age_ms).filter(|moment| *moment > 0) {
-                list.fresh(partition, Instants { wall_ms: now.wall_ms.saturating_sub(age_ms), monotonic_ms });
+                let as_of = Instants { wall_ms: now.wall_ms.saturating_sub(age_ms), monotonic_ms };
+                state.fresh(partition, as_of, 0);
             }
         }
         if self.head.time > now.wall_ms / 1000 + 2 * CLOCK_SKEW_SECONDS { Vec::new() } else { self.checkpoints }
     }
 }
 
-/// Writes `list` to `path` at `now`. The checkpoints must have been taken before: the list may hold more than they say.
+/// Writes `index` to `path` at `now`. The checkpoints must have been taken before: the index may hold more than they say.
 ///
 /// # Errors
 /// The file cannot be written; the old one is left as it was.
-pub fn write(path: &Path, checkpoints: &[Checkpoint], list: &List, now: UnixTime) -> io::Result<u64> {
-    let index = list.judge().index();
+pub fn write(path: &Path, checkpoints: &[Checkpoint], index: &Index, now: UnixTime) -> io::Result<u64> {
     let partition = |(number, checkpoint): (u16, &Checkpoint)| {
         let mut pushed = UnixTime(0);
         index.each_unconfirmed(|of, revocation| match revocation.target {
@@ -306,11 +302,11 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Keeps `list` in `path`.
+    /// Keeps the revocations of `gate` in `path`.
     ///
     /// # Errors
     /// No thread can be started.
-    pub fn start(path: PathBuf, gate: Arc<Gate>, list: Arc<List>, status: Arc<Status>) -> io::Result<Self> {
+    pub fn start(path: PathBuf, gate: Arc<Gate>, status: Arc<Status>) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let keep = move || {
@@ -319,7 +315,7 @@ impl Keeper {
             loop {
                 let last = stopped.load(Ordering::Acquire);
                 if last || Instant::now() >= due {
-                    match keep_once(&path, &list, &status, gate.moment().now) {
+                    match keep_once(&path, gate.state().index(), &status, gate.moment().now) {
                         // Nothing complete yet: looked at again with the next turn.
                         None => {}
                         Some(written) => {
@@ -340,9 +336,9 @@ impl Keeper {
 }
 
 /// Writes the list down, if it is complete; says why not where it cannot be written.
-fn keep_once(path: &Path, list: &List, status: &Status, now: UnixTime) -> Option<Result<u64, io::Error>> {
+fn keep_once(path: &Path, index: &Index, status: &Status, now: UnixTime) -> Option<Result<u64, io::Error>> {
     let checkpoints = status.checkpoints()?;
-    Some(write(path, &checkpoints, list, now))
+    Some(write(path, &checkpoints, index, now))
 }
 
 /// Logs that the snapshot cannot be written, and that it can be again, once each. True while it cannot.
@@ -390,17 +386,14 @@ pub fn load(path: Option<&Path>) -> Option<Kept> {
 mod tests {
     use super::*;
     use crate::testing;
-    use sidegate_common::key::KeyRing;
+    use sidegate_common::clock::Moment;
     use sidegate_common::revocation::{Id, SubjectTag};
-    use sidegate_common::verdict::{Freshness, Judge, OnStale, Unknown, Verdict};
+    use sidegate_common::revocation_state::{OnStale, Unavailable};
+    use sidegate_common::token_checker::TokenChecker;
 
-    /// A list that nothing has proven yet.
-    fn list() -> List {
-        let model = testing::judge(OnStale::Deny);
-        let (index, freshness) = (Arc::new(Index::new(1)), Arc::new(Freshness::new(1)));
-        let judge = Judge::new(model.policy().clone(), model.staleness(), index, freshness);
-        judge.set_keys(KeyRing::new(model.keys().keys().to_vec()).unwrap());
-        List::new(Arc::new(judge))
+    /// Nothing has proven it yet.
+    fn tokens() -> Arc<TokenChecker> {
+        testing::unproven(OnStale::Deny)
     }
 
     fn entries() -> Vec<Revocation> {
@@ -430,13 +423,13 @@ mod tests {
     #[test]
     fn a_snapshot_of_a_clock_that_was_ahead_is_no_place_to_go_on_from() {
         let path = scratch("ahead");
-        let before = list();
-        entries().iter().for_each(|entry| assert!(before.apply(0, entry)));
-        write(&path, &[checkpoint()], &before, UnixTime(1_700_003_600)).unwrap();
-        let after = list();
+        let before = tokens();
+        entries().iter().for_each(|entry| assert!(before.state().apply(0, entry)));
+        write(&path, &[checkpoint()], before.state().index(), UnixTime(1_700_003_600)).unwrap();
+        let after = tokens();
         let now = Instants { wall_ms: 1_700_000_001_000, monotonic_ms: 50_000_000 };
-        assert!(read(&path).unwrap().unwrap().restore(&after, now).is_empty());
-        assert_eq!(after.judge().index().counts().total(), 4, "what it holds is held all the same");
+        assert!(read(&path).unwrap().unwrap().restore(after.state(), now).is_empty());
+        assert_eq!(after.state().index().counts().total(), 4, "what it holds is held all the same");
         std::fs::remove_file(path).unwrap();
     }
 
@@ -447,24 +440,22 @@ mod tests {
     #[test]
     fn what_was_written_is_read_and_is_stale() {
         let path = scratch("whole");
-        let before = list();
-        entries().iter().for_each(|entry| assert!(before.apply(0, entry)));
+        let before = tokens();
+        entries().iter().for_each(|entry| assert!(before.state().apply(0, entry)));
         let all = Revocation { target: Target::All { threshold: UnixTime(77) }, expires_at: UnixTime(0) };
-        before.apply(0, &all);
-        before.since(0, UnixTime(66));
-        assert_eq!(write(&path, &[checkpoint()], &before, NOW).unwrap(), 4);
+        before.state().apply(0, &all);
+        before.state().since(0, UnixTime(66));
+        assert_eq!(write(&path, &[checkpoint()], before.state().index(), NOW).unwrap(), 4);
         let kept = read(&path).unwrap().unwrap();
-        assert_eq!(kept.partitions(), 1);
-        let after = list();
+        let after = tokens();
         let now = Instants { wall_ms: 1_700_000_001_000, monotonic_ms: 50_000_000 };
-        assert_eq!(kept.restore(&after, now), vec![checkpoint()]);
-        assert_eq!(after.judge().index().counts(), before.judge().index().counts());
-        assert_eq!(after.judge().index().marks(0), (UnixTime(77), UnixTime(66)));
+        assert_eq!(kept.restore(after.state(), now), vec![checkpoint()]);
+        assert_eq!(after.state().index().counts(), before.state().index().counts());
+        assert_eq!(after.state().index().marks(0), (UnixTime(77), UnixTime(66)));
         let (token, _) = testing::verified("a-jti");
-        let at = sidegate_common::verdict::Moment { monotonic_ms: now.monotonic_ms, ..testing::AT };
-        let verdict = after.judge().check(&token, at);
-        assert!(!matches!(verdict, Verdict::Good(_)), "{verdict:?}");
-        assert!(matches!(after.judge().ready(at), Err(Unknown::Stale(_))), "a second old, and stale all the same");
+        let at = Moment { monotonic_ms: now.monotonic_ms, ..testing::AT };
+        assert!(after.check(&token, at).is_err());
+        assert!(matches!(after.ensure_ready(at), Err(Unavailable::Stale(_))), "a second old, and stale all the same");
         std::fs::remove_file(path).unwrap();
     }
 
@@ -472,41 +463,41 @@ mod tests {
     #[test]
     fn snapshot_has_unconfirmed_pushes() {
         let path = scratch("unconfirmed");
-        let (before, after) = (list(), list());
+        let (before, after) = (tokens(), tokens());
         let all = Revocation { target: Target::All { threshold: UnixTime(77) }, expires_at: UnixTime(0) };
         for (sequence, entry) in (0..).zip(entries().into_iter().chain([all])) {
-            assert!(before.push(0, &(Position { ms: 9, sequence }, entry)));
+            assert!(before.state().push(0, &(Position { ms: 9, sequence }, entry)));
         }
-        assert_eq!(before.judge().index().counts().total(), 0);
-        write(&path, &[checkpoint()], &before, NOW).unwrap();
+        assert_eq!(before.state().index().counts().total(), 0);
+        write(&path, &[checkpoint()], before.state().index(), NOW).unwrap();
         read(&path)
             .unwrap()
             .unwrap()
-            .restore(&after, Instants { wall_ms: 1_700_000_001_000, monotonic_ms: 50_000_000 });
+            .restore(after.state(), Instants { wall_ms: 1_700_000_001_000, monotonic_ms: 50_000_000 });
         let mut held = vec![];
-        after.judge().index().each(|revocation| held.push(revocation));
+        after.state().index().each(|revocation| held.push(revocation));
         assert!(entries().iter().all(|entry| held.contains(entry)), "{held:?}");
-        assert_eq!((held.len(), after.judge().index().marks(0).0), (4, UnixTime(77)));
+        assert_eq!((held.len(), after.state().index().marks(0).0), (4, UnixTime(77)));
         std::fs::remove_file(path).unwrap();
     }
 
     #[test]
     fn a_machine_that_has_just_booted_waits_for_the_log() {
         let path = scratch("boot");
-        write(&path, &[checkpoint()], &list(), NOW).unwrap();
-        let after = list();
+        write(&path, &[checkpoint()], tokens().state().index(), NOW).unwrap();
+        let after = tokens();
         let now = Instants { wall_ms: 1_700_000_001_000, monotonic_ms: 10 };
-        read(&path).unwrap().unwrap().restore(&after, now);
-        assert_eq!(after.judge().freshness().oldest(), None);
+        read(&path).unwrap().unwrap().restore(after.state(), now);
+        assert_eq!(after.state().proven(), None);
         std::fs::remove_file(path).unwrap();
     }
 
     #[test]
     fn a_cut_or_foreign_file_is_refused_whole() {
         let path = scratch("cut");
-        let before = list();
-        entries().iter().for_each(|entry| assert!(before.apply(0, entry)));
-        write(&path, &[checkpoint()], &before, NOW).unwrap();
+        let before = tokens();
+        entries().iter().for_each(|entry| assert!(before.state().apply(0, entry)));
+        write(&path, &[checkpoint()], before.state().index(), NOW).unwrap();
         let bytes = std::fs::read(&path).unwrap();
         for cut in 0..bytes.len() {
             std::fs::write(&path, &bytes[..cut]).unwrap();
@@ -537,7 +528,7 @@ mod tests {
         }
         assert!(matches!(read(&path), Err(SnapshotError::Io(_))), "a link is no snapshot");
         assert_ne!(temporary(&path), temporary(&path));
-        write(&path, &[checkpoint()], &list(), NOW).unwrap();
+        write(&path, &[checkpoint()], tokens().state().index(), NOW).unwrap();
         assert_eq!(std::fs::read_to_string(&victim).unwrap(), "as it was");
         assert!(std::fs::symlink_metadata(&path).unwrap().is_file() && read(&path).unwrap().is_some());
         assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 3, "nothing is left behind");

@@ -1,16 +1,18 @@
-//! Tokens, keys and judges for the tests of this crate.
+//! Tokens, keys and checkers for the tests of this crate.
 #![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot be set up must fail
 
 use std::sync::Arc;
 
 use sidegate_common::claims::{Audience, Claims};
-use sidegate_common::index::Index;
+use sidegate_common::clock::Moment;
 use sidegate_common::key::{KeyRing, SigningKey};
 use sidegate_common::revocation::{Id, Revocation, Target};
+use sidegate_common::revocation_state::{OnStale, RevocationState, Staleness};
 use sidegate_common::secret::Secret;
-use sidegate_common::time::UnixTime;
+use sidegate_common::sync::Sink as _;
+use sidegate_common::time::{Instants, UnixTime};
 use sidegate_common::token::{self, Policy, VerifiedToken};
-use sidegate_common::verdict::{Freshness, Judge, Moment, OnStale, Staleness};
+use sidegate_common::token_checker::TokenChecker;
 
 /// When the tests of the domain take place.
 pub const AT: Moment = Moment { now: UnixTime(1_700_000_000), monotonic_ms: 50_000 };
@@ -52,14 +54,22 @@ pub fn verified(jti: &str) -> (String, Arc<VerifiedToken>) {
     (token, Arc::new(verified))
 }
 
-/// A judge with the key, and a list proven complete at [`AT`].
-pub fn judge(on_stale: OnStale) -> Arc<Judge> {
+/// A checker with the key, and one partition that nothing has proven.
+pub fn unproven(on_stale: OnStale) -> Arc<TokenChecker> {
     let staleness = Staleness { max_ms: 30_000, policy: on_stale };
-    let freshness = Arc::new(Freshness::new(1));
-    freshness.proven(0, AT.monotonic_ms);
-    let judge = Judge::new(policy(), staleness, Arc::new(Index::new(1)), freshness);
-    judge.set_keys(KeyRing::new(vec![key().verifying().clone()]).unwrap());
-    Arc::new(judge)
+    let now = Instants { wall_ms: AT.now.0 * 1000, monotonic_ms: 1 };
+    let state = RevocationState::new(staleness, now, None);
+    state.begin(1);
+    let tokens = TokenChecker::new(policy(), Arc::new(state));
+    tokens.set_keys(KeyRing::new(vec![key().verifying().clone()]).unwrap());
+    Arc::new(tokens)
+}
+
+/// The same, proven complete at [`AT`].
+pub fn tokens(on_stale: OnStale) -> Arc<TokenChecker> {
+    let tokens = unproven(on_stale);
+    tokens.state().fresh(0, Instants { wall_ms: 0, monotonic_ms: AT.monotonic_ms }, 0);
+    tokens
 }
 
 pub fn other_keys() -> KeyRing {
@@ -67,7 +77,7 @@ pub fn other_keys() -> KeyRing {
     KeyRing::new(vec![other.verifying().clone()]).unwrap()
 }
 
-pub fn revoke_session(judge: &Judge, sid: &str) {
+pub fn revoke_session(tokens: &TokenChecker, sid: &str) {
     let target = Target::Session { sid: Id::parse(sid).unwrap(), subject: None };
-    judge.index().apply(0, &Revocation { target, expires_at: UnixTime(u64::from(u32::MAX)) });
+    tokens.state().apply(0, &Revocation { target, expires_at: UnixTime(u64::from(u32::MAX)) });
 }

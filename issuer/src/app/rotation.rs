@@ -61,7 +61,7 @@ pub(super) async fn watch(
 fn put_in_force(api: &IssuerApi, keys: KeySet) -> Vec<String> {
     let signing = keys.signing.kid().to_owned();
     let verifying = keys.ring.keys().len();
-    api.auth.judge.set_keys(keys.ring);
+    api.auth.tokens.set_keys(keys.ring);
     api.publish(keys.public);
     api.auth.signer.replace_key(keys.signing);
     tracing::info!(signing, verifying, retired = keys.retired.len(), "keys reloaded");
@@ -75,7 +75,7 @@ async fn tell_of_retired(api: &IssuerApi, dead: &[String], told: &mut HashSet<St
             continue;
         }
         // Before the first complete list it cannot be known what the log has.
-        if api.auth.judge.ready((api.clock)()).is_err() {
+        if api.auth.tokens.ensure_ready((api.clock)()).is_err() {
             return;
         }
         if !api.auth.knows_retired(kid) {

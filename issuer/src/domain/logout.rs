@@ -1,10 +1,11 @@
 //! Logout: sessions end, and the log has it before the client hears so.
 
 use sidegate_common::claims::Claims;
+use sidegate_common::clock::Moment;
 use sidegate_common::revocation::{Id, SubjectTag};
 use sidegate_common::time::UnixTime;
-use sidegate_common::token::{self, Rejection, VerifiedToken};
-use sidegate_common::verdict::{Moment, Verdict};
+use sidegate_common::token::{Rejection, VerifiedToken};
+use sidegate_common::token_checker::TokenError;
 
 use super::Auth;
 use super::refresh::rotation_of;
@@ -179,18 +180,16 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
     /// Verifies an access token for a logout. For its own session an expired or revoked one will do; to end others it
     /// must be good, or have been revoked by this very logout, whose answer was lost.
     fn authentic(&self, access: &str, scope: Scope, at: Moment) -> Result<VerifiedToken, Rejection> {
-        let verified = token::verify_expired_too(&self.judge.keys(), self.judge.policy(), at.now, access)?;
+        let verified = self.tokens.issuer().verify_expired_too(at.now, access)?;
         if scope == Scope::Local {
             return Ok(verified);
         }
-        token::still_valid(&verified, self.judge.policy(), at.now)?;
+        self.tokens.issuer().still_valid(at.now, &verified)?;
         let claims = verified.claims();
-        match self.judge.check(access, at) {
-            Verdict::Denied(_) if scope == Scope::Global && self.knows_logged_out(&claims.sub, claims.issued_at()) => {
-                Ok(verified)
-            }
-            Verdict::Denied(rejection) => Err(rejection),
-            Verdict::Good(_) | Verdict::CannotJudge(_) => Ok(verified),
+        let logged_out = || scope == Scope::Global && self.knows_logged_out(&claims.sub, claims.issued_at());
+        match self.tokens.check(access, at) {
+            Err(TokenError::Rejected(rejection)) if !logged_out() => Err(rejection),
+            _ => Ok(verified),
         }
     }
 

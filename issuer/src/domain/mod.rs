@@ -19,12 +19,10 @@ mod tests;
 pub mod token_signer;
 pub mod traits;
 
-use std::sync::Arc;
-
 use aws_lc_rs::rand;
 use sidegate_common::revocation::Id;
 use sidegate_common::time::UnixTime;
-use sidegate_common::verdict::Judge;
+use sidegate_common::token_checker::TokenChecker;
 
 use refresh_token::RefreshKeys;
 use token_signer::TokenSigner;
@@ -42,8 +40,8 @@ pub struct Auth<U, S, P> {
     pub signer: TokenSigner,
     /// Makes and recognises refresh tokens.
     pub refresh_keys: RefreshKeys,
-    /// Judges access tokens, over this issuer's own feed.
-    pub judge: Arc<Judge>,
+    /// Checks access tokens, over this issuer's own feed.
+    pub tokens: TokenChecker,
 }
 
 /// Who is at the other end, as the session's record and the audit log have it.
@@ -89,16 +87,16 @@ fn random_id() -> Result<[u8; 16], NoRandomness> {
 impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
     /// True if this issuer's own list has the revocation of the session itself.
     fn knows_ended(&self, sid: &Id) -> bool {
-        self.judge.index().has_session(sid)
+        self.tokens.state().index().has_session(sid)
     }
 
     /// True if this issuer's own list has the revocation of the key.
     pub fn knows_retired(&self, kid: &str) -> bool {
-        self.judge.index().has_key(kid)
+        self.tokens.state().index().has_key(kid)
     }
 
     /// True if, by this issuer's own list, the user's tokens issued at `iat` are dead, whatever their session.
     fn knows_logged_out(&self, sub: &str, iat: UnixTime) -> bool {
-        self.judge.index().has_logged_out(sub, iat)
+        self.tokens.state().index().has_logged_out(sub, iat)
     }
 }

@@ -4,7 +4,6 @@ use futures_util::future::join_all;
 use sidegate_common::revocation::{Id, Revocation, SubjectTag, Target};
 use sidegate_common::text::is_identifier;
 use sidegate_common::time::{REVOCATION_MARGIN_SECONDS, UnixTime};
-use sidegate_common::token;
 
 use super::Auth;
 use super::session::{EndOutcome, EndSession, UserSessions};
@@ -124,8 +123,8 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
             self.store.append(0, &Revocation { target, expires_at: AS_LONG_AS_POSSIBLE }).await?;
             return Ok(token.to_owned());
         }
-        let verified = token::verify_expired_too(&self.judge.keys(), self.judge.policy(), now, token)
-            .map_err(|_| RevokeError::Unfit("token"))?;
+        let verified = self.tokens.issuer().verify_expired_too(now, token);
+        let verified = verified.map_err(|_| RevokeError::Unfit("token"))?;
         let claims = verified.claims();
         let jti = Id::parse(&claims.jti).ok_or(RevokeError::Unfit("token"))?;
         let subject = SubjectTag::of(&claims.sub);

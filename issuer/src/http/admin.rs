@@ -7,8 +7,8 @@ use axum::body::Body;
 use axum::routing::{get, post};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde_json::{Map, Value, json};
+use sidegate_common::revocation_state::Unavailable;
 use sidegate_common::token::Rejection;
-use sidegate_common::verdict::Unknown;
 
 use super::api::Api;
 use super::audit;
@@ -54,10 +54,10 @@ fn text(body: String, media_type: &'static str) -> Response<Body> {
 fn readiness<U, S, P>(api: &Api<U, S, P>) -> (bool, [(&'static str, Option<String>); 3]) {
     let now = (api.clock)();
     let [users, store] = api.readiness.errors(now.monotonic_ms);
-    let feed = api.auth.judge.ready(now).err();
-    let stale_at_most = matches!(feed, None | Some(Unknown::Stale(_)));
+    let feed = api.auth.tokens.ensure_ready(now).err();
+    let stale_at_most = matches!(feed, None | Some(Unavailable::Stale(_)));
     let ready = users.1.is_none() && store.1.is_none() && stale_at_most;
-    (ready, [users, store, ("feed", feed.map(|unknown| unknown.to_string()))])
+    (ready, [users, store, ("feed", feed.map(|why| why.to_string()))])
 }
 
 async fn readyz<U: Users, S: Store, P: Passwords>(api: Arc<Api<U, S, P>>, _call: Call) -> Answer {

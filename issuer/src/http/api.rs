@@ -2,8 +2,9 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
+use sidegate_common::clock::Moment;
 use sidegate_common::secret::LiveSecret;
-use sidegate_common::verdict::{GoodToken, Moment, Verdict};
+use sidegate_common::token_checker::{GoodToken, TokenError};
 
 use super::error::Failure;
 use super::jwks::PublicKeys;
@@ -46,12 +47,11 @@ impl<U, S, P> Api<U, S, P> {
         *self.public_keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
     }
 
-    /// Judges the bearer of a protected route, as every verifier would.
-    pub(super) fn judge(&self, token: &str) -> Result<GoodToken, Failure> {
-        match self.auth.judge.check(token, (self.clock)()) {
-            Verdict::Good(good) => Ok(good),
-            Verdict::Denied(rejection) => Err(Failure::Denied(rejection)),
-            Verdict::CannotJudge(unknown) => Err(Failure::CannotJudge(unknown)),
-        }
+    /// Checks the bearer of a protected route, as every verifier would.
+    pub(super) fn check(&self, token: &str) -> Result<GoodToken, Failure> {
+        self.auth.tokens.check(token, (self.clock)()).map_err(|error| match error {
+            TokenError::Rejected(rejection) => Failure::Denied(rejection),
+            TokenError::Unavailable(why) => Failure::CannotCheck(why),
+        })
     }
 }

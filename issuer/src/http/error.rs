@@ -3,8 +3,8 @@
 use axum::body::Body;
 use http::{HeaderValue, Response, StatusCode, header};
 use sidegate_common::problem::{Code, MEDIA_TYPE, Problem};
+use sidegate_common::revocation_state;
 use sidegate_common::token::Rejection;
-use sidegate_common::verdict::Unknown;
 use sidegate_runtime::fault_log::FaultLog;
 
 use super::fields::Invalid;
@@ -34,7 +34,7 @@ pub(super) enum Failure {
     /// A protected route was asked with a token that will not do.
     Denied(Rejection),
     /// Whether the token will do cannot be said.
-    CannotJudge(Unknown),
+    CannotCheck(revocation_state::Unavailable),
     Login(LoginError),
     Refresh(RefreshError),
     Logout(LogoutError),
@@ -74,7 +74,7 @@ impl Failure {
             Self::TooLarge => plain(Code::PayloadTooLarge),
             Self::UnsupportedMediaType => plain(Code::UnsupportedMediaType),
             Self::Denied(rejection) | Self::Logout(LogoutError::Access(rejection)) => plain(rejection.code()),
-            Self::CannotJudge(unknown) => (Problem::new(unknown.code()), Some(RETRY_STORE_SECONDS)),
+            Self::CannotCheck(why) => (Problem::new(why.code()), Some(RETRY_STORE_SECONDS)),
             Self::Login(LoginError::Refused { .. }) => plain(Code::InvalidCredentials),
             Self::Login(LoginError::Overloaded(_)) => {
                 (Problem::new(Code::TemporarilyUnavailable), Some(RETRY_QUEUE_SECONDS))
@@ -114,9 +114,9 @@ impl Failure {
                 tracing::error!(%error, "no token can be made for this user");
                 None
             }
-            Self::CannotJudge(unknown) => {
-                if let Some(unlogged) = FAULTS.happened(unknown.code().name()) {
-                    tracing::warn!(why = %unknown, unlogged, "cannot check a token");
+            Self::CannotCheck(why) => {
+                if let Some(unlogged) = FAULTS.happened(why.code().name()) {
+                    tracing::warn!(%why, unlogged, "cannot check a token");
                 }
                 None
             }

@@ -10,7 +10,7 @@ use super::login::json;
 use super::router::Answer;
 
 pub(super) async fn me<U, S, P>(api: Arc<Api<U, S, P>>, call: Call) -> Answer {
-    let good = api.judge(required_bearer(&call.head.headers)?)?;
+    let good = api.check(required_bearer(&call.head.headers)?)?;
     let claims = serde_json::to_value(good.claims()).map_err(|_| Failure::Internal)?;
     Ok(json(&claims))
 }

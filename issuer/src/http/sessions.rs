@@ -19,7 +19,7 @@ use crate::domain::traits::{Passwords, Store, Users};
 const PAGE_MAX: u32 = 100;
 
 pub(super) async fn list<U: Users, S: Store, P: Passwords>(api: Arc<Api<U, S, P>>, call: Call) -> Answer {
-    let good = api.judge(required_bearer(&call.head.headers)?)?;
+    let good = api.check(required_bearer(&call.head.headers)?)?;
     let claims = good.claims();
     let query = Query::read(call.head.uri.query())?;
     let page = api.auth.sessions(&claims.sub, query.after.as_ref(), query.limit).await?;
@@ -70,7 +70,7 @@ pub(super) fn shown(page: &SessionPage, describe: impl Fn(&Session) -> Value) ->
 
 pub(super) async fn end<U: Users, S: Store, P: Passwords>(api: Arc<Api<U, S, P>>, call: Call) -> Answer {
     let client = call.client(&api.proxies);
-    let good = api.judge(required_bearer(&call.head.headers)?)?;
+    let good = api.check(required_bearer(&call.head.headers)?)?;
     let sid = call.head.uri.path().rsplit('/').next().unwrap_or_default();
     let ended = api.auth.end_own_session(&good.claims().sub, sid).await?.ok_or(Failure::NotFound)?;
     audit::session_ended(&api.metrics, &client, &ended);

@@ -1,6 +1,9 @@
 //! The store that the configuration chose: Redis or the embedded one.
 
+use std::sync::Arc;
+
 use sidegate_common::revocation::{Id, Revocation};
+use sidegate_common::revocation_state::Observer;
 use sidegate_common::time::UnixTime;
 use sidegate_runtime::trace::hop;
 
@@ -40,6 +43,14 @@ impl AnyStore {
         match self {
             Self::Redis(store) => store.counts().clone(),
             Self::Embedded(store) => store.counts().clone(),
+        }
+    }
+
+    /// What is to hear of the revocations that the issuer's own feed brings.
+    pub fn observer(&self) -> Option<Arc<dyn Observer>> {
+        match self {
+            Self::Redis(store) => store.observer(),
+            Self::Embedded(_) => None,
         }
     }
 }

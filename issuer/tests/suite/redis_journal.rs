@@ -89,7 +89,7 @@ async fn redis_lost_its_data_and_since_need_not_move() {
     ended_sessions(&issuer.store).await;
     // Another issuer's, of which the feed told.
     let heard = Revocation { target: token(8), expires_at: UnixTime(4_000_000_000) };
-    issuer.store.heard(0, &heard);
+    issuer.store.observer().expect("a journal").revoked(0, &heard);
     noted(&server, &folder).await;
     let _ok: String = server.command(&["FLUSHALL"]).await;
     has_everything(&server).await;

@@ -8,13 +8,15 @@ use crate::support::eventually;
 use crate::support::redis::{PREFIX, RedisServer};
 use crate::support::store::*;
 use crate::support::switchboard::Switchboard;
-use sidegate_common::index::Index;
 use sidegate_common::revocation::{Revocation, SubjectTag, Target};
+use sidegate_common::revocation_state::{OnStale, RevocationState, Staleness};
+use sidegate_common::sync::Sink as _;
 use sidegate_common::time::UnixTime;
 use sidegate_common::wire::Keys;
 use sidegate_issuer::domain::session::{Refusal, Rotated, Rotation};
 use sidegate_issuer::domain::traits::Store as _;
 use sidegate_issuer::store::redis::{OwnFeed, Pace, RedisStore};
+use sidegate_runtime::clock::instants;
 use sidegate_runtime::feed::status::Status;
 
 const FOREVER: UnixTime = UnixTime(4_000_000_000);
@@ -44,11 +46,13 @@ async fn is_settled(server: &RedisServer) -> bool {
     meta(server, "settled").await == Some(here)
 }
 
-/// A store that has brought nothing yet but what is put into its index.
-fn with_feed(url: &str) -> (RedisStore, Arc<Index>) {
-    let (store, index) = (store_at(url), Arc::new(Index::new(1)));
-    store.follow(OwnFeed { index: Arc::clone(&index), status: Arc::new(Status::default()) });
-    (store, index)
+/// A store whose feed has brought nothing yet but what is put into the state returned.
+fn with_feed(url: &str) -> (RedisStore, Arc<RevocationState>) {
+    let staleness = Staleness { max_ms: 30_000, policy: OnStale::Deny };
+    let (store, state) = (store_at(url), Arc::new(RevocationState::new(staleness, instants(), None)));
+    state.begin(1);
+    store.follow(OwnFeed { state: Arc::clone(&state), status: Arc::new(Status::default()) });
+    (store, state)
 }
 
 fn beat(store: &RedisStore) -> tokio::task::JoinHandle<()> {
@@ -195,7 +199,7 @@ async fn an_issuer_that_died_is_taken_off_the_list_and_waited_for_no_longer() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_feed_brought_from_an_issuer_that_has_left_is_put_back() {
     let mut pair = Pair::start().await;
-    let (leaving, (staying, index)) = (store_at(&pair.address.url()), with_feed(&pair.address.url()));
+    let (leaving, (staying, state)) = (store_at(&pair.address.url()), with_feed(&pair.address.url()));
     // The failover takes away that it left, too.
     let staying = staying.pacing(Pace { stopped: Duration::from_secs(1), ..FAST });
     leaving.initialise().await.unwrap();
@@ -210,10 +214,10 @@ async fn what_the_feed_brought_from_an_issuer_that_has_left_is_put_back() {
     let threshold = leaving.revoke_subject(&user(3)).await.unwrap();
     let log = pair.master.log(0).await;
     log.iter().for_each(|(_, revocation)| {
-        index.apply(0, revocation);
+        state.apply(0, revocation);
     });
     let expired = Revocation { target: token(7), expires_at: UnixTime(1_000_000_000) };
-    index.apply(0, &expired);
+    state.apply(0, &expired);
     leaving.leave().await;
     pair.fail_over().await;
 
@@ -234,14 +238,14 @@ async fn what_the_feed_brought_from_an_issuer_that_has_left_is_put_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_stands_in_the_log_is_not_put_back_again() {
     let mut pair = Pair::start().await;
-    let (store, index) = with_feed(&pair.address.url());
+    let (store, state) = with_feed(&pair.address.url());
     store.initialise().await.unwrap();
     beat(&store);
     for number in 0..100 {
         revoke_token(&store, number).await.unwrap();
     }
     for (_, revocation) in pair.master.log(0).await {
-        index.apply(0, &revocation);
+        state.apply(0, &revocation);
     }
     pair.cut().await;
     revoke_token(&store, 200).await.unwrap();
@@ -255,7 +259,7 @@ async fn what_stands_in_the_log_is_not_put_back_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_data_set_is_made_with_what_the_feed_brought() {
     let server = RedisServer::start(&[]).await;
-    let (store, index) = with_feed(&server.url());
+    let (store, state) = with_feed(&server.url());
     store.initialise().await.unwrap();
     let subject = Some(SubjectTag::of(&user(1)));
     let ordered = sidegate_runtime::clock::unix_now();
@@ -265,7 +269,7 @@ async fn a_lost_data_set_is_made_with_what_the_feed_brought() {
         Target::Subject { sub: user(2).into(), threshold: ordered },
     ];
     for target in heard.clone() {
-        index.apply(0, &Revocation { target, expires_at: FOREVER });
+        state.apply(0, &Revocation { target, expires_at: FOREVER });
     }
     let _ok: String = server.command(&["FLUSHALL"]).await;
     revoke_token(&store, 9).await.unwrap();

@@ -1,6 +1,7 @@
 //! A verifier with a large list of revocations, and a client that knows many tokens.
 
 use std::hint::black_box;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -11,11 +12,12 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sidegate_client::Sidegate;
 use sidegate_common::claims::Claims;
 use sidegate_common::revocation::{Id, Revocation, SubjectTag, Target};
+use sidegate_common::sync::Sink as _;
 use sidegate_common::time::UnixTime;
 use sidegate_shm::Stats;
 
 use super::limits::{BATCH, Order, Times, time};
-use crate::daemon::{Daemon, Segment, claims, sign};
+use crate::daemon::{Daemon, claims, sign};
 
 /// Threads that show the client its tokens for the first time.
 const INTRODUCERS: usize = 8;
@@ -23,7 +25,7 @@ const INTRODUCERS: usize = 8;
 /// A verifier in this process whose list has many entries: two sessions for each of half as many users.
 pub struct Crowd {
     pub daemon: Daemon,
-    pub segment: Segment,
+    pub attach: PathBuf,
     revoked: u64,
 }
 
@@ -53,16 +55,16 @@ pub fn token(n: u64) -> (Claims, String) {
 
 impl Crowd {
     pub async fn start() -> Self {
-        let (daemon, segment) = Daemon::start_shared(&[("RUST_LOG", "error"), ("WORKER_THREADS", "1")]).await;
-        Self { daemon, segment, revoked: 0 }
+        let (daemon, attach) = Daemon::start_shared(&[("RUST_LOG", "error"), ("WORKER_THREADS", "1")]).await;
+        Self { daemon, attach, revoked: 0 }
     }
 
     /// Lets the list grow to this many entries, and waits until readers have a segment for them.
     pub async fn revoke(&mut self, revoked: u64) {
-        let (list, from) = (Arc::clone(&self.daemon.list), self.revoked);
+        let (state, from) = (Arc::clone(&self.daemon.state), self.revoked);
         let apply = move || {
             for n in from..revoked {
-                list.apply(0, &revocation(n));
+                state.apply(0, &revocation(n));
             }
         };
         tokio::task::spawn_blocking(apply).await.expect("applied");
@@ -75,12 +77,12 @@ impl Crowd {
     }
 
     pub fn stats(&self) -> Stats {
-        self.daemon.list.stats().expect("a segment").0
+        self.daemon.gate.segment().expect("a segment").stats().0
     }
 
     /// A client that has seen `count` tokens, and those that it keeps.
     pub async fn known(&self, count: u64) -> Known {
-        let builder = Sidegate::builder().socket(&self.daemon.socket).attach_socket(&self.segment.attach);
+        let builder = Sidegate::builder().socket(&self.daemon.socket).attach_socket(&self.attach);
         let meet = move || {
             let sidegate = builder.tokens(count as usize).connect();
             let introduce = |first: u64| {
@@ -102,7 +104,7 @@ impl Crowd {
 
     /// Adds entries at this pace until what comes back is dropped.
     pub fn busy(&self, per_second: u32) -> Busy {
-        let (list, stop) = (Arc::clone(&self.daemon.list), Arc::new(AtomicBool::new(false)));
+        let (state, stop) = (Arc::clone(&self.daemon.state), Arc::new(AtomicBool::new(false)));
         let stopped = Arc::clone(&stop);
         let mut n = self.revoked | 1 << 40;
         let thread = std::thread::spawn(move || {
@@ -112,7 +114,7 @@ impl Crowd {
                     return;
                 }
                 for _ in 0..per_second / 1000 {
-                    list.apply(0, &revocation(n));
+                    state.apply(0, &revocation(n));
                     n += 1;
                 }
                 std::thread::sleep((Duration::from_millis(1) * turn).saturating_sub(started.elapsed()));

@@ -54,7 +54,7 @@ async fn beside_a_writer() -> Vec<Row> {
 /// A token that this process has not seen, against `/check` of the same daemon by a bare client that keeps its connection.
 async fn first_sight() -> Vec<Row> {
     let crowd = Crowd::start().await;
-    let builder = Sidegate::builder().socket(&crowd.daemon.socket).attach_socket(&crowd.segment.attach);
+    let builder = Sidegate::builder().socket(&crowd.daemon.socket).attach_socket(&crowd.attach);
     let sidegate = builder.connect();
     let at = crowd.daemon.at.clone();
     let mut row = Row::new("first sight, p50", "us", "/check by a bare client", Goal::AtMost(1.3));

@@ -71,7 +71,7 @@ impl Rig {
         let feed = format!("redis://verifier:secret@127.0.0.1:{}/", verifiers.port());
         let replay_wait = ("REPLAY_WAIT", "60s");
         let settings = [("REDIS_URL", feed.as_str()), ("PROBE_INTERVAL", "50ms"), ("MAX_STALENESS", "1s"), replay_wait];
-        let (inside, _) = Launched::start(Scratch::new(), &settings);
+        let inside = Launched::start(Scratch::new(), &settings);
         let folder = Scratch::new();
         let clocks = folder.file("clocks");
         std::fs::write(&clocks, "+0").expect("our own folder");

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sidegate_common::token::Rejection;
-use sidegate_common::verdict::Verdict;
+use sidegate_common::token_checker::TokenError;
 use sidegate_runtime::clock::monotonic_ms;
 use sidegate_tests::random::Random;
 use sidegate_tests::stack::Verifier;
@@ -95,9 +95,8 @@ impl Shared {
     /// Asks about every entry not yet held, and about `again` of the others.
     fn look(&self, again: usize) {
         let mut state = self.state();
-        let judge = self.gate.judge();
         // Before the verdicts: what is proven while they are given may speak of more.
-        let proven = judge.freshness().oldest().unwrap_or(0);
+        let proven = self.gate.state().proven().unwrap_or(0);
         if self.proven_ms.fetch_max(proven, Ordering::AcqRel) < proven {
             state.totals.proofs += 1;
         }
@@ -123,25 +122,27 @@ impl Shared {
 
     fn ask(&self, state: &mut State, at: usize, proven: u64) {
         let dead = state.dead[at].clone();
-        let (judge, moment) = (self.gate.judge(), self.gate.moment());
+        let (tokens, moment) = (self.gate.tokens(), self.gate.moment());
         // In full until it is held, and as the cache of tokens seen does from then on.
         let held = state.held[at];
-        let verdict = if held { judge.check_again(&dead.verified, moment) } else { judge.check(&dead.token, moment) };
+        let verdict = if held { tokens.recheck(&dead.verified, moment) } else { tokens.check(&dead.token, moment) };
         state.totals.verdicts += 1;
         let say = |what: &str| {
             let age = proven.saturating_sub(dead.acknowledged_ms);
             format!("{what}: acknowledged at {}, proven as of {proven} ({age} ms later)", dead.acknowledged_ms)
         };
         match verdict {
-            Verdict::Denied(Rejection::Revoked) => state.held[at] = true,
-            Verdict::Good(_) if held => state.violation = Some(say("un-revoked")),
-            Verdict::Good(_) if dead.acknowledged_ms < proven => {
+            Err(TokenError::Rejected(Rejection::Revoked)) => state.held[at] = true,
+            Ok(_) if held => state.violation = Some(say("un-revoked")),
+            Ok(_) if dead.acknowledged_ms < proven => {
                 let lost = if self.truth.is_lost(&dead) { ", lost by Redis" } else { "" };
                 state.violation = Some(say(&format!("good although revoked{lost}")));
             }
-            Verdict::CannotJudge(_) if held => state.violation = Some(say("forgotten")),
-            Verdict::Good(_) | Verdict::CannotJudge(_) => {}
-            Verdict::Denied(other) => state.violation = Some(say(&format!("denied for another reason, {other}"))),
+            Err(TokenError::Unavailable(_)) if held => state.violation = Some(say("forgotten")),
+            Ok(_) | Err(TokenError::Unavailable(_)) => {}
+            Err(TokenError::Rejected(other)) => {
+                state.violation = Some(say(&format!("denied for another reason, {other}")))
+            }
         }
     }
 }

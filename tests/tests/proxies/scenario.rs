@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::Method;
+use sidegate_common::sync::Sink as _;
 use sidegate_tests::bench::load::Stream;
 use sidegate_tests::daemon::{Daemon, good};
 use sidegate_tests::http::{Reply, raw};
@@ -49,12 +50,12 @@ pub async fn scenario(kind: Kind) {
     // 0666: nginx and HAProxy run their workers as another user. In production they share the socket's group.
     let settings = [("ROUTES_FILE", file.to_str().unwrap()), ("MAX_STALENESS", "5s"), ("VERIFIER_SOCKET_MODE", "0666")];
     let mut daemon = Daemon::start_in(folder, &settings);
-    let (list, proving) = (Arc::clone(&daemon.list), Arc::new(AtomicBool::new(true)));
+    let (state, proving) = (Arc::clone(&daemon.state), Arc::new(AtomicBool::new(true)));
     let prover = std::thread::spawn({
         let proving = Arc::clone(&proving);
         move || {
             while proving.load(Ordering::Relaxed) {
-                list.fresh(0, sidegate_runtime::clock::instants());
+                state.fresh(0, sidegate_runtime::clock::instants(), 0);
                 std::thread::sleep(Duration::from_millis(100));
             }
         }

@@ -3,16 +3,18 @@
 
 use std::sync::Arc;
 
+use sidegate_common::clock::Moment;
+use sidegate_common::revocation_state::Unavailable;
 use sidegate_common::time::{LEEWAY_MAX_SECONDS, UnixTime};
 use sidegate_common::token::{Rejection, VerifiedToken};
-use sidegate_common::verdict::{GoodToken, Judge, Moment, Unknown, Verdict};
+use sidegate_common::token_checker::{GoodToken, TokenChecker, TokenError};
 
 use super::seen::{Seen, SeenTokens};
 
-/// A judge with a memory for verified tokens. `R` is what the wire renders of a token, once.
+/// A checker with a memory for verified tokens. `R` is what the wire renders of a token, once.
 #[derive(Debug)]
 pub struct Checker<R> {
-    judge: Arc<Judge>,
+    tokens: Arc<TokenChecker>,
     seen: SeenTokens<R>,
     render: fn(&VerifiedToken) -> R,
 }
@@ -25,45 +27,52 @@ pub enum Checked<R> {
     /// Not good.
     Denied(Rejection),
     /// That cannot be said.
-    CannotJudge(Unknown),
+    CannotJudge(Unavailable),
+}
+
+impl<R> From<TokenError> for Checked<R> {
+    fn from(error: TokenError) -> Self {
+        match error {
+            TokenError::Rejected(rejection) => Self::Denied(rejection),
+            TokenError::Unavailable(why) => Self::CannotJudge(why),
+        }
+    }
 }
 
 impl<R> Checker<R> {
     /// A checker that remembers about `entries` tokens.
-    pub fn new(judge: Arc<Judge>, entries: usize, render: fn(&VerifiedToken) -> R) -> Self {
-        Self { judge, seen: SeenTokens::new(entries), render }
+    pub fn new(tokens: Arc<TokenChecker>, entries: usize, render: fn(&VerifiedToken) -> R) -> Self {
+        Self { tokens, seen: SeenTokens::new(entries), render }
     }
 
-    /// The judge.
-    pub const fn judge(&self) -> &Arc<Judge> {
-        &self.judge
+    /// What checks them.
+    pub const fn tokens(&self) -> &Arc<TokenChecker> {
+        &self.tokens
     }
 
     /// Drops tokens that have expired at `now`, beyond the largest leeway, from memory.
     pub fn expire(&self, now: UnixTime) {
-        self.seen.expire(now, LEEWAY_MAX_SECONDS, self.judge.key_epoch());
+        self.seen.expire(now, LEEWAY_MAX_SECONDS, self.tokens.state().key_epoch());
     }
 
     /// Checks a token.
     pub fn check(&self, token: &str, at: Moment) -> Checked<R> {
         // Read before the keys are: a token verified while they change is kept under the old epoch, and so not used.
-        let key_epoch = self.judge.key_epoch();
+        let key_epoch = self.tokens.state().key_epoch();
         if let Some(seen) = self.seen.find(token, key_epoch) {
-            return match self.judge.check_again(seen.verified(), at) {
-                Verdict::Good(good) => Checked::Good(good, seen),
-                Verdict::Denied(rejection) => Checked::Denied(rejection),
-                Verdict::CannotJudge(unknown) => Checked::CannotJudge(unknown),
+            return match self.tokens.recheck(seen.verified(), at) {
+                Ok(good) => Checked::Good(good, seen),
+                Err(error) => error.into(),
             };
         }
-        match self.judge.check(token, at) {
-            Verdict::Good(good) => {
+        match self.tokens.check(token, at) {
+            Ok(good) => {
                 let verified = Arc::clone(good.token());
                 let rendered = (self.render)(&verified);
                 let seen = self.seen.keep(token, key_epoch, verified, rendered);
                 Checked::Good(good, seen)
             }
-            Verdict::Denied(rejection) => Checked::Denied(rejection),
-            Verdict::CannotJudge(unknown) => Checked::CannotJudge(unknown),
+            Err(error) => error.into(),
         }
     }
 }
@@ -72,30 +81,30 @@ impl<R> Checker<R> {
 mod tests {
     use super::*;
     use crate::testing::{self, AT};
-    use sidegate_common::verdict::OnStale;
+    use sidegate_common::revocation_state::OnStale;
 
     #[test]
     fn a_remembered_token_is_still_judged_each_time() {
-        let judge = testing::judge(OnStale::Deny);
-        let checker = Checker::new(Arc::clone(&judge), 64, |_| ());
+        let tokens = testing::tokens(OnStale::Deny);
+        let checker = Checker::new(Arc::clone(&tokens), 64, |_| ());
         let (token, verified) = testing::verified("one");
         assert!(matches!(checker.check(&token, AT), Checked::Good(..)));
-        assert!(checker.seen.find(&token, judge.key_epoch()).is_some());
+        assert!(checker.seen.find(&token, tokens.state().key_epoch()).is_some());
         let late = Moment { monotonic_ms: AT.monotonic_ms + 1_000_000, ..AT };
-        assert!(matches!(checker.check(&token, late), Checked::CannotJudge(Unknown::Stale(_))));
+        assert!(matches!(checker.check(&token, late), Checked::CannotJudge(Unavailable::Stale(_))));
         let expired = Moment { now: verified.claims().expires_at().plus(60), ..AT };
         assert!(matches!(checker.check(&token, expired), Checked::Denied(Rejection::Expired)));
-        testing::revoke_session(&judge, &verified.claims().sid);
+        testing::revoke_session(&tokens, &verified.claims().sid);
         assert!(matches!(checker.check(&token, AT), Checked::Denied(Rejection::Revoked)));
     }
 
     #[test]
     fn other_keys_forget_what_was_verified() {
-        let judge = testing::judge(OnStale::Deny);
-        let checker = Checker::new(Arc::clone(&judge), 64, |_| ());
+        let tokens = testing::tokens(OnStale::Deny);
+        let checker = Checker::new(Arc::clone(&tokens), 64, |_| ());
         let (token, _) = testing::verified("one");
         assert!(matches!(checker.check(&token, AT), Checked::Good(..)));
-        judge.set_keys(testing::other_keys());
+        tokens.set_keys(testing::other_keys());
         assert!(matches!(checker.check(&token, AT), Checked::Denied(Rejection::UnknownKey)));
     }
 }

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use sidegate_common::clock::Moment;
 use sidegate_common::problem::Code;
+use sidegate_common::revocation_state::Unavailable;
 use sidegate_common::token::Rejection;
-use sidegate_common::verdict::{GoodToken, Moment, Unknown};
+use sidegate_common::token_checker::GoodToken;
 
 use super::check::{Checked, Checker};
 use super::routes::{Access, Requirement, Shortfall};
@@ -60,7 +62,7 @@ pub enum Decision<R> {
     /// No.
     Deny(Denial),
     /// That cannot be said.
-    CannotJudge(Unknown),
+    CannotJudge(Unavailable),
 }
 
 /// Decides on a request to a route with this `access`; `also` is asked for beside it.
@@ -112,10 +114,10 @@ fn public<R>(checker: &Checker<R>, presented: Presented<'_>, at: Moment) -> Deci
 mod tests {
     use super::*;
     use crate::testing::{self, AT};
-    use sidegate_common::verdict::OnStale;
+    use sidegate_common::revocation_state::OnStale;
 
     fn ask(presented: Presented<'_>, access: &Access, also: Option<&Requirement>) -> String {
-        let checker = Checker::new(testing::judge(OnStale::Deny), 64, |_| ());
+        let checker = Checker::new(testing::tokens(OnStale::Deny), 64, |_| ());
         match decide(&checker, presented, access, also, AT) {
             Decision::Public => "public".to_owned(),
             Decision::Allow(good, _) => good.claims().sub.clone(),

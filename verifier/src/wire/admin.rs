@@ -8,8 +8,8 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use sidegate_common::problem::Code;
+use sidegate_common::revocation_state::Unavailable;
 use sidegate_common::time::Instants;
-use sidegate_common::verdict::Unknown;
 use sidegate_runtime::clock::instants;
 use sidegate_runtime::feed::status::{PartitionStatus, Status};
 use sidegate_shm::Stats;
@@ -133,17 +133,17 @@ impl SharedMemory {
 impl Readiness {
     /// As it stands.
     pub fn of(gate: &Gate, feed: &Status) -> Self {
-        let (judge, ready) = (gate.judge(), gate.ready());
-        let proven = judge.freshness().oldest();
+        let (state, ready) = (gate.state(), gate.ready());
+        let proven = state.proven();
         let keys = gate.keys().loaded();
         let snapshot = proven.is_some();
-        let counts = judge.index().counts();
+        let counts = state.index().counts();
         let now = instants();
         Self {
             ready: ready.is_ok(),
             keys,
             snapshot,
-            fresh: snapshot && !matches!(ready, Err(Unknown::Stale(_))),
+            fresh: snapshot && !matches!(ready, Err(Unavailable::Stale(_))),
             fresh_age_ms: proven.map(|proven| gate.moment().monotonic_ms.saturating_sub(proven)),
             revocations: counts.total(),
             by_kind: ByKind {
@@ -154,9 +154,9 @@ impl Readiness {
             },
             feed: feed.partitions().iter().map(|status| PartitionReadiness::of(status, now)).collect(),
             key_count: gate.keys().count() as u64,
-            segment: gate.segment(),
-            shared_memory: gate.list().and_then(|list| list.stats()).map(SharedMemory::of),
-            reason: ready.err().map(|unknown| unknown.to_string()),
+            segment: gate.segment_id(),
+            shared_memory: gate.segment().map(|segment| SharedMemory::of(segment.stats())),
+            reason: ready.err().map(|why| why.to_string()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
@@ -184,7 +184,7 @@ impl Admin {
             "/metrics" => {
                 let mut answer = json(&());
                 answer.headers.insert(CONTENT_TYPE, OPENMETRICS);
-                self.gate.metrics().held(self.gate.judge().index().counts());
+                self.gate.metrics().held(self.gate.state().index().counts());
                 answer.body = self.gate.metrics().text(self.gate.ready().is_ok()).into();
                 answer
             }

@@ -9,7 +9,6 @@ use http::{Response, StatusCode};
 use sidegate_common::claims::Claims;
 use sidegate_common::problem::{Code, MEDIA_TYPE, Problem};
 use sidegate_common::token::VerifiedToken;
-use sidegate_common::verdict::Unknown;
 
 use super::http::Body;
 use crate::domain::decide::{Decision, Denial};
@@ -108,7 +107,7 @@ pub fn answer(decision: Decision<Identity>) -> Answer {
             Answer { status: StatusCode::OK, headers, body: Bytes::new(), outcome: "allowed" }
         }
         Decision::Deny(denial) => denied(&denial),
-        Decision::CannotJudge(unknown) => cannot_judge(unknown),
+        Decision::CannotJudge(why) => problem(why.code(), &why.to_string(), None),
     }
 }
 
@@ -120,10 +119,6 @@ fn denied(denial: &Denial) -> Answer {
         Denial::Audience => problem(denial.code(), "another audience", None),
         Denial::NoTarget(why) | Denial::Header(why) => problem(denial.code(), why, None),
     }
-}
-
-fn cannot_judge(unknown: Unknown) -> Answer {
-    problem(unknown.code(), &unknown.to_string(), None)
 }
 
 /// An error as every interface shows it.
@@ -173,8 +168,9 @@ mod tests {
     use crate::domain::decide::{Presented, decide};
     use crate::domain::routes::{Access, Requirement};
     use crate::testing::{self, AT};
+    use sidegate_common::clock::Moment;
+    use sidegate_common::revocation_state::{OnStale, Unavailable};
     use sidegate_common::token::Rejection;
-    use sidegate_common::verdict::{Moment, OnStale};
 
     fn shown(answer: &Answer, name: &HeaderName) -> String {
         answer.headers.get(name).map_or_else(String::new, |value| value.to_str().unwrap().to_owned())
@@ -186,8 +182,8 @@ mod tests {
 
     #[test]
     fn allow_is_200_with_the_whole_identity() {
-        let judge = testing::judge(OnStale::Allow);
-        let checker = Checker::new(Arc::clone(&judge), 64, Identity::of);
+        let tokens = testing::tokens(OnStale::Allow);
+        let checker = Checker::new(Arc::clone(&tokens), 64, Identity::of);
         let (token, verified) = testing::verified("the-jti");
         let access = Access::Token(Requirement::default());
         let good = answer(decide(&checker, Presented::Token(&token), &access, None, AT));
@@ -237,9 +233,9 @@ mod tests {
     #[test]
     fn cannot_judge_is_503_and_says_when_to_ask_again() {
         for (unknown, code) in [
-            (Unknown::NotLoaded, "temporarily_unavailable"),
-            (Unknown::NoKeys, "temporarily_unavailable"),
-            (Unknown::Stale(31), "stale"),
+            (Unavailable::NotLoaded, "temporarily_unavailable"),
+            (Unavailable::NoKeys, "temporarily_unavailable"),
+            (Unavailable::Stale(31), "stale"),
         ] {
             let answer = answer(Decision::CannotJudge(unknown));
             assert_eq!((answer.status.as_u16(), answer.outcome), (503, code));

@@ -45,7 +45,7 @@ pub async fn verify(gate: Arc<Gate>, request: Request<Incoming>) -> Response<Bod
 
 async fn judge(gate: &Gate, token: &str) -> Answer {
     // Before judging: if either changes meanwhile, the client holds the older one, and asks again.
-    let (segment, epoch) = (gate.segment(), gate.key_epoch());
+    let (segment, epoch) = (gate.segment_id(), gate.key_epoch());
     match gate.check_waiting(token).await {
         Checked::Good(good, _) => {
             let mut answer = json(&Verified { claims: good.claims(), segment: format!("{segment:016x}"), epoch });

@@ -5,14 +5,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sidegate_common::sync::{Action, Checkpoint, Event, Machine, Timing};
+use sidegate_common::sync::{Action, Checkpoint, Event, Machine, Sink, Timing};
 use sidegate_common::time::Instants;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::backoff::{Backoff, random};
 use super::status::Status;
-use super::{FeedError, Link, Sink, Source};
+use super::{FeedError, Link, Source};
 use crate::program::stopped;
 
 /// How a feed is followed.

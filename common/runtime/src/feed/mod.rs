@@ -1,7 +1,7 @@
 //! The feeds of revocations: how a verifier follows the log, over Redis or over the issuer's gRPC stream.
 //!
 //! # Map
-//! - [`Source`] and [`Link`]: what a feed has to offer; [`Sink`]: what takes the revocations.
+//! - [`Source`] and [`Link`]: what a feed has to offer; [`Sink`](sidegate_common::sync::Sink): what takes the revocations.
 //! - [`driver`]: runs one [`Machine`](sidegate_common::sync::Machine) per partition over a source, and reconnects for ever.
 //! - [`redis`]: the log in Redis. [`grpc`]: the log of an issuer with the embedded store.
 //! - [`status`]: where each partition stands, for people and for `/metrics`.
@@ -9,9 +9,7 @@
 
 use std::future::Future;
 
-use sidegate_common::revocation::Revocation;
-use sidegate_common::sync::{Event, Push, ReadFrom};
-use sidegate_common::time::{Instants, UnixTime};
+use sidegate_common::sync::{Event, ReadFrom};
 
 pub mod backoff;
 pub mod driver;
@@ -62,33 +60,4 @@ pub trait Link: Send {
     /// What comes next, with its partition: a push, or an answer; every push that the server sent before an answer
     /// comes before it. May be dropped and called again without loss.
     fn next(&mut self) -> impl Future<Output = Result<(u16, Event), FeedError>> + Send;
-}
-
-/// What takes the revocations: the verifier's list, and whatever shows it to others. Calls are cheap and never wait.
-pub trait Sink: Send + Sync + 'static {
-    /// Holds a revocation of the partition that was read; true if it was not held before.
-    fn apply(&self, partition: u16, revocation: &Revocation) -> bool;
-
-    /// Holds one that was pushed, apart from the others until it is confirmed or dropped; true if it was not held before.
-    fn push(&self, partition: u16, push: &Push) -> bool;
-
-    /// Holds for good what was pushed: the log has it.
-    fn confirm(&self, partition: u16, pushes: &[Push]);
-
-    /// Holds for good what was pushed: the log can no longer be asked whether it had it.
-    fn keep(&self, partition: u16, pushes: &[Push]);
-
-    /// Lets go what was pushed and never was in the log.
-    fn drop_pushes(&self, partition: u16, pushes: &[Push]);
-
-    /// Tokens of the partition with `iat` at or before this moment cannot be judged: they are refused from now on.
-    fn since(&self, partition: u16, moment: UnixTime);
-
-    /// The store's clock, as a probe was answered with it. Returns how often the time that entries expire by has gone back:
-    /// after each time every partition's log has to be read from its start.
-    fn time(&self, store: UnixTime, now: Instants) -> u64;
-
-    /// Everything that was in the partition's log at this instant is held. `lowered` is what [`Sink::time`] returned before the
-    /// log was read: if it returns more by now, nothing is proven.
-    fn fresh(&self, partition: u16, as_of: Instants, lowered: u64);
 }

@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use sidegate_common::revocation::{Id, Revocation, Target};
-use sidegate_common::sync::{Checkpoint, Push};
+use sidegate_common::sync::{Checkpoint, Push, Sink};
 use sidegate_common::time::{Instants, UnixTime};
+use sidegate_runtime::feed::Source;
 use sidegate_runtime::feed::driver::{self, Pace};
 use sidegate_runtime::feed::status::{PartitionStatus, Status};
-use sidegate_runtime::feed::{Sink, Source};
 use tokio::sync::watch;
 
 /// How long anything may take before a test fails.

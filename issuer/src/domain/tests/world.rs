@@ -4,12 +4,15 @@
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use sidegate_common::claims::Claims;
-use sidegate_common::index::Index;
+use sidegate_common::clock::Moment;
 use sidegate_common::key::{KeyRing, SigningKey};
 use sidegate_common::revocation::{Id, SubjectTag, Target};
+use sidegate_common::revocation_state::{OnStale, RevocationState, Staleness};
 use sidegate_common::secret::Secret;
+use sidegate_common::sync::Sink as _;
+use sidegate_common::time::Instants;
 use sidegate_common::token::{Policy, Rejection, unverified_claims};
-use sidegate_common::verdict::{Freshness, Judge, Moment, OnStale, Staleness, Verdict};
+use sidegate_common::token_checker::{TokenChecker, TokenError};
 use tokio::sync::mpsc;
 
 use super::faulty::{Faults, Faulty};
@@ -150,7 +153,7 @@ impl World {
                 users: Faulty::new(users, &faults),
                 store: Faulty::new(store, &faults),
                 passwords: Faulty::new(passwords, &faults),
-                judge: Arc::new(judge(setup.partitions, &key)),
+                tokens: token_checker(setup.partitions, clock.ms(), &key),
                 signer: TokenSigner::new(issuing, key),
                 refresh_keys: refresh_keys("a session secret of these tests, of more than 32 bytes"),
             }),
@@ -176,11 +179,12 @@ impl World {
 
     /// The issuer's own feed: its list of revocations is complete as of now.
     pub fn feed(&self) {
+        let state = self.auth.tokens.state();
         for partition in 0..self.store().partitions() {
             for (_, revocation) in self.store().log(partition) {
-                self.auth.judge.index().apply(partition, &revocation);
+                state.apply(partition, &revocation);
             }
-            self.auth.judge.freshness().proven(partition, self.clock.ms());
+            state.fresh(partition, readings(self.clock.ms()), 0);
         }
     }
 
@@ -197,10 +201,10 @@ impl World {
     /// The verdict on an access token, once the feed has brought everything; none if it is good.
     pub fn denied(&self, access_token: &str) -> Option<Rejection> {
         self.feed();
-        match self.auth.judge.check(access_token, self.at()) {
-            Verdict::Good(_) => None,
-            Verdict::Denied(rejection) => Some(rejection),
-            Verdict::CannotJudge(unknown) => panic!("{unknown}"),
+        match self.auth.tokens.check(access_token, self.at()) {
+            Ok(_) => None,
+            Err(TokenError::Rejected(rejection)) => Some(rejection),
+            Err(TokenError::Unavailable(why)) => panic!("{why}"),
         }
     }
 
@@ -210,7 +214,12 @@ impl World {
     }
 }
 
-fn judge(partitions: u16, key: &SigningKey) -> Judge {
+/// Both clocks of a test are one.
+const fn readings(ms: u64) -> Instants {
+    Instants { wall_ms: ms, monotonic_ms: ms }
+}
+
+fn token_checker(partitions: u16, now_ms: u64, key: &SigningKey) -> TokenChecker {
     let policy = Policy {
         issuer: "sidegate".to_owned(),
         audiences: vec!["sidegate".to_owned()],
@@ -218,10 +227,11 @@ fn judge(partitions: u16, key: &SigningKey) -> Judge {
         lifetime_max_seconds: LIFETIMES.lifetime_max,
     };
     let staleness = Staleness { max_ms: 30_000, policy: OnStale::Deny };
-    let (index, freshness) = (Arc::new(Index::new(partitions)), Arc::new(Freshness::new(partitions)));
-    let judge = Judge::new(policy, staleness, index, freshness);
-    judge.set_keys(KeyRing::new(vec![key.verifying().clone()]).unwrap());
-    judge
+    let state = RevocationState::new(staleness, readings(now_ms), None);
+    state.begin(partitions);
+    let tokens = TokenChecker::new(policy, Arc::new(state));
+    tokens.set_keys(KeyRing::new(vec![key.verifying().clone()]).unwrap());
+    tokens
 }
 
 pub fn sid(pair: &TokenPair) -> Id {

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use sidegate_common::revocation::Revocation;
+use sidegate_common::revocation_state::Observer;
 use sidegate_common::time::UnixTime;
 use sidegate_runtime::clock::unix_now;
 use tokio::sync::oneshot;
@@ -90,6 +91,21 @@ pub(super) struct Owner {
     pub(super) sole: bool,
 }
 
+impl Observer for Journal {
+    /// Writes an entry that the feed brought, unless it is one of our own.
+    fn revoked(&self, partition: u16, revocation: &Revocation) {
+        let deed = Deed { partition, revocation: revocation.clone(), position: None, keep_sessions: false };
+        let key = deed.key().1;
+        if self.locked().written.iter().any(|generation| generation.contains(&key)) {
+            return;
+        }
+        let entry = Record::Entry { own: false, partition, position: None, revocation: deed.revocation };
+        let sent = self.jobs.send(Job::Write(entry.to_bytes(), None));
+        // The writer lives as long as this does.
+        debug_assert!(sent.is_ok(), "nobody writes");
+    }
+}
+
 impl Journal {
     /// Opens or makes the journal at `path`, drops what has expired, and starts its writer.
     pub(super) fn open(path: &Path, owner: &Owner, counts: Counts) -> Result<Self, JournalError> {
@@ -135,19 +151,6 @@ impl Journal {
     pub(super) async fn is_writable(&self) -> bool {
         let (done, found) = oneshot::channel();
         self.jobs.send(Job::Look(done)).is_ok() && found.await.unwrap_or(false)
-    }
-
-    /// Writes an entry that the feed brought, unless it is one of our own.
-    pub(super) fn heard(&self, partition: u16, revocation: &Revocation) {
-        let deed = Deed { partition, revocation: revocation.clone(), position: None, keep_sessions: false };
-        let key = deed.key().1;
-        if self.locked().written.iter().any(|generation| generation.contains(&key)) {
-            return;
-        }
-        let entry = Record::Entry { own: false, partition, position: None, revocation: deed.revocation };
-        let sent = self.jobs.send(Job::Write(entry.to_bytes(), None));
-        // The writer lives as long as this does.
-        debug_assert!(sent.is_ok(), "nobody writes");
     }
 
     /// Notes that everything the partition's log had at that moment has been heard.

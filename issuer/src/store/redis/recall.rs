@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use redis::RedisError;
 use sidegate_common::revocation::Revocation;
+use sidegate_common::revocation_state::Observer;
 use sidegate_common::time::UnixTime;
 use sidegate_runtime::clock::monotonic_ms;
 
@@ -58,11 +59,9 @@ impl RedisStore {
         reading.await.map_err(io::Error::other)?
     }
 
-    /// Takes a revocation that the feed brought and that was not known, into the journal where there is one.
-    pub fn heard(&self, partition: u16, revocation: &Revocation) {
-        if let Some(journal) = &self.shared.journal {
-            journal.heard(partition, revocation);
-        }
+    /// What is to hear of revocations that the feed brings: the journal, where there is one.
+    pub fn observer(&self) -> Option<Arc<dyn Observer>> {
+        self.shared.journal.clone().map(|journal| journal as Arc<dyn Observer>)
     }
 
     /// Puts the whole journal into the log, where there is one; gives how much was missing, and since when the log has

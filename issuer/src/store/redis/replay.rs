@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::RedisError;
-use sidegate_common::index::Index;
 use sidegate_common::revocation::{Revocation, SubjectTag, Target};
+use sidegate_common::revocation_state::RevocationState;
 use sidegate_common::sync::Lineage;
 use sidegate_common::time::UnixTime;
 use sidegate_common::wire::Position;
@@ -30,7 +30,7 @@ const FEED_LOOK: Duration = Duration::from_millis(10);
 #[derive(Clone)]
 pub struct OwnFeed {
     /// Every revocation that it has brought and that has not expired.
-    pub index: Arc<Index>,
+    pub state: Arc<RevocationState>,
     /// Which log it follows.
     pub status: Arc<Status>,
 }
@@ -48,14 +48,16 @@ impl OwnFeed {
     }
 
     fn is_empty(&self, partition: u16) -> bool {
-        self.index.is_empty() && self.index.marks(partition).0 == UnixTime(0)
+        let index = self.state.index();
+        index.is_empty() && index.marks(partition).0 == UnixTime(0)
     }
 
     /// What it has brought of a partition that `contents` lacks.
     fn missing(&self, partition: u16, contents: &LogContents) -> Vec<Revocation> {
-        let (partitions, mut missing) = (self.index.partitions(), Vec::new());
+        let (index, mut missing) = (self.state.index(), Vec::new());
+        let partitions = index.partitions();
         let is_of = |subject: &Option<SubjectTag>| subject.is_none_or(|tag| tag.partition(partitions) == partition);
-        self.index.each_to_replay(partition, |revocation| {
+        index.each_to_replay(partition, |revocation| {
             let ours = match &revocation.target {
                 Target::Token { subject, .. } | Target::Session { subject, .. } => is_of(subject),
                 Target::Subject { sub, .. } => SubjectTag::of(sub).partition(partitions) == partition,

@@ -179,7 +179,7 @@ async fn f22_a_rotated_password_and_a_moved_server_are_taken_up() {
         format!("REDIS_URL_FILE = \"{}\"\nJWT_SECRET_KEY = \"{}\"\n", file.display(), sidegate_tests::stack::SECRET);
     std::fs::write(&config, text).expect("written");
     let settings = [("PROBE_INTERVAL", "50ms"), ("MAX_STALENESS", "1s")];
-    let (verifier, _) = Launched::start_with_file(folder, &settings, Some(config));
+    let verifier = Launched::start_with_file(folder, &settings, Some(config));
     verifier.proven().await;
 
     say(&mut admin, &["ACL", "SETUSER", "verifier", "resetpass", ">new"]).await;

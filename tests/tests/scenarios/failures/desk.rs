@@ -31,7 +31,7 @@ pub async fn issuer(url: &str) -> RedisStore {
 /// A verifier that follows the Redis at `url`, stale after a second.
 pub fn verifier(url: &str) -> Launched {
     let settings = [("REDIS_URL", url), ("PROBE_INTERVAL", "50ms"), ("MAX_STALENESS", "1s")];
-    Launched::start(Scratch::new(), &settings).0
+    Launched::start(Scratch::new(), &settings)
 }
 
 /// The token of a name, which is its `jti`; issued `age` seconds ago.
@@ -86,10 +86,8 @@ impl Seen for Launched {
     /// Waits for a proof by a probe that is sent from now on.
     async fn proven(&self) {
         let now = monotonic_ms();
-        eventually("a new proof", || async {
-            self.gate.judge().freshness().oldest().is_some_and(|at| at > now).then_some(())
-        })
-        .await;
+        eventually("a new proof", || async { self.gate.state().proven().is_some_and(|at| at > now).then_some(()) })
+            .await;
     }
 
     /// It does so now: nothing is waited for.

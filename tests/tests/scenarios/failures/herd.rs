@@ -6,11 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sidegate_common::revocation::Revocation;
-use sidegate_common::sync::Push;
+use sidegate_common::sync::{Push, Sink};
 use sidegate_common::time::{Instants, UnixTime};
 use sidegate_common::wire::Keys;
 use sidegate_runtime::clock::monotonic_ms;
-use sidegate_runtime::feed::Sink;
 use sidegate_runtime::feed::driver::{self, Pace};
 use sidegate_runtime::feed::redis::RedisSource;
 use sidegate_runtime::feed::status::Status;

@@ -18,7 +18,7 @@ async fn away(lasts: Duration) {
     let store = issuer(&url).await;
     let deny = verifier(&url);
     let settings = [("REDIS_URL", url.as_str()), ("MAX_STALENESS", "1s"), ("ON_STALE", "allow")];
-    let (allow, _) = Launched::start(Scratch::new(), &settings);
+    let allow = Launched::start(Scratch::new(), &settings);
     deny.proven().await;
     allow.proven().await;
     revoke(&store, "dead").await;

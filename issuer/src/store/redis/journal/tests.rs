@@ -49,8 +49,8 @@ async fn what_was_acknowledged_is_there_after_a_restart_and_private() {
     let journal = open(&path);
     assert!(matches!(Journal::open(&path, &owner(false), Counts::default()), Err(JournalError::InUse(_))));
     assert!(journal.acknowledged(&key("k1")).await);
-    journal.heard(1, &key("k1").revocation);
-    journal.heard(0, &key("k2").revocation);
+    journal.revoked(1, &key("k1").revocation);
+    journal.revoked(0, &key("k2").revocation);
     journal.proven(1, proof()).await;
     drop(journal);
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);

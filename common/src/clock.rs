@@ -1,17 +1,25 @@
-//! The verifier's time, shared by all threads: a floor under the wall clock.
+//! The time by which tokens are checked, shared by all threads: a floor under the wall clock.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
-use sidegate_common::time::{Instants, TimeFloor, UnixTime};
-use sidegate_common::verdict::Moment;
+use crate::time::{Instants, TimeFloor, UnixTime};
 
 /// How often the floor is moved, in milliseconds: checks between two moves share one reading.
 const ADVANCE_EVERY_MS: u64 = 50;
 
+/// When a check takes place: by the time floor, and by the monotonic clock that freshness is measured with.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// The time of this process ([`TimeFloor`]).
+    pub now: UnixTime,
+    /// CLOCK_MONOTONIC, in milliseconds.
+    pub monotonic_ms: u64,
+}
+
 /// Turns readings of the two clocks into [`Moment`]s.
 #[derive(Debug)]
-pub struct Timekeeper {
+pub struct Clock {
     floor: Mutex<TimeFloor>,
     seconds: AtomicU64,
     advanced_ms: AtomicU64,
@@ -19,7 +27,7 @@ pub struct Timekeeper {
     sweeping: Mutex<()>,
 }
 
-impl Timekeeper {
+impl Clock {
     /// Starts at what the clocks read now.
     pub fn new(now: Instants) -> Self {
         let floor = TimeFloor::new(now);
@@ -95,18 +103,18 @@ mod tests {
     #[test]
     fn time_moves_with_both_clocks() {
         let at = |wall_ms, monotonic_ms| Instants { wall_ms, monotonic_ms };
-        let keeper = Timekeeper::new(at(1_000_000, 10));
-        assert_eq!(keeper.moment(10, || unreachable!("the floor is new")).now, UnixTime(1_000));
-        assert_eq!(keeper.moment(3_010, || at(1_003_000, 3_010)).now, UnixTime(1_003));
-        let back = keeper.moment(4_010, || at(900_000, 4_010));
+        let clock = Clock::new(at(1_000_000, 10));
+        assert_eq!(clock.moment(10, || unreachable!("the floor is new")).now, UnixTime(1_000));
+        assert_eq!(clock.moment(3_010, || at(1_003_000, 3_010)).now, UnixTime(1_003));
+        let back = clock.moment(4_010, || at(900_000, 4_010));
         assert_eq!(back.now, UnixTime(1_003));
         assert_eq!(back.monotonic_ms, 4_010);
-        assert_eq!(keeper.confirm(UnixTime(4_600), at(4_601_000, 4_020), || unreachable!("it is raised")), 0);
-        assert_eq!(keeper.moment(4_030, || unreachable!("not yet")).now, UnixTime(4_600), "both clocks say so");
+        assert_eq!(clock.confirm(UnixTime(4_600), at(4_601_000, 4_020), || unreachable!("it is raised")), 0);
+        assert_eq!(clock.moment(4_030, || unreachable!("not yet")).now, UnixTime(4_600), "both clocks say so");
         let mut stopped = false;
-        assert_eq!(keeper.confirm(UnixTime(1_004), at(1_004_500, 4_040), || stopped = true), 1);
+        assert_eq!(clock.confirm(UnixTime(1_004), at(1_004_500, 4_040), || stopped = true), 1);
         assert!(stopped, "judging was stopped first");
-        assert_eq!(keeper.moment(4_045, || unreachable!("not yet")).now, UnixTime(1_004), "both say that it was ahead");
-        keeper.while_lowered(0, || unreachable!("read before the time went back"));
+        assert_eq!(clock.moment(4_045, || unreachable!("not yet")).now, UnixTime(1_004), "both say that it was ahead");
+        clock.while_lowered(0, || unreachable!("read before the time went back"));
     }
 }

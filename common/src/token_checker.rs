@@ -1,0 +1,296 @@
+//! Whether a token is good right now: signature, revocation and freshness put together, on every check.
+
+use std::sync::Arc;
+
+use crate::claims::Claims;
+use crate::clock::Moment;
+use crate::issuer::Issuer;
+use crate::key::KeyRing;
+use crate::revocation_state::{RevocationState, Unavailable};
+use crate::token::{Policy, Rejection, VerifiedToken};
+
+/// A token that is good right now. Only [`TokenChecker`] makes these.
+#[derive(Clone, Debug)]
+pub struct GoodToken {
+    token: Arc<VerifiedToken>,
+    stale_seconds: Option<u64>,
+}
+
+impl GoodToken {
+    /// Its claims.
+    pub fn claims(&self) -> &Claims {
+        self.token.claims()
+    }
+
+    /// The key that signed it.
+    pub fn kid(&self) -> &str {
+        self.token.kid()
+    }
+
+    /// The verified token, to be kept for [`TokenChecker::recheck`].
+    pub const fn token(&self) -> &Arc<VerifiedToken> {
+        &self.token
+    }
+
+    /// How old the list is, where it is older than allowed and `ON_STALE=allow` let it pass.
+    pub const fn stale_seconds(&self) -> Option<u64> {
+        self.stale_seconds
+    }
+}
+
+/// Why a token is not found good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// It is not good.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// It cannot be said whether it is.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+/// Checks tokens of the home issuer against the revocations held.
+#[derive(Debug)]
+pub struct TokenChecker {
+    issuer: Issuer,
+    state: Arc<RevocationState>,
+}
+
+impl TokenChecker {
+    /// A checker without keys.
+    pub fn new(policy: Policy, state: Arc<RevocationState>) -> Self {
+        Self { issuer: Issuer::new(policy), state }
+    }
+
+    /// Whose tokens are taken.
+    pub const fn issuer(&self) -> &Issuer {
+        &self.issuer
+    }
+
+    /// The revocations held, and the proof that they are complete.
+    pub const fn state(&self) -> &Arc<RevocationState> {
+        &self.state
+    }
+
+    /// Puts other keys in force. Whatever was verified has to be verified again: see [`RevocationState::key_epoch`].
+    pub fn set_keys(&self, ring: KeyRing) {
+        self.state.change_keys(|| self.issuer.set_keys(ring));
+    }
+
+    /// Checks a token seen for the first time.
+    ///
+    /// # Errors
+    /// See [`TokenError`].
+    pub fn check(&self, token: &str, at: Moment) -> Result<GoodToken, TokenError> {
+        self.ensure_loaded(at)?;
+        self.recheck(&Arc::new(self.issuer.verify(at.now, token)?), at)
+    }
+
+    /// Checks a token that was verified before under the same key epoch: time, revocation and freshness only.
+    ///
+    /// # Errors
+    /// See [`TokenError`].
+    pub fn recheck(&self, token: &Arc<VerifiedToken>, at: Moment) -> Result<GoodToken, TokenError> {
+        self.issuer.still_valid(at.now, token)?;
+        // Freshness is read before the index: a proof read afterwards could speak of entries this look-up missed.
+        let stale_seconds = self.state.stale_seconds(at);
+        if self.state.index().revokes(token.claims(), token.kid()) {
+            return Err(Rejection::Revoked.into());
+        }
+        Ok(GoodToken { token: Arc::clone(token), stale_seconds: stale_seconds? })
+    }
+
+    /// Whether any token could be found good: keys loaded, a complete list in, fresh enough. Seconds of permitted staleness.
+    ///
+    /// # Errors
+    /// Says what is missing.
+    pub fn ensure_ready(&self, at: Moment) -> Result<Option<u64>, Unavailable> {
+        self.ensure_loaded(at)?;
+        self.state.stale_seconds(at)
+    }
+
+    fn ensure_loaded(&self, at: Moment) -> Result<(), Unavailable> {
+        match self.state.stale_seconds(at) {
+            Err(Unavailable::NotLoaded) => Err(Unavailable::NotLoaded),
+            _ if self.issuer.keys().keys().is_empty() => Err(Unavailable::NoKeys),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::claims::Audience;
+    use crate::key::SigningKey;
+    use crate::revocation::{Revocation, Target};
+    use crate::revocation_state::{OnStale, Staleness};
+    use crate::secret::Secret;
+    use crate::sync::Sink as _;
+    use crate::time::{Instants, UnixTime};
+    use crate::token;
+    use crate::wire::Position;
+
+    const AT: Moment = Moment { now: UnixTime(1_700_000_000), monotonic_ms: 50_000 };
+
+    fn key() -> SigningKey {
+        SigningKey::hs256(&Secret::new("a-test-secret-of-thirty-two-bytes-or-more")).unwrap()
+    }
+
+    fn good() -> String {
+        let claims = Claims {
+            iss: "sidegate".into(),
+            aud: Audience::One("sidegate".into()),
+            sub: "42".into(),
+            client_id: "sidegate".into(),
+            iat: AT.now.0 - 10,
+            exp: AT.now.0 + 100,
+            nbf: None,
+            jti: "AAECAwQFBgcICQoLDA0ODw".into(),
+            sid: "EBESExQVFhcYGRobHB0eHw".into(),
+            scope: None,
+        };
+        token::sign(&key(), &claims).unwrap()
+    }
+
+    fn empty(policy: OnStale) -> TokenChecker {
+        let claims = Policy {
+            issuer: "sidegate".into(),
+            audiences: vec!["sidegate".into()],
+            leeway_seconds: 5,
+            lifetime_max_seconds: 86_400,
+        };
+        let now = Instants { wall_ms: AT.now.0 * 1000, monotonic_ms: 1 };
+        let state = RevocationState::new(Staleness { max_ms: 30_000, policy }, now, None);
+        TokenChecker::new(claims, Arc::new(state))
+    }
+
+    /// With the key, and two partitions that nothing has proven.
+    fn checker(policy: OnStale) -> TokenChecker {
+        let checker = empty(policy);
+        checker.state().begin(2);
+        checker.set_keys(KeyRing::new(vec![key().verifying().clone()]).unwrap());
+        checker
+    }
+
+    fn prove(checker: &TokenChecker, partition: u16, monotonic_ms: u64) {
+        checker.state().fresh(partition, Instants { wall_ms: 0, monotonic_ms }, 0);
+    }
+
+    fn prove_all(checker: &TokenChecker, at_ms: u64) {
+        (0..2).for_each(|partition| prove(checker, partition, at_ms));
+    }
+
+    fn revoke_all(checker: &TokenChecker) {
+        let all = Revocation { target: Target::All { threshold: AT.now }, expires_at: AT.now };
+        for partition in 0..2 {
+            checker.state().apply(partition, &all);
+        }
+    }
+
+    fn unavailable(checked: Result<GoodToken, TokenError>) -> Unavailable {
+        match checked {
+            Err(TokenError::Unavailable(why)) => why,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn rejected(checked: Result<GoodToken, TokenError>) -> Rejection {
+        match checked {
+            Err(TokenError::Rejected(why)) => why,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn no_token_is_good_before_the_first_complete_list_and_keys() {
+        let nothing = empty(OnStale::Allow);
+        assert_eq!(
+            unavailable(nothing.check(&good(), AT)),
+            Unavailable::NotLoaded,
+            "of list and keys the list is named"
+        );
+        let checker = checker(OnStale::Allow);
+        assert_eq!(unavailable(checker.check(&good(), AT)), Unavailable::NotLoaded);
+        prove(&checker, 0, 49_000);
+        assert_eq!(unavailable(checker.check(&good(), AT)), Unavailable::NotLoaded, "one partition is missing");
+        prove(&checker, 1, 49_000);
+        let token = checker.check(&good(), AT).unwrap();
+        checker.set_keys(KeyRing::default());
+        assert_eq!(unavailable(checker.check(&good(), AT)), Unavailable::NoKeys);
+        assert_eq!(unavailable(nothing.recheck(token.token(), AT)), Unavailable::NotLoaded);
+    }
+
+    #[test]
+    fn a_revoked_token_is_rejected() {
+        let checker = checker(OnStale::Deny);
+        prove_all(&checker, 49_000);
+        let token = checker.check(&good(), AT).unwrap();
+        assert_eq!(token.kid(), key().kid());
+        revoke_all(&checker);
+        assert_eq!(rejected(checker.check(&good(), AT)), Rejection::Revoked);
+        assert_eq!(rejected(checker.recheck(token.token(), AT)), Rejection::Revoked);
+    }
+
+    #[test]
+    fn a_stale_list_denies_or_says_so() {
+        let late = Moment { monotonic_ms: 80_001, ..AT };
+        let strict = checker(OnStale::Deny);
+        prove_all(&strict, 50_000);
+        assert!(strict.check(&good(), Moment { monotonic_ms: 80_000, ..AT }).is_ok());
+        assert_eq!(unavailable(strict.check(&good(), late)), Unavailable::Stale(30));
+        assert_eq!(rejected(strict.check("junk", late)), Rejection::NotCompact, "junk needs no list");
+        assert_eq!(strict.ensure_ready(late), Err(Unavailable::Stale(30)));
+        let lenient = checker(OnStale::Allow);
+        prove_all(&lenient, 50_000);
+        assert_eq!(lenient.check(&good(), late).unwrap().stale_seconds(), Some(30));
+        revoke_all(&lenient);
+        assert_eq!(rejected(lenient.check(&good(), late)), Rejection::Revoked);
+    }
+
+    #[test]
+    fn the_partition_that_lags_most_counts() {
+        let checker = checker(OnStale::Deny);
+        prove(&checker, 0, 80_000);
+        prove(&checker, 1, 50_000);
+        let late = Moment { monotonic_ms: 80_001, ..AT };
+        assert!(matches!(unavailable(checker.check(&good(), late)), Unavailable::Stale(_)));
+        prove(&checker, 1, 40_000);
+        assert_eq!(checker.state().proven(), Some(50_000), "a proof never goes back");
+        // Both clocks say that the time was an hour ahead.
+        let back = Instants { wall_ms: (AT.now.0 - 3_600) * 1000, monotonic_ms: 80_001 };
+        assert_eq!(checker.state().time(UnixTime(AT.now.0 - 3_600), back), 1);
+        assert_eq!(unavailable(checker.check(&good(), late)), Unavailable::NotLoaded);
+        prove_all(&checker, 80_001);
+        assert_eq!(checker.state().proven(), None, "read before the time went back");
+    }
+
+    #[test]
+    fn a_kept_token_expires_all_the_same() {
+        let checker = checker(OnStale::Deny);
+        prove_all(&checker, 49_000);
+        let token = checker.check(&good(), AT).unwrap();
+        let later = Moment { now: AT.now.plus(105), ..AT };
+        assert_eq!(rejected(checker.recheck(token.token(), later)), Rejection::Expired);
+    }
+
+    #[test]
+    fn other_keys_and_revoked_keys_change_the_epoch() {
+        let checker = checker(OnStale::Deny);
+        let epoch = || checker.state().key_epoch();
+        let first = epoch();
+        checker.set_keys(KeyRing::default());
+        assert_eq!(epoch(), first + 2, "before and after the change");
+        let key = Revocation { target: Target::Key { kid: "k".into() }, expires_at: AT.now };
+        let push = (Position { ms: 1, sequence: 0 }, key.clone());
+        assert!(checker.state().push(0, &push));
+        assert_eq!(epoch(), first + 4);
+        checker.state().confirm(0, std::slice::from_ref(&push));
+        assert!(!checker.state().apply(0, &key));
+        assert_eq!(epoch(), first + 4, "it was known");
+        let other = (push.0, Revocation { target: Target::Key { kid: "other".into() }, ..key });
+        checker.state().push(0, &other);
+        checker.state().drop_pushes(0, &[other]);
+        assert_eq!(epoch(), first + 8);
+    }
+}
