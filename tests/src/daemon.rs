@@ -18,7 +18,7 @@ use sidegate_runtime::settings::Settings;
 use sidegate_verifier::app::{self, App};
 use sidegate_verifier::commands::Source;
 use sidegate_verifier::config::{Config, SETTINGS};
-use sidegate_verifier::gate::Gate;
+use sidegate_verifier::verifier::Verifier;
 use tokio::sync::watch;
 
 use crate::http::At;
@@ -32,7 +32,7 @@ pub struct Daemon {
     pub tcp: At,
     pub admin: At,
     pub socket: PathBuf,
-    pub gate: Arc<Gate>,
+    pub core: Arc<Verifier>,
     pub state: Arc<RevocationState>,
     pub folder: Scratch,
     pub reload: watch::Sender<u64>,
@@ -55,10 +55,10 @@ impl Daemon {
 
     /// Starts one in a folder that holds files for it.
     pub fn start_in(folder: Scratch, settings: &[(&str, &str)]) -> Self {
-        let Launched { at, tcp, admin, socket, gate, folder, reload, stop, task } = Launched::start(folder, settings);
-        let state = Arc::clone(gate.state());
+        let Launched { at, tcp, admin, socket, core, folder, reload, stop, task } = Launched::start(folder, settings);
+        let state = Arc::clone(core.state());
         state.begin(1);
-        Self { at, tcp, admin, socket, gate, state, folder, reload, stop, task }
+        Self { at, tcp, admin, socket, core, state, folder, reload, stop, task }
     }
 
     /// Starts one with a segment, which is handed out at the path returned. Its list is just proven complete.
@@ -91,7 +91,7 @@ pub struct Launched {
     pub tcp: At,
     pub admin: At,
     pub socket: PathBuf,
-    pub gate: Arc<Gate>,
+    pub core: Arc<Verifier>,
     pub folder: Scratch,
     pub reload: watch::Sender<u64>,
     pub stop: watch::Sender<bool>,
@@ -123,14 +123,14 @@ impl Launched {
         let config = Config::read(&settings).expect("a configuration");
         let routes = app::read_routes(&config).expect("routes");
         let app = App::start(config, routes, Source { file }).expect("free addresses");
-        let gate = Arc::clone(app.gate());
+        let core = Arc::clone(app.verifier());
         let address = |text: &str| At::Tcp(text.parse().expect("an address"));
         let tcp = address(&app.addresses()[1]);
         let admin = At::Tcp(app.admin_address().expect("an admin address"));
         let (stop, stopped) = watch::channel(false);
         let (reload, reloads) = watch::channel(0);
         let task = Some(tokio::spawn(app.run(Signals { stop: stopped, reload: reloads })));
-        Self { at: At::Unix(socket.clone()), tcp, admin, socket, gate, folder, reload, stop, task }
+        Self { at: At::Unix(socket.clone()), tcp, admin, socket, core, folder, reload, stop, task }
     }
 }
 

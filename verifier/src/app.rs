@@ -22,8 +22,8 @@ use crate::commands::Source;
 use crate::config::{Config, ListenConfig};
 use crate::domain::routes::Routes;
 use crate::follow::{Door, follow, readers_max};
-use crate::gate::Gate;
 use crate::metrics::Metrics;
+use crate::verifier::Verifier;
 use crate::wire::admin::Admin;
 use crate::wire::grpc::{AUTHORIZATION, Grpc};
 use crate::wire::http::Front;
@@ -42,7 +42,7 @@ const FAREWELL: Duration = Duration::from_secs(5);
 pub struct App {
     config: Config,
     source: Source,
-    gate: Arc<Gate>,
+    verifier: Arc<Verifier>,
     fronts: Vec<Listener>,
     admin: Option<Listener>,
     door: Option<Door>,
@@ -83,13 +83,13 @@ impl App {
         let feed = Arc::new(Status::default());
         metrics.register(|registry| registry.register_collector(Box::new(Arc::clone(&feed))));
         let board = door.as_ref().map(|door| Arc::clone(door.board()));
-        let gate = Arc::new(Gate::new(&config, routes, metrics, board));
-        Ok(Self { config, source, gate, fronts, admin, door, feed })
+        let verifier = Arc::new(Verifier::new(&config, routes, metrics, board));
+        Ok(Self { config, source, verifier, fronts, admin, door, feed })
     }
 
     /// What the listeners share.
-    pub const fn gate(&self) -> &Arc<Gate> {
-        &self.gate
+    pub const fn verifier(&self) -> &Arc<Verifier> {
+        &self.verifier
     }
 
     /// Where checks are answered, as a person would write it.
@@ -104,7 +104,7 @@ impl App {
 
     /// Serves until told to stop, then drains.
     pub async fn run(self, signals: Signals) {
-        let Self { config, source, gate, fronts, admin, door, feed } = self;
+        let Self { config, source, verifier, fronts, admin, door, feed } = self;
         let listening: Vec<String> = fronts.iter().map(Listener::describe).collect();
         let admin_at = admin.as_ref().map(Listener::describe).unwrap_or_default();
         let version = env!("CARGO_PKG_VERSION");
@@ -114,29 +114,29 @@ impl App {
             ConnectionBudget::new(config.listen.connection_memory, connections_max(RESERVED_FILES + readers_max()));
         let limits = Limits::new(budget, grace);
         let health = HealthReporter::new();
-        let front = Front::new(Arc::clone(&gate), Grpc::new(Arc::clone(&gate), health.clone()));
+        let front = Front::new(Arc::clone(&verifier), Grpc::new(Arc::clone(&verifier), health.clone()));
         let mut background = JoinSet::new();
         background.spawn({
-            let (keys, again) = (Arc::clone(gate.keys()), signals.reload.clone());
-            async move { keys.keep_reading(again).await }
+            let (verifier, again) = (Arc::clone(&verifier), signals.reload.clone());
+            async move { verifier.keys().keep_reading(again).await }
         });
-        background.spawn(reload(config.clone(), source, Arc::clone(&gate), signals.reload.clone()));
+        background.spawn(reload(config.clone(), source, Arc::clone(&verifier), signals.reload.clone()));
         // The list is kept current until the last answer is given.
         let (last_answer, answered) = watch::channel(false);
-        let following = tokio::spawn(follow(config.clone(), Arc::clone(&gate), Arc::clone(&feed), answered));
-        background.spawn(look_at_refusals(Arc::clone(&gate)));
-        background.spawn(report_health(Arc::clone(&gate), health.clone()));
+        let following = tokio::spawn(follow(config.clone(), Arc::clone(&verifier), Arc::clone(&feed), answered));
+        background.spawn(look_at_refusals(Arc::clone(&verifier)));
+        background.spawn(report_health(Arc::clone(&verifier), health.clone()));
         let mut serving = JoinSet::new();
         for listener in fronts {
-            let (front, gate, stop) = (front.clone(), Arc::clone(&gate), signals.stop.clone());
+            let (front, verifier, stop) = (front.clone(), Arc::clone(&verifier), signals.stop.clone());
             let limits = limits.clone();
             serving.spawn(async move {
-                service_manager::hold_back(&listener, || gate.ready().is_ok()).await;
+                service_manager::hold_back(&listener, || verifier.ready().is_ok()).await;
                 serve(listener, limits, stop, move |peer| front.connection(peer)).await;
             });
         }
         if let Some(listener) = admin {
-            let admin = Admin::new(Arc::clone(&gate), Arc::clone(&feed));
+            let admin = Admin::new(Arc::clone(&verifier), Arc::clone(&feed));
             let limits = Limits::new(ConnectionBudget::admin(), grace);
             serving.spawn(serve(listener, limits, signals.stop.clone(), move |_| admin.clone()));
         }
@@ -165,18 +165,18 @@ async fn say_goodbye(mut health: HealthReporter) {
 }
 
 /// Says so when all tokens are refused alike. Never returns.
-async fn look_at_refusals(gate: Arc<Gate>) {
+async fn look_at_refusals(verifier: Arc<Verifier>) {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        gate.look_at_refusals();
+        verifier.look_at_refusals();
     }
 }
 
 /// Tells the standard gRPC health service whether tokens can be judged. Never returns.
-async fn report_health(gate: Arc<Gate>, health: HealthReporter) {
+async fn report_health(verifier: Arc<Verifier>, health: HealthReporter) {
     let mut told = None;
     loop {
-        let status = if gate.ready().is_ok() { ServingStatus::Serving } else { ServingStatus::NotServing };
+        let status = if verifier.ready().is_ok() { ServingStatus::Serving } else { ServingStatus::NotServing };
         if told != Some(status) {
             for service in ["", AUTHORIZATION] {
                 health.set_service_status(service, status).await;
@@ -188,7 +188,7 @@ async fn report_health(gate: Arc<Gate>, health: HealthReporter) {
 }
 
 /// Reads routes again when their file changes; and routes, secrets and the feed's credentials on SIGHUP. Never returns.
-async fn reload(config: Config, source: Source, gate: Arc<Gate>, mut again: watch::Receiver<u64>) {
+async fn reload(config: Config, source: Source, verifier: Arc<Verifier>, mut again: watch::Receiver<u64>) {
     let mut held = source.settings().ok();
     let mut seen = config.routes_file.as_deref().and_then(stamp);
     loop {
@@ -202,16 +202,16 @@ async fn reload(config: Config, source: Source, gate: Arc<Gate>, mut again: watc
         let now = config.routes_file.as_deref().and_then(stamp);
         if asked || now != seen {
             seen = now;
-            reload_routes(&config, &gate);
+            reload_routes(&config, &verifier);
         }
         if asked {
-            reload_settings(&config, &source, &gate, &mut held);
+            reload_settings(&config, &source, &verifier, &mut held);
         }
     }
 }
 
 /// Puts in force what has changed in the settings that can be, and logs what needs a restart.
-fn reload_settings(config: &Config, source: &Source, gate: &Gate, held: &mut Option<Settings>) {
+fn reload_settings(config: &Config, source: &Source, verifier: &Verifier, held: &mut Option<Settings>) {
     let (settings, fresh) = match source.read() {
         Ok(read) => read,
         Err(error) => {
@@ -219,18 +219,18 @@ fn reload_settings(config: &Config, source: &Source, gate: &Gate, held: &mut Opt
             return;
         }
     };
-    gate.keys().set_secrets(fresh.keys.secrets);
-    gate.introspect_token().replace(fresh.introspect_token);
+    verifier.keys().set_secrets(fresh.keys.secrets);
+    verifier.introspect_token().replace(fresh.introspect_token);
     let unable: &[&str] = if config.feed.source.renew(&fresh.feed.source) { &[] } else { &["REDIS_URL"] };
     held.get_or_insert_with(|| settings.clone()).take_up(&settings, unable).log();
 }
 
-fn reload_routes(config: &Config, gate: &Gate) {
+fn reload_routes(config: &Config, verifier: &Verifier) {
     match read_routes(config) {
         Ok(None) => {}
         Ok(Some(routes)) => {
             tracing::info!(rules = routes.len(), "routes reloaded");
-            gate.set_routes(routes);
+            verifier.set_routes(routes);
         }
         Err(error) => tracing::error!(%error, "routes file reload failed; keeping the previous rules"),
     }

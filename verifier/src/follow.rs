@@ -17,8 +17,8 @@ use sidegate_shm::attach::{Allow, AttachServer, Board};
 use tokio::sync::watch;
 
 use crate::config::{Config, FeedSource};
-use crate::gate::Gate;
 use crate::snapshot::{self, Keeper};
+use crate::verifier::Verifier;
 
 /// How often readers' trust is extended: ten times before it would lapse.
 const TICK_EVERY: Duration = Duration::from_millis(100);
@@ -31,25 +31,25 @@ pub fn readers_max() -> usize {
 }
 
 /// Follows the feed of `config` until `stop`.
-pub async fn follow(config: Config, gate: Arc<Gate>, status: Arc<Status>, stop: watch::Receiver<bool>) {
+pub async fn follow(config: Config, verifier: Arc<Verifier>, status: Arc<Status>, stop: watch::Receiver<bool>) {
     match config.feed.source.clone() {
-        FeedSource::Redis(source) => follow_source(*source, config, gate, status, stop).await,
-        FeedSource::Issuer(source) => follow_source(*source, config, gate, status, stop).await,
+        FeedSource::Redis(source) => follow_source(*source, config, verifier, status, stop).await,
+        FeedSource::Issuer(source) => follow_source(*source, config, verifier, status, stop).await,
     }
 }
 
 async fn follow_source<S: Source>(
     source: S,
     config: Config,
-    gate: Arc<Gate>,
+    verifier: Arc<Verifier>,
     status: Arc<Status>,
     mut stop: watch::Receiver<bool>,
 ) {
     let staleness_max = Duration::from_millis(config.staleness.max_ms);
     let pace = Pace::every(config.feed.probe_interval).waiting_for_replay(config.feed.replay_wait, staleness_max);
     let snapshot_file = config.feed.snapshot_file.clone();
-    let _housekeeping = Housekeeping::start(Arc::clone(&gate));
-    let state = Arc::clone(gate.state());
+    let _housekeeping = Housekeeping::start(Arc::clone(&verifier));
+    let state = Arc::clone(verifier.state());
     // The feed may be down: the list on disk says how many partitions there are.
     let checkpoints = match snapshot::load(snapshot_file.as_deref()) {
         Some(kept) => kept.restore(&state, instants()),
@@ -61,7 +61,7 @@ async fn follow_source<S: Source>(
             None => return,
         },
     };
-    let keeper = snapshot_file.map(|path| Keeper::start(path, gate, Arc::clone(&status)));
+    let keeper = snapshot_file.map(|path| Keeper::start(path, verifier, Arc::clone(&status)));
     if let Some(Err(error)) = &keeper {
         tracing::error!(%error, "no thread to write the snapshot");
     }
@@ -76,16 +76,16 @@ struct Housekeeping {
 }
 
 impl Housekeeping {
-    fn start(gate: Arc<Gate>) -> Self {
+    fn start(verifier: Arc<Verifier>) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let keep = move || {
             let (mut ticks, faults): (u32, _) = (0, FaultLog::new());
             while !stopped.load(Ordering::Acquire) {
                 ticks = ticks.wrapping_add(1);
-                if let Some(segment) = gate.segment() {
-                    segment.tick(gate.tokens(), gate.moment());
-                    match segment.resize(gate.tokens(), gate.moment()) {
+                if let Some(segment) = verifier.segment() {
+                    segment.tick(verifier.tokens(), verifier.moment());
+                    match segment.resize(verifier.tokens(), verifier.moment()) {
                         Err(error) => {
                             if let Some(unlogged) = faults.happened(&error.to_string()) {
                                 tracing::warn!(%error, unlogged, "the shared segment cannot grow; readers ask more");
@@ -99,11 +99,11 @@ impl Housekeeping {
                     }
                 }
                 if ticks.is_multiple_of(TICKS_PER_SWEEP) {
-                    gate.expire();
+                    verifier.expire();
                 }
                 std::thread::sleep(TICK_EVERY);
             }
-            if let Some(segment) = gate.segment() {
+            if let Some(segment) = verifier.segment() {
                 segment.close();
             }
         };

@@ -2,8 +2,8 @@
 //!
 //! # Map
 //! - [`config`]: every setting. [`app`]: the only place that knows all parts. [`commands`]: what the program can do.
-//! - [`gate`]: everything a request needs. [`segment`]: the revocations in shared memory. [`follow`]: following the feed. [`snapshot`]: the list on disk. [`keys`], [`jwks_http`]: where keys come from. [`metrics`]: what is counted.
-//! - [`domain`]: what is decided, without sockets or clocks: canonical paths, routes, tokens seen before, decisions.
+//! - [`verifier`]: from a request to a verdict, for every interface. [`token_cache`], [`rendered`]: tokens verified before, and the wire's answers to them. [`segment`]: the revocations in shared memory. [`follow`]: following the feed. [`snapshot`]: the list on disk. [`keys`], [`jwks_http`]: where keys come from. [`metrics`]: what is counted.
+//! - [`domain`]: what is decided, without sockets or clocks: what is asked and denied, canonical paths, routes, refusals.
 //! - [`wire`]: what is spoken: HTTP, the dialects of the proxies, gRPC, the admin listener.
 //! - [`ask`]: a client of this daemon, for its own commands.
 #![forbid(unsafe_code)]
@@ -14,12 +14,14 @@ pub mod commands;
 pub mod config;
 pub mod domain;
 pub mod follow;
-pub mod gate;
 pub mod jwks_http;
 pub mod keys;
 pub mod metrics;
+pub mod rendered;
 pub mod segment;
 pub mod snapshot;
 #[cfg(test)]
 mod testing;
+pub mod token_cache;
+pub mod verifier;
 pub mod wire;

@@ -26,7 +26,7 @@ use sidegate_common::wire::Position;
 use sidegate_runtime::feed::backoff::random;
 use sidegate_runtime::feed::status::Status;
 
-use crate::gate::Gate;
+use crate::verifier::Verifier;
 
 const VERSION: u32 = 2;
 static CRC: Crc<u64, Table<16>> = Crc::<u64, Table<16>>::new(&CRC_64_XZ);
@@ -302,11 +302,11 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Keeps the revocations of `gate` in `path`.
+    /// Keeps the revocations of `verifier` in `path`.
     ///
     /// # Errors
     /// No thread can be started.
-    pub fn start(path: PathBuf, gate: Arc<Gate>, status: Arc<Status>) -> io::Result<Self> {
+    pub fn start(path: PathBuf, verifier: Arc<Verifier>, status: Arc<Status>) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let keep = move || {
@@ -315,7 +315,7 @@ impl Keeper {
             loop {
                 let last = stopped.load(Ordering::Acquire);
                 if last || Instant::now() >= due {
-                    match keep_once(&path, gate.state().index(), &status, gate.moment().now) {
+                    match keep_once(&path, verifier.state().index(), &status, verifier.moment().now) {
                         // Nothing complete yet: looked at again with the next turn.
                         None => {}
                         Some(written) => {

@@ -1,6 +1,7 @@
 //! Tokens, keys and checkers for the tests of this crate.
 #![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot be set up must fail
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use sidegate_common::claims::{Audience, Claims};
@@ -13,12 +14,20 @@ use sidegate_common::sync::Sink as _;
 use sidegate_common::time::{Instants, UnixTime};
 use sidegate_common::token::{self, Policy, VerifiedToken};
 use sidegate_common::token_checker::TokenChecker;
+use sidegate_runtime::settings::Settings;
+
+use crate::config::{Config, SETTINGS};
+use crate::domain::routes::Routes;
+use crate::metrics::Metrics;
+use crate::verifier::Verifier;
 
 /// When the tests of the domain take place.
 pub const AT: Moment = Moment { now: UnixTime(1_700_000_000), monotonic_ms: 50_000 };
 
+const SECRET: &str = "a-test-secret-of-thirty-two-bytes-or-more";
+
 pub fn key() -> SigningKey {
-    SigningKey::hs256(&Secret::new("a-test-secret-of-thirty-two-bytes-or-more")).unwrap()
+    SigningKey::hs256(&Secret::new(SECRET)).unwrap()
 }
 
 pub fn policy() -> Policy {
@@ -65,11 +74,16 @@ pub fn unproven(on_stale: OnStale) -> Arc<TokenChecker> {
     Arc::new(tokens)
 }
 
-/// The same, proven complete at [`AT`].
-pub fn tokens(on_stale: OnStale) -> Arc<TokenChecker> {
-    let tokens = unproven(on_stale);
-    tokens.state().fresh(0, Instants { wall_ms: 0, monotonic_ms: AT.monotonic_ms }, 0);
-    tokens
+/// A verifier with the key, and one partition proven complete at [`AT`]; `routes` are a routes file.
+pub fn verifier(on_stale: &str, routes: Option<&str>) -> Verifier {
+    let settings = [("JWT_SECRET_KEY", SECRET), ("MAX_STALENESS", "30s"), ("ON_STALE", on_stale)];
+    let environment: BTreeMap<_, _> = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    let config = Config::read(&Settings::load(SETTINGS, &environment, None).unwrap()).unwrap();
+    let routes = routes.map(|text| Routes::parse(text, &config.policy.audiences).unwrap());
+    let verifier = Verifier::new(&config, routes, Arc::new(Metrics::new()), None);
+    verifier.state().begin(1);
+    verifier.state().fresh(0, Instants { wall_ms: 0, monotonic_ms: AT.monotonic_ms }, 0);
+    verifier
 }
 
 pub fn other_keys() -> KeyRing {

@@ -2,8 +2,8 @@
 
 use std::sync::LazyLock;
 
-use sidegate_verifier::domain::decide::Presented;
 use sidegate_verifier::domain::path::canonical;
+use sidegate_verifier::domain::request::Presented;
 use sidegate_verifier::domain::routes::{Access, Routes, Why};
 use sidegate_verifier::wire::bearer::present;
 

@@ -77,7 +77,7 @@ impl Crowd {
     }
 
     pub fn stats(&self) -> Stats {
-        self.daemon.gate.segment().expect("a segment").stats().0
+        self.daemon.core.segment().expect("a segment").stats().0
     }
 
     /// A client that has seen `count` tokens, and those that it keeps.

@@ -87,7 +87,7 @@ impl Rig {
         // After an issuer that marks the new log as settled: nothing is proven before.
         let settings = [&[("REDIS_URL", feed.as_str()), replay_wait], &off[..]].concat();
         let process = Verifier::start(&folder, "process", &settings).await;
-        let watcher = Watcher::start(Arc::clone(&inside.gate), Arc::clone(&truth));
+        let watcher = Watcher::start(Arc::clone(&inside.core), Arc::clone(&truth));
         let outside = Outside::default();
         Self {
             redis,

@@ -9,7 +9,7 @@ use sidegate_common::token_checker::TokenError;
 use sidegate_runtime::clock::monotonic_ms;
 use sidegate_tests::random::Random;
 use sidegate_tests::stack::Verifier;
-use sidegate_verifier::gate::Gate;
+use sidegate_verifier::verifier::Verifier as Core;
 
 use super::truth::{Dead, Totals, Truth};
 
@@ -25,7 +25,7 @@ pub struct Watcher {
 }
 
 struct Shared {
-    gate: Arc<Gate>,
+    core: Arc<Core>,
     truth: Arc<Truth>,
     stop: AtomicBool,
     state: Mutex<State>,
@@ -44,9 +44,9 @@ struct State {
 }
 
 impl Watcher {
-    pub fn start(gate: Arc<Gate>, truth: Arc<Truth>) -> Self {
+    pub fn start(core: Arc<Core>, truth: Arc<Truth>) -> Self {
         let (stop, proven_ms) = (AtomicBool::new(false), AtomicU64::new(0));
-        let shared = Arc::new(Shared { gate, truth, stop, state: Mutex::default(), proven_ms });
+        let shared = Arc::new(Shared { core, truth, stop, state: Mutex::default(), proven_ms });
         let watching = Arc::clone(&shared);
         let watch = move || {
             while !watching.stop.load(Ordering::Acquire) {
@@ -96,11 +96,11 @@ impl Shared {
     fn look(&self, again: usize) {
         let mut state = self.state();
         // Before the verdicts: what is proven while they are given may speak of more.
-        let proven = self.gate.state().proven().unwrap_or(0);
+        let proven = self.core.state().proven().unwrap_or(0);
         if self.proven_ms.fetch_max(proven, Ordering::AcqRel) < proven {
             state.totals.proofs += 1;
         }
-        if self.gate.ready().is_err() {
+        if self.core.ready().is_err() {
             state.totals.stale += 1;
         }
         let new = self.truth.since(state.dead.len());
@@ -122,7 +122,7 @@ impl Shared {
 
     fn ask(&self, state: &mut State, at: usize, proven: u64) {
         let dead = state.dead[at].clone();
-        let (tokens, moment) = (self.gate.tokens(), self.gate.moment());
+        let (tokens, moment) = (self.core.tokens(), self.core.moment());
         // In full until it is held, and as the cache of tokens seen does from then on.
         let held = state.held[at];
         let verdict = if held { tokens.recheck(&dead.verified, moment) } else { tokens.check(&dead.token, moment) };

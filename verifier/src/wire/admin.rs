@@ -16,7 +16,7 @@ use sidegate_shm::Stats;
 
 use super::answer::{Answer, json, problem};
 use super::http::{Body, not_allowed};
-use crate::gate::Gate;
+use crate::verifier::Verifier;
 
 /// The media type of the OpenMetrics text format.
 const OPENMETRICS: HeaderValue = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
@@ -132,10 +132,10 @@ impl SharedMemory {
 
 impl Readiness {
     /// As it stands.
-    pub fn of(gate: &Gate, feed: &Status) -> Self {
-        let (state, ready) = (gate.state(), gate.ready());
+    pub fn of(verifier: &Verifier, feed: &Status) -> Self {
+        let (state, ready) = (verifier.state(), verifier.ready());
         let proven = state.proven();
-        let keys = gate.keys().loaded();
+        let keys = verifier.keys().loaded();
         let snapshot = proven.is_some();
         let counts = state.index().counts();
         let now = instants();
@@ -144,7 +144,7 @@ impl Readiness {
             keys,
             snapshot,
             fresh: snapshot && !matches!(ready, Err(Unavailable::Stale(_))),
-            fresh_age_ms: proven.map(|proven| gate.moment().monotonic_ms.saturating_sub(proven)),
+            fresh_age_ms: proven.map(|proven| verifier.moment().monotonic_ms.saturating_sub(proven)),
             revocations: counts.total(),
             by_kind: ByKind {
                 tokens: counts.tokens,
@@ -153,9 +153,9 @@ impl Readiness {
                 keys: counts.keys,
             },
             feed: feed.partitions().iter().map(|status| PartitionReadiness::of(status, now)).collect(),
-            key_count: gate.keys().count() as u64,
-            segment: gate.segment_id(),
-            shared_memory: gate.segment().map(|segment| SharedMemory::of(segment.stats())),
+            key_count: verifier.keys().count() as u64,
+            segment: verifier.segment_id(),
+            shared_memory: verifier.segment().map(|segment| SharedMemory::of(segment.stats())),
             reason: ready.err().map(|why| why.to_string()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
@@ -165,14 +165,14 @@ impl Readiness {
 /// The admin listener's service.
 #[derive(Clone, Debug)]
 pub struct Admin {
-    gate: Arc<Gate>,
+    verifier: Arc<Verifier>,
     feed: Arc<Status>,
 }
 
 impl Admin {
-    /// The admin interface of `gate` and of the `feed` that it lives on.
-    pub const fn new(gate: Arc<Gate>, feed: Arc<Status>) -> Self {
-        Self { gate, feed }
+    /// The admin interface of `verifier` and of the `feed` that it lives on.
+    pub const fn new(verifier: Arc<Verifier>, feed: Arc<Status>) -> Self {
+        Self { verifier, feed }
     }
 
     fn answer(&self, method: &Method, path: &str) -> Answer {
@@ -180,12 +180,12 @@ impl Admin {
         match path {
             _ if known && !matches!(*method, Method::GET | Method::HEAD) => not_allowed("GET, HEAD"),
             "/livez" => json(&serde_json::json!({"alive": true})),
-            "/readyz" => readyz(&self.gate, &self.feed),
+            "/readyz" => readyz(&self.verifier, &self.feed),
             "/metrics" => {
                 let mut answer = json(&());
                 answer.headers.insert(CONTENT_TYPE, OPENMETRICS);
-                self.gate.metrics().held(self.gate.state().index().counts());
-                answer.body = self.gate.metrics().text(self.gate.ready().is_ok()).into();
+                self.verifier.metrics().held(self.verifier.state().index().counts());
+                answer.body = self.verifier.metrics().text(self.verifier.ready().is_ok()).into();
                 answer
             }
             _ => problem(Code::NotFound, Code::NotFound.title(), None),
@@ -193,8 +193,8 @@ impl Admin {
     }
 }
 
-fn readyz(gate: &Gate, feed: &Status) -> Answer {
-    let readiness = Readiness::of(gate, feed);
+fn readyz(verifier: &Verifier, feed: &Status) -> Answer {
+    let readiness = Readiness::of(verifier, feed);
     let mut answer = json(&readiness);
     if !readiness.ready {
         answer.status = StatusCode::SERVICE_UNAVAILABLE;

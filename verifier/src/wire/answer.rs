@@ -1,6 +1,4 @@
-//! From a decision to status, headers and body: the only such table, for every interface.
-
-use std::sync::OnceLock;
+//! From a verdict to status, headers and body: the only such table, for every interface.
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -8,10 +6,10 @@ use http::{Response, StatusCode};
 
 use sidegate_common::claims::Claims;
 use sidegate_common::problem::{Code, MEDIA_TYPE, Problem};
-use sidegate_common::token::VerifiedToken;
 
 use super::http::Body;
-use crate::domain::decide::{Decision, Denial};
+use crate::domain::request::Denial;
+use crate::verifier::Verdict;
 
 /// The identity headers. Always the whole set and never empty, so that one that a client made up cannot survive in any
 /// proxy.
@@ -35,46 +33,21 @@ const PROBLEM: HeaderValue = HeaderValue::from_static(MEDIA_TYPE);
 const SOON: HeaderValue = HeaderValue::from_static("1");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// An allowing answer, rendered once for each verified token.
-#[derive(Clone, Debug)]
-pub struct Identity {
-    headers: HeaderMap,
-    /// As a message of gRPC, once it has been asked for there.
-    grpc: OnceLock<Bytes>,
+/// The headers that say who sent a token with these claims.
+fn identity(claims: &Claims) -> HeaderMap {
+    let Claims { sub, sid, jti, client_id, scope, exp, .. } = claims;
+    let scope = scope.as_deref().unwrap_or("-");
+    identity_headers([sub.as_str(), sid, jti, client_id, scope, &exp.to_string(), HOME_ISSUER].map(|text| {
+        // Claims are visible ASCII (common::text); were one not, the request would pass without a name.
+        HeaderValue::from_str(text).unwrap_or(NOBODY)
+    }))
 }
 
-impl Identity {
-    /// The headers that say who sent the token.
-    pub fn of(token: &VerifiedToken) -> Self {
-        let Claims { sub, sid, jti, client_id, scope, exp, .. } = token.claims();
-        let scope = scope.as_deref().unwrap_or("-");
-        let values = [sub.as_str(), sid, jti, client_id, scope, &exp.to_string(), HOME_ISSUER].map(|text| {
-            // Claims are visible ASCII (common::text); were one not, the request would pass without a name.
-            HeaderValue::from_str(text).unwrap_or(NOBODY)
-        });
-        Self::with(values)
-    }
-
-    /// The answer's headers.
-    pub const fn headers(&self) -> &HeaderMap {
-        &self.headers
-    }
-
-    /// The answer as a message of gRPC, which `encode` makes if nobody has yet.
-    pub fn grpc(&self, encode: impl FnOnce() -> Bytes) -> Bytes {
-        self.grpc.get_or_init(encode).clone()
-    }
-
-    fn nobody() -> Self {
-        Self::with([NOBODY; 7])
-    }
-
-    fn with(values: [HeaderValue; 7]) -> Self {
-        let mut headers = HeaderMap::with_capacity(12);
-        headers.insert(CACHE_CONTROL, NO_STORE);
-        IDENTITY.into_iter().zip(values).for_each(|(name, value)| drop(headers.insert(name, value)));
-        Self { headers, grpc: OnceLock::new() }
-    }
+fn identity_headers(values: [HeaderValue; 7]) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(12);
+    headers.insert(CACHE_CONTROL, NO_STORE);
+    IDENTITY.into_iter().zip(values).for_each(|(name, value)| drop(headers.insert(name, value)));
+    headers
 }
 
 /// An answer, before it is put in the form of an interface.
@@ -91,24 +64,23 @@ pub struct Answer {
 }
 
 /// The table.
-pub fn answer(decision: Decision<Identity>) -> Answer {
-    match decision {
-        Decision::Public => Answer {
-            status: StatusCode::OK,
-            headers: Identity::nobody().headers,
-            body: Bytes::new(),
-            outcome: "public",
-        },
-        Decision::Allow(good, seen) => {
-            let mut headers = seen.rendered().headers.clone();
+pub fn answer(verdict: Verdict) -> Answer {
+    match verdict {
+        Verdict::Allow(good, cached) => {
+            let mut headers = cached.rendered().headers(|| identity(good.claims())).clone();
             if let Some(seconds) = good.stale_seconds() {
                 headers.insert(STALE, HeaderValue::from(seconds));
             }
-            Answer { status: StatusCode::OK, headers, body: Bytes::new(), outcome: "allowed" }
+            allowed(headers, "allowed")
         }
-        Decision::Deny(denial) => denied(&denial),
-        Decision::CannotJudge(why) => problem(why.code(), &why.to_string(), None),
+        Verdict::Public => allowed(identity_headers([NOBODY; 7]), "public"),
+        Verdict::Deny(denial) => denied(&denial),
+        Verdict::Unavailable(why) => problem(why.code(), &why.to_string(), None),
     }
+}
+
+const fn allowed(headers: HeaderMap, outcome: &'static str) -> Answer {
+    Answer { status: StatusCode::OK, headers, body: Bytes::new(), outcome }
 }
 
 fn denied(denial: &Denial) -> Answer {
@@ -161,15 +133,11 @@ impl From<Answer> for Response<Body> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
-    use crate::domain::check::Checker;
-    use crate::domain::decide::{Presented, decide};
-    use crate::domain::routes::{Access, Requirement};
+    use crate::domain::request::CheckRequest;
     use crate::testing::{self, AT};
     use sidegate_common::clock::Moment;
-    use sidegate_common::revocation_state::{OnStale, Unavailable};
+    use sidegate_common::revocation_state::Unavailable;
     use sidegate_common::token::Rejection;
 
     fn shown(answer: &Answer, name: &HeaderName) -> String {
@@ -182,11 +150,9 @@ mod tests {
 
     #[test]
     fn allow_is_200_with_the_whole_identity() {
-        let tokens = testing::tokens(OnStale::Allow);
-        let checker = Checker::new(Arc::clone(&tokens), 64, Identity::of);
+        let verifier = testing::verifier("allow", None);
         let (token, verified) = testing::verified("the-jti");
-        let access = Access::Token(Requirement::default());
-        let good = answer(decide(&checker, Presented::Token(&token), &access, None, AT));
+        let good = answer(verifier.decide(&CheckRequest::of_token(&token), AT));
         assert_eq!(good.status, 200);
         assert!(good.body.is_empty());
         let claims = verified.claims();
@@ -195,14 +161,14 @@ mod tests {
         assert_eq!(shown(&good, &CACHE_CONTROL), "no-store");
         assert!(!good.headers.contains_key(&STALE));
         let late = Moment { monotonic_ms: AT.monotonic_ms + 100_000, ..AT };
-        let stale = answer(decide(&checker, Presented::Token(&token), &access, None, late));
+        let stale = answer(verifier.decide(&CheckRequest::of_token(&token), late));
         assert_eq!(stale.status, 200);
         assert_eq!(shown(&stale, &STALE), "100");
     }
 
     #[test]
     fn public_is_200_with_the_whole_set_saying_nobody() {
-        let public = answer(Decision::Public);
+        let public = answer(Verdict::Public);
         assert_eq!(public.status, 200);
         assert_eq!(identity(&public), ["-"; 7]);
     }
@@ -221,7 +187,7 @@ mod tests {
             (Denial::Header("x"), 403, "forbidden", ""),
         ];
         for (denial, status, code, challenge) in rows {
-            let answer = answer(Decision::Deny(denial));
+            let answer = answer(Verdict::Deny(denial));
             assert_eq!(answer.status, status, "{code}");
             assert_eq!(answer.outcome, code);
             assert!(shown(&answer, &WWW_AUTHENTICATE).contains(challenge), "{answer:?}");
@@ -231,13 +197,13 @@ mod tests {
     }
 
     #[test]
-    fn cannot_judge_is_503_and_says_when_to_ask_again() {
-        for (unknown, code) in [
+    fn unavailable_is_503_and_says_when_to_ask_again() {
+        for (why, code) in [
             (Unavailable::NotLoaded, "temporarily_unavailable"),
             (Unavailable::NoKeys, "temporarily_unavailable"),
             (Unavailable::Stale(31), "stale"),
         ] {
-            let answer = answer(Decision::CannotJudge(unknown));
+            let answer = answer(Verdict::Unavailable(why));
             assert_eq!((answer.status.as_u16(), answer.outcome), (503, code));
             assert_eq!(shown(&answer, &RETRY_AFTER), "1");
             assert_eq!(shown(&answer, &WWW_AUTHENTICATE), "");

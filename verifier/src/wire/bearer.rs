@@ -4,7 +4,7 @@ use http::header::{AUTHORIZATION, COOKIE, HOST, HeaderMap, ORIGIN};
 
 use sidegate_common::bearer::{bearer, one_token};
 
-use crate::domain::decide::Presented;
+use crate::domain::request::Presented;
 
 /// The headers of the request in question that matter here, each as often as it came.
 pub trait Headers {

@@ -16,13 +16,12 @@ use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value};
 use sidegate_common::claims::{Audience, Claims};
 use sidegate_common::problem::Code;
-use sidegate_common::token::Rejection;
 use sidegate_proto::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use sidegate_proto::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
 use sidegate_proto::envoy::service::auth::v3::attribute_context::HttpRequest;
 use sidegate_proto::envoy::service::auth::v3::authorization_server::SERVICE_NAME;
 use sidegate_proto::envoy::service::auth::v3::check_response::HttpResponse;
-use sidegate_proto::envoy::service::auth::v3::{CheckRequest, CheckResponse, DeniedHttpResponse, OkHttpResponse};
+use sidegate_proto::envoy::service::auth::v3::{self as envoy, CheckResponse, DeniedHttpResponse, OkHttpResponse};
 use sidegate_proto::envoy::r#type::v3::HttpStatus;
 use sidegate_proto::google::rpc::Status as RpcStatus;
 use sidegate_runtime::trace::{self, Parent};
@@ -33,13 +32,13 @@ use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 use tower::Service;
 
-use super::answer::{Answer, IDENTITY, Identity, STALE, answer, problem};
+use super::answer::{Answer, IDENTITY, STALE, answer, problem};
 use super::bearer::{Headers, present};
 use super::dialect::{LOOKALIKE, is_lookalike};
 use super::http::{Body, tell};
-use crate::domain::decide::{Decision, Denial, Presented};
+use crate::domain::request::{CheckRequest, Denial};
 use crate::domain::routes::Requirement;
-use crate::gate::Gate;
+use crate::verifier::{Verdict, Verifier};
 
 const NAME: &str = "grpc";
 /// Envoy's name for our service, also in the health service.
@@ -53,14 +52,14 @@ const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
 /// Both services.
 #[derive(Clone, Debug)]
 pub struct Grpc {
-    gate: Arc<Gate>,
+    verifier: Arc<Verifier>,
     health: HealthServer<HealthService>,
 }
 
 impl Grpc {
-    /// The services of `gate`; `health` is told elsewhere whether they serve.
-    pub fn new(gate: Arc<Gate>, health: HealthReporter) -> Self {
-        Self { gate, health: HealthServer::new(HealthService::from_health_reporter(health)) }
+    /// The services of `verifier`; `health` is told elsewhere whether they serve.
+    pub fn new(verifier: Arc<Verifier>, health: HealthReporter) -> Self {
+        Self { verifier, health: HealthServer::new(HealthService::from_health_reporter(health)) }
     }
 
     /// Answers one call; `watches` are the health streams that its connection may still open.
@@ -71,7 +70,7 @@ impl Grpc {
     ) -> impl Future<Output = Response<Body>> + Send + use<> {
         let path = request.uri().path();
         let watch = (path == WATCH).then(|| Arc::clone(watches).try_acquire_owned());
-        let checker = (path == CHECK).then(|| Authorizer { gate: Arc::clone(&self.gate) });
+        let checker = (path == CHECK).then(|| Authorizer { verifier: Arc::clone(&self.verifier) });
         let service = path.trim_start_matches('/').split('/').next().unwrap_or_default();
         let health = (service == <HealthServer<HealthService> as NamedService>::NAME).then(|| self.health.clone());
         async move {
@@ -99,31 +98,31 @@ fn refuse_watch() -> Response<tonic::body::Body> {
 /// `envoy.service.auth.v3.Authorization/Check`, not by the generated server: its answers are messages that are encoded already.
 #[derive(Clone, Debug)]
 struct Authorizer {
-    gate: Arc<Gate>,
+    verifier: Arc<Verifier>,
 }
 
-impl UnaryService<CheckRequest> for Authorizer {
+impl UnaryService<envoy::CheckRequest> for Authorizer {
     type Response = Bytes;
     type Future = Pin<Box<dyn Future<Output = Result<tonic::Response<Bytes>, tonic::Status>> + Send>>;
 
-    fn call(&mut self, request: tonic::Request<CheckRequest>) -> Self::Future {
-        let gate = Arc::clone(&self.gate);
+    fn call(&mut self, request: tonic::Request<envoy::CheckRequest>) -> Self::Future {
+        let verifier = Arc::clone(&self.verifier);
         if trace::is_on() {
-            return Box::pin(async move { Ok(tonic::Response::new(traced(&gate, request).await)) });
+            return Box::pin(async move { Ok(tonic::Response::new(traced(&verifier, request).await)) });
         }
-        Box::pin(async move { Ok(tonic::Response::new(check(&gate, request.into_inner()).await)) })
+        Box::pin(async move { Ok(tonic::Response::new(check(&verifier, request.into_inner()).await)) })
     }
 }
 
 /// Checks in a span. Envoy may have made one of its own for the call; if not, the request asked about names the parent.
-async fn traced(gate: &Gate, request: tonic::Request<CheckRequest>) -> Bytes {
+async fn traced(verifier: &Verifier, request: tonic::Request<envoy::CheckRequest>) -> Bytes {
     let (metadata, _, message) = request.into_parts();
     let attributes = message.attributes.as_ref().and_then(|attributes| attributes.request.as_ref());
     let asked_about = attributes.and_then(|request| request.http.as_ref());
     let parent = Parent::of(metadata.as_ref()).or_else(|| asked_about.and_then(parent));
     let span = trace::Span::call(AUTHORIZATION, "Check", parent);
     // It ends when it is dropped: the call is answered, whatever it says, and the verdict is told as the outcome.
-    span.around(check(gate, message)).await
+    span.around(check(verifier, message)).await
 }
 
 /// The parent that the request asked about names.
@@ -131,46 +130,43 @@ fn parent(http: &HttpRequest) -> Option<Parent<'_>> {
     Parent::read(values(http, "traceparent").next()?, values(http, "tracestate").next())
 }
 
-async fn check(gate: &Gate, request: CheckRequest) -> Bytes {
+async fn check(verifier: &Verifier, request: envoy::CheckRequest) -> Bytes {
     let attributes = request.attributes.unwrap_or_default();
     let also = match requirement(&attributes.context_extensions) {
         Ok(also) => also,
-        Err(key) => return unknown_extension(gate, key),
+        Err(key) => return unknown_extension(verifier, key),
     };
     let http = attributes.request.and_then(|request| request.http);
-    let mut decision = decide(gate, http.as_ref(), also.as_ref());
-    if matches!(decision, Decision::Deny(Denial::Token(Rejection::UnknownKey)))
-        && let Some(http) = &http
-        && let Some(found) = gate.missing_key(&decision, presented(gate, http))
-    {
-        decision = gate.with_key(found, || decide(gate, Some(http), also.as_ref())).await;
-    }
-    if let Some(http) = &http
-        && matches!(decision, Decision::Deny(Denial::Token(_)))
-    {
-        gate.note_refusal(&decision, presented(gate, http));
-    }
-    let (outcome, message) = render(decision);
-    gate.answered(NAME, outcome);
+    let verdict = match &http {
+        None => Verdict::Deny(Denial::NoTarget("the check request has no HTTP attributes")),
+        Some(http) if names(http).any(is_lookalike) => Verdict::Deny(Denial::Header(LOOKALIKE)),
+        Some(http) => {
+            let token = present(http, verifier.token_cookie(), &http.method, Some(http.host.as_bytes()));
+            let (method, target) = (http.method.as_str(), Some(http.path.as_bytes()));
+            verifier.check(&CheckRequest { token, method, target, requirement: also.as_ref() }).await
+        }
+    };
+    let (outcome, message) = render(verdict);
+    verifier.answered(NAME, outcome);
     tell(NAME, outcome, || http.as_ref().and_then(parent));
     message
 }
 
-/// What comes of a decision, and its message; that of a good token is made once and kept with the token.
-fn render(decision: Decision<Identity>) -> (&'static str, Bytes) {
-    let kept = match &decision {
-        Decision::Allow(good, seen) if good.stale_seconds().is_none() => Some(Arc::clone(seen)),
-        _ => None,
-    };
-    let make = || {
-        let metadata = metadata(&decision);
-        let answer = answer(decision);
-        (answer.outcome, Bytes::from(respond(answer, metadata).encode_to_vec()))
-    };
-    match kept {
-        Some(seen) => ("allowed", seen.rendered().grpc(|| make().1)),
-        None => make(),
+/// What comes of a verdict, and its message; that of a good token is made once and kept with the token.
+fn render(verdict: Verdict) -> (&'static str, Bytes) {
+    match verdict {
+        Verdict::Allow(good, cached) if good.stale_seconds().is_none() => {
+            let message = cached.rendered().grpc(|| encode(Verdict::Allow(good, Arc::clone(&cached))).1);
+            ("allowed", message.clone())
+        }
+        verdict => encode(verdict),
     }
+}
+
+fn encode(verdict: Verdict) -> (&'static str, Bytes) {
+    let metadata = metadata(&verdict);
+    let answer = answer(verdict);
+    (answer.outcome, Bytes::from(respond(answer, metadata).encode_to_vec()))
 }
 
 /// Reads questions, and sends answers that are encoded already.
@@ -179,7 +175,7 @@ struct CheckCodec;
 
 impl Codec for CheckCodec {
     type Encode = Bytes;
-    type Decode = CheckRequest;
+    type Decode = envoy::CheckRequest;
     type Encoder = Self;
     type Decoder = Self;
 
@@ -203,11 +199,11 @@ impl Encoder for CheckCodec {
 }
 
 impl Decoder for CheckCodec {
-    type Item = CheckRequest;
+    type Item = envoy::CheckRequest;
     type Error = tonic::Status;
 
-    fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<CheckRequest>, tonic::Status> {
-        CheckRequest::decode(bytes).map(Some).map_err(|error| tonic::Status::internal(error.to_string()))
+    fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<envoy::CheckRequest>, tonic::Status> {
+        envoy::CheckRequest::decode(bytes).map(Some).map_err(|error| tonic::Status::internal(error.to_string()))
     }
 }
 
@@ -225,7 +221,7 @@ fn requirement(extensions: &HashMap<String, String>) -> Result<Option<Requiremen
 }
 
 /// 503, and a log line for each key the first time: no request may pass a route whose requirement is not understood.
-fn unknown_extension(gate: &Gate, key: &str) -> Bytes {
+fn unknown_extension(verifier: &Verifier, key: &str) -> Bytes {
     static LOGGED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
     let mut logged = LOGGED.lock().unwrap_or_else(PoisonError::into_inner);
     if logged.len() < UNKNOWN_KEYS_LOGGED_MAX && logged.insert(key.to_owned()) {
@@ -233,20 +229,8 @@ fn unknown_extension(gate: &Gate, key: &str) -> Bytes {
     }
     drop(logged);
     let answer = problem(Code::TemporarilyUnavailable, "the route's context_extensions are unsupported", None);
-    gate.answered(NAME, answer.outcome);
+    verifier.answered(NAME, answer.outcome);
     Bytes::from(respond(answer, None).encode_to_vec())
-}
-
-fn presented<'a>(gate: &'a Gate, http: &'a HttpRequest) -> Presented<'a> {
-    present(http, gate.token_cookie(), &http.method, Some(http.host.as_bytes()))
-}
-
-fn decide(gate: &Gate, http: Option<&HttpRequest>, also: Option<&Requirement>) -> Decision<Identity> {
-    match http {
-        None => Decision::Deny(Denial::NoTarget("the check request has no HTTP attributes")),
-        Some(http) if names(http).any(is_lookalike) => Decision::Deny(Denial::Header(LOOKALIKE)),
-        Some(http) => gate.decide_route(presented(gate, http), &http.method, http.path.as_bytes(), also),
-    }
 }
 
 /// Envoy gives headers as a map, in which it has joined repeated ones; with `encode_raw_headers` as a list of bytes.
@@ -320,8 +304,8 @@ fn overwrite(name: &str, value: &http::HeaderValue) -> HeaderValueOption {
 }
 
 /// The claims, for Envoy's access log and later filters.
-fn metadata(decision: &Decision<Identity>) -> Option<Struct> {
-    let Decision::Allow(good, _) = decision else { return None };
+fn metadata(verdict: &Verdict) -> Option<Struct> {
+    let Verdict::Allow(good, _) = verdict else { return None };
     let Claims { iss, aud, sub, client_id, iat, exp, jti, sid, scope, nbf: _ } = good.claims();
     let aud = match aud {
         Audience::One(one) => text(one),

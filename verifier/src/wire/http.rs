@@ -11,7 +11,6 @@ use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response};
 use hyper::body::{Frame, Incoming, SizeHint};
 use sidegate_common::problem::Code;
-use sidegate_common::token::Rejection;
 use sidegate_runtime::serve::Peer;
 use sidegate_runtime::trace::{self, Parent};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -21,21 +20,20 @@ use super::bearer::present;
 use super::dialect::{Dialect, LOOKALIKE, is_lookalike};
 use super::grpc::{Grpc, WATCHES_MAX};
 use super::{introspect, verify};
-use crate::domain::decide::{Decision, Denial, Presented};
-use crate::gate::Gate;
-use crate::keys::KeyLookup;
+use crate::domain::request::{CheckRequest, Denial};
+use crate::verifier::{Verdict, Verifier};
 
 /// What the listeners for checks share.
 #[derive(Clone, Debug)]
 pub struct Front {
-    gate: Arc<Gate>,
+    verifier: Arc<Verifier>,
     grpc: Grpc,
 }
 
 impl Front {
-    /// The interfaces of `gate`.
-    pub fn new(gate: Arc<Gate>, grpc: Grpc) -> Self {
-        Self { gate, grpc }
+    /// The interfaces of `verifier`.
+    pub fn new(verifier: Arc<Verifier>, grpc: Grpc) -> Self {
+        Self { verifier, grpc }
     }
 
     /// The service of one connection.
@@ -89,10 +87,10 @@ impl Connection {
     }
 
     fn answer(&self, request: Request<Incoming>) -> Reply {
-        let Front { gate, grpc } = &self.front;
+        let Front { verifier, grpc } = &self.front;
         if let Some(dialect) = Dialect::at(request.uri().path()) {
             // The body, if there is one, is dropped unread: nobody waits for it.
-            return check(gate, dialect, request.into_parts().0);
+            return check(verifier, dialect, request.into_parts().0);
         }
         if request.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
             return Reply::later(grpc.call(request, &self.watches));
@@ -100,38 +98,34 @@ impl Connection {
         let path = request.uri().path();
         let post = *request.method() == Method::POST;
         match path {
-            "/introspect" if post => Reply::later(introspect::introspect(Arc::clone(gate), self.peer, request)),
-            "/verify" if post => Reply::later(verify::verify(Arc::clone(gate), request)),
+            "/introspect" if post => Reply::later(introspect::introspect(Arc::clone(verifier), self.peer, request)),
+            "/verify" if post => Reply::later(verify::verify(Arc::clone(verifier), request)),
             "/introspect" | "/verify" => Reply::now(not_allowed("POST")),
             _ => Reply::now(problem(Code::NotFound, Code::NotFound.title(), None)),
         }
     }
 }
 
-fn check(gate: &Arc<Gate>, dialect: Dialect, parts: Parts) -> Reply {
-    let decision = decide(gate, dialect, &parts);
-    let unknown_key = matches!(decision, Decision::Deny(Denial::Token(Rejection::UnknownKey)));
-    let found = if unknown_key { gate.missing_key(&decision, presented(gate, dialect, &parts)) } else { None };
-    match found {
-        None | Some(KeyLookup::Absent) => {
-            if matches!(decision, Decision::Deny(Denial::Token(_))) {
-                gate.note_refusal(&decision, presented(gate, dialect, &parts));
-            }
-            Reply::now(finish(gate, dialect, &parts.headers, answer(decision)))
-        }
-        Some(found) => {
-            let gate = Arc::clone(gate);
-            Reply::later(async move {
-                let decision = gate.with_key(found, || decide(&gate, dialect, &parts)).await;
-                gate.note_refusal(&decision, presented(&gate, dialect, &parts));
-                finish(&gate, dialect, &parts.headers, answer(decision)).into()
-            })
-        }
+fn check(verifier: &Arc<Verifier>, dialect: Dialect, parts: Parts) -> Reply {
+    let checked = match check_request(verifier, dialect, &parts) {
+        Ok(request) => verifier.check_at_once(&request),
+        Err(denial) => Ok(Verdict::Deny(denial)),
+    };
+    if let Ok(verdict) = checked {
+        return Reply::now(finish(verifier, dialect, &parts.headers, answer(verdict)));
     }
+    let verifier = Arc::clone(verifier);
+    Reply::later(async move {
+        let verdict = match check_request(&verifier, dialect, &parts) {
+            Ok(request) => verifier.check(&request).await,
+            Err(denial) => Verdict::Deny(denial),
+        };
+        finish(&verifier, dialect, &parts.headers, answer(verdict)).into()
+    })
 }
 
-fn finish(gate: &Gate, dialect: Dialect, headers: &HeaderMap, mut answer: Answer) -> Answer {
-    gate.answered(dialect.name(), answer.outcome);
+fn finish(verifier: &Verifier, dialect: Dialect, headers: &HeaderMap, mut answer: Answer) -> Answer {
+    verifier.answered(dialect.name(), answer.outcome);
     tell(dialect.name(), answer.outcome, || Parent::of(headers));
     if dialect == Dialect::Envoy && !answer.headers.contains_key(super::answer::STALE) {
         // Envoy alone keeps a header of the client's that we do not send.
@@ -147,26 +141,23 @@ pub fn tell<'a>(interface: &'static str, outcome: &'static str, parent: impl FnO
     tracing::debug!(interface, outcome, trace_id = parent().map(shown), "checked");
 }
 
-fn presented<'a>(gate: &'a Gate, dialect: Dialect, parts: &'a Parts) -> Presented<'a> {
-    // Only a cookie needs to be told where the request came from and where it goes.
-    let Some(cookie) = gate.token_cookie() else { return present(&parts.headers, None, "", None) };
-    let target = dialect.target(parts);
-    present(&parts.headers, Some(cookie), target.method.unwrap_or_default(), target.host)
-}
-
-fn decide(gate: &Gate, dialect: Dialect, parts: &Parts) -> Decision<super::answer::Identity> {
+/// What is asked about the request that `parts` speak of.
+fn check_request<'a>(verifier: &'a Verifier, dialect: Dialect, parts: &'a Parts) -> Result<CheckRequest<'a>, Denial> {
     if dialect != Dialect::Check && parts.headers.keys().any(|name| is_lookalike(name.as_str())) {
-        return Decision::Deny(Denial::Header(LOOKALIKE));
+        return Err(Denial::Header(LOOKALIKE));
     }
-    let presented = presented(gate, dialect, parts);
-    if dialect == Dialect::Check || !gate.has_routes() {
-        return gate.decide(presented, None);
+    let (cookie, has_route) = (verifier.token_cookie(), dialect != Dialect::Check && verifier.has_routes());
+    if cookie.is_none() && !has_route {
+        let token = present(&parts.headers, None, "", None);
+        return Ok(CheckRequest { token, method: "", target: None, requirement: None });
     }
     let target = dialect.target(parts);
-    match (target.method, target.path) {
-        (Some(method), Some(path)) => gate.decide_route(presented, method, path, None),
-        _ => Decision::Deny(Denial::NoTarget(dialect.lacks())),
+    if has_route && (target.method.is_none() || target.path.is_none()) {
+        return Err(Denial::NoTarget(dialect.lacks()));
     }
+    let method = target.method.unwrap_or_default();
+    let token = present(&parts.headers, cookie, method, target.host);
+    Ok(CheckRequest { token, method, target: target.path.filter(|_| has_route), requirement: None })
 }
 
 /// 405 with the methods that are (RFC 9110 §15.5.6).

@@ -14,8 +14,8 @@ use sidegate_runtime::serve::{BodyError, Peer, is_encoded, read_body};
 
 use super::answer::{Answer, json, problem};
 use super::http::Body;
-use crate::domain::check::Checked;
-use crate::gate::Gate;
+use crate::domain::request::CheckRequest;
+use crate::verifier::{Verdict, Verifier};
 
 /// The largest form taken, in bytes: a token of the largest size and room for hints.
 pub const BODY_BYTES_MAX: usize = 16 * 1024;
@@ -42,20 +42,20 @@ struct Inactive {
 }
 
 /// Answers an introspection request.
-pub async fn introspect(gate: Arc<Gate>, peer: Peer, request: Request<Incoming>) -> Response<Body> {
+pub async fn introspect(verifier: Arc<Verifier>, peer: Peer, request: Request<Incoming>) -> Response<Body> {
     let (parts, body) = request.into_parts();
-    let answer = match caller_allowed(&gate, peer, &parts.headers) {
+    let answer = match caller_allowed(&verifier, peer, &parts.headers) {
         Err((code, why)) => problem(code, why, None),
         Ok(()) if !is_form(&parts.headers) => {
             problem(Code::UnsupportedMediaType, "send application/x-www-form-urlencoded", None)
         }
         Ok(()) if is_encoded(&parts.headers) => problem(Code::UnsupportedMediaType, NOT_DECODED, None),
         Ok(()) => match read_body(body, BODY_BYTES_MAX, BODY_TIMEOUT).await {
-            Ok(form) => inspect(&gate, &form).await,
+            Ok(form) => inspect(&verifier, &form).await,
             Err(error) => body_problem(error),
         },
     };
-    gate.answered(NAME, answer.outcome);
+    verifier.answered(NAME, answer.outcome);
     answer.into()
 }
 
@@ -68,11 +68,11 @@ pub fn body_problem(error: BodyError) -> Answer {
 }
 
 /// Whoever can open the Unix socket may ask; over TCP one must know `INTROSPECT_TOKEN` (RFC 7662 §2.1).
-fn caller_allowed(gate: &Gate, peer: Peer, headers: &HeaderMap) -> Result<(), (Code, &'static str)> {
+fn caller_allowed(verifier: &Verifier, peer: Peer, headers: &HeaderMap) -> Result<(), (Code, &'static str)> {
     if peer == Peer::Unix {
         return Ok(());
     }
-    let secret = gate.introspect_token();
+    let secret = verifier.introspect_token();
     if !secret.is_set() {
         return Err((Code::NotFound, "introspection is served on the Unix socket only"));
     }
@@ -109,7 +109,7 @@ fn is_form(headers: &HeaderMap) -> bool {
     kind.trim_ascii().eq_ignore_ascii_case(b"application/x-www-form-urlencoded")
 }
 
-async fn inspect(gate: &Gate, form: &[u8]) -> Answer {
+async fn inspect(verifier: &Verifier, form: &[u8]) -> Answer {
     let Ok(pairs) = serde_urlencoded::from_bytes::<Vec<(String, String)>>(form) else {
         return problem(Code::InvalidRequest, "the body is not a form", None);
     };
@@ -117,11 +117,14 @@ async fn inspect(gate: &Gate, form: &[u8]) -> Answer {
     let (Some((_, token)), None) = (tokens.next(), tokens.next()) else {
         return problem(Code::InvalidRequest, "token is missing or repeated", None);
     };
-    match gate.check_waiting(token).await {
-        Checked::Good(good, _) => json(&Active { active: true, token_type: "Bearer", claims: good.claims() }),
-        // RFC 7662 §2.2: a bad token is not an error of the request, and why it is bad is not told.
-        Checked::Denied(rejection) => Answer { outcome: rejection.code().name(), ..json(&Inactive { active: false }) },
-        Checked::CannotJudge(unknown) => problem(unknown.code(), &unknown.to_string(), None),
+    // RFC 7662 §2.2: a bad token is not an error of the request, and why it is bad is not told.
+    let inactive = |code: Code| Answer { outcome: code.name(), ..json(&Inactive { active: false }) };
+    match verifier.check(&CheckRequest::of_token(token)).await {
+        Verdict::Allow(good, _) => json(&Active { active: true, token_type: "Bearer", claims: good.claims() }),
+        Verdict::Deny(denial) => inactive(denial.code()),
+        // Without a route nothing is public.
+        Verdict::Public => inactive(Code::TokenInvalid),
+        Verdict::Unavailable(why) => problem(why.code(), &why.to_string(), None),
     }
 }
 

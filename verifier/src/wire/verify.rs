@@ -11,9 +11,8 @@ use sidegate_runtime::serve::{is_encoded, read_body};
 use super::answer::{Answer, STALE, answer, json, problem};
 use super::http::Body;
 use super::introspect::{BODY_BYTES_MAX, BODY_TIMEOUT, NOT_DECODED, body_problem};
-use crate::domain::check::Checked;
-use crate::domain::decide::{Decision, Denial};
-use crate::gate::Gate;
+use crate::domain::request::{CheckRequest, Denial};
+use crate::verifier::{Verdict, Verifier};
 
 const NAME: &str = "verify";
 
@@ -27,34 +26,33 @@ struct Verified<'a> {
 }
 
 /// Answers whether the token in the body is good.
-pub async fn verify(gate: Arc<Gate>, request: Request<Incoming>) -> Response<Body> {
+pub async fn verify(verifier: Arc<Verifier>, request: Request<Incoming>) -> Response<Body> {
     let answer = if is_encoded(request.headers()) {
         problem(Code::UnsupportedMediaType, NOT_DECODED, None)
     } else {
         match read_body(request.into_body(), BODY_BYTES_MAX, BODY_TIMEOUT).await {
             Err(error) => body_problem(error),
             Ok(body) => match std::str::from_utf8(&body) {
-                Ok(token) => judge(&gate, token).await,
-                Err(_) => answer(Decision::Deny(Denial::NotOneToken("not text"))),
+                Ok(token) => check(&verifier, token).await,
+                Err(_) => answer(Verdict::Deny(Denial::NotOneToken("not text"))),
             },
         }
     };
-    gate.answered(NAME, answer.outcome);
+    verifier.answered(NAME, answer.outcome);
     answer.into()
 }
 
-async fn judge(gate: &Gate, token: &str) -> Answer {
-    // Before judging: if either changes meanwhile, the client holds the older one, and asks again.
-    let (segment, epoch) = (gate.segment_id(), gate.key_epoch());
-    match gate.check_waiting(token).await {
-        Checked::Good(good, _) => {
+async fn check(verifier: &Verifier, token: &str) -> Answer {
+    // Before checking: if either changes meanwhile, the client holds the older one, and asks again.
+    let (segment, epoch) = (verifier.segment_id(), verifier.key_epoch());
+    match verifier.check(&CheckRequest::of_token(token)).await {
+        Verdict::Allow(good, _) => {
             let mut answer = json(&Verified { claims: good.claims(), segment: format!("{segment:016x}"), epoch });
             if let Some(seconds) = good.stale_seconds() {
                 answer.headers.insert(STALE, http::HeaderValue::from(seconds));
             }
             answer
         }
-        Checked::Denied(rejection) => answer(Decision::Deny(Denial::Token(rejection))),
-        Checked::CannotJudge(unknown) => problem(unknown.code(), &unknown.to_string(), None),
+        other => answer(other),
     }
 }

@@ -29,9 +29,9 @@ async fn f06_lost_data_is_an_alarm_and_what_is_held_stays_held() {
             }
         }
         until_feed(&desk.verifier, "alarm", |raised| names(raised, alarm)).await;
-        let proven = desk.verifier.gate.state().proven();
+        let proven = desk.verifier.core.state().proven();
         a_while().await;
-        assert_eq!(desk.verifier.gate.state().proven(), proven, "{lost_by}: nothing proves it");
+        assert_eq!(desk.verifier.core.state().proven(), proven, "{lost_by}: nothing proves it");
         desk.verifier.denies("dead").await;
 
         // An issuer that remembers nothing makes the data set anew.
@@ -53,7 +53,7 @@ async fn f06_lost_data_is_an_alarm_and_what_is_held_stays_held() {
         let late = verifier(&desk.redis.url());
         late.proven().await;
         assert_eq!(late.answer(&old).await, (401, "token_revoked".to_owned()), "{lost_by}");
-        assert_eq!(late.gate.state().index().marks(0).1, UnixTime(since));
+        assert_eq!(late.core.state().index().marks(0).1, UnixTime(since));
         eventually("tokens issued since then to be good", || async {
             (late.answer(&token("issued-after")).await.0 == 200).then_some(())
         })

@@ -86,7 +86,7 @@ impl Seen for Launched {
     /// Waits for a proof by a probe that is sent from now on.
     async fn proven(&self) {
         let now = monotonic_ms();
-        eventually("a new proof", || async { self.gate.state().proven().is_some_and(|at| at > now).then_some(()) })
+        eventually("a new proof", || async { self.core.state().proven().is_some_and(|at| at > now).then_some(()) })
             .await;
     }
 

@@ -1,7 +1,7 @@
 //! Tokens that this daemon has verified, so that seeing one again costs no cryptography.
 //!
 //! A private, bounded cache. It says only "the signature and claims of exactly these bytes were right under that key
-//! epoch"; time, revocation and freshness are looked at on every check (see [`super::check`]). A token is found by
+//! epoch"; time, revocation and freshness are looked at on every check. A token is found by
 //! bytes of its signature, which only the holder of the key can choose, and compared whole. Losing an entry costs one
 //! verification.
 
@@ -10,41 +10,43 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sidegate_common::time::UnixTime;
 use sidegate_common::token::VerifiedToken;
 
+use crate::rendered::RenderedAnswer;
+
 /// Tokens that share a place; a lookup compares at most this many.
 const WAYS: usize = 4;
 /// Longer tokens are verified every time, so that the cache's memory has a bound.
 const KEPT_BYTES_MAX: usize = 2048;
 
-/// A verified token, with what its answers look like on the wire.
+/// A verified token, with what the wire has made of it.
 #[derive(Debug)]
-pub struct Seen<R> {
+pub struct CachedToken {
     token: Box<str>,
     key_epoch: u64,
     verified: Arc<VerifiedToken>,
-    rendered: R,
+    rendered: RenderedAnswer,
 }
 
-impl<R> Seen<R> {
+impl CachedToken {
     /// The proof that it was verified.
     pub const fn verified(&self) -> &Arc<VerifiedToken> {
         &self.verified
     }
 
-    /// What was rendered from its claims.
-    pub const fn rendered(&self) -> &R {
+    /// The answer that allows it.
+    pub const fn rendered(&self) -> &RenderedAnswer {
         &self.rendered
     }
 }
 
-type Bucket<R> = [Option<Arc<Seen<R>>>; WAYS];
+type Bucket = [Option<Arc<CachedToken>>; WAYS];
 
 /// A fixed number of places for verified tokens.
 #[derive(Debug)]
-pub struct SeenTokens<R> {
-    buckets: Box<[Mutex<Bucket<R>>]>,
+pub struct TokenCache {
+    buckets: Box<[Mutex<Bucket>]>,
 }
 
-impl<R> SeenTokens<R> {
+impl TokenCache {
     /// Room for about `entries` tokens (rounded up to a power of two); 0 keeps none.
     pub fn new(entries: usize) -> Self {
         let buckets = if entries == 0 { 0 } else { entries.div_ceil(WAYS).next_power_of_two() };
@@ -52,11 +54,11 @@ impl<R> SeenTokens<R> {
     }
 
     /// The token, if these very bytes were verified under `key_epoch`.
-    pub fn find(&self, token: &str, key_epoch: u64) -> Option<Arc<Seen<R>>> {
+    pub fn find(&self, token: &str, key_epoch: u64) -> Option<Arc<CachedToken>> {
         let mut bucket = self.bucket(token)?.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_it = |slot: &Option<Arc<Seen<R>>>| slot.as_ref().is_some_and(|seen| *seen.token == *token);
+        let is_it = |slot: &Option<Arc<CachedToken>>| slot.as_ref().is_some_and(|cached| *cached.token == *token);
         let at = bucket.iter().position(is_it)?;
-        if bucket[at].as_ref().is_none_or(|seen| seen.key_epoch != key_epoch) {
+        if bucket[at].as_ref().is_none_or(|cached| cached.key_epoch != key_epoch) {
             bucket[at] = None;
             return None;
         }
@@ -67,15 +69,16 @@ impl<R> SeenTokens<R> {
     }
 
     /// Keeps a token that was verified under `key_epoch`, which must have been read before verifying.
-    pub fn keep(&self, token: &str, key_epoch: u64, verified: Arc<VerifiedToken>, rendered: R) -> Arc<Seen<R>> {
-        let seen = Arc::new(Seen { token: token.into(), key_epoch, verified, rendered });
+    pub fn keep(&self, token: &str, key_epoch: u64, verified: Arc<VerifiedToken>) -> Arc<CachedToken> {
+        let cached =
+            Arc::new(CachedToken { token: token.into(), key_epoch, verified, rendered: RenderedAnswer::default() });
         if let Some(bucket) = self.bucket(token).filter(|_| token.len() <= KEPT_BYTES_MAX) {
             let mut bucket = bucket.lock().unwrap_or_else(PoisonError::into_inner);
             let same = bucket.iter().position(|slot| slot.as_ref().is_some_and(|held| *held.token == *token));
             let free = same.or_else(|| bucket.iter().position(Option::is_none));
-            bucket[free.unwrap_or(WAYS - 1)] = Some(Arc::clone(&seen));
+            bucket[free.unwrap_or(WAYS - 1)] = Some(Arc::clone(&cached));
         }
-        seen
+        cached
     }
 
     /// Drops tokens that are no longer good at `now` by their `exp`, with `leeway` seconds beyond it, and those of other keys.
@@ -83,8 +86,8 @@ impl<R> SeenTokens<R> {
         for bucket in &self.buckets {
             let mut bucket = bucket.lock().unwrap_or_else(PoisonError::into_inner);
             for slot in bucket.iter_mut() {
-                let dead = slot.as_ref().is_some_and(|seen| {
-                    seen.key_epoch != key_epoch || seen.verified.claims().expires_at().plus(leeway) < now
+                let dead = slot.as_ref().is_some_and(|cached| {
+                    cached.key_epoch != key_epoch || cached.verified.claims().expires_at().plus(leeway) < now
                 });
                 if dead {
                     *slot = None;
@@ -93,7 +96,7 @@ impl<R> SeenTokens<R> {
         }
     }
 
-    fn bucket(&self, token: &str) -> Option<&Mutex<Bucket<R>>> {
+    fn bucket(&self, token: &str) -> Option<&Mutex<Bucket>> {
         // Not the very end: the last characters of a signature hold few bits.
         let tail = token.len().checked_sub(12)?;
         let bytes = token.as_bytes()[tail..].first_chunk::<8>()?;
@@ -111,43 +114,43 @@ mod tests {
     #[test]
     fn only_the_very_same_bytes_under_the_same_epoch_are_found() {
         let (token, verified) = testing::verified("a");
-        let seen = SeenTokens::new(64);
-        assert!(seen.find(&token, 1).is_none());
-        seen.keep(&token, 1, Arc::clone(&verified), "rendered");
-        assert_eq!(seen.find(&token, 1).map(|seen| *seen.rendered()), Some("rendered"));
+        let cache = TokenCache::new(64);
+        assert!(cache.find(&token, 1).is_none());
+        cache.keep(&token, 1, Arc::clone(&verified));
+        assert!(cache.find(&token, 1).is_some_and(|found| found.verified() == &verified));
         let signature_at = token.rfind('.').unwrap();
         let edited = format!("{}x{}", &token[..signature_at - 1], &token[signature_at..]);
-        assert!(seen.find(&edited, 1).is_none(), "the same signature under another payload is another token");
-        assert!(seen.find(&token, 2).is_none(), "other keys: verify again");
-        assert!(seen.find(&token, 1).is_none(), "and the old entry is gone");
+        assert!(cache.find(&edited, 1).is_none(), "the same signature under another payload is another token");
+        assert!(cache.find(&token, 2).is_none(), "other keys: verify again");
+        assert!(cache.find(&token, 1).is_none(), "and the old entry is gone");
     }
 
     #[test]
     fn expired_tokens_and_those_of_other_keys_are_dropped() {
         let (token, verified) = testing::verified("a");
-        let seen = SeenTokens::new(64);
-        seen.keep(&token, 1, Arc::clone(&verified), ());
+        let cache = TokenCache::new(64);
+        cache.keep(&token, 1, Arc::clone(&verified));
         let exp = verified.claims().expires_at();
-        seen.expire(exp.plus(5), 5, 1);
-        assert!(seen.find(&token, 1).is_some(), "still good within the leeway");
-        seen.expire(exp.plus(6), 5, 1);
+        cache.expire(exp.plus(5), 5, 1);
+        assert!(cache.find(&token, 1).is_some(), "still good within the leeway");
+        cache.expire(exp.plus(6), 5, 1);
         assert_eq!(Arc::strong_count(&verified), 1, "its memory is given back");
-        seen.keep(&token, 1, Arc::clone(&verified), ());
-        seen.expire(exp, 5, 2);
+        cache.keep(&token, 1, Arc::clone(&verified));
+        cache.expire(exp, 5, 2);
         assert_eq!(Arc::strong_count(&verified), 1);
     }
 
     #[test]
     fn the_cache_is_bounded() {
-        let seen = SeenTokens::new(8);
+        let cache = TokenCache::new(8);
         let tokens: Vec<String> = (0..100).map(|n| testing::verified(&format!("jti-{n}")).0).collect();
         let (_, verified) = testing::verified("x");
         for token in &tokens {
-            seen.keep(token, 0, Arc::clone(&verified), ());
+            cache.keep(token, 0, Arc::clone(&verified));
         }
-        let found = tokens.iter().filter(|token| seen.find(token, 0).is_some()).count();
+        let found = tokens.iter().filter(|token| cache.find(token, 0).is_some()).count();
         assert!((1..=8).contains(&found), "{found}");
-        assert!(SeenTokens::<()>::new(0).find(&tokens[0], 0).is_none());
-        assert!(SeenTokens::<()>::new(8).find("short", 0).is_none());
+        assert!(TokenCache::new(0).find(&tokens[0], 0).is_none());
+        assert!(TokenCache::new(8).find("short", 0).is_none());
     }
 }

@@ -1,0 +1,386 @@
+//! The verifier's core: one entry point for every interface, from a request to a verdict.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use sidegate_common::clock::Moment;
+use sidegate_common::revocation_state::{Observer, RevocationState, Unavailable};
+use sidegate_common::secret::LiveSecret;
+use sidegate_common::time::LEEWAY_MAX_SECONDS;
+use sidegate_common::token::Rejection;
+use sidegate_common::token_checker::{GoodToken, TokenChecker, TokenError};
+use sidegate_runtime::clock::{instants, monotonic_ms};
+use sidegate_runtime::trace;
+use sidegate_shm::attach::Board;
+
+use crate::config::Config;
+use crate::domain::refusals::{self, Finding, Refusals};
+use crate::domain::request::{CheckRequest, Denial, Presented};
+use crate::domain::routes::{Access, Routes};
+use crate::keys::{KeyLookup, Keys};
+use crate::metrics::Metrics;
+use crate::segment::SharedSegment;
+use crate::token_cache::{CachedToken, TokenCache};
+
+/// The answer to "may this request pass?".
+#[derive(Debug)]
+pub enum Verdict {
+    /// Yes, and this is who sends it.
+    Allow(GoodToken, Arc<CachedToken>),
+    /// Yes, whoever sends it.
+    Public,
+    /// No.
+    Deny(Denial),
+    /// That cannot be said.
+    Unavailable(Unavailable),
+}
+
+/// A key that no token can be checked with yet, and that may be new.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MissingKey {
+    kid: Option<String>,
+}
+
+/// What all listeners share.
+#[derive(Debug)]
+pub struct Verifier {
+    tokens: Arc<TokenChecker>,
+    cache: TokenCache,
+    segment: Option<Arc<SharedSegment>>,
+    routes: Option<RwLock<Arc<Routes>>>,
+    keys: Keys,
+    metrics: Arc<Metrics>,
+    refusals: Refusals,
+    token_cookie: Option<String>,
+    introspect_token: LiveSecret,
+}
+
+impl Verifier {
+    /// One that has not loaded any revocations yet; its segment, if there is a `board`, is on offer at once.
+    pub fn new(config: &Config, routes: Option<Routes>, metrics: Arc<Metrics>, board: Option<Arc<Board>>) -> Self {
+        let segment = board.and_then(|board| {
+            let made = SharedSegment::new(board);
+            made.inspect_err(|error| tracing::error!(%error, "no shared memory: every check is asked over the socket"))
+                .ok()
+                .map(Arc::new)
+        });
+        let observer = segment.clone().map(|segment| segment as Arc<dyn Observer>);
+        let state = Arc::new(RevocationState::new(config.staleness, instants(), observer));
+        let tokens = Arc::new(TokenChecker::new(config.policy.clone(), state));
+        Self {
+            tokens: Arc::clone(&tokens),
+            cache: TokenCache::new(config.token_cache_entries),
+            segment,
+            routes: routes.map(|routes| RwLock::new(Arc::new(routes))),
+            keys: Keys::new(config.keys.clone(), tokens, Arc::clone(&metrics)),
+            metrics,
+            refusals: Refusals::default(),
+            token_cookie: config.token_cookie.clone(),
+            introspect_token: LiveSecret::new(config.introspect_token.clone()),
+        }
+    }
+
+    /// Checks tokens alone.
+    pub fn tokens(&self) -> &TokenChecker {
+        &self.tokens
+    }
+
+    /// The revocations held.
+    pub fn state(&self) -> &Arc<RevocationState> {
+        self.tokens.state()
+    }
+
+    /// The shared-memory segment, if there is one.
+    pub const fn segment(&self) -> Option<&Arc<SharedSegment>> {
+        self.segment.as_ref()
+    }
+
+    /// The moment it is now.
+    pub fn moment(&self) -> Moment {
+        self.state().clock().moment(monotonic_ms(), instants)
+    }
+
+    /// Whether any token could be judged good.
+    ///
+    /// # Errors
+    /// Says what is missing.
+    pub fn ready(&self) -> Result<Option<u64>, Unavailable> {
+        self.tokens.ensure_ready(self.moment())
+    }
+
+    /// The verdict on a request: the one entry point of every interface. A key that might be new is fetched first.
+    pub async fn check(&self, request: &CheckRequest<'_>) -> Verdict {
+        let missing = match self.check_at_once(request) {
+            Ok(verdict) => return verdict,
+            Err(missing) => missing,
+        };
+        let verdict = match self.keys.fetch_for(missing.kid).await {
+            KeyLookup::Held => self.decide(request, self.moment()),
+            KeyLookup::Failed => Verdict::Unavailable(Unavailable::KeyLookupFailed),
+            KeyLookup::Absent | KeyLookup::Due(_) => Verdict::Deny(Denial::Token(Rejection::UnknownKey)),
+        };
+        self.noted(verdict, request)
+    }
+
+    /// The first half of [`Verifier::check`], which nearly always gives the verdict.
+    ///
+    /// # Errors
+    /// The token's key has to be looked for first, which may take a while.
+    pub fn check_at_once(&self, request: &CheckRequest<'_>) -> Result<Verdict, MissingKey> {
+        let mut verdict = self.decide(request, self.moment());
+        if let (Verdict::Deny(Denial::Token(Rejection::UnknownKey)), Presented::Token(token)) =
+            (&verdict, request.token)
+        {
+            match self.keys.look_up(token) {
+                KeyLookup::Due(kid) => return Err(MissingKey { kid }),
+                KeyLookup::Failed => verdict = Verdict::Unavailable(Unavailable::KeyLookupFailed),
+                KeyLookup::Held | KeyLookup::Absent => {}
+            }
+        }
+        Ok(self.noted(verdict, request))
+    }
+
+    /// What the route asks for, and what the token is worth.
+    pub(crate) fn decide(&self, request: &CheckRequest<'_>, at: Moment) -> Verdict {
+        let routes = self.routes.as_ref().filter(|_| request.target.is_some());
+        let routes = routes.map(|routes| Arc::clone(&routes.read().unwrap_or_else(PoisonError::into_inner)));
+        let needed = match (&routes, request.target) {
+            (Some(routes), Some(target)) => match routes.access(request.method, target).0 {
+                Access::Public if request.requirement.is_none() => return self.public(request.token, at),
+                Access::Public => None,
+                Access::Token(requirement) => Some(requirement),
+            },
+            _ => None,
+        };
+        match self.token(request.token, at) {
+            Verdict::Allow(good, cached) => {
+                let mut needed = needed.into_iter().chain(request.requirement);
+                match needed.find_map(|requirement| Denial::unmet(requirement, good.claims())) {
+                    Some(denial) => Verdict::Deny(denial),
+                    None => Verdict::Allow(good, cached),
+                }
+            }
+            other => other,
+        }
+    }
+
+    /// Everybody may pass; whoever brings a good token passes by name.
+    fn public(&self, presented: Presented<'_>, at: Moment) -> Verdict {
+        match self.token(presented, at) {
+            Verdict::Allow(good, cached) => Verdict::Allow(good, cached),
+            _ => Verdict::Public,
+        }
+    }
+
+    /// Checks the token alone: by what was verified before if it is there, else in full.
+    fn token(&self, presented: Presented<'_>, at: Moment) -> Verdict {
+        let token = match presented {
+            Presented::Nothing => return Verdict::Deny(Denial::Token(Rejection::Missing)),
+            Presented::Refused(what) => return Verdict::Deny(Denial::NotOneToken(what)),
+            Presented::Token(token) => token,
+        };
+        // Read before the keys are: a token verified while they change is kept under the old epoch, and so not used.
+        let key_epoch = self.key_epoch();
+        let cached = self.cache.find(token, key_epoch);
+        let checked = match &cached {
+            Some(cached) => self.tokens.recheck(cached.verified(), at),
+            None => self.tokens.check(token, at),
+        };
+        match checked {
+            Ok(good) => {
+                let cached = cached.unwrap_or_else(|| self.cache.keep(token, key_epoch, Arc::clone(good.token())));
+                Verdict::Allow(good, cached)
+            }
+            Err(TokenError::Rejected(rejection)) => Verdict::Deny(Denial::Token(rejection)),
+            Err(TokenError::Unavailable(why)) => Verdict::Unavailable(why),
+        }
+    }
+
+    /// Takes note of a refused token.
+    fn noted(&self, verdict: Verdict, request: &CheckRequest<'_>) -> Verdict {
+        if let (Verdict::Deny(Denial::Token(rejection)), Presented::Token(token)) = (&verdict, request.token) {
+            self.refused(*rejection, token);
+        }
+        verdict
+    }
+
+    /// Counts a refused token by its reason, for [`Verifier::look_at_refusals`].
+    fn refused(&self, rejection: Rejection, token: &str) {
+        let Some(reason) = refusals::reason(rejection) else { return };
+        self.metrics.refused(reason);
+        let difference = || {
+            let kids: Vec<String> = self.tokens.issuer().keys().keys().iter().map(|key| key.kid().to_owned()).collect();
+            refusals::difference(rejection, token, self.tokens.issuer().policy(), &kids, self.moment().now)
+        };
+        self.refusals.note(reason, monotonic_ms(), || self.metrics.good(), difference);
+    }
+
+    /// Logs it if all tokens of the last minute were refused alike.
+    pub fn look_at_refusals(&self) {
+        match self.refusals.look(monotonic_ms(), self.metrics.good()) {
+            None => {}
+            Some(Finding::AllAlike(reason, difference, tokens)) => {
+                let refusals::Difference { setting, ours, theirs } = difference;
+                tracing::warn!(
+                    reason,
+                    setting,
+                    ours,
+                    theirs,
+                    tokens,
+                    "every token of the last minute was refused alike: issuer and verifier seem to differ"
+                );
+            }
+            Some(Finding::Over) => tracing::info!("tokens are accepted again"),
+        }
+    }
+
+    /// Drops what has expired: revocations, by a time that does not go back meanwhile, and tokens verified before.
+    pub fn expire(&self) {
+        self.state().clock().sweep(|| match &self.segment {
+            Some(segment) => segment.expire(&self.tokens, self.moment()),
+            None => drop(self.state().index().expire(self.moment().now)),
+        });
+        self.cache.expire(self.moment().now, LEEWAY_MAX_SECONDS, self.key_epoch());
+    }
+
+    /// True if there is a routes file.
+    pub const fn has_routes(&self) -> bool {
+        self.routes.is_some()
+    }
+
+    /// Puts other routes in force.
+    pub fn set_routes(&self, routes: Routes) {
+        if let Some(held) = &self.routes {
+            *held.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(routes);
+        }
+    }
+
+    /// The keys.
+    pub const fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// Counts an answer, and tells the request's span, where there is one.
+    pub fn answered(&self, interface: &'static str, outcome: &'static str) {
+        self.metrics.count(interface, outcome);
+        trace::outcome(outcome);
+    }
+
+    /// The counters.
+    pub const fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// `TOKEN_COOKIE`.
+    pub fn token_cookie(&self) -> Option<&str> {
+        self.token_cookie.as_deref()
+    }
+
+    /// `INTROSPECT_TOKEN`.
+    pub const fn introspect_token(&self) -> &LiveSecret {
+        &self.introspect_token
+    }
+
+    /// The shared-memory segment that readers should use, 0 if there is none.
+    pub fn segment_id(&self) -> u64 {
+        self.segment.as_ref().map_or(0, |segment| segment.id())
+    }
+
+    /// Changes whenever clients must ask again about tokens they hold to be good.
+    pub fn key_epoch(&self) -> u64 {
+        self.state().key_epoch()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::routes::Requirement;
+    use crate::testing::{self, AT};
+
+    const ROUTES: &str = r#"
+        [[route]]
+        path = "/public"
+        access = "public"
+        [[route]]
+        path = "/read"
+        scopes = ["read"]
+        [[route]]
+        path = "/admin"
+        scopes = ["admin"]
+    "#;
+
+    fn shown(verdict: Verdict) -> String {
+        match verdict {
+            Verdict::Public => "public".to_owned(),
+            Verdict::Allow(good, _) => good.claims().sub.clone(),
+            Verdict::Deny(denial) => denial.code().name().to_owned(),
+            Verdict::Unavailable(why) => why.to_string(),
+        }
+    }
+
+    fn ask(token: Presented<'_>, target: &str, requirement: Option<&Requirement>) -> String {
+        let verifier = testing::verifier("deny", Some(ROUTES));
+        let request = CheckRequest { token, method: "GET", target: Some(target.as_bytes()), requirement };
+        shown(verifier.decide(&request, AT))
+    }
+
+    fn needs(scope: &str, audiences: &[&str]) -> Requirement {
+        Requirement { scope: scope.into(), audiences: audiences.iter().map(|a| (*a).to_owned()).collect() }
+    }
+
+    #[test]
+    fn a_protected_route_needs_one_good_token() {
+        let (token, _) = testing::verified("one");
+        assert_eq!(ask(Presented::Token(&token), "/any", None), "42");
+        assert_eq!(ask(Presented::Nothing, "/any", None), "token_missing");
+        assert_eq!(ask(Presented::Refused("x"), "/any", None), "token_invalid");
+        assert_eq!(ask(Presented::Token("a.b.c"), "/any", None), "token_invalid");
+    }
+
+    #[test]
+    fn a_public_route_names_whoever_brings_a_good_token() {
+        let (token, _) = testing::verified("one");
+        assert_eq!(ask(Presented::Token(&token), "/public", None), "42");
+        for presented in [Presented::Nothing, Presented::Refused("x"), Presented::Token("a.b.c")] {
+            assert_eq!(ask(presented, "/public", None), "public");
+        }
+    }
+
+    #[test]
+    fn requirements_of_route_and_caller_add_up() {
+        let (token, _) = testing::verified("one");
+        let with = |target, also: Requirement| ask(Presented::Token(&token), target, Some(&also));
+        assert_eq!(ask(Presented::Token(&token), "/read", None), "42");
+        assert_eq!(ask(Presented::Token(&token), "/admin", None), "insufficient_scope");
+        assert_eq!(with("/read", needs("read", &["elsewhere"])), "token_invalid");
+        assert_eq!(with("/read", needs("write", &["sidegate"])), "42");
+        assert_eq!(with("/read", needs("admin", &[])), "insufficient_scope");
+        assert_eq!(ask(Presented::Nothing, "/public", Some(&needs("", &[]))), "token_missing");
+    }
+
+    #[test]
+    fn a_remembered_token_is_checked_each_time() {
+        let verifier = testing::verifier("deny", None);
+        let (token, verified) = testing::verified("one");
+        let ask = |at| shown(verifier.decide(&CheckRequest::of_token(&token), at));
+        assert_eq!(ask(AT), "42");
+        assert!(verifier.cache.find(&token, verifier.key_epoch()).is_some());
+        let late = Moment { monotonic_ms: AT.monotonic_ms + 1_000_000, ..AT };
+        assert!(ask(late).contains("1000 s ago"));
+        assert_eq!(ask(Moment { now: verified.claims().expires_at().plus(60), ..AT }), "token_expired");
+        testing::revoke_session(verifier.tokens(), &verified.claims().sid);
+        assert_eq!(ask(AT), "token_revoked");
+    }
+
+    #[test]
+    fn other_keys_forget_what_was_verified() {
+        let verifier = testing::verifier("deny", None);
+        let (token, _) = testing::verified("one");
+        let ask = || verifier.check_at_once(&CheckRequest::of_token(&token));
+        assert_eq!(shown(verifier.decide(&CheckRequest::of_token(&token), AT)), "42");
+        verifier.tokens().set_keys(testing::other_keys());
+        let denied = Verdict::Deny(Denial::Token(Rejection::UnknownKey));
+        assert_eq!(format!("{:?}", verifier.decide(&CheckRequest::of_token(&token), AT)), format!("{denied:?}"));
+        assert!(ask().is_ok(), "there is no set to look for the key in");
+    }
+}
