@@ -21,12 +21,12 @@ use tonic_health::server::HealthReporter;
 use crate::commands::Source;
 use crate::config::{Config, ListenConfig};
 use crate::domain::routes::Routes;
-use crate::follow::{Door, follow, readers_max};
+use crate::feed_task::{AttachListener, follow, readers_max};
 use crate::metrics::Metrics;
 use crate::verifier::Verifier;
 use crate::wire::admin::Admin;
 use crate::wire::grpc::{AUTHORIZATION, Grpc};
-use crate::wire::http::Front;
+use crate::wire::http::CheckService;
 
 /// Open files kept for the feed, files, keys, 64 connections of the admin listener, and what the libraries open.
 const RESERVED_FILES: usize = 192;
@@ -34,8 +34,8 @@ const RESERVED_FILES: usize = 192;
 /// How often files and readiness are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// How long writing the list down may take at the end.
-const FAREWELL: Duration = Duration::from_secs(5);
+/// How long writing the last snapshot may take.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A verifier with its sockets bound.
 #[derive(Debug)]
@@ -43,9 +43,9 @@ pub struct App {
     config: Config,
     source: Source,
     verifier: Arc<Verifier>,
-    fronts: Vec<Listener>,
+    listeners: Vec<Listener>,
     admin: Option<Listener>,
-    door: Option<Door>,
+    attach: Option<AttachListener>,
     feed: Arc<Status>,
 }
 
@@ -67,24 +67,24 @@ impl App {
     /// A socket cannot be bound.
     pub fn start(config: Config, routes: Option<Routes>, source: Source) -> io::Result<Self> {
         let ListenConfig { socket, socket_mode, socket_group, tcp, admin, .. } = &config.listen;
-        let mut fronts = Vec::new();
+        let mut listeners = Vec::new();
         if let Some(path) = socket {
             let bound = Listener::unix(path, *socket_mode, *socket_group);
-            fronts.push(bound.map_err(|error| bind_error::unix("VERIFIER_SOCKET", path, &error))?);
+            listeners.push(bound.map_err(|error| bind_error::unix("VERIFIER_SOCKET", path, &error))?);
         }
         if let Some(address) = tcp {
-            fronts.push(Listener::tcp(*address).map_err(|error| bind_error::tcp("VERIFIER_LISTEN", &error))?);
+            listeners.push(Listener::tcp(*address).map_err(|error| bind_error::tcp("VERIFIER_LISTEN", &error))?);
         }
         let admin = admin.map(Listener::tcp).transpose();
         let admin = admin.map_err(|error| bind_error::tcp("VERIFIER_ADMIN_LISTEN", &error))?;
-        let door = Door::open(&config)?;
+        let attach = AttachListener::open(&config)?;
         service_manager::refuse_unserved("VERIFIER_SOCKET, VERIFIER_LISTEN, VERIFIER_ADMIN_LISTEN, ATTACH_SOCKET")?;
         let metrics = Arc::new(Metrics::new());
         let feed = Arc::new(Status::default());
         metrics.register(|registry| registry.register_collector(Box::new(Arc::clone(&feed))));
-        let board = door.as_ref().map(|door| Arc::clone(door.board()));
-        let verifier = Arc::new(Verifier::new(&config, routes, metrics, board));
-        Ok(Self { config, source, verifier, fronts, admin, door, feed })
+        let offer = attach.as_ref().map(|attach| Arc::clone(attach.offer()));
+        let verifier = Arc::new(Verifier::new(&config, routes, metrics, offer));
+        Ok(Self { config, source, verifier, listeners, admin, attach, feed })
     }
 
     /// What the listeners share.
@@ -94,7 +94,7 @@ impl App {
 
     /// Where checks are answered, as a person would write it.
     pub fn addresses(&self) -> Vec<String> {
-        self.fronts.iter().map(Listener::describe).collect()
+        self.listeners.iter().map(Listener::describe).collect()
     }
 
     /// Where the admin listener is.
@@ -104,8 +104,8 @@ impl App {
 
     /// Serves until told to stop, then drains.
     pub async fn run(self, signals: Signals) {
-        let Self { config, source, verifier, fronts, admin, door, feed } = self;
-        let listening: Vec<String> = fronts.iter().map(Listener::describe).collect();
+        let Self { config, source, verifier, listeners, admin, attach, feed } = self;
+        let listening: Vec<String> = listeners.iter().map(Listener::describe).collect();
         let admin_at = admin.as_ref().map(Listener::describe).unwrap_or_default();
         let version = env!("CARGO_PKG_VERSION");
         tracing::info!(version, ?listening, admin = admin_at, workers = config.worker_threads, "verifier started");
@@ -114,7 +114,7 @@ impl App {
             ConnectionBudget::new(config.listen.connection_memory, connections_max(RESERVED_FILES + readers_max()));
         let limits = Limits::new(budget, grace);
         let health = HealthReporter::new();
-        let front = Front::new(Arc::clone(&verifier), Grpc::new(Arc::clone(&verifier), health.clone()));
+        let service = CheckService::new(Arc::clone(&verifier), Grpc::new(Arc::clone(&verifier), health.clone()));
         let mut background = JoinSet::new();
         background.spawn({
             let (verifier, again) = (Arc::clone(&verifier), signals.reload.clone());
@@ -127,12 +127,12 @@ impl App {
         background.spawn(look_at_refusals(Arc::clone(&verifier)));
         background.spawn(report_health(Arc::clone(&verifier), health.clone()));
         let mut serving = JoinSet::new();
-        for listener in fronts {
-            let (front, verifier, stop) = (front.clone(), Arc::clone(&verifier), signals.stop.clone());
+        for listener in listeners {
+            let (service, verifier, stop) = (service.clone(), Arc::clone(&verifier), signals.stop.clone());
             let limits = limits.clone();
             serving.spawn(async move {
                 service_manager::hold_back(&listener, || verifier.ready().is_ok()).await;
-                serve(listener, limits, stop, move |peer| front.connection(peer)).await;
+                serve(listener, limits, stop, move |peer| service.connection(peer)).await;
             });
         }
         if let Some(listener) = admin {
@@ -146,18 +146,18 @@ impl App {
         stopped(&mut stop).await;
         service_manager::tell_stopping();
         tracing::info!("stopping: finishing what is in flight");
-        say_goodbye(health).await;
+        mark_not_serving(health).await;
         while serving.join_next().await.is_some() {}
         last_answer.send_replace(true);
-        let _it_has_logged = tokio::time::timeout(FAREWELL, following).await;
+        let _it_has_logged = tokio::time::timeout(SNAPSHOT_TIMEOUT, following).await;
         background.shutdown().await;
-        drop(door);
+        drop(attach);
         tracing::info!("stopped");
     }
 }
 
 /// Probes hear that nothing is served any more; clearing ends the streams of those who watch, which nothing else would.
-async fn say_goodbye(mut health: HealthReporter) {
+async fn mark_not_serving(mut health: HealthReporter) {
     for service in ["", AUTHORIZATION] {
         health.set_service_status(service, ServingStatus::NotServing).await;
         health.clear_service_status(service).await;

@@ -210,7 +210,7 @@ impl FeedSource {
     }
 }
 
-/// The shared-memory segment's door.
+/// Who may attach to the shared-memory segment.
 #[derive(Clone, Debug)]
 pub struct AttachConfig {
     /// `ATTACH_SOCKET`.
@@ -234,7 +234,7 @@ pub struct Config {
     pub policy: Policy,
     /// How old the proof of completeness may be, and what then.
     pub staleness: Staleness,
-    /// The shared-memory segment's door.
+    /// Who may attach to the shared-memory segment.
     pub attach: AttachConfig,
     /// `INTROSPECT_TOKEN`.
     pub introspect_token: Option<Secret>,

@@ -11,7 +11,7 @@ use sidegate_common::revocation::{Id, Revocation, SubjectTag, Target};
 use sidegate_common::revocation_state::{Observer, OnStale, Unavailable};
 use sidegate_common::time::UnixTime;
 use sidegate_common::token_checker::TokenChecker;
-use sidegate_shm::attach::Board;
+use sidegate_shm::attach::SegmentOffer;
 use sidegate_shm::clock::NANOS;
 use sidegate_shm::hash::Subject;
 use sidegate_shm::writer::Entry;
@@ -46,12 +46,12 @@ struct Watermark {
 }
 
 impl SharedSegment {
-    /// An empty segment, offered on `board`; readers ask about everything until the first tick.
+    /// An empty segment, offered at once; readers ask about everything until the first tick.
     ///
     /// # Errors
     /// The kernel refuses the segment.
-    pub fn new(board: Arc<Board>) -> Result<Self, SegmentError> {
-        let publisher = Publisher::new(Geometry::for_entries(0), board)?;
+    pub fn new(offer: Arc<SegmentOffer>) -> Result<Self, SegmentError> {
+        let publisher = Publisher::new(Geometry::for_entries(0), offer)?;
         let id = AtomicU64::new(publisher.segment());
         let live = Live {
             valid_until_monotonic_ns: 0,
@@ -270,7 +270,7 @@ mod tests {
 
     #[test]
     fn segment_that_grows_takes_unconfirmed_pushes_along() {
-        let segment = Arc::new(SharedSegment::new(Board::new().unwrap()).unwrap());
+        let segment = Arc::new(SharedSegment::new(SegmentOffer::new().unwrap()).unwrap());
         let staleness = Staleness { max_ms: 30_000, policy: OnStale::Deny };
         let now = Instants { wall_ms: testing::AT.now.0 * 1000, monotonic_ms: 1 };
         let observer = Arc::clone(&segment) as Arc<dyn Observer>;

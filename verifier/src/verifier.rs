@@ -10,7 +10,7 @@ use sidegate_common::token::Rejection;
 use sidegate_common::token_checker::{GoodToken, TokenChecker, TokenError};
 use sidegate_runtime::clock::{instants, monotonic_ms};
 use sidegate_runtime::trace;
-use sidegate_shm::attach::Board;
+use sidegate_shm::attach::SegmentOffer;
 
 use crate::config::Config;
 use crate::domain::refusals::{self, Finding, Refusals};
@@ -55,10 +55,15 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// One that has not loaded any revocations yet; its segment, if there is a `board`, is on offer at once.
-    pub fn new(config: &Config, routes: Option<Routes>, metrics: Arc<Metrics>, board: Option<Arc<Board>>) -> Self {
-        let segment = board.and_then(|board| {
-            let made = SharedSegment::new(board);
+    /// One that has not loaded any revocations yet; its segment, if there is to be one, is offered at once.
+    pub fn new(
+        config: &Config,
+        routes: Option<Routes>,
+        metrics: Arc<Metrics>,
+        offer: Option<Arc<SegmentOffer>>,
+    ) -> Self {
+        let segment = offer.and_then(|offer| {
+            let made = SharedSegment::new(offer);
             made.inspect_err(|error| tracing::error!(%error, "no shared memory: every check is asked over the socket"))
                 .ok()
                 .map(Arc::new)

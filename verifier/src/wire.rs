@@ -3,8 +3,8 @@
 pub mod admin;
 pub mod answer;
 pub mod bearer;
-pub mod dialect;
 pub mod grpc;
 pub mod http;
 pub mod introspect;
+pub mod proxy_protocol;
 pub mod verify;

@@ -9,4 +9,4 @@ mod server;
 
 pub use client::{AttachError, Attachment, dial};
 pub use message::{MESSAGE_BYTES, Message, MessageError};
-pub use server::{Allow, AttachServer, Board};
+pub use server::{Allow, AttachServer, SegmentOffer};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::attach::Board;
+use crate::attach::SegmentOffer;
 use crate::clock::Now;
 use crate::layout::Geometry;
 use crate::live::{Live, State};
@@ -18,21 +18,21 @@ pub struct Publisher {
     current: Writer<WordsMut>,
     filling: Option<(Writer<WordsMut>, std::os::fd::OwnedFd)>,
     retired: Vec<Writer<WordsMut>>,
-    board: Arc<Board>,
+    offer: Arc<SegmentOffer>,
     iat_floor_s: u64,
     live: Live,
 }
 
 impl Publisher {
-    /// Makes the first segment, and offers it on the board.
+    /// Makes the first segment, and offers it.
     ///
     /// # Errors
     /// As [`Writer::create`].
-    pub fn new(geometry: Geometry, board: Arc<Board>) -> Result<Self, SegmentError> {
+    pub fn new(geometry: Geometry, offer: Arc<SegmentOffer>) -> Result<Self, SegmentError> {
         let (current, fd) = Writer::create(geometry)?;
-        board.offer(current.id(), geometry.bytes(), fd);
+        offer.set(current.id(), geometry.bytes(), fd);
         let live = current.live();
-        Ok(Self { current, filling: None, retired: Vec::new(), board, iat_floor_s: 0, live })
+        Ok(Self { current, filling: None, retired: Vec::new(), offer, iat_floor_s: 0, live })
     }
 
     /// The segment that answers given from now on should name; read it *before* judging.
@@ -115,7 +115,7 @@ impl Publisher {
         let Some((mut next, fd)) = self.filling.take() else { return };
         next.raise_iat_floor(self.iat_floor_s);
         next.set_live(&self.live);
-        self.board.offer(next.id(), next.geometry().bytes(), fd);
+        self.offer.set(next.id(), next.geometry().bytes(), fd);
         let mut old = std::mem::replace(&mut self.current, next);
         old.set_successor(self.current.id());
         self.retired.push(old);
@@ -128,7 +128,7 @@ impl Publisher {
 
     /// How many readers hold a connection to the attach socket.
     pub fn readers(&self) -> usize {
-        self.board.readers()
+        self.offer.readers()
     }
 
     fn everywhere(&mut self) -> impl Iterator<Item = &mut Writer<WordsMut>> {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use sidegate_shm::attach::{Allow, AttachServer, Board};
+use sidegate_shm::attach::{Allow, AttachServer, SegmentOffer};
 use sidegate_shm::clock::{Clock as _, CoarseClock};
 use sidegate_shm::{
     AskReason, AttachError, Attachment, Entry, Geometry, Live, Publisher, Reader, State, Subject, TokenFacts, Verdict,
@@ -51,10 +51,10 @@ fn role() {
 }
 
 fn write_until_killed(socket: &Path) {
-    let board = Board::new().unwrap();
-    let mut publisher = Publisher::new(Geometry::for_entries(300), Arc::clone(&board)).unwrap();
+    let offer = SegmentOffer::new().unwrap();
+    let mut publisher = Publisher::new(Geometry::for_entries(300), Arc::clone(&offer)).unwrap();
     let _ = std::fs::remove_file(socket);
-    let mut server = AttachServer::new(UnixListener::bind(socket).unwrap(), Allow::default(), board).unwrap();
+    let mut server = AttachServer::new(UnixListener::bind(socket).unwrap(), Allow::default(), offer).unwrap();
     std::thread::spawn(move || server.run(&AtomicBool::new(false)));
     println!("ready");
     std::io::stdout().flush().unwrap();

@@ -34,8 +34,8 @@ use tower::Service;
 
 use super::answer::{Answer, IDENTITY, STALE, answer, problem};
 use super::bearer::{Headers, present};
-use super::dialect::{LOOKALIKE, is_lookalike};
 use super::http::{Body, tell};
+use super::proxy_protocol::{LOOKALIKE, is_lookalike};
 use crate::domain::request::{CheckRequest, Denial};
 use crate::domain::routes::Requirement;
 use crate::verifier::{Verdict, Verifier};

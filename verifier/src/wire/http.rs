@@ -17,20 +17,20 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::answer::{Answer, answer, problem};
 use super::bearer::present;
-use super::dialect::{Dialect, LOOKALIKE, is_lookalike};
 use super::grpc::{Grpc, WATCHES_MAX};
+use super::proxy_protocol::{LOOKALIKE, ProxyProtocol, is_lookalike};
 use super::{introspect, verify};
 use crate::domain::request::{CheckRequest, Denial};
 use crate::verifier::{Verdict, Verifier};
 
 /// What the listeners for checks share.
 #[derive(Clone, Debug)]
-pub struct Front {
+pub struct CheckService {
     verifier: Arc<Verifier>,
     grpc: Grpc,
 }
 
-impl Front {
+impl CheckService {
     /// The interfaces of `verifier`.
     pub fn new(verifier: Arc<Verifier>, grpc: Grpc) -> Self {
         Self { verifier, grpc }
@@ -38,14 +38,14 @@ impl Front {
 
     /// The service of one connection.
     pub fn connection(&self, peer: Peer) -> Connection {
-        Connection { front: self.clone(), peer, watches: Arc::new(Semaphore::new(WATCHES_MAX)) }
+        Connection { service: self.clone(), peer, watches: Arc::new(Semaphore::new(WATCHES_MAX)) }
     }
 }
 
 /// The service of one connection.
 #[derive(Clone, Debug)]
 pub struct Connection {
-    front: Front,
+    service: CheckService,
     peer: Peer,
     watches: Arc<Semaphore>,
 }
@@ -64,8 +64,8 @@ impl hyper::service::Service<Request<Incoming>> for Connection {
 impl Connection {
     /// Answers in a span, which gRPC calls make themselves: only they know what is asked about.
     fn traced(&self, request: Request<Incoming>) -> Reply {
-        let route = match (Dialect::at(request.uri().path()), request.uri().path()) {
-            (Some(dialect), _) => dialect.route(),
+        let route = match (ProxyProtocol::at(request.uri().path()), request.uri().path()) {
+            (Some(protocol), _) => protocol.route(),
             (None, "/introspect") => "/introspect",
             (None, "/verify") => "/verify",
             (None, _) => return self.answer(request),
@@ -87,10 +87,10 @@ impl Connection {
     }
 
     fn answer(&self, request: Request<Incoming>) -> Reply {
-        let Front { verifier, grpc } = &self.front;
-        if let Some(dialect) = Dialect::at(request.uri().path()) {
+        let CheckService { verifier, grpc } = &self.service;
+        if let Some(protocol) = ProxyProtocol::at(request.uri().path()) {
             // The body, if there is one, is dropped unread: nobody waits for it.
-            return check(verifier, dialect, request.into_parts().0);
+            return check(verifier, protocol, request.into_parts().0);
         }
         if request.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
             return Reply::later(grpc.call(request, &self.watches));
@@ -106,28 +106,28 @@ impl Connection {
     }
 }
 
-fn check(verifier: &Arc<Verifier>, dialect: Dialect, parts: Parts) -> Reply {
-    let checked = match check_request(verifier, dialect, &parts) {
+fn check(verifier: &Arc<Verifier>, protocol: ProxyProtocol, parts: Parts) -> Reply {
+    let checked = match check_request(verifier, protocol, &parts) {
         Ok(request) => verifier.check_at_once(&request),
         Err(denial) => Ok(Verdict::Deny(denial)),
     };
     if let Ok(verdict) = checked {
-        return Reply::now(finish(verifier, dialect, &parts.headers, answer(verdict)));
+        return Reply::now(finish(verifier, protocol, &parts.headers, answer(verdict)));
     }
     let verifier = Arc::clone(verifier);
     Reply::later(async move {
-        let verdict = match check_request(&verifier, dialect, &parts) {
+        let verdict = match check_request(&verifier, protocol, &parts) {
             Ok(request) => verifier.check(&request).await,
             Err(denial) => Verdict::Deny(denial),
         };
-        finish(&verifier, dialect, &parts.headers, answer(verdict)).into()
+        finish(&verifier, protocol, &parts.headers, answer(verdict)).into()
     })
 }
 
-fn finish(verifier: &Verifier, dialect: Dialect, headers: &HeaderMap, mut answer: Answer) -> Answer {
-    verifier.answered(dialect.name(), answer.outcome);
-    tell(dialect.name(), answer.outcome, || Parent::of(headers));
-    if dialect == Dialect::Envoy && !answer.headers.contains_key(super::answer::STALE) {
+fn finish(verifier: &Verifier, protocol: ProxyProtocol, headers: &HeaderMap, mut answer: Answer) -> Answer {
+    verifier.answered(protocol.name(), answer.outcome);
+    tell(protocol.name(), answer.outcome, || Parent::of(headers));
+    if protocol == ProxyProtocol::Envoy && !answer.headers.contains_key(super::answer::STALE) {
         // Envoy alone keeps a header of the client's that we do not send.
         answer.headers.insert("x-envoy-auth-headers-to-remove", HeaderValue::from_static("x-auth-stale"));
     }
@@ -142,18 +142,22 @@ pub fn tell<'a>(interface: &'static str, outcome: &'static str, parent: impl FnO
 }
 
 /// What is asked about the request that `parts` speak of.
-fn check_request<'a>(verifier: &'a Verifier, dialect: Dialect, parts: &'a Parts) -> Result<CheckRequest<'a>, Denial> {
-    if dialect != Dialect::Check && parts.headers.keys().any(|name| is_lookalike(name.as_str())) {
+fn check_request<'a>(
+    verifier: &'a Verifier,
+    protocol: ProxyProtocol,
+    parts: &'a Parts,
+) -> Result<CheckRequest<'a>, Denial> {
+    if protocol != ProxyProtocol::Check && parts.headers.keys().any(|name| is_lookalike(name.as_str())) {
         return Err(Denial::Header(LOOKALIKE));
     }
-    let (cookie, has_route) = (verifier.token_cookie(), dialect != Dialect::Check && verifier.has_routes());
+    let (cookie, has_route) = (verifier.token_cookie(), protocol != ProxyProtocol::Check && verifier.has_routes());
     if cookie.is_none() && !has_route {
         let token = present(&parts.headers, None, "", None);
         return Ok(CheckRequest { token, method: "", target: None, requirement: None });
     }
-    let target = dialect.target(parts);
+    let target = protocol.target(parts);
     if has_route && (target.method.is_none() || target.path.is_none()) {
-        return Err(Denial::NoTarget(dialect.lacks()));
+        return Err(Denial::NoTarget(protocol.lacks()));
     }
     let method = target.method.unwrap_or_default();
     let token = present(&parts.headers, cookie, method, target.host);

@@ -30,17 +30,17 @@ pub struct Allow {
     pub gids: Vec<u32>,
 }
 
-/// What is on offer: shared by the publisher, which puts a segment on it, and the server, which hands it out.
+/// The segment that is handed out on attach: set by the publisher, handed out by the server.
 #[derive(Debug)]
-pub struct Board {
-    offer: Mutex<Option<Offer>>,
+pub struct SegmentOffer {
+    segment: Mutex<Option<OfferedSegment>>,
     readers: AtomicUsize,
     bell: UnixStream,
     rung: UnixStream,
 }
 
 #[derive(Clone, Debug)]
-struct Offer {
+struct OfferedSegment {
     id: u64,
     bytes: u64,
     fd: Arc<OwnedFd>,
@@ -51,7 +51,7 @@ struct Offer {
 pub struct AttachServer {
     listener: UnixListener,
     allow: Allow,
-    board: Arc<Board>,
+    offer: Arc<SegmentOffer>,
     peers: Vec<Peer>,
     readers_max: usize,
 }
@@ -72,8 +72,8 @@ impl Allow {
     }
 }
 
-impl Board {
-    /// An empty board.
+impl SegmentOffer {
+    /// No segment yet.
     ///
     /// # Errors
     /// No file descriptors left.
@@ -81,12 +81,13 @@ impl Board {
         let (bell, rung) = UnixStream::pair()?;
         bell.set_nonblocking(true)?;
         rung.set_nonblocking(true)?;
-        Ok(Arc::new(Self { offer: Mutex::new(None), readers: AtomicUsize::new(0), bell, rung }))
+        Ok(Arc::new(Self { segment: Mutex::new(None), readers: AtomicUsize::new(0), bell, rung }))
     }
 
     /// Offers a segment in place of the one before.
-    pub fn offer(&self, id: u64, bytes: u64, fd: OwnedFd) {
-        *self.offer.lock().unwrap_or_else(PoisonError::into_inner) = Some(Offer { id, bytes, fd: Arc::new(fd) });
+    pub fn set(&self, id: u64, bytes: u64, fd: OwnedFd) {
+        *self.segment.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(OfferedSegment { id, bytes, fd: Arc::new(fd) });
         // A full pipe means that the server is about to wake anyway.
         let _ = (&self.bell).write(&[1]);
     }
@@ -96,8 +97,8 @@ impl Board {
         self.readers.load(Ordering::Relaxed)
     }
 
-    fn current(&self) -> Option<Offer> {
-        self.offer.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn current(&self) -> Option<OfferedSegment> {
+        self.segment.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -106,9 +107,9 @@ impl AttachServer {
     ///
     /// # Errors
     /// The listener cannot be made non-blocking.
-    pub fn new(listener: UnixListener, allow: Allow, board: Arc<Board>) -> std::io::Result<Self> {
+    pub fn new(listener: UnixListener, allow: Allow, offer: Arc<SegmentOffer>) -> std::io::Result<Self> {
         listener.set_nonblocking(true)?;
-        Ok(Self { listener, allow, board, peers: Vec::new(), readers_max: READERS_MAX })
+        Ok(Self { listener, allow, offer, peers: Vec::new(), readers_max: READERS_MAX })
     }
 
     /// Keeps at most so many readers connected, where that is fewer than 1,024: each has an open file.
@@ -124,14 +125,14 @@ impl AttachServer {
     pub fn run(&mut self, stop: &AtomicBool) -> std::io::Result<()> {
         while !stop.load(Ordering::Relaxed) {
             self.turn()?;
-            self.board.readers.store(self.peers.len(), Ordering::Relaxed);
+            self.offer.readers.store(self.peers.len(), Ordering::Relaxed);
         }
         Ok(())
     }
 
     fn turn(&mut self) -> std::io::Result<()> {
         let ready = {
-            let fixed = [self.listener.as_fd(), self.board.rung.as_fd()];
+            let fixed = [self.listener.as_fd(), self.offer.rung.as_fd()];
             let all = fixed.into_iter().chain(self.peers.iter().map(|peer| peer.stream.as_fd()));
             let mut fds: Vec<PollFd<'_>> = all.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
             let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(TURN.subsec_nanos()) };
@@ -145,7 +146,7 @@ impl AttachServer {
         let mut spoke = ready[2..].iter();
         self.peers.retain(|_| !spoke.next().copied().unwrap_or(false));
         if ready[1] {
-            while (&self.board.rung).read(&mut [0; 64]).is_ok_and(|n| n > 0) {}
+            while (&self.offer.rung).read(&mut [0; 64]).is_ok_and(|n| n > 0) {}
             self.announce();
         }
         if ready[0] {
@@ -170,14 +171,14 @@ impl AttachServer {
                 continue;
             }
             let mut peer = Peer { stream, has: None };
-            if peer.greet(self.board.current()) && self.peers.len() < self.readers_max {
+            if peer.greet(self.offer.current()) && self.peers.len() < self.readers_max {
                 self.peers.push(peer);
             }
         }
     }
 
     fn announce(&mut self) {
-        let offer = self.board.current();
+        let offer = self.offer.current();
         self.peers.retain_mut(|peer| {
             let news = offer.as_ref().filter(|offer| peer.has != Some(offer.id));
             news.is_none_or(|offer| peer.greet(Some(offer.clone())))
@@ -187,7 +188,7 @@ impl AttachServer {
 
 impl Peer {
     /// Sends what is on offer; false if the peer cannot take it, and is to be let go.
-    fn greet(&mut self, offer: Option<Offer>) -> bool {
+    fn greet(&mut self, offer: Option<OfferedSegment>) -> bool {
         let Some(offer) = offer else { return send(&self.stream, &Message::NotYet, None) };
         let (monotonic_ns, realtime_ns) = precise();
         let message = Message::Segment { id: offer.id, bytes: offer.bytes, monotonic_ns, realtime_ns };

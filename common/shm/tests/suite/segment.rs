@@ -15,7 +15,7 @@ use memmap2::MmapOptions;
 use proptest::prelude::*;
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
-use sidegate_shm::attach::{Allow, AttachServer, Board, Message, dial};
+use sidegate_shm::attach::{Allow, AttachServer, Message, SegmentOffer, dial};
 use sidegate_shm::clock::{Clock as _, CoarseClock};
 use sidegate_shm::{
     AskReason, AttachError, Attachment, Entry, Geometry, LayoutError, Live, Publisher, Reader, SegmentError, State,
@@ -55,10 +55,10 @@ struct Served {
 }
 
 impl Served {
-    fn new(board: &Arc<Board>, allow: Allow) -> Self {
+    fn new(offer: &Arc<SegmentOffer>, allow: Allow) -> Self {
         let scratch = Scratch::new();
         let listener = UnixListener::bind(scratch.socket()).unwrap();
-        let mut server = AttachServer::new(listener, allow, Arc::clone(board)).unwrap();
+        let mut server = AttachServer::new(listener, allow, Arc::clone(offer)).unwrap();
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = Some(std::thread::spawn(move || server.run(&stopped).unwrap()));
@@ -114,9 +114,9 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 
 #[test]
 fn readers_see_what_is_published_and_follow_a_growing_segment() {
-    let board = Board::new().unwrap();
-    let mut publisher = Publisher::new(Geometry::for_entries(0), Arc::clone(&board)).unwrap();
-    let served = Served::new(&board, Allow::default());
+    let offer = SegmentOffer::new().unwrap();
+    let mut publisher = Publisher::new(Geometry::for_entries(0), Arc::clone(&offer)).unwrap();
+    let served = Served::new(&offer, Allow::default());
     publisher.tick(&far(), CoarseClock.now());
     let (link, reader) = served.attach().unwrap();
     eventually("the reader is counted", || publisher.readers() == 1);
@@ -171,9 +171,9 @@ fn readers_see_what_is_published_and_follow_a_growing_segment() {
 
 #[test]
 fn a_retired_segment_lives_no_longer_than_it_was_promised() {
-    let board = Board::new().unwrap();
-    let mut publisher = Publisher::new(Geometry::for_entries(0), Arc::clone(&board)).unwrap();
-    let served = Served::new(&board, Allow::default());
+    let offer = SegmentOffer::new().unwrap();
+    let mut publisher = Publisher::new(Geometry::for_entries(0), Arc::clone(&offer)).unwrap();
+    let served = Served::new(&offer, Allow::default());
     let now = CoarseClock.now();
     let promised = Live { valid_until_monotonic_ns: now.monotonic_ns + 300_000_000, ..far() };
     publisher.tick(&promised, now);
@@ -228,23 +228,23 @@ fn a_hostile_reader_can_neither_write_nor_shrink_nor_map_it_writable() {
 
 #[test]
 fn other_users_are_refused_at_the_attach_socket() {
-    let board = Board::new().unwrap();
-    let _publisher = Publisher::new(Geometry::for_entries(0), Arc::clone(&board)).unwrap();
+    let offer = SegmentOffer::new().unwrap();
+    let _publisher = Publisher::new(Geometry::for_entries(0), Arc::clone(&offer)).unwrap();
     let me = rustix::process::getuid().as_raw();
     let group = rustix::process::getgid().as_raw();
     let allow = |uids: &[u32], gids: &[u32]| Allow { uids: uids.to_vec(), gids: gids.to_vec() };
-    let stranger = Served::new(&board, allow(&[me + 1], &[group + 1]));
+    let stranger = Served::new(&offer, allow(&[me + 1], &[group + 1]));
     assert!(matches!(stranger.attach(), Err(AttachError::Refused)));
-    assert!(Served::new(&board, allow(&[me], &[])).attach().is_ok());
-    assert!(Served::new(&board, allow(&[me + 1], &[group])).attach().is_ok());
+    assert!(Served::new(&offer, allow(&[me], &[])).attach().is_ok());
+    assert!(Served::new(&offer, allow(&[me + 1], &[group])).attach().is_ok());
 }
 
 #[test]
 fn an_empty_board_says_not_yet_and_a_dead_daemon_is_noticed() {
-    let board = Board::new().unwrap();
-    let served = Served::new(&board, Allow::default());
+    let offer = SegmentOffer::new().unwrap();
+    let served = Served::new(&offer, Allow::default());
     assert!(matches!(served.attach(), Err(AttachError::NotYet)));
-    let _publisher = Publisher::new(Geometry::for_entries(0), Arc::clone(&board)).unwrap();
+    let _publisher = Publisher::new(Geometry::for_entries(0), Arc::clone(&offer)).unwrap();
     let (link, _reader) = served.attach().unwrap();
     assert!(link.next(Duration::from_millis(20)).unwrap().is_none());
     drop(served);

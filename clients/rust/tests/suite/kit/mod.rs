@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 use sidegate_client::{Builder, Sidegate};
-use sidegate_shm::attach::{Allow, AttachServer, Board};
+use sidegate_shm::attach::{Allow, AttachServer, SegmentOffer};
 use sidegate_shm::clock::{Clock as _, CoarseClock, NANOS};
 use sidegate_shm::{Entry, Geometry, Live, Publisher, State, Subject};
 
@@ -138,9 +138,9 @@ impl Daemon {
     }
 
     pub fn with(dir: &Path, geometry: Geometry) -> Self {
-        let board = Board::new().unwrap();
+        let offer = SegmentOffer::new().unwrap();
         let state = Arc::new(State_ {
-            publisher: Mutex::new(Publisher::new(geometry, Arc::clone(&board)).unwrap()),
+            publisher: Mutex::new(Publisher::new(geometry, Arc::clone(&offer)).unwrap()),
             dead: Mutex::default(),
             epoch: AtomicU64::new(1),
             asked: AtomicU64::new(0),
@@ -155,7 +155,7 @@ impl Daemon {
         });
         state.tick();
         let (ticking, attaching, serving) = (Arc::clone(&state), Arc::clone(&state), Arc::clone(&state));
-        let mut server = AttachServer::new(attach, Allow::default(), board).unwrap();
+        let mut server = AttachServer::new(attach, Allow::default(), offer).unwrap();
         checks.set_nonblocking(true).unwrap();
         let threads = vec![
             std::thread::spawn(move || {

@@ -1,4 +1,4 @@
-//! Following the revocation feed: loads the revocations, keeps them current, and hands the segment out.
+//! The feed task: loads the revocations, keeps them current, and hands the segment out.
 
 use std::io;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use sidegate_runtime::feed::driver::{self, Pace};
 use sidegate_runtime::feed::status::Status;
 use sidegate_runtime::program::open_files_max;
 use sidegate_runtime::socket::Listener;
-use sidegate_shm::attach::{Allow, AttachServer, Board};
+use sidegate_shm::attach::{Allow, AttachServer, SegmentOffer};
 use tokio::sync::watch;
 
 use crate::config::{Config, FeedSource};
@@ -120,15 +120,15 @@ impl Drop for Housekeeping {
     }
 }
 
-/// The door to the segment; closed when dropped.
+/// The listener that hands the segment out; closed when dropped.
 #[derive(Debug)]
-pub struct Door {
-    board: Arc<Board>,
+pub struct AttachListener {
+    offer: Arc<SegmentOffer>,
     stop: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
-impl Door {
+impl AttachListener {
     /// Binds `ATTACH_SOCKET` and serves it from a thread; none if it is off.
     ///
     /// # Errors
@@ -138,9 +138,9 @@ impl Door {
         let bound = Listener::unix(path, config.listen.socket_mode, config.listen.socket_group);
         let bound = bound.map_err(|error| bind_error::unix("ATTACH_SOCKET", path, &error))?;
         let Listener::Unix(listener, file) = bound else { return Ok(None) };
-        let board = Board::new()?;
+        let offer = SegmentOffer::new()?;
         let allow = Allow { uids: config.attach.uids.clone(), gids: config.attach.gids.clone() };
-        let mut server = AttachServer::new(listener.into_std()?, allow, Arc::clone(&board))?.readers_max(readers_max());
+        let mut server = AttachServer::new(listener.into_std()?, allow, Arc::clone(&offer))?.readers_max(readers_max());
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let serve = move || {
@@ -150,16 +150,16 @@ impl Door {
             }
         };
         let thread = Some(std::thread::Builder::new().name("attach".into()).spawn(serve)?);
-        Ok(Some(Self { board, stop, thread }))
+        Ok(Some(Self { offer, stop, thread }))
     }
 
     /// Where segments are put on offer.
-    pub const fn board(&self) -> &Arc<Board> {
-        &self.board
+    pub const fn offer(&self) -> &Arc<SegmentOffer> {
+        &self.offer
     }
 }
 
-impl Drop for Door {
+impl Drop for AttachListener {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
         if let Some(thread) = self.thread.take() {

@@ -8,7 +8,7 @@ use super::bearer::{host, single};
 
 /// The ways to ask over HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dialect {
+pub enum ProxyProtocol {
     /// An application asks about a token; routes play no part.
     Check,
     /// Envoy's HTTP ext_authz with `path_prefix: /envoy`: the request line.
@@ -21,7 +21,7 @@ pub enum Dialect {
     Haproxy,
 }
 
-/// Under which path the [`Dialect::Envoy`] requests come in.
+/// Under which path the [`ProxyProtocol::Envoy`] requests come in.
 const ENVOY_PREFIX: &str = "/envoy";
 
 /// Which request is asked about. What is missing or repeated is none.
@@ -52,8 +52,8 @@ pub fn is_lookalike(name: &str) -> bool {
     IDENTITY.iter().chain([&STALE]).any(|ours| spells(ours) && !name.eq_ignore_ascii_case(ours.as_str()))
 }
 
-impl Dialect {
-    /// The dialect spoken at a path of this server.
+impl ProxyProtocol {
+    /// The protocol spoken at a path of this server.
     pub fn at(path: &str) -> Option<Self> {
         match path {
             "/check" => Some(Self::Check),
@@ -140,12 +140,12 @@ mod tests {
 
     #[test]
     fn each_path_speaks_one_dialect() {
-        assert_eq!(Dialect::at("/envoy/a"), Some(Dialect::Envoy));
-        assert_eq!(Dialect::at("/envoy"), Some(Dialect::Envoy));
-        assert_eq!(Dialect::at("/envoyx"), None);
-        assert_eq!(Dialect::at("/nginx"), Some(Dialect::Nginx));
-        assert_eq!(Dialect::at("/nginx/x"), None);
-        assert_eq!(Dialect::at("/"), None);
+        assert_eq!(ProxyProtocol::at("/envoy/a"), Some(ProxyProtocol::Envoy));
+        assert_eq!(ProxyProtocol::at("/envoy"), Some(ProxyProtocol::Envoy));
+        assert_eq!(ProxyProtocol::at("/envoyx"), None);
+        assert_eq!(ProxyProtocol::at("/nginx"), Some(ProxyProtocol::Nginx));
+        assert_eq!(ProxyProtocol::at("/nginx/x"), None);
+        assert_eq!(ProxyProtocol::at("/"), None);
     }
 
     #[test]
@@ -159,18 +159,18 @@ mod tests {
             ("x-forwarded-host", "fh"),
             ("x-envoy-original-path", "/no"),
         ];
-        let target = |dialect: Dialect| {
+        let target = |protocol: ProxyProtocol| {
             let parts = parts("/envoy/line?q=1", &all);
-            let Target { method, path, host } = dialect.target(&parts);
+            let Target { method, path, host } = protocol.target(&parts);
             let text = |bytes: Option<&[u8]>| bytes.map(|bytes| String::from_utf8(bytes.to_vec()).unwrap());
             (method.map(str::to_owned), text(path), text(host))
         };
         let some = |text: &str| Some(text.to_owned());
-        assert_eq!(target(Dialect::Envoy), (some("POST"), some("/line?q=1"), some("h")));
-        assert_eq!(target(Dialect::Nginx), (some("PUT"), some("/nginx-says"), some("h")));
-        assert_eq!(target(Dialect::Haproxy), (some("PUT"), some("/nginx-says"), some("h")));
-        assert_eq!(target(Dialect::Forward), (some("DELETE"), some("/forward-says"), some("fh")));
-        assert_eq!(target(Dialect::Check), (some("POST"), None, some("h")));
+        assert_eq!(target(ProxyProtocol::Envoy), (some("POST"), some("/line?q=1"), some("h")));
+        assert_eq!(target(ProxyProtocol::Nginx), (some("PUT"), some("/nginx-says"), some("h")));
+        assert_eq!(target(ProxyProtocol::Haproxy), (some("PUT"), some("/nginx-says"), some("h")));
+        assert_eq!(target(ProxyProtocol::Forward), (some("DELETE"), some("/forward-says"), some("fh")));
+        assert_eq!(target(ProxyProtocol::Check), (some("POST"), None, some("h")));
     }
 
     #[test]
@@ -198,7 +198,7 @@ mod tests {
     fn a_repeated_or_missing_hint_is_none() {
         let twice =
             parts("/nginx", &[("x-original-uri", "/a"), ("x-original-uri", "/a"), ("x-original-method", "GET")]);
-        assert_eq!(Dialect::Nginx.target(&twice).path, None);
-        assert_eq!(Dialect::Forward.target(&twice).method, None);
+        assert_eq!(ProxyProtocol::Nginx.target(&twice).path, None);
+        assert_eq!(ProxyProtocol::Forward.target(&twice).method, None);
     }
 }
