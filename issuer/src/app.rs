@@ -23,9 +23,9 @@ use sidegate_runtime::feed::status::Status;
 use sidegate_runtime::program::{Signals, connections_max, stopped};
 use sidegate_runtime::redis_url::RedisUrl;
 use sidegate_runtime::serve::{Limits, serve};
-use sidegate_runtime::service_manager;
 use sidegate_runtime::settings::{ConfigError, Settings, mask_credentials};
 use sidegate_runtime::socket::Listener;
+use sidegate_runtime::systemd;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tower::ServiceExt as _;
@@ -45,8 +45,8 @@ use crate::http::{admin, router};
 use crate::keys::set::{KeySet, KeySetError};
 use crate::metrics::Metrics;
 use crate::password::{PasswordPool, Rehashed};
-use crate::store::any::AnyStore;
-use crate::store::redis::{Demands, Link, OpenError, OwnFeed, RedisStore, WaitSettings};
+use crate::store::backend::AnyStore;
+use crate::store::redis::{Link, OpenError, OwnFeed, RedisRequirements, RedisStore, ReplicaAckSettings};
 use crate::store::sqlite::EmbeddedStore;
 use crate::store::users::{CheckError, SchemaError, SqlUsers};
 
@@ -111,7 +111,7 @@ impl App {
             StoreConfig::Embedded { .. } => Some(listen("ISSUER_FEED_LISTEN", config.listen.feed)?),
             StoreConfig::Redis { .. } => None,
         };
-        service_manager::refuse_unserved("ISSUER_LISTEN, ISSUER_ADMIN_LISTEN, ISSUER_FEED_LISTEN")?;
+        systemd::refuse_unserved("ISSUER_LISTEN, ISSUER_ADMIN_LISTEN, ISSUER_FEED_LISTEN")?;
         let (passwords, rehashed) = PasswordPool::start(config.passwords)?;
         check_users(&users, &passwords).await?;
         let (store, source) = open_store(&config, redis).await?;
@@ -197,10 +197,12 @@ impl App {
         background.spawn(readiness::watch(Arc::clone(&api)));
         background.spawn(rotation::watch(Arc::clone(&api), config.keys.clone(), reloader, signals.reload.clone()));
         let (refuse, mut refused) = tokio::sync::oneshot::channel();
-        if let (AnyStore::Redis(store), StoreConfig::Redis { demands, wait, .. }) = (&api.auth.store, &config.store) {
+        if let (AnyStore::Redis(store), StoreConfig::Redis { requirements, wait, .. }) =
+            (&api.auth.store, &config.store)
+        {
             let state = Arc::clone(state);
             let proven = move || state.proven();
-            background.spawn(keep_redis(store.clone(), *demands, *wait, proven, refuse));
+            background.spawn(keep_redis(store.clone(), *requirements, *wait, proven, refuse));
         }
         let grace = config.listen.grace;
         let budget = ConnectionBudget::new(config.listen.connection_memory, connections_max(RESERVED_FILES));
@@ -209,7 +211,7 @@ impl App {
         let shared = Arc::clone(&api);
         let (router, stop) = (router::public(&api), signals.stop.clone());
         serving.spawn(async move {
-            service_manager::hold_back(&public, || shared.auth.tokens.ensure_ready((shared.clock)()).is_ok()).await;
+            systemd::defer_accept(&public, || shared.auth.tokens.ensure_ready((shared.clock)()).is_ok()).await;
             serve_router(public, limits, stop, router).await;
         });
         serving.spawn(serve_router(
@@ -225,14 +227,14 @@ impl App {
             let limits = Limits::new(ConnectionBudget::new(FEED_MEMORY, FEEDS_MAX), grace);
             serving.spawn(serve_router(listener, limits, signals.stop.clone(), router));
         }
-        background.spawn(service_manager::keep_watchdog_quiet());
-        service_manager::tell_ready();
+        background.spawn(systemd::feed_watchdog());
+        systemd::notify_ready();
         let mut stop = signals.stop.clone();
         tokio::select! {
             () = stopped(&mut stop) => {}
             Ok(error) = &mut refused => return Err(error.into()),
         }
-        service_manager::tell_stopping();
+        systemd::tell_stopping();
         tracing::info!("stopping: finishing what is in flight");
         while serving.join_next().await.is_some() {}
         background.shutdown().await;
@@ -247,16 +249,16 @@ impl App {
 /// Waits for Redis, then looks after the log in it. Sends an error if Redis must not be used.
 async fn keep_redis(
     store: RedisStore,
-    demands: Demands,
-    wait: WaitSettings,
+    requirements: RedisRequirements,
+    wait: ReplicaAckSettings,
     proven: impl Fn() -> Option<u64> + Send,
     refuse: tokio::sync::oneshot::Sender<OpenError>,
 ) {
-    if let Err(error) = store.open(demands, wait).await {
+    if let Err(error) = store.open(requirements, wait).await {
         let _nobody_waits = refuse.send(error);
         return;
     }
-    tokio::join!(store.clone().equip_masters(), store.watch(demands, proven));
+    tokio::join!(store.clone().equip_masters(), store.watch(requirements, proven));
 }
 
 /// Serves a router, telling each request who its peer is.

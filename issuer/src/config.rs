@@ -26,7 +26,7 @@ use crate::domain::token_signer::Issuing;
 use crate::http::origin::{CorsOrigins, Network, TrustedProxies};
 use crate::keys::set::{KeySet, KeySetError, Secrets};
 use crate::password::PoolSettings;
-use crate::store::redis::{Demands, JournalSettings, WaitSettings};
+use crate::store::redis::{JournalSettings, RedisRequirements, ReplicaAckSettings};
 use crate::store::users::{DatabaseUrl, EmailMatch, Table, UsersOptions};
 
 /// The table.
@@ -203,9 +203,9 @@ pub enum StoreConfig {
         /// `REVOCATION_PARTITIONS`.
         partitions: u16,
         /// `REDIS_REQUIRE_…`.
-        demands: Demands,
+        requirements: RedisRequirements,
         /// `REDIS_WAIT_…`.
-        wait: WaitSettings,
+        wait: ReplicaAckSettings,
         /// `REVOCATION_JOURNAL`.
         journal: Option<JournalSettings>,
     },
@@ -362,7 +362,7 @@ fn store(settings: &Settings) -> Result<StoreConfig, ConfigError> {
             server: Box::new(server),
             prefix: redis_prefix(settings)?,
             partitions,
-            demands: Demands {
+            requirements: RedisRequirements {
                 persistence: settings.flag("REDIS_REQUIRE_PERSISTENCE")?,
                 noeviction: settings.flag("REDIS_REQUIRE_NOEVICTION")?,
                 waitaof: wait.fsync,
@@ -393,8 +393,8 @@ fn store(settings: &Settings) -> Result<StoreConfig, ConfigError> {
     Ok(StoreConfig::Embedded { url, feed_token })
 }
 
-fn wait(settings: &Settings) -> Result<WaitSettings, ConfigError> {
-    Ok(WaitSettings {
+fn wait(settings: &Settings) -> Result<ReplicaAckSettings, ConfigError> {
+    Ok(ReplicaAckSettings {
         replicas: settings.number("REDIS_WAIT_REPLICAS", 0..=100)?,
         timeout: within(settings, "REDIS_WAIT_TIMEOUT", Duration::from_millis(1), Duration::from_secs(10))?,
         fsync: settings.flag("REDIS_WAIT_FSYNC")?,

@@ -6,7 +6,7 @@
 //! - [`scratch`]: a folder of its own for each test.
 //! - [`wait`]: waiting for a condition, with a generous limit.
 //! - [`random`]: numbers from a seed.
-//! - [`cable`]: a TCP proxy that can be cut, led elsewhere, or stop carrying.
+//! - [`fault_proxy`]: a TCP proxy that can be cut, led elsewhere, or stop carrying.
 //! - [`http`]: requests over TCP and Unix sockets, cooked and raw.
 //! - [`client`]: the Rust client beside a real daemon.
 //! - [`daemon`]: a verifier in the test's own process, whose list the test feeds by hand.
@@ -22,9 +22,9 @@
 #![forbid(unsafe_code)]
 
 pub mod bench;
-pub mod cable;
 pub mod client;
 pub mod daemon;
+pub mod fault_proxy;
 pub mod grpc_check;
 pub mod hostile_clients;
 pub mod http;

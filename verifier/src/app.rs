@@ -10,9 +10,9 @@ use sidegate_runtime::connection_budget::ConnectionBudget;
 use sidegate_runtime::feed::status::Status;
 use sidegate_runtime::program::{Signals, connections_max, stopped};
 use sidegate_runtime::serve::{Limits, serve};
-use sidegate_runtime::service_manager;
 use sidegate_runtime::settings::{ConfigError, Settings};
 use sidegate_runtime::socket::Listener;
+use sidegate_runtime::systemd;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic_health::ServingStatus;
@@ -78,7 +78,7 @@ impl App {
         let admin = admin.map(Listener::tcp).transpose();
         let admin = admin.map_err(|error| bind_error::tcp("VERIFIER_ADMIN_LISTEN", &error))?;
         let attach = AttachListener::open(&config)?;
-        service_manager::refuse_unserved("VERIFIER_SOCKET, VERIFIER_LISTEN, VERIFIER_ADMIN_LISTEN, ATTACH_SOCKET")?;
+        systemd::refuse_unserved("VERIFIER_SOCKET, VERIFIER_LISTEN, VERIFIER_ADMIN_LISTEN, ATTACH_SOCKET")?;
         let metrics = Arc::new(Metrics::new());
         let feed = Arc::new(Status::default());
         metrics.register(|registry| registry.register_collector(Box::new(Arc::clone(&feed))));
@@ -131,7 +131,7 @@ impl App {
             let (service, verifier, stop) = (service.clone(), Arc::clone(&verifier), signals.stop.clone());
             let limits = limits.clone();
             serving.spawn(async move {
-                service_manager::hold_back(&listener, || verifier.ready().is_ok()).await;
+                systemd::defer_accept(&listener, || verifier.ready().is_ok()).await;
                 serve(listener, limits, stop, move |peer| service.connection(peer)).await;
             });
         }
@@ -140,11 +140,11 @@ impl App {
             let limits = Limits::new(ConnectionBudget::admin(), grace);
             serving.spawn(serve(listener, limits, signals.stop.clone(), move |_| admin.clone()));
         }
-        background.spawn(service_manager::keep_watchdog_quiet());
-        service_manager::tell_ready();
+        background.spawn(systemd::feed_watchdog());
+        systemd::notify_ready();
         let mut stop = signals.stop.clone();
         stopped(&mut stop).await;
-        service_manager::tell_stopping();
+        systemd::tell_stopping();
         tracing::info!("stopping: finishing what is in flight");
         mark_not_serving(health).await;
         while serving.join_next().await.is_some() {}

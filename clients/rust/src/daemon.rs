@@ -20,7 +20,7 @@ const BACKLOG_RETRY: Duration = Duration::from_millis(1);
 
 /// Why the daemon could not be asked, or not understood.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Trouble {
+pub enum DaemonError {
     /// Nobody listens at the socket.
     #[error("no connection to the daemon ({0})")]
     Connect(ErrorKind),
@@ -50,7 +50,7 @@ pub(crate) struct Daemon {
 /// What went wrong, with the operating system's words where there are any.
 #[derive(Debug)]
 struct DaemonFault {
-    trouble: Trouble,
+    last_error: DaemonError,
     cause: Option<std::io::Error>,
 }
 
@@ -58,20 +58,20 @@ impl std::fmt::Display for DaemonFault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.cause {
             Some(error) => error.fmt(f),
-            None => self.trouble.fmt(f),
+            None => self.last_error.fmt(f),
         }
     }
 }
 
 impl DaemonFault {
     fn connect(error: std::io::Error) -> Self {
-        Self { trouble: Trouble::Connect(error.kind()), cause: Some(error) }
+        Self { last_error: DaemonError::Connect(error.kind()), cause: Some(error) }
     }
 }
 
-impl From<Trouble> for DaemonFault {
-    fn from(trouble: Trouble) -> Self {
-        Self { trouble, cause: None }
+impl From<DaemonError> for DaemonFault {
+    fn from(last_error: DaemonError) -> Self {
+        Self { last_error, cause: None }
     }
 }
 
@@ -129,10 +129,14 @@ impl Daemon {
     }
 
     /// Asks about a token; `accept` reads the body of a yes.
-    pub(crate) fn verify<T>(&self, token: &str, accept: impl FnOnce(&[u8]) -> Result<T, Trouble>) -> Result<T, Denied> {
+    pub(crate) fn verify<T>(
+        &self,
+        token: &str,
+        accept: impl FnOnce(&[u8]) -> Result<T, DaemonError>,
+    ) -> Result<T, Denied> {
         let asked = self.exchange(token);
         self.observe(asked.as_ref().map(drop));
-        let (connection, head) = asked.map_err(|fault| fault.trouble)?;
+        let (connection, head) = asked.map_err(|fault| fault.last_error)?;
         let body = &connection.buffer[head.body];
         let answer = match head.status {
             200 => accept(body).map_err(Denied::from),
@@ -155,7 +159,7 @@ impl Daemon {
         };
         let head = match connection.ask(token) {
             // The daemon may close an idle connection at any time; asking twice changes nothing.
-            Err(Trouble::Broken(_)) if connection.used => {
+            Err(DaemonError::Broken(_)) if connection.used => {
                 connection = self.connect(pid)?;
                 connection.ask(token)?
             }
@@ -208,12 +212,12 @@ fn dial(path: &Path) -> std::io::Result<UnixStream> {
 }
 
 impl Connection {
-    fn ask(&mut self, token: &str) -> Result<Head, Trouble> {
+    fn ask(&mut self, token: &str) -> Result<Head, DaemonError> {
         self.buffer.clear();
         let length = token.len();
         write!(self.buffer, "POST /verify HTTP/1.1\r\nHost: sidegate\r\nContent-Length: {length}\r\n\r\n{token}")
-            .map_err(|error| trouble(&error))?;
-        self.stream.write_all(&self.buffer).map_err(|error| trouble(&error))?;
+            .map_err(|error| last_error(&error))?;
+        self.stream.write_all(&self.buffer).map_err(|error| last_error(&error))?;
         self.buffer.clear();
         loop {
             let had = self.buffer.len();
@@ -221,14 +225,14 @@ impl Connection {
             let read = self.stream.read(&mut self.buffer[had..]);
             self.buffer.truncate(had + *read.as_ref().unwrap_or(&0));
             match read {
-                Ok(0) if had == 0 => return Err(Trouble::Broken(ErrorKind::UnexpectedEof)),
-                Ok(0) => return Err(Trouble::Answer),
+                Ok(0) if had == 0 => return Err(DaemonError::Broken(ErrorKind::UnexpectedEof)),
+                Ok(0) => return Err(DaemonError::Answer),
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 // An answer of which something came is not to be asked for again on another connection.
-                Err(error) if had == 0 => return Err(trouble(&error)),
-                Err(error) if trouble(&error) == Trouble::Timeout => return Err(Trouble::Timeout),
-                Err(_) => return Err(Trouble::Answer),
+                Err(error) if had == 0 => return Err(last_error(&error)),
+                Err(error) if last_error(&error) == DaemonError::Timeout => return Err(DaemonError::Timeout),
+                Err(_) => return Err(DaemonError::Answer),
             }
             if let Some(head) = parse(&self.buffer)? {
                 return Ok(head);
@@ -238,12 +242,12 @@ impl Connection {
 }
 
 /// Reads an answer; none if it is not complete yet.
-fn parse(bytes: &[u8]) -> Result<Option<Head>, Trouble> {
+fn parse(bytes: &[u8]) -> Result<Option<Head>, DaemonError> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut response = httparse::Response::new(&mut headers);
-    let parsed = response.parse(bytes).map_err(|_| Trouble::Answer)?;
+    let parsed = response.parse(bytes).map_err(|_| DaemonError::Answer)?;
     let httparse::Status::Complete(start) = parsed else {
-        return if bytes.len() > ANSWER_BYTES_MAX { Err(Trouble::Answer) } else { Ok(None) };
+        return if bytes.len() > ANSWER_BYTES_MAX { Err(DaemonError::Answer) } else { Ok(None) };
     };
     let (mut length, mut keep) = (None, response.version == Some(1));
     for header in response.headers.iter() {
@@ -253,8 +257,8 @@ fn parse(bytes: &[u8]) -> Result<Option<Head>, Trouble> {
             keep &= !header.value.eq_ignore_ascii_case(b"close");
         }
     }
-    let end = length.filter(|length| *length <= ANSWER_BYTES_MAX).ok_or(Trouble::Answer)? + start;
-    let status = response.code.ok_or(Trouble::Answer)?;
+    let end = length.filter(|length| *length <= ANSWER_BYTES_MAX).ok_or(DaemonError::Answer)? + start;
+    let status = response.code.ok_or(DaemonError::Answer)?;
     match bytes.len() {
         read if read < end => Ok(None),
         // More than was asked for: never use that connection again.
@@ -262,9 +266,9 @@ fn parse(bytes: &[u8]) -> Result<Option<Head>, Trouble> {
     }
 }
 
-fn trouble(error: &std::io::Error) -> Trouble {
+fn last_error(error: &std::io::Error) -> DaemonError {
     match error.kind() {
-        ErrorKind::WouldBlock | ErrorKind::TimedOut => Trouble::Timeout,
-        kind => Trouble::Broken(kind),
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => DaemonError::Timeout,
+        kind => DaemonError::Broken(kind),
     }
 }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
-use crate::daemon::Trouble;
+use crate::daemon::DaemonError;
 
 /// No: and which of the daemon's codes (docs/errors.md) that is.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,7 +35,7 @@ pub enum Denied {
     Stale,
     /// Nobody can tell, since the daemon could not be asked.
     #[error("the token could not be checked: {0}")]
-    Unavailable(#[from] Trouble),
+    Unavailable(#[from] DaemonError),
 }
 
 #[derive(Serialize)]
@@ -133,7 +133,7 @@ impl Denied {
             ("insufficient_scope", _) => Self::InsufficientScope { required: String::new() },
             ("stale", _) => Self::Stale,
             ("token_invalid", _) | (_, 401 | 413) => Self::Invalid { why: detail.into() },
-            _ => Self::Unavailable(Trouble::Daemon(status)),
+            _ => Self::Unavailable(DaemonError::Daemon(status)),
         }
     }
 }

@@ -4,7 +4,7 @@
 use ::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use ::http::{HeaderMap, HeaderValue, Response, StatusCode};
 
-use crate::daemon::Trouble;
+use crate::daemon::DaemonError;
 use crate::{Denied, Sidegate, Verified};
 
 /// The bearer token of a request (RFC 6750 §2.1).
@@ -43,7 +43,7 @@ pub async fn check(sidegate: &Sidegate, token: &str) -> Result<Verified, Denied>
     }
     let (sidegate, token) = (sidegate.clone(), token.to_owned());
     let asked = tokio::task::spawn_blocking(move || sidegate.check(&token)).await;
-    asked.unwrap_or(Err(Denied::Unavailable(Trouble::Answer)))
+    asked.unwrap_or(Err(Denied::Unavailable(DaemonError::Answer)))
 }
 
 /// The answer to one who is denied: status, challenge, problem document.

@@ -37,7 +37,7 @@ pub mod axum;
 #[cfg(feature = "tower")]
 pub mod tower;
 
-pub use daemon::Trouble;
+pub use daemon::DaemonError;
 pub use denied::Denied;
 pub use sidegate::{Builder, Sidegate};
 pub use verified::Verified;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use sidegate_shm::{AttachError, Attachment, CoarseClock, Reader};
 
 use crate::cache::Cache;
-use crate::daemon::{Daemon, Trouble};
+use crate::daemon::{Daemon, DaemonError};
 use crate::denied::Denied;
 use crate::verified::{Answer, Verified};
 use crate::worker;
@@ -154,10 +154,10 @@ impl Sidegate {
         let reader = self.0.cache.reader(token.as_bytes());
         let mut keep = false;
         let verified = self.0.daemon.verify(token, |body| {
-            let answer: Answer<'_> = serde_json::from_slice(body).map_err(|_| Trouble::Answer)?;
+            let answer: Answer<'_> = serde_json::from_slice(body).map_err(|_| DaemonError::Answer)?;
             let reader = reader.filter(|reader| reader.id() == answer.segment());
             keep = reader.is_some();
-            answer.keep(token, |facts| reader.map(|reader| reader.probe(facts))).map_err(|_| Trouble::Answer)
+            answer.keep(token, |facts| reader.map(|reader| reader.probe(facts))).map_err(|_| DaemonError::Answer)
         });
         match &verified {
             Ok(verified) if keep => self.0.cache.insert(token.as_bytes(), verified.clone()),

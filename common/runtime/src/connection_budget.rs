@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::patience::Stage;
+use crate::connection_timeouts::Stage;
 use crate::settings::{ConfigError, Setting, Settings, setting};
 
 /// What every connection is charged, in bytes: its task, and hyper's first buffers for reading and writing.

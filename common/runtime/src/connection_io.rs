@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::connection_budget::{H2_BYTES, UNREAD_BYTES};
-use crate::patience::{Stage, out_of_memory};
+use crate::connection_timeouts::{Stage, out_of_memory};
 use crate::unix_authority::UnixAuthority;
 
 /// What every h2 connection begins with (RFC 9113 §3.4).

@@ -11,7 +11,7 @@
 //! - [`redis_cluster`]: what a Cluster tells of its nodes.
 //! - [`redis_url`]: how to reach Redis: one server, Sentinels or a Cluster.
 //! - [`feed`]: the revocation feeds: following the log over Redis or gRPC.
-//! - [`service_manager`]: sockets passed by systemd, and telling it how we are.
+//! - [`systemd`]: sockets passed by systemd, and telling it how we are.
 //! - [`trace`]: which trace a request belongs to; spans for a collector, with the feature `otel`.
 //! - [`serve`]: HTTP/1 and h2c on a listener, with limits and a drain.
 #![forbid(unsafe_code)]
@@ -20,17 +20,17 @@ pub mod bind_error;
 pub mod clock;
 pub mod connection_budget;
 mod connection_io;
+mod connection_timeouts;
 pub mod fault_log;
 pub mod feed;
 pub mod logging;
-mod patience;
 pub mod program;
 pub mod redis_cluster;
 pub mod redis_url;
 mod request_line;
 pub mod serve;
-pub mod service_manager;
 pub mod settings;
 pub mod socket;
+pub mod systemd;
 pub mod trace;
 mod unix_authority;

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 
 use crate::connection_budget::{ConnectionBudget, FIELD_BYTES, STREAM_BYTES};
 use crate::connection_io::Heard;
-use crate::patience::{Answering, Patience, Stage, attend};
+use crate::connection_timeouts::{Answering, ConnectionTimeouts, Stage, drive};
 use crate::program::stopped;
 use crate::request_line::RequestLines;
 use crate::socket::{Accepted, Listener};
@@ -268,7 +268,8 @@ where
         .keep_alive_interval(Some(Duration::from_secs(30)))
         .keep_alive_timeout(Duration::from_secs(20));
     let stream = TokioIo::new(stream);
-    let patience = Patience { head: limits.head_timeout, idle: limits.idle_timeout, write: limits.write_timeout };
+    let patience =
+        ConnectionTimeouts { head: limits.head_timeout, idle: limits.idle_timeout, write: limits.write_timeout };
     tokio::spawn(async move {
         let told = Arc::clone(&stage);
         let service = service_fn(move |request| {
@@ -288,7 +289,7 @@ where
             }
         });
         let connection = builder.serve_connection(stream, service).into_owned();
-        if let Err(error) = attend(connection, stage, patience, draining).await {
+        if let Err(error) = drive(connection, stage, patience, draining).await {
             tracing::debug!(%error, "connection ended");
         }
     });

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, UnixListener};
 
-use crate::service_manager::{inherited_tcp, inherited_unix};
+use crate::systemd::{inherited_tcp, inherited_unix};
 
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 4096;

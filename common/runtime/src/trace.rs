@@ -5,13 +5,13 @@
 #[cfg(feature = "otel")]
 mod export;
 #[cfg(not(feature = "otel"))]
-mod nothing;
+mod noop;
 mod parent;
 
 #[cfg(feature = "otel")]
 pub use export::{Span, Traces, hop, is_on, outcome, start};
 #[cfg(not(feature = "otel"))]
-pub use nothing::{Span, Traces, hop, is_on, outcome, start};
+pub use noop::{Span, Traces, hop, is_on, outcome, start};
 pub use parent::{Parent, TraceId};
 
 use crate::settings::{Setting, Settings, setting};

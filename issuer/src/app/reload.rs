@@ -9,7 +9,7 @@ use sidegate_runtime::settings::{ConfigError, Settings};
 
 use super::IssuerApi;
 use crate::config::{Config, StoreConfig};
-use crate::store::any::AnyStore;
+use crate::store::backend::AnyStore;
 
 /// Reads the settings and the configuration again.
 pub type Reread = Box<dyn Fn() -> Result<(Settings, Config), ConfigError> + Send + Sync>;

@@ -6,7 +6,7 @@
 //! - [`any`]: the one of the two that the configuration chose.
 //! - [`counts`]: what is counted of it.
 
-pub mod any;
+pub mod backend;
 pub mod counts;
 pub mod redis;
 pub mod sqlite;

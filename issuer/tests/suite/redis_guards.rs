@@ -6,7 +6,7 @@ use crate::support::eventually;
 use crate::support::redis::RedisServer;
 use crate::support::store::*;
 use sidegate_issuer::domain::traits::Store as _;
-use sidegate_issuer::store::redis::{Demands, Link, RedisStore, WaitSettings};
+use sidegate_issuer::store::redis::{Link, RedisRequirements, RedisStore, ReplicaAckSettings};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_evicts_is_refused_by_name_unless_that_is_accepted() {
@@ -16,7 +16,7 @@ async fn a_server_that_evicts_is_refused_by_name_unless_that_is_accepted() {
     for word in ["maxmemory-policy is allkeys-lru", "noeviction", "REDIS_REQUIRE_NOEVICTION"] {
         assert!(refused.contains(word), "{refused}");
     }
-    store.check_server(Demands { noeviction: false, ..STRICT }).await.unwrap();
+    store.check_server(RedisRequirements { noeviction: false, ..STRICT }).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -37,7 +37,7 @@ async fn a_server_without_waitaof_is_refused_where_it_is_wanted() {
     let server = RedisServer::start(&[]).await;
     let info: String = server.command(&["INFO", "server"]).await;
     let version = info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap().trim().to_owned();
-    let checked = store_at(&server.url()).check_server(Demands { waitaof: true, ..STRICT }).await;
+    let checked = store_at(&server.url()).check_server(RedisRequirements { waitaof: true, ..STRICT }).await;
     if version.starts_with("7.0.") {
         let refused = checked.unwrap_err().to_string();
         assert!(refused.contains("REDIS_WAIT_FSYNC") && refused.contains(&version), "{refused}");
@@ -46,9 +46,9 @@ async fn a_server_without_waitaof_is_refused_where_it_is_wanted() {
     }
 }
 
-const PATIENT: WaitSettings = WaitSettings { replicas: 1, timeout: Duration::from_secs(1), fsync: false };
+const PATIENT: ReplicaAckSettings = ReplicaAckSettings { replicas: 1, timeout: Duration::from_secs(1), fsync: false };
 
-async fn waiting(server: &RedisServer, settings: WaitSettings) -> RedisStore {
+async fn waiting(server: &RedisServer, settings: ReplicaAckSettings) -> RedisStore {
     let store = store_at(&server.url()).waiting(Link::new(&server.url()).unwrap(), settings);
     store.initialise().await.unwrap();
     store
@@ -82,7 +82,7 @@ async fn a_replica_has_it_before_it_counts_as_stored() {
 #[tokio::test(flavor = "multi_thread")]
 async fn too_few_replicas_in_time_is_refused_and_confirmed_later_without_a_second_entry() {
     let (master, replica) = (RedisServer::start(&[]).await, RedisServer::start(&[]).await);
-    let store = waiting(&master, WaitSettings { timeout: Duration::from_millis(50), ..PATIENT }).await;
+    let store = waiting(&master, ReplicaAckSettings { timeout: Duration::from_millis(50), ..PATIENT }).await;
     tokio::spawn(store.clone().watch(STRICT, || None));
     log_in(&store, 1).await;
     log_in(&store, 2).await;
@@ -100,7 +100,7 @@ async fn too_few_replicas_in_time_is_refused_and_confirmed_later_without_a_secon
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_else_is_held_up_by_who_waits() {
     let (master, replica) = (RedisServer::start(&[]).await, RedisServer::start(&[]).await);
-    let store = waiting(&master, WaitSettings { timeout: Duration::from_secs(120), ..PATIENT }).await;
+    let store = waiting(&master, ReplicaAckSettings { timeout: Duration::from_secs(120), ..PATIENT }).await;
     log_in(&store, 1).await;
     let ending = store.clone();
     let waits = tokio::spawn(async move { log_out(&ending, 1).await });
@@ -115,22 +115,22 @@ async fn nobody_else_is_held_up_by_who_waits() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_is_on_disk_before_it_counts_as_stored() {
-    let disk = WaitSettings { replicas: 0, timeout: Duration::from_secs(1), fsync: true };
+    let disk = ReplicaAckSettings { replicas: 0, timeout: Duration::from_secs(1), fsync: true };
     let Some(server) = RedisServer::start_newer(&[]).await else {
         println!("NOT RUN: no server that knows WAITAOF (tests/run installs one)");
         return;
     };
-    let demands = Demands { waitaof: true, ..STRICT };
+    let requirements = RedisRequirements { waitaof: true, ..STRICT };
     let store = waiting(&server, disk).await;
-    store.check_server(demands).await.unwrap();
+    store.check_server(requirements).await.unwrap();
     // A replica that is new gives the server another replication id, and every issuer has to see that.
-    tokio::spawn(store.clone().watch(demands, || None));
+    tokio::spawn(store.clone().watch(requirements, || None));
     log_in(&store, 1).await;
     log_out(&store, 1).await.unwrap();
     assert_eq!((server.log(0).await.len(), store.counts().outbox.get()), (1, 0));
     // And on a replica's, which tells once a second how far its disk is: a shorter wait may be in vain for ever.
-    let both = waiting(&server, WaitSettings { replicas: 1, timeout: Duration::from_secs(3), ..disk }).await;
-    tokio::spawn(both.clone().watch(demands, || None));
+    let both = waiting(&server, ReplicaAckSettings { replicas: 1, timeout: Duration::from_secs(3), ..disk }).await;
+    tokio::spawn(both.clone().watch(requirements, || None));
     log_in(&both, 2).await;
     let refused = log_out(&both, 2).await.unwrap_err().to_string();
     assert!(refused.contains("fewer than 1 replicas"), "{refused}");

@@ -12,7 +12,7 @@ use sidegate_common::time::UnixTime;
 use sidegate_common::wire::{Keys, Message, Position};
 use sidegate_issuer::domain::session::NewSession;
 use sidegate_issuer::domain::traits::Store as _;
-use sidegate_issuer::store::redis::{Demands, Link, OpenError, Pace, RedisStore};
+use sidegate_issuer::store::redis::{Link, OpenError, Pace, RedisRequirements, RedisStore};
 use sidegate_issuer::store::sqlite::{self, EmbeddedStore};
 
 struct SqliteBench {
@@ -89,8 +89,8 @@ struct RedisBench {
     server: RedisServer,
 }
 
-const STRICT: Demands = Demands { persistence: true, noeviction: true, waitaof: false };
-const LENIENT: Demands = Demands { persistence: false, noeviction: false, waitaof: false };
+const STRICT: RedisRequirements = RedisRequirements { persistence: true, noeviction: true, waitaof: false };
+const LENIENT: RedisRequirements = RedisRequirements { persistence: false, noeviction: false, waitaof: false };
 
 impl RedisBench {
     async fn start(partitions: u16) -> Self {
@@ -409,7 +409,7 @@ async fn a_dead_redis_is_an_error_and_a_restarted_one_works_again() {
 async fn a_server_that_would_forget_is_refused() {
     let server = RedisServer::start(&["--maxmemory-policy", "allkeys-lru"]).await;
     let refused = redis_store(&server, 1).check_server(STRICT).await;
-    assert!(matches!(refused, Err(OpenError::Unfit(_))));
+    assert!(matches!(refused, Err(OpenError::RequirementError(_))));
     let server = RedisServer::start(&["--appendonly", "no"]).await;
     assert!(redis_store(&server, 1).check_server(STRICT).await.is_err());
     redis_store(&server, 1).check_server(LENIENT).await.unwrap();

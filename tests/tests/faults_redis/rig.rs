@@ -1,4 +1,4 @@
-//! One world: a Redis, cables to it, an issuer's store that writes, two verifiers that follow.
+//! One world: a Redis, fault proxies to it, an issuer's store that writes, two verifiers that follow.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -9,8 +9,8 @@ use std::time::Duration;
 use sidegate_common::revocation::{Revocation, Target};
 use sidegate_common::wire::Keys;
 use sidegate_runtime::clock::monotonic_ms;
-use sidegate_tests::cable::Cable;
 use sidegate_tests::daemon::Launched;
+use sidegate_tests::fault_proxy::FaultProxy;
 use sidegate_tests::random::Random;
 use sidegate_tests::redis::Redis;
 use sidegate_tests::scratch::Scratch;
@@ -46,8 +46,8 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
 
 pub struct Rig {
     pub redis: Redis,
-    pub verifiers: Cable,
-    pub issuers: Cable,
+    pub verifiers: FaultProxy,
+    pub issuers: FaultProxy,
     pub truth: Arc<Truth>,
     watcher: Watcher,
     inside: Launched,
@@ -65,7 +65,7 @@ pub struct Rig {
 impl Rig {
     pub async fn start(seed: u64) -> Self {
         let redis = Redis::with(OPTIONS).await;
-        let (verifiers, issuers) = (Cable::to(redis.port()).await, Cable::to(redis.port()).await);
+        let (verifiers, issuers) = (FaultProxy::to(redis.port()).await, FaultProxy::to(redis.port()).await);
         let truth = Arc::new(Truth::default());
         Writer::start(&url(&issuers), seed, &truth).await.stop().await;
         let feed = format!("redis://verifier:secret@127.0.0.1:{}/", verifiers.port());
@@ -192,8 +192,8 @@ fn off_by(file: &Path) -> Vec<(&'static str, String)> {
     ]
 }
 
-pub fn url(cable: &Cable) -> String {
-    format!("redis://127.0.0.1:{}/", cable.port())
+pub fn url(fault_proxy: &FaultProxy) -> String {
+    format!("redis://127.0.0.1:{}/", fault_proxy.port())
 }
 
 /// Looks until it is so.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use sidegate_runtime::clock::monotonic_ms;
-use sidegate_tests::cable::Cable;
+use sidegate_tests::fault_proxy::FaultProxy;
 use sidegate_tests::random::Random;
 use sidegate_tests::redis::Redis;
 use tokio::time::sleep;
@@ -173,9 +173,9 @@ impl Rig {
         monotonic_ms()
     }
 
-    /// A replica that has everything; and the cable to it.
-    async fn replica(&self) -> (Redis, Cable) {
-        let link = Cable::to(self.redis.port()).await;
+    /// A replica that has everything; and the fault proxy to it.
+    async fn replica(&self) -> (Redis, FaultProxy) {
+        let link = FaultProxy::to(self.redis.port()).await;
         let port = link.port().to_string();
         let replica = Redis::with(OPTIONS).await;
         // Not an option of its start: it is a master when it is restarted by a later fault.
@@ -188,7 +188,7 @@ impl Rig {
     }
 
     /// A replica whose link is cut in silence; more is acknowledged, which it never hears of.
-    async fn replica_behind(&self, random: &mut Random) -> (Redis, Cable) {
+    async fn replica_behind(&self, random: &mut Random) -> (Redis, FaultProxy) {
         let (replica, link) = self.replica().await;
         // What was acknowledged by now is in the replica.
         let in_both = monotonic_ms();
@@ -203,7 +203,7 @@ impl Rig {
     }
 
     /// The master dies, and the replica takes over.
-    async fn promote(&mut self, (replica, _link): (Redis, Cable)) {
+    async fn promote(&mut self, (replica, _link): (Redis, FaultProxy)) {
         let from_ms = self.truth.lost().map_or(0, |lost| lost.from_ms);
         self.redis.kill();
         self.truth.lose(Some(Lost { from_ms, to_ms: self.acknowledged_by_the_dead().await }));

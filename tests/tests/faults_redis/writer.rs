@@ -12,7 +12,7 @@ use sidegate_common::time::UnixTime;
 use sidegate_common::token::{self, Policy};
 use sidegate_issuer::domain::session::{EndSession, NewSession, Rotated, Rotation, TokenLifetimes};
 use sidegate_issuer::domain::traits::Store as _;
-use sidegate_issuer::store::redis::{Demands, Link, Pace, RedisStore};
+use sidegate_issuer::store::redis::{Link, Pace, RedisRequirements, RedisStore};
 use sidegate_runtime::clock::{monotonic_ms, unix_now};
 use sidegate_tests::daemon::claims;
 use sidegate_tests::random::Random;
@@ -33,7 +33,7 @@ const LIFETIMES: TokenLifetimes =
     TokenLifetimes { access_ttl: 3_600, idle_ttl: 3_600, absolute_ttl: 7_200, retry_window: 30, lifetime_max: 86_400 };
 
 /// One of the faults is a Redis that keeps nothing on disk.
-const DEMANDS: Demands = Demands { persistence: false, noeviction: true, waitaof: false };
+const DEMANDS: RedisRequirements = RedisRequirements { persistence: false, noeviction: true, waitaof: false };
 
 /// An issuer that died is given up after two seconds: cycles are short. Nothing else is quicker than in life.
 fn pace() -> Pace {

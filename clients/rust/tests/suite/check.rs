@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::kit::{Daemon, Scratch, claims, eventually};
-use sidegate_client::{Denied, Sidegate, Trouble};
+use sidegate_client::{DaemonError, Denied, Sidegate};
 use sidegate_shm::Geometry;
 
 fn world() -> (Scratch, Daemon, Sidegate) {
@@ -180,7 +180,7 @@ fn f18_a_dead_daemon_is_believed_no_longer_than_it_promised_and_a_new_one_is_fou
     sidegate.check(&token).unwrap();
     drop(daemon);
     eventually("the promise lapses", || sidegate.try_cached(&token).is_none());
-    assert!(matches!(sidegate.check(&token), Err(Denied::Unavailable(Trouble::Connect(_)))));
+    assert!(matches!(sidegate.check(&token), Err(Denied::Unavailable(DaemonError::Connect(_)))));
     eventually("attached", || sidegate.segment().is_some());
     let first = sidegate.segment();
     let daemon = Daemon::start(&scratch.0);
@@ -226,7 +226,7 @@ fn an_application_may_start_before_its_daemon() {
     let scratch = Scratch::new();
     let sidegate = scratch.builder().connect();
     let token = claims(1).token();
-    assert!(matches!(sidegate.check(&token), Err(Denied::Unavailable(Trouble::Connect(_)))));
+    assert!(matches!(sidegate.check(&token), Err(Denied::Unavailable(DaemonError::Connect(_)))));
     let _daemon = Daemon::start(&scratch.0);
     eventually("attached", || sidegate.segment().is_some());
     sidegate.check(&token).unwrap();
@@ -301,16 +301,16 @@ content-length: 58
 
 {"code":"token_invalid","detail":"the signature is wrong"}"#;
     let cases: [(&'static [u8], Denied); 10] = [
-        (b"", Denied::Unavailable(Trouble::Broken(std::io::ErrorKind::UnexpectedEof))),
-        (b"garbage", Denied::Unavailable(Trouble::Answer)),
-        (b"HTTP/1.1 200 OK\r\n\r\n", Denied::Unavailable(Trouble::Answer)),
-        (b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{}", Denied::Unavailable(Trouble::Answer)),
-        (b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}", Denied::Unavailable(Trouble::Answer)),
-        (b"HTTP/1.1 200 OK\r\ncontent-length: 99999999\r\n\r\n{}", Denied::Unavailable(Trouble::Answer)),
-        (b"HTTP/1.1 500 X\r\ncontent-length: 0\r\n\r\n", Denied::Unavailable(Trouble::Daemon(500))),
+        (b"", Denied::Unavailable(DaemonError::Broken(std::io::ErrorKind::UnexpectedEof))),
+        (b"garbage", Denied::Unavailable(DaemonError::Answer)),
+        (b"HTTP/1.1 200 OK\r\n\r\n", Denied::Unavailable(DaemonError::Answer)),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{}", Denied::Unavailable(DaemonError::Answer)),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}", Denied::Unavailable(DaemonError::Answer)),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 99999999\r\n\r\n{}", Denied::Unavailable(DaemonError::Answer)),
+        (b"HTTP/1.1 500 X\r\ncontent-length: 0\r\n\r\n", Denied::Unavailable(DaemonError::Daemon(500))),
         (b"HTTP/1.1 401 X\r\ncontent-length: 2\r\n\r\n{}", Denied::Invalid { why: "".into() }),
         (wrong_signature, Denied::Invalid { why: "the signature is wrong".into() }),
-        (b"HTTP/1.1 302 X\r\ncontent-length: 0\r\n\r\n", Denied::Unavailable(Trouble::Daemon(302))),
+        (b"HTTP/1.1 302 X\r\ncontent-length: 0\r\n\r\n", Denied::Unavailable(DaemonError::Daemon(302))),
     ];
     for (answer, denied) in cases {
         let scratch = Scratch::new();
@@ -331,5 +331,5 @@ fn a_connection_closed_while_idle_is_replaced_and_a_silent_daemon_is_given_up() 
     let silent = Scratch::new();
     let _listener = UnixListener::bind(silent.0.join("verifier.sock")).unwrap();
     let sidegate = silent.builder().socket_only().timeout(Duration::from_millis(50)).connect();
-    assert_eq!(sidegate.check(&claims(1).token()), Err(Denied::Unavailable(Trouble::Timeout)));
+    assert_eq!(sidegate.check(&claims(1).token()), Err(Denied::Unavailable(DaemonError::Timeout)));
 }

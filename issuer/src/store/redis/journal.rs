@@ -19,7 +19,7 @@ use sidegate_common::time::UnixTime;
 use sidegate_runtime::clock::unix_now;
 use tokio::sync::oneshot;
 
-use super::deed::Deed;
+use super::replay_entry::ReplayEntry;
 use crate::store::counts::Counts;
 pub(super) use format::Proof;
 use format::{End, MAGIC, Record};
@@ -60,7 +60,7 @@ enum Job {
     /// Answered once everything before it has been written.
     Flush(mpsc::Sender<()>),
     /// Answered with whether the next entry could be written.
-    Look(oneshot::Sender<bool>),
+    LogHead(oneshot::Sender<bool>),
 }
 
 /// A journal that is written to.
@@ -78,7 +78,7 @@ pub(super) struct Journal {
 #[derive(Default)]
 struct State {
     proofs: HashMap<u16, Proof>,
-    /// Own entries that were written lately, in two generations: the feed brings them once more.
+    /// Own entries that were written recently, in two generations: the feed brings them once more.
     written: [HashSet<Vec<u8>>; 2],
 }
 
@@ -94,12 +94,13 @@ pub(super) struct Owner {
 impl Observer for Journal {
     /// Writes an entry that the feed brought, unless it is one of our own.
     fn revoked(&self, partition: u16, revocation: &Revocation) {
-        let deed = Deed { partition, revocation: revocation.clone(), position: None, keep_sessions: false };
-        let key = deed.key().1;
+        let replay_entry =
+            ReplayEntry { partition, revocation: revocation.clone(), position: None, keep_sessions: false };
+        let key = replay_entry.key().1;
         if self.locked().written.iter().any(|generation| generation.contains(&key)) {
             return;
         }
-        let entry = Record::Entry { own: false, partition, position: None, revocation: deed.revocation };
+        let entry = Record::Entry { own: false, partition, position: None, revocation: replay_entry.revocation };
         let sent = self.jobs.send(Job::Write(entry.to_bytes(), None));
         // The writer lives as long as this does.
         debug_assert!(sent.is_ok(), "nobody writes");
@@ -133,14 +134,14 @@ impl Journal {
     }
 
     /// Writes an entry that the log has taken; true once it is on disk.
-    pub(super) async fn acknowledged(&self, deed: &Deed) -> bool {
+    pub(super) async fn acknowledged(&self, replay_entry: &ReplayEntry) -> bool {
         let entry = Record::Entry {
             own: true,
-            partition: deed.partition,
-            position: deed.position,
-            revocation: deed.revocation.clone(),
+            partition: replay_entry.partition,
+            position: replay_entry.position,
+            revocation: replay_entry.revocation.clone(),
         };
-        self.locked().written[0].insert(deed.key().1);
+        self.locked().written[0].insert(replay_entry.key().1);
         let (done, written) = oneshot::channel();
         let sent = self.jobs.send(Job::Write(entry.to_bytes(), Some(done))).is_ok();
         sent && written.await.unwrap_or(false)
@@ -150,7 +151,7 @@ impl Journal {
     /// lacked.
     pub(super) async fn is_writable(&self) -> bool {
         let (done, found) = oneshot::channel();
-        self.jobs.send(Job::Look(done)).is_ok() && found.await.unwrap_or(false)
+        self.jobs.send(Job::LogHead(done)).is_ok() && found.await.unwrap_or(false)
     }
 
     /// Notes that everything the partition's log had at that moment has been heard.
@@ -179,12 +180,12 @@ impl Journal {
     pub(super) fn complete_since(&self, partition: u16, now: UnixTime) -> Option<UnixTime> {
         let state = self.locked();
         let proof = state.proofs.get(&partition).filter(|_| !self.holed.load(Ordering::Acquire))?;
-        let recent = now.0.saturating_sub(proof.now.0) <= super::sightings::COVERED.as_secs();
+        let recent = now.0.saturating_sub(proof.now.0) <= super::log_observer::COVERED.as_secs();
         (self.sole || recent).then_some(proof.since)
     }
 
     /// Visits every entry in the file that has not expired; blocks.
-    pub(super) fn each(&self, mut visit: impl FnMut(Deed, bool)) -> io::Result<()> {
+    pub(super) fn each(&self, mut visit: impl FnMut(ReplayEntry, bool)) -> io::Result<()> {
         let (done, flushed) = mpsc::channel();
         if self.jobs.send(Job::Flush(done)).is_ok() {
             let _whatever_came_of_it = flushed.recv();
@@ -196,25 +197,25 @@ impl Journal {
             if let Record::Entry { own, partition, position, revocation } = record
                 && revocation.expires_at >= now
             {
-                visit(Deed { partition, revocation, position, keep_sessions: false }, own);
+                visit(ReplayEntry { partition, revocation, position, keep_sessions: false }, own);
             }
         })?;
         Ok(())
     }
 
     /// The same for one partition, off the runtime's threads, some at a time.
-    pub(super) fn deeds(
+    pub(super) fn replay_entries(
         self: &Arc<Self>,
         of: u16,
         at_once: usize,
-    ) -> tokio::sync::mpsc::Receiver<io::Result<Vec<Deed>>> {
+    ) -> tokio::sync::mpsc::Receiver<io::Result<Vec<ReplayEntry>>> {
         let (chunks, stream) = tokio::sync::mpsc::channel(CHUNKS_AHEAD);
         let journal = Arc::clone(self);
         tokio::task::spawn_blocking(move || {
             let mut chunk = Vec::with_capacity(at_once);
-            let read = journal.each(|deed, _| {
-                if deed.partition == of {
-                    chunk.push(deed);
+            let read = journal.each(|replay_entry, _| {
+                if replay_entry.partition == of {
+                    chunk.push(replay_entry);
                 }
                 if chunk.len() == at_once {
                     // Who has gone away needs no more.
@@ -460,7 +461,7 @@ impl Batch {
                 self.waiting.extend(done);
             }
             Job::Flush(done) => self.flushes.push(done),
-            Job::Look(done) => self.looks.push(done),
+            Job::LogHead(done) => self.looks.push(done),
         }
     }
 }

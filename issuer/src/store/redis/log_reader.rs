@@ -8,8 +8,8 @@ use sidegate_common::revocation::{Revocation, Target};
 use sidegate_common::time::UnixTime;
 use sidegate_common::wire::Position;
 
-use super::deed::Deed;
 use super::link::Link;
+use super::replay_entry::ReplayEntry;
 
 /// Entries in one page: large pages would delay Redis' other clients.
 const PAGE_ENTRIES: usize = 1000;
@@ -56,9 +56,9 @@ impl LogContents {
     }
 
     /// True if what this issuer acknowledged stands where the log had it, or another entry does as much.
-    pub(super) fn has(&self, deed: &Deed) -> bool {
-        let there = deed.position.and_then(|position| self.at.get(&position).copied().flatten());
-        there == Some(self.key(&deed.revocation)) || self.covers(&deed.revocation)
+    pub(super) fn has(&self, entry: &ReplayEntry) -> bool {
+        let there = entry.position.and_then(|position| self.at.get(&position).copied().flatten());
+        there == Some(self.key(&entry.revocation)) || self.covers(&entry.revocation)
     }
 
     fn key(&self, revocation: &Revocation) -> u64 {
@@ -130,12 +130,12 @@ mod tests {
     fn what_stands_where_it_stood_is_there_however_long_it_is_kept() {
         let position = Position { ms: 7, sequence: 1 };
         let key = |kid: &str| Revocation { target: Target::Key { kid: kid.into() }, expires_at: UnixTime(1) };
-        let deed = Deed::done(0, key("k1").target, &LIFETIMES, Some(position), UnixTime(5));
+        let entry = ReplayEntry::done(0, key("k1").target, &LIFETIMES, Some(position), UnixTime(5));
         let mut contents = LogContents::new(HashSet::from([position]));
-        assert!(!contents.has(&deed));
+        assert!(!contents.has(&entry));
         contents.add(Some(position), &key("k2"));
-        assert!(!contents.has(&deed), "another entry has taken its place");
+        assert!(!contents.has(&entry), "another entry has taken its place");
         contents.add(Some(position), &key("k1"));
-        assert!(contents.has(&deed));
+        assert!(contents.has(&entry));
     }
 }

@@ -2,22 +2,22 @@
 //!
 //! The scripts lie in `scripts/`, one a file, and share `prelude.lua`. docs/protocol.md describes the keys.
 
-mod deed;
-mod guard;
 mod issuer_list;
 mod journal;
-mod keeper;
+mod journal_replay;
 mod lineage;
 mod link;
+mod log_observer;
 mod log_reader;
 mod outbox;
-mod recall;
+mod reconciler;
 mod replay;
-mod ring;
+mod replay_buffer;
+mod replay_entry;
+mod replica_ack;
 mod scripts;
-mod sightings;
+mod server_checks;
 mod start;
-mod waiter;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,12 +29,12 @@ use sidegate_common::revocation::{Id, Revocation, SubjectTag, Target};
 use sidegate_common::time::{CLOCK_SKEW_SECONDS, REVOCATION_MARGIN_SECONDS, UnixTime};
 use sidegate_common::wire::{Keys, Position};
 
-pub use guard::{Demands, Unfit};
 pub use journal::JournalError;
-pub use keeper::Pace;
 pub use link::Link;
+pub use reconciler::Pace;
 pub use replay::OwnFeed;
-pub use waiter::WaitSettings;
+pub use replica_ack::ReplicaAckSettings;
+pub use server_checks::{RedisRequirements, RequirementError};
 
 use crate::domain::session::{
     Created, EndOutcome, EndSession, NewSession, PageCursor, Rotated, Rotation, SESSIONS_PER_USER, Session,
@@ -43,16 +43,16 @@ use crate::domain::session::{
 use crate::domain::traits::{Store, Unavailable};
 use crate::store::counts::Counts;
 use crate::store::until_valid;
-use deed::{Deed, tag_bytes};
 use issuer_list::IssuerList;
 use journal::Journal;
 use lineage::Lineages;
+use log_observer::LogObserver;
 use outbox::Outbox;
-use ring::{Asked, Ring};
+use replay_buffer::{Asked, ReplayBuffer};
+use replay_entry::{ReplayEntry, tag_bytes};
+use replica_ack::ReplicaAck;
 use scripts::{Call, Script};
-use sightings::Sightings;
 use start::Opening;
-use waiter::Waiter;
 
 /// How long a login or refresh waits for issuers to put back what a failover may have lost.
 const SETTLING_TIMEOUT: Duration = Duration::from_secs(2);
@@ -78,11 +78,11 @@ struct Shared {
     lineages: Lineages,
     /// What this issuer's own feed has brought, once it is there.
     feed: OnceLock<OwnFeed>,
-    ring: Ring,
+    replay_buffer: ReplayBuffer,
     outbox: Outbox,
-    sightings: Sightings,
+    log_observer: LogObserver,
     journal: Option<Arc<Journal>>,
-    waiter: Option<Waiter>,
+    replica_ack: Option<ReplicaAck>,
     counts: Counts,
     opening: Opening,
 }
@@ -105,7 +105,7 @@ pub enum OpenError {
     },
     /// Redis is set up so that it would lose revocations.
     #[error(transparent)]
-    Unfit(#[from] Unfit),
+    RequirementError(#[from] RequirementError),
     /// The journal cannot be used.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -135,11 +135,11 @@ impl RedisStore {
             issuers: IssuerList::new(new_name()),
             feed: OnceLock::new(),
             sessions_max: SESSIONS_PER_USER,
-            ring: Ring::new(counts.clone()),
+            replay_buffer: ReplayBuffer::new(counts.clone()),
             outbox: Outbox::new(counts.clone()),
-            sightings: Sightings::default(),
+            log_observer: LogObserver::default(),
             journal: None,
-            waiter: None,
+            replica_ack: None,
             counts,
             opening: Opening::default(),
         };
@@ -172,15 +172,15 @@ impl RedisStore {
 
     /// Waits, on a connection of its own, for what `settings` ask before a revocation counts as stored.
     #[must_use]
-    pub fn waiting(mut self, link: Link, settings: WaitSettings) -> Self {
+    pub fn waiting(mut self, link: Link, settings: ReplicaAckSettings) -> Self {
         let key = format!("{}:wait", self.keys(0).tag());
         if let Some(shared) = Arc::get_mut(&mut self.shared) {
-            shared.waiter = Some(Waiter::start(link.patient(settings.timeout), key, settings));
+            shared.replica_ack = Some(ReplicaAck::start(link.patient(settings.timeout), key, settings));
         }
         self
     }
 
-    /// Keeps a journal, and takes from it what was acknowledged lately before a restart.
+    /// Keeps a journal, and takes from it what was acknowledged recently before a restart.
     ///
     /// # Errors
     /// The file cannot be used, or another issuer does.
@@ -253,10 +253,10 @@ impl RedisStore {
             let Some(replid) = self.shared.lineages.until_settled(partition, limit).await else {
                 return Err(unsettled());
             };
-            let asked_of = self.shared.ring.ask(partition);
+            let asked_of = self.shared.replay_buffer.ask(partition);
             match self.try_run(partition, &call.clone().expecting(self.shared.issuers.name(), &replid)).await {
                 Err(error) if error.code() == Some("UNSETTLED") => self.shared.lineages.unsettle(partition, &replid),
-                Ok(_) if !self.shared.ring.is_valid(partition, asked_of) => return Err(replaced()),
+                Ok(_) if !self.shared.replay_buffer.is_valid(partition, asked_of) => return Err(replaced()),
                 answer => return answer.map_err(|error| self.unavailable(error)),
             }
         }
@@ -277,33 +277,33 @@ impl RedisStore {
         asked: Asked,
     ) -> Result<(), Unavailable> {
         let (position, now) = (Position::parse(position), self.store_now(partition));
-        let deed = Deed::done(partition, target, &self.shared.terms, position, now).keeping(sessions);
-        if !self.shared.ring.acknowledged(deed.clone(), asked) {
-            self.shared.outbox.keep(Deed { position: None, ..deed });
+        let entry = ReplayEntry::done(partition, target, &self.shared.terms, position, now).keeping(sessions);
+        if !self.shared.replay_buffer.acknowledged(entry.clone(), asked) {
+            self.shared.outbox.keep(ReplayEntry { position: None, ..entry });
             return Err(replaced());
         }
-        let confirmed = self.confirmed(&deed).await;
+        let confirmed = self.confirmed(&entry).await;
         match confirmed {
-            Ok(()) => self.shared.outbox.done(&deed),
-            Err(_) => self.shared.outbox.keep_unconfirmed(deed),
+            Ok(()) => self.shared.outbox.done(&entry),
+            Err(_) => self.shared.outbox.keep_unconfirmed(entry),
         }
         confirmed
     }
 
-    /// Returns once the journal has a deed that the log has, and replicas and disks as far as they are waited for.
-    async fn confirmed(&self, deed: &Deed) -> Result<(), Unavailable> {
+    /// Returns once the journal has an entry that the log has, and replicas and disks as far as they are waited for.
+    async fn confirmed(&self, entry: &ReplayEntry) -> Result<(), Unavailable> {
         let journal = async {
             match &self.shared.journal {
-                Some(journal) if !journal.acknowledged(deed).await => {
+                Some(journal) if !journal.acknowledged(entry).await => {
                     Err(Unavailable::new(journal::NAME, journal::UNWRITABLE))
                 }
                 _ => Ok(()),
             }
         };
         let replicas = async {
-            let Some(waiter) = &self.shared.waiter else { return Ok(()) };
-            let position = deed.position.map(|position| position.to_string());
-            let waited = waiter.wait(self.keys(deed.partition).log(), position).await;
+            let Some(replica_ack) = &self.shared.replica_ack else { return Ok(()) };
+            let position = entry.position.map(|position| position.to_string());
+            let waited = replica_ack.wait(self.keys(entry.partition).log(), position).await;
             waited.map_err(|trouble| Unavailable::new(NAME, trouble))
         };
         let (journal, replicas) = tokio::join!(journal, replicas);
@@ -312,7 +312,7 @@ impl RedisStore {
 
     /// Keeps a revocation that was refused, or may have been: it is delivered once Redis takes it.
     fn refused(&self, partition: u16, target: Target, error: Unavailable) -> Unavailable {
-        self.shared.outbox.keep(Deed::owed(partition, target));
+        self.shared.outbox.keep(ReplayEntry::pending(partition, target));
         error
     }
 
@@ -325,7 +325,7 @@ impl RedisStore {
 
     /// The store's clock, as near as it is known, and not before any `iat` that this issuer has handed out.
     fn store_now(&self, partition: u16) -> UnixTime {
-        let known = self.shared.sightings.store_now(partition);
+        let known = self.shared.log_observer.store_now(partition);
         let now = known.unwrap_or_else(|| sidegate_runtime::clock::unix_now().plus(CLOCK_SKEW_SECONDS));
         now.max(self.newest_iat(partition))
     }
@@ -364,7 +364,7 @@ impl RedisStore {
             .arg(head)
             .arg(tail)
             .arg(u8::from(look_only));
-        let asked_of = self.shared.ring.ask(partition);
+        let asked_of = self.shared.replay_buffer.ask(partition);
         let answer: Vec<Value> = self.run_settled(partition, &call).await?;
         if scripts::text(answer.first()).map_err(unavailable)? == "reused" {
             let position = scripts::text(answer.get(3)).map_err(unavailable)?;
@@ -442,7 +442,7 @@ impl Store for RedisStore {
             .arg(self.shared.sessions_max)
             .arg(keys.session(""))
             .arg(tag_bytes(SubjectTag::of(&new.sub)));
-        let asked_of = self.shared.ring.ask(partition);
+        let asked_of = self.shared.replay_buffer.ask(partition);
         let (issued, ahead_ms, ended): (u64, u64, Vec<String>) = self.run_settled(partition, &call).await?;
         let displaced = self.displaced(partition, &new.sub, &ended, asked_of).await;
         self.hand_out(partition, UnixTime(issued), ahead_ms).await;
@@ -486,7 +486,7 @@ impl Store for RedisStore {
             .arg(ending.exp_seen.0)
             .arg(self.shared.terms.lifetime_max)
             .arg(u8::from(ending.known));
-        let asked_of = self.shared.ring.ask(ending.partition);
+        let asked_of = self.shared.replay_buffer.ask(ending.partition);
         let answer: Result<(u8, String), _> = self.run(ending.partition, &call).await;
         let (ended, position) = answer.map_err(|error| self.refused(ending.partition, target.clone(), error))?;
         self.stored(ending.partition, target, &position, asked_of).await?;
@@ -512,10 +512,10 @@ impl Store for RedisStore {
             .arg(self.newest_iat(partition).0)
             .arg(u8::from(sessions == UserSessions::Keep));
         let asked = self.store_now(partition);
-        let asked_of = self.shared.ring.ask(partition);
+        let asked_of = self.shared.replay_buffer.ask(partition);
         let answer: Result<(u64, String, u64), _> = self.run(partition, &call).await;
         let (threshold, position, sessions_ended) = answer.inspect_err(|_| {
-            self.shared.outbox.keep(Deed::owed(partition, target(asked)).keeping(sessions));
+            self.shared.outbox.keep(ReplayEntry::pending(partition, target(asked)).keeping(sessions));
         })?;
         let threshold = UnixTime(threshold);
         self.stored_keeping(partition, target(threshold), &position, sessions, asked_of).await?;
@@ -528,7 +528,7 @@ impl Store for RedisStore {
         let call = self.call(Script::RevokeAll, self.keys(partition)).arg(head).arg(terms.lifetime_max);
         let call = call.arg(self.newest_iat(partition).0);
         let asked = self.store_now(partition);
-        let asked_of = self.shared.ring.ask(partition);
+        let asked_of = self.shared.replay_buffer.ask(partition);
         let answer: Result<(u64, String), _> = self.run(partition, &call).await;
         let refused = |error| self.refused(partition, Target::All { threshold: asked }, error);
         let (threshold, position) = answer.map_err(refused)?;
@@ -539,7 +539,7 @@ impl Store for RedisStore {
     async fn append(&self, partition: u16, revocation: &Revocation) -> Result<(), Unavailable> {
         let call = self.call(Script::Append, self.keys(partition));
         let call = append_args(call, &revocation.to_bytes(), &self.shared.terms);
-        let asked_of = self.shared.ring.ask(partition);
+        let asked_of = self.shared.replay_buffer.ask(partition);
         let answer: Result<String, _> = self.run(partition, &call).await;
         let position = answer.map_err(|error| self.refused(partition, revocation.target.clone(), error))?;
         self.stored(partition, revocation.target.clone(), &position, asked_of).await

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use sidegate_common::revocation::Target;
 
-use super::deed::Deed;
+use super::replay_entry::ReplayEntry;
 use crate::store::counts::Counts;
 
 /// The most that is kept, about 20 MB. Beyond it only the client's own retry helps.
@@ -14,18 +14,18 @@ const DEEDS_MAX: usize = 100_000;
 /// A partition, and what of it is dead.
 type Key = (u16, Vec<u8>);
 
-/// A deed that is owed.
-struct Owed {
+/// An entry that is pending.
+struct Pending {
     turn: u64,
-    deed: Deed,
+    entry: ReplayEntry,
     /// The log has it already; what it must be confirmed by does not.
     appended: bool,
 }
 
 #[derive(Default)]
 struct State {
-    owed: HashMap<Key, Owed>,
-    /// How many were ever put in: tells a deed from a later one of the same key.
+    pending: HashMap<Key, Pending>,
+    /// How many were ever put in: tells an entry from a later one of the same key.
     turn: u64,
 }
 
@@ -36,11 +36,11 @@ pub(super) struct Outbox {
     counts: Counts,
 }
 
-/// A deed on its way, and which turn of its key it was.
-pub(super) struct Parcel {
+/// An entry on its way, and which turn of its key it was.
+pub(super) struct PendingDelivery {
     key: Key,
     turn: u64,
-    pub(super) deed: Deed,
+    pub(super) entry: ReplayEntry,
     pub(super) appended: bool,
 }
 
@@ -50,21 +50,21 @@ impl Outbox {
     }
 
     /// Keeps what was refused. The later threshold wins.
-    pub(super) fn keep(&self, deed: Deed) {
-        self.put(deed, false);
+    pub(super) fn keep(&self, entry: ReplayEntry) {
+        self.put(entry, false);
     }
 
     /// Keeps what the log has taken, but what it must be confirmed by has not.
-    pub(super) fn keep_unconfirmed(&self, deed: Deed) {
-        self.put(deed, true);
+    pub(super) fn keep_unconfirmed(&self, entry: ReplayEntry) {
+        self.put(entry, true);
     }
 
-    fn put(&self, mut deed: Deed, appended: bool) {
-        let key = deed.key();
+    fn put(&self, mut entry: ReplayEntry, appended: bool) {
+        let key = entry.key();
         let mut state = self.locked();
-        if let Some(held) = state.owed.get(&key) {
-            keep_later(&mut deed, &held.deed);
-        } else if state.owed.len() >= self.most {
+        if let Some(held) = state.pending.get(&key) {
+            keep_later(&mut entry, &held.entry);
+        } else if state.pending.len() >= self.most {
             if self.counts.overflowed.inc().is_power_of_two() || self.counts.overflowed.get() == 1 {
                 tracing::error!(most = self.most, "the outbox is full: a refused revocation is left to the client");
             }
@@ -72,46 +72,46 @@ impl Outbox {
         }
         state.turn += 1;
         let turn = state.turn;
-        state.owed.insert(key, Owed { turn, deed, appended });
+        state.pending.insert(key, Pending { turn, entry, appended });
         self.measure(&state);
     }
 
     /// Forgets what has been done after all, by the client's retry.
-    pub(super) fn done(&self, deed: &Deed) {
+    pub(super) fn done(&self, entry: &ReplayEntry) {
         let mut state = self.locked();
-        if !state.owed.is_empty() && state.owed.remove(&deed.key()).is_some() {
+        if !state.pending.is_empty() && state.pending.remove(&entry.key()).is_some() {
             self.measure(&state);
         }
     }
 
     /// Up to `most` of a partition that have not been delivered; those with a threshold only if it is `settled`.
-    pub(super) fn parcels(&self, partition: u16, settled: bool, most: usize) -> Vec<Parcel> {
+    pub(super) fn deliveries(&self, partition: u16, settled: bool, most: usize) -> Vec<PendingDelivery> {
         let state = self.locked();
-        let may_go = |owed: &Owed| settled || owed.appended || !owed.deed.has_threshold();
-        let of = state.owed.iter().filter(|((its, _), owed)| *its == partition && may_go(owed)).take(most);
-        let parcel = |(key, owed): (&Key, &Owed)| Parcel {
+        let may_go = |pending: &Pending| settled || pending.appended || !pending.entry.has_threshold();
+        let of = state.pending.iter().filter(|((its, _), pending)| *its == partition && may_go(pending)).take(most);
+        let delivery = |(key, pending): (&Key, &Pending)| PendingDelivery {
             key: key.clone(),
-            turn: owed.turn,
-            deed: owed.deed.clone(),
-            appended: owed.appended,
+            turn: pending.turn,
+            entry: pending.entry.clone(),
+            appended: pending.appended,
         };
-        of.map(parcel).collect()
+        of.map(delivery).collect()
     }
 
-    /// Notes that the log has it, as the parcel's deed says.
-    pub(super) fn appended(&self, parcel: &Parcel) {
+    /// Notes that the log has it, as the delivery's entry says.
+    pub(super) fn appended(&self, delivery: &PendingDelivery) {
         let mut state = self.locked();
-        if let Some(owed) = state.owed.get_mut(&parcel.key).filter(|owed| owed.turn == parcel.turn) {
-            (owed.appended, owed.deed) = (true, parcel.deed.clone());
+        if let Some(pending) = state.pending.get_mut(&delivery.key).filter(|pending| pending.turn == delivery.turn) {
+            (pending.appended, pending.entry) = (true, delivery.entry.clone());
         }
     }
 
     /// Takes out what the log has now, but for what was refused again meanwhile.
-    pub(super) fn delivered(&self, parcels: &[Parcel]) {
+    pub(super) fn delivered(&self, deliveries: &[PendingDelivery]) {
         let mut state = self.locked();
-        for parcel in parcels {
-            if state.owed.get(&parcel.key).is_some_and(|owed| owed.turn == parcel.turn) {
-                state.owed.remove(&parcel.key);
+        for delivery in deliveries {
+            if state.pending.get(&delivery.key).is_some_and(|pending| pending.turn == delivery.turn) {
+                state.pending.remove(&delivery.key);
                 self.counts.delivered.inc();
             }
         }
@@ -119,11 +119,11 @@ impl Outbox {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.locked().owed.is_empty()
+        self.locked().pending.is_empty()
     }
 
     fn measure(&self, state: &State) {
-        self.counts.outbox.set(i64::try_from(state.owed.len()).unwrap_or(i64::MAX));
+        self.counts.outbox.set(i64::try_from(state.pending.len()).unwrap_or(i64::MAX));
     }
 
     fn locked(&self) -> MutexGuard<'_, State> {
@@ -131,8 +131,8 @@ impl Outbox {
     }
 }
 
-fn keep_later(deed: &mut Deed, held: &Deed) {
-    let (Target::Subject { threshold, .. } | Target::All { threshold }) = &mut deed.revocation.target else { return };
+fn keep_later(entry: &mut ReplayEntry, held: &ReplayEntry) {
+    let (Target::Subject { threshold, .. } | Target::All { threshold }) = &mut entry.revocation.target else { return };
     if let Target::Subject { threshold: before, .. } | Target::All { threshold: before } = &held.revocation.target {
         *threshold = (*threshold).max(*before);
     }
@@ -143,12 +143,12 @@ mod tests {
     use super::*;
     use sidegate_common::time::UnixTime;
 
-    fn user(sub: &str, threshold: u64) -> Deed {
-        Deed::owed(0, Target::Subject { sub: sub.into(), threshold: UnixTime(threshold) })
+    fn user(sub: &str, threshold: u64) -> ReplayEntry {
+        ReplayEntry::pending(0, Target::Subject { sub: sub.into(), threshold: UnixTime(threshold) })
     }
 
-    fn held(outbox: &Outbox) -> Vec<Deed> {
-        outbox.parcels(0, true, 10).into_iter().map(|parcel| parcel.deed).collect()
+    fn held(outbox: &Outbox) -> Vec<ReplayEntry> {
+        outbox.deliveries(0, true, 10).into_iter().map(|delivery| delivery.entry).collect()
     }
 
     #[test]
@@ -168,9 +168,9 @@ mod tests {
         let outbox = Outbox::new(counts.clone());
         outbox.keep(user("1", 7));
         outbox.keep(user("2", 7));
-        let parcels = outbox.parcels(0, true, 10);
+        let deliveries = outbox.deliveries(0, true, 10);
         outbox.keep(user("1", 9));
-        outbox.delivered(&parcels);
+        outbox.delivered(&deliveries);
         assert_eq!(held(&outbox)[0].revocation.target, user("1", 9).revocation.target);
         assert_eq!((counts.outbox.get(), counts.delivered.get()), (1, 1));
     }
@@ -179,8 +179,8 @@ mod tests {
     fn an_order_up_to_a_moment_waits_for_a_settled_log() {
         let outbox = Outbox::new(Counts::default());
         outbox.keep(user("1", 7));
-        outbox.keep(Deed::owed(0, Target::Key { kid: "k".into() }));
-        assert_eq!((outbox.parcels(0, false, 10).len(), outbox.parcels(0, true, 10).len()), (1, 2));
+        outbox.keep(ReplayEntry::pending(0, Target::Key { kid: "k".into() }));
+        assert_eq!((outbox.deliveries(0, false, 10).len(), outbox.deliveries(0, true, 10).len()), (1, 2));
     }
 
     #[test]

@@ -16,8 +16,8 @@ use sidegate_runtime::feed::status::Status;
 use tokio::time::{Instant, sleep};
 
 use super::RedisStore;
-use super::deed::Deed;
 use super::log_reader::{self, LogContents};
+use super::replay_entry::ReplayEntry;
 use super::scripts::{Call, Script};
 
 /// How many revocations one script puts back: about a millisecond, so that other clients are not held up.
@@ -96,26 +96,26 @@ impl RedisStore {
 
     /// Puts back what the log on the server with this replication id lacks, whether its data set is whole or not.
     pub(super) async fn put_back_missing(&self, partition: u16, replid: &str) -> Result<u64, RedisError> {
-        let (own, feed) = (self.shared.ring.lately(partition), self.shared.feed.get().cloned());
+        let (own, feed) = (self.shared.replay_buffer.recent(partition), self.shared.feed.get().cloned());
         if own.is_empty() && feed.as_ref().is_none_or(|feed| feed.is_empty(partition)) {
             return Ok(0);
         }
-        let asked: HashSet<Position> = own.iter().filter_map(|(_, deed)| deed.position).collect();
+        let asked: HashSet<Position> = own.iter().filter_map(|(_, entry)| entry.position).collect();
         let mut contents = log_reader::read(&self.shared.link, &self.keys(partition).log(), asked).await?;
         let mut appended = 0;
-        let missing: Vec<&(u64, Deed)> = own.iter().filter(|(_, deed)| !contents.has(deed)).collect();
+        let missing: Vec<&(u64, ReplayEntry)> = own.iter().filter(|(_, entry)| !contents.has(entry)).collect();
         for chunk in missing.chunks(REPLAYED_AT_ONCE) {
-            let replayed = self.replay_at_once(partition, replid, chunk.iter().map(|(_, deed)| deed)).await?;
-            for ((turn, deed), position) in chunk.iter().zip(replayed.positions) {
+            let replayed = self.replay_at_once(partition, replid, chunk.iter().map(|(_, entry)| entry)).await?;
+            for ((turn, entry), position) in chunk.iter().zip(replayed.positions) {
                 let Some(position) = position else { continue };
-                self.shared.ring.moved(*turn, position);
-                contents.add(None, &deed.revocation);
+                self.shared.replay_buffer.moved(*turn, position);
+                contents.add(None, &entry.revocation);
                 appended += 1;
             }
         }
         if let Some(feed) = feed {
-            let look = move || feed.missing(partition, &contents);
-            let missing = tokio::task::spawn_blocking(look).await.unwrap_or_default();
+            let head = move || feed.missing(partition, &contents);
+            let missing = tokio::task::spawn_blocking(head).await.unwrap_or_default();
             appended += self.replay_heard(partition, replid, missing).await?;
         }
         self.shared.counts.replayed.inc_by(appended);
@@ -125,8 +125,9 @@ impl RedisStore {
     async fn replay_heard(&self, partition: u16, replid: &str, missing: Vec<Revocation>) -> Result<u64, RedisError> {
         let mut appended = 0;
         for chunk in missing.chunks(REPLAYED_AT_ONCE) {
-            let deeds: Vec<_> = chunk.iter().map(|revocation| Deed::heard(partition, revocation.clone())).collect();
-            let replayed = self.replay_at_once(partition, replid, deeds.iter()).await?;
+            let entries: Vec<_> =
+                chunk.iter().map(|revocation| ReplayEntry::heard(partition, revocation.clone())).collect();
+            let replayed = self.replay_at_once(partition, replid, entries.iter()).await?;
             appended += replayed.positions.iter().flatten().count() as u64;
         }
         Ok(appended)
@@ -138,13 +139,13 @@ impl RedisStore {
         &self,
         partition: u16,
         replid: &str,
-        deeds: impl Iterator<Item = &Deed>,
+        entries: impl Iterator<Item = &ReplayEntry>,
     ) -> Result<Replayed, RedisError> {
         let (keys, terms) = (self.keys(partition), &self.shared.terms);
         let call = self.call(Script::Replay, keys).expecting(self.shared.issuers.name(), replid);
         let call = call.arg(keys.session("")).arg(keys.user("")).arg(keys.watermark(""));
         let call = call.arg(keys.token_watermark("")).arg(terms.lifetime_max).arg(terms.watermark_ttl());
-        let call = deeds.flat_map(Deed::arguments).fold(call, Call::arg);
+        let call = entries.flat_map(ReplayEntry::arguments).fold(call, Call::arg);
         let (lost, odd, positions): (u8, u64, Vec<String>) = call.run(&self.shared.link).await?;
         if odd > 0 {
             tracing::error!(partition, odd, "records in Redis have an unexpected type and were left alone");

@@ -9,9 +9,9 @@ use sidegate_runtime::feed::redis::{LIBRARY, call_function, is_missing};
 use sidegate_runtime::redis_url::RedisUrl;
 use tokio::time::sleep;
 
-use super::guard::{self, Demands};
 use super::scripts::{Call, Script};
-use super::{Link, NAME, OpenError, RedisStore, WaitSettings, unavailable};
+use super::server_checks::{self, RedisRequirements};
+use super::{Link, NAME, OpenError, RedisStore, ReplicaAckSettings, unavailable};
 use crate::domain::traits::{Store as _, Unavailable};
 
 /// The wait between two attempts to reach Redis at start.
@@ -56,7 +56,7 @@ impl RedisStore {
     /// Redis does not answer.
     pub async fn replicas(&self) -> Result<u64, Unavailable> {
         let answer = self.shared.link.call(redis::cmd("INFO").arg("replication")).await.map_err(unavailable)?;
-        let text = guard::info_text(&answer);
+        let text = server_checks::info_text(&answer);
         let found = text.lines().find_map(|line| line.trim().strip_prefix("connected_slaves:")?.parse().ok());
         Ok(found.unwrap_or_default())
     }
@@ -72,10 +72,10 @@ impl RedisStore {
     ///
     /// # Errors
     /// The server is unfit, or its data set is laid out otherwise: that does not pass by waiting.
-    pub async fn open(&self, demands: Demands, wait: WaitSettings) -> Result<(), OpenError> {
+    pub async fn open(&self, requirements: RedisRequirements, wait: ReplicaAckSettings) -> Result<(), OpenError> {
         let mut told = None;
         loop {
-            match self.try_open(demands, wait).await {
+            match self.try_open(requirements, wait).await {
                 Ok(()) => break,
                 Err(OpenError::Unavailable(error)) => {
                     if told.as_ref() != Some(&error) {
@@ -95,8 +95,8 @@ impl RedisStore {
         Ok(())
     }
 
-    async fn try_open(&self, demands: Demands, wait: WaitSettings) -> Result<(), OpenError> {
-        self.check_server(demands).await?;
+    async fn try_open(&self, requirements: RedisRequirements, wait: ReplicaAckSettings) -> Result<(), OpenError> {
+        self.check_server(requirements).await?;
         self.initialise().await?;
         let (wanted, found) = (wait.replicas, self.replicas().await?);
         if found < wanted {

@@ -1,8 +1,8 @@
 //! What befalls a connection: F1–F5, F14, F22.
 
 use sidegate_common::wire::Keys;
-use sidegate_tests::cable::Cable;
 use sidegate_tests::daemon::Launched;
+use sidegate_tests::fault_proxy::FaultProxy;
 use sidegate_tests::redis::Redis;
 use sidegate_tests::scratch::Scratch;
 use sidegate_tests::wait::eventually;
@@ -36,7 +36,7 @@ async fn f02_a_subscriber_that_is_cut_off_with_a_full_buffer_resyncs() {
     let desk = Desk::start(AOF).await;
     let mut admin = desk.redis.connection().await;
     say(&mut admin, &["CONFIG", "SET", "client-output-buffer-limit", "pubsub 1mb 1mb 60"]).await;
-    desk.cable.swallow();
+    desk.fault_proxy.swallow();
     let (channel, megabyte) = (Keys::new("sidegate", 0).channel(), "x".repeat(1 << 20));
     eventually("Redis to cut the subscriber off", || async {
         let mut admin = admin.clone();
@@ -52,7 +52,7 @@ async fn f02_a_subscriber_that_is_cut_off_with_a_full_buffer_resyncs() {
     })
     .await;
     desk.revoke("while-deaf").await;
-    desk.cable.carry();
+    desk.fault_proxy.carry();
     desk.verifier.proven().await;
     desk.verifier.denies("while-deaf").await;
 }
@@ -63,7 +63,7 @@ async fn f03_a_frozen_server_makes_it_stale_and_a_thawed_one_fresh() {
     assert_eq!(desk.verifier.answer(&token("good")).await.0, 200);
     for silent_by in ["freezing the server", "a black hole"] {
         if silent_by == "a black hole" {
-            desk.cable.swallow()
+            desk.fault_proxy.swallow()
         } else {
             desk.redis.freeze()
         }
@@ -73,7 +73,7 @@ async fn f03_a_frozen_server_makes_it_stale_and_a_thawed_one_fresh() {
         .await;
         assert_eq!(desk.verifier.admin.get("/readyz").send().await.status, 503, "{silent_by}");
         until_feed(&desk.verifier, "phase", |phase| phase == "disconnected").await;
-        desk.cable.carry();
+        desk.fault_proxy.carry();
         desk.redis.thaw();
         let name = format!("after-{}", silent_by.len());
         desk.revoke(&name).await;
@@ -167,12 +167,12 @@ async fn f14_garbage_on_the_channel_is_counted_and_changes_nothing() {
 async fn f22_a_rotated_password_and_a_moved_server_are_taken_up() {
     let mut redis = Redis::with(AOF).await;
     let store = issuer(&redis.url()).await;
-    let cable = Cable::to(redis.port()).await;
+    let fault_proxy = FaultProxy::to(redis.port()).await;
     let mut admin = redis.connection().await;
     say(&mut admin, &["ACL", "SETUSER", "verifier", "on", ">old", "~*", "&*", "+@all"]).await;
     let folder = Scratch::new();
     let (file, config) = (folder.file("redis-url"), folder.file("verifier.toml"));
-    let url = |password: &str| format!("redis://verifier:{password}@localhost:{}/", cable.port());
+    let url = |password: &str| format!("redis://verifier:{password}@localhost:{}/", fault_proxy.port());
     std::fs::write(&file, url("old")).expect("written");
     // SIGHUP reads the configuration file again, and the secret's file that it names.
     let text =
@@ -195,8 +195,8 @@ async fn f22_a_rotated_password_and_a_moved_server_are_taken_up() {
     let moved = Redis::with(AOF).await;
     say(&mut moved.connection().await, &["ACL", "SETUSER", "verifier", "on", ">new", "~*", "&*", "+@all"]).await;
     redis.kill();
-    cable.lead_to(moved.port());
-    let store = issuer(&through(&cable)).await;
+    fault_proxy.lead_to(moved.port());
+    let store = issuer(&through(&fault_proxy)).await;
     revoke(&store, "on-the-new-one").await;
     verifier.proven().await;
     verifier.denies("meanwhile").await;

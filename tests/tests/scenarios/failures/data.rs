@@ -88,12 +88,12 @@ async fn f13_a_log_trimmed_past_the_last_entry_held_is_read_whole() {
     desk.revoke("first").await;
     desk.verifier.proven().await;
     let full_reads = desk.full_reads().await;
-    desk.cable.pull();
+    desk.fault_proxy.pull();
     until_feed(&desk.verifier, "phase", |phase| phase == "disconnected").await;
     desk.revoke("second").await;
     desk.revoke("third").await;
     say(&mut desk.redis.connection().await, &["XTRIM", &Keys::new("sidegate", 0).log(), "MAXLEN", "1"]).await;
-    desk.cable.carry();
+    desk.fault_proxy.carry();
     desk.verifier.proven().await;
     assert_eq!(desk.full_reads().await, full_reads + 1.0);
     desk.verifier.denies("first").await;

@@ -1,4 +1,4 @@
-//! One Redis, an issuer's store on it, and a whole verifier that follows it through a cable.
+//! One Redis, an issuer's store on it, and a whole verifier that follows it through a fault proxy.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use sidegate_issuer::domain::session::TokenLifetimes;
 use sidegate_issuer::domain::traits::Store as _;
 use sidegate_issuer::store::redis::{Link, RedisStore};
 use sidegate_runtime::clock::monotonic_ms;
-use sidegate_tests::cable::Cable;
 use sidegate_tests::daemon::{Launched, claims, sign};
+use sidegate_tests::fault_proxy::FaultProxy;
 use sidegate_tests::redis::Redis;
 use sidegate_tests::scratch::Scratch;
 use sidegate_tests::wait::eventually;
@@ -98,7 +98,7 @@ impl Seen for Launched {
 
 pub struct Desk {
     pub redis: Redis,
-    pub cable: Cable,
+    pub fault_proxy: FaultProxy,
     pub issuer: RedisStore,
     pub verifier: Launched,
 }
@@ -106,11 +106,11 @@ pub struct Desk {
 impl Desk {
     pub async fn start(options: &[&str]) -> Self {
         let redis = Redis::with(options).await;
-        let cable = Cable::to(redis.port()).await;
+        let fault_proxy = FaultProxy::to(redis.port()).await;
         let issuer = issuer(&redis.url()).await;
-        let verifier = verifier(&through(&cable));
+        let verifier = verifier(&through(&fault_proxy));
         verifier.proven().await;
-        Self { redis, cable, issuer, verifier }
+        Self { redis, fault_proxy, issuer, verifier }
     }
 
     /// Revokes a token; it is acknowledged.
@@ -140,8 +140,8 @@ pub async fn revoke(issuer: &RedisStore, name: &str) {
     eventually("the revocation to be stored", || async { issuer.append(0, &entry).await.ok() }).await;
 }
 
-pub fn through(cable: &Cable) -> String {
-    format!("redis://127.0.0.1:{}/", cable.port())
+pub fn through(fault_proxy: &FaultProxy) -> String {
+    format!("redis://127.0.0.1:{}/", fault_proxy.port())
 }
 
 pub async fn say(connection: &mut MultiplexedConnection, words: &[&str]) -> redis::Value {

@@ -13,7 +13,7 @@ use sidegate_runtime::clock::monotonic_ms;
 use sidegate_runtime::feed::driver::{self, Pace};
 use sidegate_runtime::feed::redis::RedisSource;
 use sidegate_runtime::feed::status::Status;
-use sidegate_tests::cable::Cable;
+use sidegate_tests::fault_proxy::FaultProxy;
 use sidegate_tests::redis::Redis;
 use sidegate_tests::wait::eventually;
 use tokio::sync::watch;
@@ -59,7 +59,7 @@ impl Sink for Count {
 #[tokio::test(flavor = "multi_thread")]
 async fn f20_a_herd_that_comes_back_reads_the_rest_and_not_the_whole() {
     let redis = Redis::with(AOF).await;
-    let cable = Cable::to(redis.port()).await;
+    let fault_proxy = FaultProxy::to(redis.port()).await;
     let store = issuer(&redis.url()).await;
     let fill = "for n = 1, tonumber(ARGV[2]) do redis.call('XADD', KEYS[2], '*', 'r', ARGV[1]) end \
                 local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1) \
@@ -72,7 +72,7 @@ async fn f20_a_herd_that_comes_back_reads_the_rest_and_not_the_whole() {
     let (_stop, stopped) = watch::channel(false);
     let followers: Vec<(Arc<Count>, Arc<Status>)> = (0..FOLLOWERS).map(|_| Default::default()).collect();
     for (count, status) in &followers {
-        let source = Arc::new(RedisSource::new(&through(&cable), "sidegate").expect("a URL"));
+        let source = Arc::new(RedisSource::new(&through(&fault_proxy), "sidegate").expect("a URL"));
         let pace = Pace::every(Duration::from_millis(250));
         tokio::spawn(driver::follow(
             source,

@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use sidegate_tests::cable::Cable;
 use sidegate_tests::daemon::Launched;
+use sidegate_tests::fault_proxy::FaultProxy;
 use sidegate_tests::redis::Redis;
 use sidegate_tests::scratch::Scratch;
 use sidegate_tests::wait::eventually;
@@ -13,8 +13,8 @@ use super::desk::{AOF, Seen as _, issuer, revoke, through, token, until_feed, ve
 
 async fn away(lasts: Duration) {
     let mut redis = Redis::with(AOF).await;
-    let cable = Cable::to(redis.port()).await;
-    let url = through(&cable);
+    let fault_proxy = FaultProxy::to(redis.port()).await;
+    let url = through(&fault_proxy);
     let store = issuer(&url).await;
     let deny = verifier(&url);
     let settings = [("REDIS_URL", url.as_str()), ("MAX_STALENESS", "1s"), ("ON_STALE", "allow")];
@@ -67,15 +67,15 @@ async fn redis_away_for_twenty_seconds() {
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_worth_watching_is_shown() {
     let redis = Redis::with(AOF).await;
-    let cable = Cable::to(redis.port()).await;
+    let fault_proxy = FaultProxy::to(redis.port()).await;
     let store = issuer(&redis.url()).await;
-    let verifier = verifier(&through(&cable));
+    let verifier = verifier(&through(&fault_proxy));
     verifier.proven().await;
     revoke(&store, "dead").await;
     verifier.proven().await;
-    cable.pull();
+    fault_proxy.pull();
     revoke(&store, "meanwhile").await;
-    cable.carry();
+    fault_proxy.carry();
     verifier.proven().await;
     let first = "{partition=\"0\"}";
     assert!(verifier.metric(&format!("sidegate_feed_fresh_age_seconds{first}")).await < 60.0);

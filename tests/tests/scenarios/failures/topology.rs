@@ -4,8 +4,8 @@ use std::process::Command;
 
 use redis::aio::MultiplexedConnection;
 use sidegate_common::wire::Keys;
-use sidegate_tests::cable::Cable;
 use sidegate_tests::daemon::Launched;
+use sidegate_tests::fault_proxy::FaultProxy;
 use sidegate_tests::program::{Program, free_port};
 use sidegate_tests::redis::Redis;
 use sidegate_tests::scratch::Scratch;
@@ -13,10 +13,10 @@ use sidegate_tests::wait::eventually;
 
 use super::desk::{AOF, Seen as _, a_while, issuer, names, revoke, say, through, token, until_feed, verifier};
 
-/// A master, and a replica that follows it through a cable.
+/// A master, and a replica that follows it through a fault proxy.
 struct Pair {
     master: Redis,
-    link: Cable,
+    link: FaultProxy,
     replica: Redis,
 }
 
@@ -24,7 +24,7 @@ impl Pair {
     async fn start(options: &[&str]) -> Self {
         let options = [AOF, &["--repl-diskless-sync-delay", "0"], options].concat();
         let master = Redis::with(&options).await;
-        let link = Cable::to(master.port()).await;
+        let link = FaultProxy::to(master.port()).await;
         let port = link.port().to_string();
         let replica = Redis::with(&[&options[..], &["--replicaof", "127.0.0.1", &port]].concat()).await;
         let pair = Self { master, link, replica };
@@ -55,9 +55,9 @@ impl Pair {
 #[tokio::test(flavor = "multi_thread")]
 async fn f08_a_failover_that_loses_acknowledged_entries_takes_nothing_back() {
     let mut pair = Pair::start(&[]).await;
-    let cable = Cable::to(pair.master.port()).await;
-    let store = issuer(&through(&cable)).await;
-    let verifier = verifier(&through(&cable));
+    let fault_proxy = FaultProxy::to(pair.master.port()).await;
+    let store = issuer(&through(&fault_proxy)).await;
+    let verifier = verifier(&through(&fault_proxy));
     verifier.proven().await;
     revoke(&store, "in-both").await;
     pair.until_in_both().await;
@@ -77,7 +77,7 @@ async fn f08_a_failover_that_loses_acknowledged_entries_takes_nothing_back() {
         1,
         "three were acknowledged and lost"
     );
-    cable.lead_to(replica.port());
+    fault_proxy.lead_to(replica.port());
     // Another issuer, which has never heard of them, writes on.
     let other = issuer(&replica.url()).await;
     for name in ["new-1", "new-2", "new-3"] {

@@ -23,9 +23,9 @@ fn open(path: &Path) -> Journal {
     Journal::open(path, &owner(false), Counts::default()).unwrap()
 }
 
-fn key(kid: &str) -> Deed {
+fn key(kid: &str) -> ReplayEntry {
     let position = Some(Position { ms: unix_now().0 * 1000, sequence: 0 });
-    Deed::done(1, Target::Key { kid: kid.into() }, &LIFETIMES, position, UnixTime(5))
+    ReplayEntry::done(1, Target::Key { kid: kid.into() }, &LIFETIMES, position, UnixTime(5))
 }
 
 fn proof() -> Proof {
@@ -34,10 +34,10 @@ fn proof() -> Proof {
 }
 
 /// Entries as the file has them.
-async fn held(journal: Journal) -> Vec<(Deed, bool)> {
+async fn held(journal: Journal) -> Vec<(ReplayEntry, bool)> {
     let reading = tokio::task::spawn_blocking(move || {
         let mut all = Vec::new();
-        journal.each(|deed, own| all.push((deed, own))).unwrap();
+        journal.each(|replay_entry, own| all.push((replay_entry, own))).unwrap();
         all
     });
     reading.await.unwrap()
@@ -57,7 +57,10 @@ async fn what_was_acknowledged_is_there_after_a_restart_and_private() {
     let journal = open(&path);
     assert_eq!(journal.proofs(), HashMap::from([(1, proof())]));
     let held = held(journal).await;
-    let kinds: Vec<_> = held.iter().map(|(deed, own)| (deed.partition, deed.position.is_some(), *own)).collect();
+    let kinds: Vec<_> = held
+        .iter()
+        .map(|(replay_entry, own)| (replay_entry.partition, replay_entry.position.is_some(), *own))
+        .collect();
     assert_eq!(kinds, [(1, true, true), (0, false, false)], "what the feed brings of our own is not written twice");
 }
 

@@ -1,4 +1,4 @@
-//! A TCP cable between clients and a server that can be cut, led elsewhere, pulled out, or stop carrying without a word.
+//! A TCP fault proxy between clients and a server that can be cut, led elsewhere, pulled out, or stop carrying without a word.
 
 use std::net::Ipv4Addr;
 
@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 /// A proxy on a port of its own. Connections through it end when it is dropped.
 #[derive(Debug)]
-pub struct Cable {
+pub struct FaultProxy {
     port: u16,
     state: watch::Sender<State>,
     task: tokio::task::JoinHandle<()>,
@@ -24,8 +24,8 @@ struct State {
     generation: u64,
 }
 
-impl Cable {
-    /// A cable to a port of 127.0.0.1.
+impl FaultProxy {
+    /// A fault proxy to a port of 127.0.0.1.
     pub async fn to(port: u16) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
         let ours = listener.local_addr().expect("a bound address").port();
@@ -55,7 +55,7 @@ impl Cable {
     }
 
     /// A black hole: nothing is carried in either direction, and nobody is told. What was sent is carried after
-    /// [`Cable::carry`], as TCP would.
+    /// [`FaultProxy::carry`], as TCP would.
     pub fn swallow(&self) {
         self.change(|state| state.carries = false);
     }
@@ -70,7 +70,7 @@ impl Cable {
     }
 }
 
-impl Drop for Cable {
+impl Drop for FaultProxy {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -93,7 +93,7 @@ async fn connection(client: TcpStream, mut state: watch::Receiver<State>) {
     tokio::select! {
         () = pump(from_client, to_server, state.clone()) => {}
         () = pump(from_server, to_client, state.clone()) => {}
-        // Also when the cable is dropped.
+        // Also when the fault proxy is dropped.
         _ = state.wait_for(|state| state.generation != born.generation) => {}
     }
 }

@@ -4,7 +4,7 @@ use redis::Value;
 
 /// What is demanded of a server beside its version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Demands {
+pub struct RedisRequirements {
     /// It keeps its data on disk (`REDIS_REQUIRE_PERSISTENCE`).
     pub persistence: bool,
     /// It never drops a key for want of memory (`REDIS_REQUIRE_NOEVICTION`).
@@ -18,7 +18,7 @@ pub(super) const REASONS: [&str; 4] = ["version", "evicts", "forgets", "no_waita
 
 /// Why a server is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unfit {
+pub enum RequirementError {
     /// Before 7.0: no shard channels.
     #[error("Redis {0} is too old: 7.0 or later is needed")]
     Version(String),
@@ -39,7 +39,7 @@ pub enum Unfit {
     NoWaitAof(String),
 }
 
-impl Unfit {
+impl RequirementError {
     /// Its stable name, for metrics.
     pub(super) const fn reason(&self) -> &'static str {
         match self {
@@ -63,7 +63,7 @@ pub(super) fn info_text(answer: &Value) -> String {
 }
 
 /// Judges INFO's text: everything that is wrong.
-pub(super) fn faults(info: &str, demands: Demands) -> Vec<Unfit> {
+pub(super) fn faults(info: &str, requirements: RedisRequirements) -> Vec<RequirementError> {
     let fields = |name: &'static str| {
         info.lines().filter_map(move |line| line.trim().strip_prefix(name)?.strip_prefix(':').map(str::to_owned))
     };
@@ -72,15 +72,16 @@ pub(super) fn faults(info: &str, demands: Demands) -> Vec<Unfit> {
         (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
     };
     let mut faults = Vec::new();
-    faults.extend(fields("redis_version").find(|version| number(version) < (7, 0)).map(Unfit::Version));
-    if demands.waitaof {
-        faults.extend(fields("redis_version").find(|version| number(version) < (7, 2)).map(Unfit::NoWaitAof));
+    faults.extend(fields("redis_version").find(|version| number(version) < (7, 0)).map(RequirementError::Version));
+    if requirements.waitaof {
+        faults
+            .extend(fields("redis_version").find(|version| number(version) < (7, 2)).map(RequirementError::NoWaitAof));
     }
-    if demands.noeviction {
-        faults.extend(fields("maxmemory_policy").find(|policy| policy != "noeviction").map(Unfit::Evicts));
+    if requirements.noeviction {
+        faults.extend(fields("maxmemory_policy").find(|policy| policy != "noeviction").map(RequirementError::Evicts));
     }
-    if demands.persistence && fields("aof_enabled").any(|enabled| enabled == "0") {
-        faults.push(Unfit::Forgets);
+    if requirements.persistence && fields("aof_enabled").any(|enabled| enabled == "0") {
+        faults.push(RequirementError::Forgets);
     }
     faults
 }
@@ -98,18 +99,18 @@ mod tests {
         format!("# Server\r\nredis_version:{version}\r\nmaxmemory_policy:{policy}\r\naof_enabled:{aof}\r\n")
     }
 
-    const ALL: Demands = Demands { persistence: true, noeviction: true, waitaof: false };
+    const ALL: RedisRequirements = RedisRequirements { persistence: true, noeviction: true, waitaof: false };
 
     #[test]
     fn forgetful_servers_are_refused() {
         assert_eq!(faults(&info("7.0.15", "noeviction", "1"), ALL), []);
-        assert_eq!(faults(&info("6.2.7", "noeviction", "1"), ALL), [Unfit::Version("6.2.7".into())]);
-        let both = [Unfit::Evicts("allkeys-lru".into()), Unfit::Forgets];
+        assert_eq!(faults(&info("6.2.7", "noeviction", "1"), ALL), [RequirementError::Version("6.2.7".into())]);
+        let both = [RequirementError::Evicts("allkeys-lru".into()), RequirementError::Forgets];
         assert_eq!(faults(&info("7.0.15", "allkeys-lru", "0"), ALL), both);
-        let waitaof = Demands { waitaof: true, ..ALL };
-        assert_eq!(faults(&info("7.0.15", "noeviction", "1"), waitaof), [Unfit::NoWaitAof("7.0.15".into())]);
+        let waitaof = RedisRequirements { waitaof: true, ..ALL };
+        assert_eq!(faults(&info("7.0.15", "noeviction", "1"), waitaof), [RequirementError::NoWaitAof("7.0.15".into())]);
         assert_eq!(faults(&info("7.2.0", "noeviction", "1"), waitaof), []);
-        let none = Demands { persistence: false, noeviction: false, waitaof: false };
+        let none = RedisRequirements { persistence: false, noeviction: false, waitaof: false };
         assert_eq!(faults(&info("8.2.0", "allkeys-lru", "0"), none), []);
     }
 }

@@ -8,7 +8,7 @@ use crate::domain::session::{TokenLifetimes, UserSessions};
 
 /// A revocation with what a replay has to know of it. Doing it twice is doing it once.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Deed {
+pub(crate) struct ReplayEntry {
     pub(crate) partition: u16,
     pub(crate) revocation: Revocation,
     /// Where the log had it.
@@ -17,7 +17,7 @@ pub(crate) struct Deed {
     pub(crate) keep_sessions: bool,
 }
 
-impl Deed {
+impl ReplayEntry {
     /// One that the log took at `position`, or had already; `now` is the store's clock. The position tells when that was,
     /// by the store's clock as well: this host's may err.
     pub(super) fn done(
@@ -34,7 +34,7 @@ impl Deed {
 
     /// One that the store refused. A threshold in it is the store's clock as near as it is known: an order keeps it, however
     /// late it is delivered. Until when it has to be kept the store says when it takes it.
-    pub(super) const fn owed(partition: u16, target: Target) -> Self {
+    pub(super) const fn pending(partition: u16, target: Target) -> Self {
         let revocation = Revocation { target, expires_at: UnixTime(0) };
         Self { partition, revocation, position: None, keep_sessions: false }
     }
@@ -110,9 +110,9 @@ mod tests {
         let terms = TokenLifetimes { access_ttl: 1, idle_ttl: 1, absolute_ttl: 1, retry_window: 0, lifetime_max: 60 };
         let position = Some(Position { ms: 4_000_000_000_999, sequence: 0 });
         let target = || Target::Key { kid: "k".into() };
-        let done = Deed::done(0, target(), &terms, position, UnixTime(5));
+        let done = ReplayEntry::done(0, target(), &terms, position, UnixTime(5));
         assert_eq!(done.revocation.expires_at, UnixTime(4_000_000_000 + 60 + REVOCATION_MARGIN_SECONDS));
-        let taken = Deed::owed(0, target()).taken(None, &terms, UnixTime(5));
+        let taken = ReplayEntry::pending(0, target()).taken(None, &terms, UnixTime(5));
         assert_eq!(taken.revocation.expires_at, UnixTime(5 + 60 + REVOCATION_MARGIN_SECONDS));
     }
 }

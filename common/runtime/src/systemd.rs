@@ -91,7 +91,7 @@ fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
 
 /// Waits until `ready`, a second at most, if the service manager keeps this socket: who connected while no process was there
 /// waits a moment longer rather than hear 503 from one that has just started.
-pub async fn hold_back(listener: &Listener, ready: impl Fn() -> bool) {
+pub async fn defer_accept(listener: &Listener, ready: impl Fn() -> bool) {
     if listener.owner() != Owner::ServiceManager {
         return;
     }
@@ -102,7 +102,7 @@ pub async fn hold_back(listener: &Listener, ready: impl Fn() -> bool) {
 }
 
 /// Says that every socket is bound. Does nothing where no service manager listens.
-pub fn tell_ready() {
+pub fn notify_ready() {
     tell(&[NotifyState::Ready]);
 }
 
@@ -112,7 +112,7 @@ pub fn tell_stopping() {
 }
 
 /// Says twice in every `WatchdogSec` that the runtime still turns. Never returns.
-pub async fn keep_watchdog_quiet() {
+pub async fn feed_watchdog() {
     let Some(patience) = sd_notify::watchdog_enabled().filter(|patience| *patience > Duration::ZERO) else {
         return std::future::pending().await;
     };

@@ -12,7 +12,7 @@ use sidegate_common::wire::Position;
 pub(super) const COVERED: Duration = Duration::from_secs(100);
 /// A look at a partition's log, of one instant.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Look {
+pub(super) struct LogHead {
     /// The data set; none if it is lost.
     pub(super) epoch: Option<String>,
     /// The newest entry in the log.
@@ -25,7 +25,7 @@ pub(super) struct Look {
     pub(super) replid: String,
 }
 
-impl Look {
+impl LogHead {
     /// Which log it was; none if the data set is lost.
     pub(super) fn lineage(&self) -> Option<Lineage> {
         let epoch = self.epoch.as_deref()?;
@@ -33,63 +33,63 @@ impl Look {
     }
 }
 
-struct Seen {
-    look: Look,
+struct Observed {
+    head: LogHead,
     at: Instant,
     /// Where the log ended, from at least [`COVERED`] ago until now, and since when; none: for long.
     ends: VecDeque<(Option<Instant>, Position)>,
 }
 
 #[derive(Default)]
-pub(super) struct Sightings(Mutex<HashMap<u16, Seen>>);
+pub(super) struct LogObserver(Mutex<HashMap<u16, Observed>>);
 
-impl Sightings {
+impl LogObserver {
     /// True if the log ends before what was in it long ago, and does not say so: more is missing than issuers replay. At the
     /// first look it cannot be told.
-    pub(super) fn is_older(&self, partition: u16, look: &Look) -> bool {
+    pub(super) fn is_older(&self, partition: u16, head: &LogHead) -> bool {
         let seen = self.locked();
         let Some(seen) = seen.get(&partition) else { return false };
-        let other = seen.look.epoch != look.epoch || seen.look.replid != look.replid;
+        let other = seen.head.epoch != head.epoch || seen.head.replid != head.replid;
         let settled = seen.ends.front().filter(|(since, _)| is_old(*since, seen.at));
         let settled = settled.map_or(Position::START, |(_, end)| *end);
-        other && look.last < settled && look.since.0 < settled.ms / 1000
+        other && head.last < settled && head.since.0 < settled.ms / 1000
     }
 
     /// Takes a look for what is there, once what it called for has been done.
-    pub(super) fn take(&self, partition: u16, look: Look, at: Instant) {
+    pub(super) fn take(&self, partition: u16, head: LogHead, at: Instant) {
         let mut all = self.locked();
-        let seen = all.entry(partition).or_insert_with(|| Seen { look: look.clone(), at, ends: VecDeque::new() });
-        if seen.look.epoch != look.epoch || seen.look.replid != look.replid {
+        let seen = all.entry(partition).or_insert_with(|| Observed { head: head.clone(), at, ends: VecDeque::new() });
+        if seen.head.epoch != head.epoch || seen.head.replid != head.replid {
             seen.ends.clear();
         }
-        if seen.ends.back().is_none_or(|(_, end)| *end != look.last) {
-            seen.ends.push_back((Some(at), look.last));
+        if seen.ends.back().is_none_or(|(_, end)| *end != head.last) {
+            seen.ends.push_back((Some(at), head.last));
         }
         // The front is what was there COVERED ago.
         while seen.ends.get(1).is_some_and(|(since, _)| is_old(*since, at)) {
             seen.ends.pop_front();
         }
-        (seen.look, seen.at) = (look, at);
+        (seen.head, seen.at) = (head, at);
     }
 
     /// Takes what a journal knows of a log for seen long ago.
-    pub(super) fn remember(&self, partition: u16, look: Look) {
-        let ends = VecDeque::from([(None, look.last)]);
-        let seen = Seen { look, at: Instant::now(), ends };
+    pub(super) fn remember(&self, partition: u16, head: LogHead) {
+        let ends = VecDeque::from([(None, head.last)]);
+        let seen = Observed { head, at: Instant::now(), ends };
         self.locked().insert(partition, seen);
     }
 
-    /// The last look, and how long ago it was.
-    pub(super) fn last(&self, partition: u16) -> Option<(Look, Duration)> {
-        self.locked().get(&partition).map(|seen| (seen.look.clone(), seen.at.elapsed()))
+    /// The last head, and how long ago it was.
+    pub(super) fn last(&self, partition: u16) -> Option<(LogHead, Duration)> {
+        self.locked().get(&partition).map(|seen| (seen.head.clone(), seen.at.elapsed()))
     }
 
-    /// The store's clock, as near as it is known from the last look.
+    /// The store's clock, as near as it is known from the last head.
     pub(super) fn store_now(&self, partition: u16) -> Option<UnixTime> {
-        self.locked().get(&partition).map(|seen| seen.look.now.plus(seen.at.elapsed().as_secs() + 1))
+        self.locked().get(&partition).map(|seen| seen.head.now.plus(seen.at.elapsed().as_secs() + 1))
     }
 
-    fn locked(&self) -> MutexGuard<'_, HashMap<u16, Seen>> {
+    fn locked(&self) -> MutexGuard<'_, HashMap<u16, Observed>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -102,9 +102,9 @@ fn is_old(since: Option<Instant>, at: Instant) -> bool {
 mod tests {
     use super::*;
 
-    fn look(epoch: &str, replid: &str, last_ms: u64) -> Look {
+    fn head(epoch: &str, replid: &str, last_ms: u64) -> LogHead {
         let last = Position { ms: last_ms, sequence: 0 };
-        Look {
+        LogHead {
             epoch: Some(epoch.to_owned()),
             last,
             since: UnixTime(1),
@@ -115,21 +115,21 @@ mod tests {
 
     #[test]
     fn a_log_that_lost_more_than_issuers_replay_is_older() {
-        let (sightings, start) = (Sightings::default(), Instant::now());
+        let (log_observer, start) = (LogObserver::default(), Instant::now());
         for second in 0..200_u64 {
-            sightings.take(0, look("e", "r", 100_000 + second * 1000), start + Duration::from_secs(second));
+            log_observer.take(0, head("e", "r", 100_000 + second * 1000), start + Duration::from_secs(second));
         }
-        assert!(!sightings.is_older(0, &look("e", "s", 280_000)), "a suffix of seconds is replayed");
-        assert!(sightings.is_older(0, &look("e", "s", 150_000)));
-        let says_so = Look { since: UnixTime(299), ..look("f", "s", 0) };
-        assert!(!sightings.is_older(0, &says_so), "a log made anew that says so is honest");
+        assert!(!log_observer.is_older(0, &head("e", "s", 280_000)), "a suffix of seconds is replayed");
+        assert!(log_observer.is_older(0, &head("e", "s", 150_000)));
+        let says_so = LogHead { since: UnixTime(299), ..head("f", "s", 0) };
+        assert!(!log_observer.is_older(0, &says_so), "a log made anew that says so is honest");
     }
 
     #[test]
     fn an_idle_log_that_lost_its_last_entry_is_not_called_old() {
-        let (sightings, start) = (Sightings::default(), Instant::now());
-        sightings.take(0, look("e", "r", 1000), start);
-        sightings.take(0, look("e", "r", 900_000), start + Duration::from_secs(900));
-        assert!(!sightings.is_older(0, &look("e", "s", 1000)));
+        let (log_observer, start) = (LogObserver::default(), Instant::now());
+        log_observer.take(0, head("e", "r", 1000), start);
+        log_observer.take(0, head("e", "r", 900_000), start + Duration::from_secs(900));
+        assert!(!log_observer.is_older(0, &head("e", "s", 1000)));
     }
 }

@@ -13,7 +13,7 @@ const QUEUE_MAX: usize = 100_000;
 
 /// What is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WaitSettings {
+pub struct ReplicaAckSettings {
     /// How many replicas must have it (`REDIS_WAIT_REPLICAS`).
     pub replicas: u64,
     /// For how long (`REDIS_WAIT_TIMEOUT`).
@@ -22,7 +22,7 @@ pub struct WaitSettings {
     pub fsync: bool,
 }
 
-impl WaitSettings {
+impl ReplicaAckSettings {
     /// True if there is anything to wait for.
     pub const fn is_needed(self) -> bool {
         self.replicas > 0 || self.fsync
@@ -37,13 +37,13 @@ struct Request {
 }
 
 /// A connection to wait on.
-pub(super) struct Waiter {
+pub(super) struct ReplicaAck {
     requests: mpsc::Sender<Request>,
 }
 
-impl Waiter {
+impl ReplicaAck {
     /// Starts waiting on `link`. `key` is one that is written to, so that there is something to wait for.
-    pub(super) fn start(link: Link, key: String, settings: WaitSettings) -> Self {
+    pub(super) fn start(link: Link, key: String, settings: ReplicaAckSettings) -> Self {
         let (requests, queue) = mpsc::channel(QUEUE_MAX);
         tokio::spawn(run(link, key, settings, queue));
         Self { requests }
@@ -57,7 +57,7 @@ impl Waiter {
     }
 }
 
-async fn run(link: Link, key: String, settings: WaitSettings, mut queue: mpsc::Receiver<Request>) {
+async fn run(link: Link, key: String, settings: ReplicaAckSettings, mut queue: mpsc::Receiver<Request>) {
     while let Some(first) = queue.recv().await {
         let mut round = vec![first];
         while let Ok(next) = queue.try_recv() {
@@ -81,7 +81,12 @@ async fn run(link: Link, key: String, settings: WaitSettings, mut queue: mpsc::R
 
 /// One connection, one order: a write, which comes after all that is waited for; the wait for it; and a look whether each
 /// entry stands on this very server, since the connection may lead to another one than took it.
-async fn together(link: &Link, key: &str, settings: WaitSettings, round: &[Request]) -> Result<Vec<bool>, String> {
+async fn together(
+    link: &Link,
+    key: &str,
+    settings: ReplicaAckSettings,
+    round: &[Request],
+) -> Result<Vec<bool>, String> {
     let millis = settings.timeout.as_millis() as u64;
     let mut pipeline: Pipeline = pipe();
     pipeline.add_command(cmd("SET").arg(key).arg("").take());
@@ -105,7 +110,7 @@ async fn together(link: &Link, key: &str, settings: WaitSettings, round: &[Reque
     Ok(standing)
 }
 
-fn settings_met(answer: Option<&Value>, settings: WaitSettings) -> bool {
+fn settings_met(answer: Option<&Value>, settings: ReplicaAckSettings) -> bool {
     let enough = |count: &i64| u64::try_from(*count).is_ok_and(|count| count >= settings.replicas);
     match answer {
         Some(Value::Int(replicas)) if !settings.fsync => enough(replicas),
@@ -122,7 +127,7 @@ mod tests {
 
     #[test]
     fn only_enough_is_enough() {
-        let mut settings = WaitSettings { replicas: 2, timeout: Duration::from_secs(1), fsync: false };
+        let mut settings = ReplicaAckSettings { replicas: 2, timeout: Duration::from_secs(1), fsync: false };
         let array = |local, replicas| Value::Array(vec![Value::Int(local), Value::Int(replicas)]);
         assert!(settings_met(Some(&Value::Int(2)), settings));
         assert!(!settings_met(Some(&Value::Int(1)), settings));

@@ -12,10 +12,10 @@ use sidegate_common::time::UnixTime;
 use sidegate_runtime::clock::monotonic_ms;
 
 use super::journal::{Journal, Proof};
+use super::log_observer::LogHead;
 use super::log_reader;
 use super::replay::REPLAYED_AT_ONCE;
-use super::ring::REMEMBERED;
-use super::sightings::Look;
+use super::replay_buffer::REMEMBERED;
 use super::{RedisStore, Shared};
 use crate::domain::traits::Store as _;
 
@@ -23,25 +23,25 @@ use crate::domain::traits::Store as _;
 pub(super) type Pending = HashMap<u16, (u64, Proof)>;
 
 impl Shared {
-    /// Takes from a journal what a restart forgot: which log it was, where it ended, and what was acknowledged lately.
+    /// Takes from a journal what a restart forgot: which log it was, where it ended, and what was acknowledged recently.
     pub(super) fn remember(&self, journal: &Journal) -> io::Result<()> {
         let proofs = journal.proofs();
         for (partition, proof) in &proofs {
-            let look = Look {
+            let head = LogHead {
                 epoch: Some(proof.epoch.clone()),
                 last: proof.last,
                 since: proof.since,
                 now: proof.now,
                 replid: proof.replid.clone(),
             };
-            self.sightings.remember(*partition, look);
+            self.log_observer.remember(*partition, head);
         }
-        journal.each(|deed, own| {
-            let proven = proofs.get(&deed.partition).map_or(0, |proof| proof.now.0);
-            let lately = proven.saturating_sub(REMEMBERED.as_secs());
-            if own && deed.position.is_none_or(|position| position.ms / 1000 >= lately) {
-                let asked = self.ring.ask(deed.partition);
-                self.ring.acknowledged(deed, asked);
+        journal.each(|entry, own| {
+            let proven = proofs.get(&entry.partition).map_or(0, |proof| proof.now.0);
+            let recent = proven.saturating_sub(REMEMBERED.as_secs());
+            if own && entry.position.is_none_or(|position| position.ms / 1000 >= recent) {
+                let asked = self.replay_buffer.ask(entry.partition);
+                self.replay_buffer.acknowledged(entry, asked);
             }
         })
     }
@@ -55,7 +55,7 @@ impl RedisStore {
     pub async fn recall(&self, mut visit: impl FnMut(u16, &Revocation) + Send + 'static) -> io::Result<()> {
         let Some(journal) = self.shared.journal.as_ref().map(Arc::clone) else { return Ok(()) };
         let reading =
-            tokio::task::spawn_blocking(move || journal.each(|deed, _| visit(deed.partition, &deed.revocation)));
+            tokio::task::spawn_blocking(move || journal.each(|entry, _| visit(entry.partition, &entry.revocation)));
         reading.await.map_err(io::Error::other)?
     }
 
@@ -75,11 +75,11 @@ impl RedisStore {
         let Some(journal) = &self.shared.journal else { return Ok((0, None)) };
         let mut since = journal.complete_since(partition, now);
         let contents = log_reader::read(&self.shared.link, &self.keys(partition).log(), HashSet::new()).await?;
-        let (mut appended, mut chunks) = (0, journal.deeds(partition, REPLAYED_AT_ONCE));
+        let (mut appended, mut chunks) = (0, journal.replay_entries(partition, REPLAYED_AT_ONCE));
         while let Some(chunk) = chunks.recv().await {
             match chunk {
-                Ok(deeds) => {
-                    let missing = deeds.iter().filter(|deed| !contents.has(deed));
+                Ok(entries) => {
+                    let missing = entries.iter().filter(|entry| !contents.has(entry));
                     let replayed = self.replay_at_once(partition, replid, missing).await?;
                     appended += replayed.positions.iter().flatten().count() as u64;
                 }
@@ -103,10 +103,10 @@ impl RedisStore {
                 {
                     journal.proven(partition, proof).await;
                 }
-            } else if let Some((look, ago)) = self.shared.sightings.last(partition)
-                && let Some(epoch) = look.epoch
+            } else if let Some((head, ago)) = self.shared.log_observer.last(partition)
+                && let Some(epoch) = head.epoch
             {
-                let proof = Proof { epoch, replid: look.replid, last: look.last, since: look.since, now: look.now };
+                let proof = Proof { epoch, replid: head.replid, last: head.last, since: head.since, now: head.now };
                 let seen_ms = monotonic_ms().saturating_sub(ago.as_millis() as u64);
                 pending.insert(partition, (seen_ms, proof));
             }

@@ -1,5 +1,5 @@
 //! How long a connection may keep its place: one that has begun a request's head must finish it soon, one that asks nothing may
-//! stay a while, one whose client does not read is closed after [`Patience::write`], and one whose request is being answered is
+//! stay a while, one whose client does not read is closed after [`ConnectionTimeouts::write`], and one whose request is being answered is
 //! left alone. What it holds is charged to the program's budget (`connection_budget`), which may tell it to close.
 //!
 //! hyper's own timer counts idle time as reading a head, and makes and unmakes a timer for every request. Here one timer
@@ -25,7 +25,7 @@ use crate::connection_budget::{CONNECTION_BYTES, ConnectionBudget};
 
 /// How long a connection may take.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Patience {
+pub(crate) struct ConnectionTimeouts {
     /// From the first byte of a head (or of h2's preface) to its end.
     pub head: Duration,
     /// Without any request.
@@ -284,12 +284,12 @@ pub(crate) fn out_of_memory() -> Error {
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Runs a connection to its end: its own, or the one of our patience, or the drain that `stop` asks for. Must run as a task of its
+/// Runs a connection to its end: its own, or the one of its timeouts, or the drain that `stop` asks for. Must run as a task of its
 /// own: what wakes it is set up once.
-pub(crate) async fn attend<C>(
+pub(crate) async fn drive<C>(
     connection: C,
     stage: Arc<Stage>,
-    patience: Patience,
+    timeouts: ConnectionTimeouts,
     mut stop: watch::Receiver<()>,
 ) -> Result<(), AnyError>
 where
@@ -298,10 +298,10 @@ where
 {
     let told = stop.clone();
     let (mut connection, mut stop) = (pin!(connection), pin!(stop.changed()));
-    let every = (patience.idle / 4).min(patience.write / 2);
+    let every = (timeouts.idle / 4).min(timeouts.write / 2);
     let mut alarm = Alarm { sleep: pin!(sleep(every)), every, armed: false };
     // No deadline: it will be set when the alarm goes off next, and so an idle connection may stay up to a quarter longer.
-    let (mut seen, mut deadline) = (stage.look(), Some(Instant::now() + patience.idle));
+    let (mut seen, mut deadline) = (stage.look(), Some(Instant::now() + timeouts.idle));
     let (mut listening, mut leaving, mut closing) = (false, false, false);
     let mut unread = None;
     poll_fn(move |context| {
@@ -333,7 +333,7 @@ where
             if now_seen != seen {
                 seen = now_seen;
                 deadline = match seen.0 {
-                    Phase::Head => Some(Instant::now() + patience.head),
+                    Phase::Head => Some(Instant::now() + timeouts.head),
                     _ if closing => Some(Instant::now() + GOODBYE),
                     _ => None,
                 };
@@ -352,12 +352,12 @@ where
             }
             match seen.0 {
                 Phase::Serving => deadline = Some(Instant::now() + every),
-                Phase::Idle if deadline.is_none() => deadline = Some(Instant::now() + patience.idle),
+                Phase::Idle if deadline.is_none() => deadline = Some(Instant::now() + timeouts.idle),
                 Phase::Idle if !leaving => {
                     // h2 says goodbye, and what the client has just begun is finished.
                     leaving = true;
                     connection.as_mut().graceful_shutdown();
-                    deadline = Some(Instant::now() + patience.head);
+                    deadline = Some(Instant::now() + timeouts.head);
                 }
                 Phase::Idle | Phase::Head => return Poll::Ready(Err(Error::from(ErrorKind::TimedOut).into())),
             }
@@ -415,13 +415,17 @@ mod tests {
     const SHORT: Duration = Duration::from_millis(50);
     const LONG: Duration = Duration::from_secs(600);
     const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
-    const SHORT_HEAD: Patience = Patience { head: SHORT, idle: LONG, write: LONG };
-    const SHORT_IDLE: Patience = Patience { head: LONG, idle: SHORT, write: LONG };
-    const SHORT_WRITE: Patience = Patience { head: LONG, idle: LONG, write: SHORT };
+    const SHORT_HEAD: ConnectionTimeouts = ConnectionTimeouts { head: SHORT, idle: LONG, write: LONG };
+    const SHORT_IDLE: ConnectionTimeouts = ConnectionTimeouts { head: LONG, idle: SHORT, write: LONG };
+    const SHORT_WRITE: ConnectionTimeouts = ConnectionTimeouts { head: LONG, idle: LONG, write: SHORT };
 
     /// A client's end of a connection that is served, each request after `work` with so many bytes; its stage; and what stops it
     /// when dropped.
-    async fn serve(patience: Patience, work: Duration, bytes: usize) -> (DuplexStream, Weak<Stage>, watch::Sender<()>) {
+    async fn serve(
+        timeouts: ConnectionTimeouts,
+        work: Duration,
+        bytes: usize,
+    ) -> (DuplexStream, Weak<Stage>, watch::Sender<()>) {
         let (client, server) = duplex(4096);
         let stage = ConnectionBudget::admin().admit().await;
         let known = Arc::downgrade(&stage);
@@ -439,7 +443,7 @@ mod tests {
             });
             let builder = auto::Builder::new(TokioExecutor::new());
             let connection = builder.serve_connection(TokioIo::new(heard), service).into_owned();
-            attend(connection, stage, patience, stop).await
+            drive(connection, stage, timeouts, stop).await
         });
         (client, known, going_on)
     }
@@ -491,7 +495,8 @@ mod tests {
         for (said, busy) in [(&b""[..], false), (b"GET /", false), (REQUEST, false), (PREFACE, false), (REQUEST, true)]
         {
             let work = if busy { LONG } else { Duration::ZERO };
-            let (mut client, stage, _going_on) = serve(Patience { head: LONG, idle: LONG, write: LONG }, work, 0).await;
+            let (mut client, stage, _going_on) =
+                serve(ConnectionTimeouts { head: LONG, idle: LONG, write: LONG }, work, 0).await;
             client.write_all(said).await.unwrap();
             tokio::time::sleep(SHORT).await;
             let told = stage.upgrade().expect("it is served");
@@ -508,8 +513,8 @@ mod tests {
 
     /// What the server answers and whether it ends the connection if the client sends `said` piece by piece and then falls silent
     /// with its end held open. Each answer takes `work`.
-    async fn after(said: &[&[u8]], patience: Patience, work: Duration) -> (Vec<u8>, bool) {
-        let (mut client, _, _going_on) = serve(patience, work, 0).await;
+    async fn after(said: &[&[u8]], timeouts: ConnectionTimeouts, work: Duration) -> (Vec<u8>, bool) {
+        let (mut client, _, _going_on) = serve(timeouts, work, 0).await;
         let mut out = Vec::new();
         for piece in said {
             client.write_all(piece).await.unwrap();
@@ -541,7 +546,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_may_take_longer_than_either() {
-        let both = Patience { head: SHORT, idle: SHORT, write: LONG };
+        let both = ConnectionTimeouts { head: SHORT, idle: SHORT, write: LONG };
         let (out, ended) = after(&[REQUEST, REQUEST], both, SHORT * 4).await;
         assert_eq!(out.windows(15).filter(|window| window == b"HTTP/1.1 200 OK").count(), 2);
         assert!(ended);
@@ -563,7 +568,7 @@ mod tests {
 
     #[tokio::test]
     async fn h2_whose_client_does_not_answer_the_goodbye_ends_too() {
-        let both = Patience { head: SHORT, idle: SHORT, write: LONG };
+        let both = ConnectionTimeouts { head: SHORT, idle: SHORT, write: LONG };
         assert!(after(&[PREFACE, &[0, 0, 0, 4, 0, 0, 0, 0, 0]], both, Duration::ZERO).await.1);
     }
 }

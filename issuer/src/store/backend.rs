@@ -25,7 +25,7 @@ pub enum AnyStore {
     Embedded(EmbeddedStore),
 }
 
-macro_rules! either {
+macro_rules! dispatch {
     ($self:ident.$method:ident($($argument:expr),*)) => {
         hop(concat!("store.", stringify!($method)), async {
             match $self {
@@ -57,43 +57,43 @@ impl AnyStore {
 
 impl Store for AnyStore {
     async fn create(&self, new: &NewSession) -> Result<Created, Unavailable> {
-        either!(self.create(new))
+        dispatch!(self.create(new))
     }
 
     async fn read(&self, partition: u16, sid: &Id) -> Result<Option<Session>, Unavailable> {
-        either!(self.read(partition, sid))
+        dispatch!(self.read(partition, sid))
     }
 
     async fn rotate(&self, rotation: &Rotation) -> Result<Rotated, Unavailable> {
-        either!(self.rotate(rotation))
+        dispatch!(self.rotate(rotation))
     }
 
     async fn examine(&self, rotation: &Rotation) -> Result<Standing, Unavailable> {
-        either!(self.examine(rotation))
+        dispatch!(self.examine(rotation))
     }
 
     async fn end(&self, ending: &EndSession) -> Result<EndOutcome, Unavailable> {
-        either!(self.end(ending))
+        dispatch!(self.end(ending))
     }
 
     async fn revoke_user(&self, sub: &str, sessions: UserSessions) -> Result<SubjectRevoked, Unavailable> {
-        either!(self.revoke_user(sub, sessions))
+        dispatch!(self.revoke_user(sub, sessions))
     }
 
     async fn revoke_all(&self, partition: u16) -> Result<UnixTime, Unavailable> {
-        either!(self.revoke_all(partition))
+        dispatch!(self.revoke_all(partition))
     }
 
     async fn append(&self, partition: u16, revocation: &Revocation) -> Result<(), Unavailable> {
-        either!(self.append(partition, revocation))
+        dispatch!(self.append(partition, revocation))
     }
 
     async fn sessions(&self, sub: &str, after: Option<&PageCursor>, limit: u32) -> Result<SessionPage, Unavailable> {
-        either!(self.sessions(sub, after, limit))
+        dispatch!(self.sessions(sub, after, limit))
     }
 
     async fn session_ids(&self, sub: &str) -> Result<Vec<Id>, Unavailable> {
-        either!(self.session_ids(sub))
+        dispatch!(self.session_ids(sub))
     }
 
     fn partitions(&self) -> u16 {
@@ -104,6 +104,6 @@ impl Store for AnyStore {
     }
 
     async fn probe(&self) -> Result<(), Unavailable> {
-        either!(self.probe())
+        dispatch!(self.probe())
     }
 }

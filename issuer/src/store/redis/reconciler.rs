@@ -10,14 +10,14 @@ use sidegate_common::time::UnixTime;
 use sidegate_common::wire::Position;
 use tokio::time::sleep;
 
-use super::guard::{self, Demands};
 use super::issuer_list::Row;
+use super::journal_replay::Pending;
 use super::link::Link;
-use super::outbox::Parcel;
-use super::recall::Pending;
+use super::log_observer::LogHead;
+use super::outbox::PendingDelivery;
 use super::replay::REPLAYED_AT_ONCE;
 use super::scripts::Script;
-use super::sightings::Look;
+use super::server_checks::{self, RedisRequirements};
 use super::{OpenError, RedisStore, unavailable};
 use crate::domain::traits::{Store as _, Unavailable};
 use crate::store::new_epoch;
@@ -67,16 +67,16 @@ impl Default for Pace {
 }
 
 /// What one heartbeat brought.
-struct Beat {
-    look: Look,
+struct Heartbeat {
+    head: LogHead,
     settled: bool,
     /// This issuer was not on the list.
     new: bool,
     replicas: u64,
 }
 
-/// The answer of `look.lua`.
-type LookAnswer = (String, String, u64, u64, String, u8, u8, u64, Vec<Row>);
+/// The answer of `heartbeat.lua`.
+type HeartbeatAnswer = (String, String, u64, u64, String, u8, u8, u64, Vec<Row>);
 
 impl RedisStore {
     /// Makes the data set where it is not there yet, and checks that it is laid out as configured.
@@ -85,7 +85,7 @@ impl RedisStore {
     /// Redis does not answer, or the layout is another.
     pub async fn initialise(&self) -> Result<(), OpenError> {
         for partition in 0..self.partitions() {
-            match self.look_after(partition).await {
+            match self.reconcile_partition(partition).await {
                 Ok(()) => {}
                 Err(error) if error.code() == Some("PARTITIONS") => {
                     let found = error.detail().unwrap_or_default().to_owned();
@@ -97,19 +97,19 @@ impl RedisStore {
         Ok(())
     }
 
-    /// Refuses a server that would forget revocations: see [`guard::Unfit`].
+    /// Refuses a server that would forget revocations: see [`server_checks::RequirementError`].
     ///
     /// # Errors
     /// Redis does not answer, or is unfit.
-    pub async fn check_server(&self, demands: Demands) -> Result<(), OpenError> {
+    pub async fn check_server(&self, requirements: RedisRequirements) -> Result<(), OpenError> {
         let answer = self.shared.link.call(redis::cmd("INFO").arg("everything")).await.map_err(unavailable)?;
-        let info = guard::info_text(&answer);
+        let info = server_checks::info_text(&answer);
         // Meanwhile it says that it keeps nothing on disk.
-        if guard::is_loading(&info) {
+        if server_checks::is_loading(&info) {
             return Err(Unavailable::new(super::NAME, "LOADING: it is reading its data from disk").into());
         }
-        let found = guard::faults(&info, demands);
-        for reason in guard::REASONS {
+        let found = server_checks::faults(&info, requirements);
+        for reason in server_checks::REASONS {
             self.shared.counts.unfit(reason, found.iter().any(|unfit| unfit.reason() == reason));
         }
         found.into_iter().next().map_or(Ok(()), |unfit| Err(unfit.into()))
@@ -117,7 +117,7 @@ impl RedisStore {
 
     /// Looks after the data set, the outbox and the journal. `proven` says, on the monotonic clock in milliseconds, as of
     /// when the feed has brought everything. Runs until dropped.
-    pub async fn watch(self, demands: Demands, proven: impl Fn() -> Option<u64> + Send) {
+    pub async fn watch(self, requirements: RedisRequirements, proven: impl Fn() -> Option<u64> + Send) {
         let pace = self.shared.pace;
         let (mut inspected, mut noted, mut pending) = (Instant::now(), Instant::now(), Pending::new());
         let mut trouble = None;
@@ -126,7 +126,7 @@ impl RedisStore {
                 () = sleep(self.until_next_beat()) => {}
                 () = self.shared.lineages.woken() => sleep(BEAT_APART).await,
             }
-            let found = self.beat().await.err();
+            let found = self.tick().await.err();
             match &found {
                 Some(error) if found != trouble => tracing::warn!(%error, "revocation log reconciliation failed"),
                 None if trouble.is_some() => tracing::info!("revocation log reconciliation works again"),
@@ -136,7 +136,7 @@ impl RedisStore {
             if inspected.elapsed() >= pace.inspection {
                 inspected = Instant::now();
                 // An outage is told of above.
-                if let Err(error @ OpenError::Unfit(_)) = self.check_server(demands).await {
+                if let Err(error @ OpenError::RequirementError(_)) = self.check_server(requirements).await {
                     tracing::error!(%error, "Redis configuration no longer meets requirements");
                 }
             }
@@ -163,7 +163,7 @@ impl RedisStore {
     pub async fn leave(&self) {
         if self.shared.opening.done().is_ok() {
             // Whatever comes of it: what is left is told.
-            let _last = tokio::time::timeout(MAKING_TIMEOUT, self.beat()).await;
+            let _last = tokio::time::timeout(MAKING_TIMEOUT, self.tick()).await;
         }
         let left = self.shared.counts.outbox.get();
         if left > 0 {
@@ -185,12 +185,12 @@ impl RedisStore {
     /// Takes this issuer off the list at every replica that is connected, which then has all that it acknowledged, too.
     async fn leave_list(&self, partition: u16) -> Result<(), RedisError> {
         let link = self.shared.link.sibling().patient(REPLICAS_TIMEOUT);
-        let beat = self.heartbeat_over(&link, partition, true).await?;
-        until_replicated(&link, beat.replicas).await
+        let heartbeat = self.heartbeat_over(&link, partition, true).await?;
+        until_replicated(&link, heartbeat.replicas).await
     }
 
-    async fn beat(&self) -> Result<(), Unavailable> {
-        let looked_after = join_all((0..self.partitions()).map(|partition| self.look_after(partition))).await;
+    async fn tick(&self) -> Result<(), Unavailable> {
+        let looked_after = join_all((0..self.partitions()).map(|partition| self.reconcile_partition(partition))).await;
         self.shared.counts.unsettled.set(i64::try_from(self.shared.lineages.unsettled()).unwrap_or(i64::MAX));
         looked_after.into_iter().collect::<Result<Vec<()>, _>>().map_err(unavailable)?;
         let mut all = Ok(());
@@ -202,23 +202,23 @@ impl RedisStore {
 
     /// Makes the partition's data set if it is lost. Into a log, or on a server, that is another one than before it puts
     /// back what is missing there; it is not settled until every issuer has done so.
-    async fn look_after(&self, partition: u16) -> Result<(), RedisError> {
+    async fn reconcile_partition(&self, partition: u16) -> Result<(), RedisError> {
         let _one_at_a_time = self.shared.lineages.reconciling(partition).await;
         let at = Instant::now();
-        let mut beat = self.listed(partition).await?;
-        if beat.look.epoch.is_none() {
-            self.make(partition, &beat.look).await?;
-            beat = self.heartbeat(partition, false).await?;
-            self.shared.sightings.take(partition, beat.look.clone(), at);
+        let mut heartbeat = self.listed(partition).await?;
+        if heartbeat.head.epoch.is_none() {
+            self.make(partition, &heartbeat.head).await?;
+            heartbeat = self.heartbeat(partition, false).await?;
+            self.shared.log_observer.take(partition, heartbeat.head.clone(), at);
         }
         // Lost once more: the next heartbeat comes soon.
-        let Some(lineage) = beat.look.lineage() else {
+        let Some(lineage) = heartbeat.head.lineage() else {
             self.shared.lineages.wake();
             return Ok(());
         };
         if self.shared.lineages.replayed(partition).as_ref() != Some(&lineage) {
-            if self.shared.sightings.is_older(partition, &beat.look) {
-                self.mend_old(partition, &lineage, &beat.look).await?;
+            if self.shared.log_observer.is_older(partition, &heartbeat.head) {
+                self.restore_lost(partition, &lineage, &heartbeat.head).await?;
             }
             let appended = self.replay(partition, &lineage).await?;
             if appended > 0 {
@@ -226,14 +226,14 @@ impl RedisStore {
             }
             // Only now: what failed is tried again. And the next heartbeat is the mark.
             self.shared.lineages.set_replayed(partition, lineage.clone());
-            beat = self.heartbeat(partition, false).await?;
-            if beat.look.lineage().as_ref() != Some(&lineage) {
+            heartbeat = self.heartbeat(partition, false).await?;
+            if heartbeat.head.lineage().as_ref() != Some(&lineage) {
                 self.shared.lineages.wake();
                 return Ok(());
             }
         }
-        self.shared.lineages.set_settled(partition, beat.settled.then_some(&*lineage.history));
-        self.shared.sightings.take(partition, beat.look, at);
+        self.shared.lineages.set_settled(partition, heartbeat.settled.then_some(&*lineage.history));
+        self.shared.log_observer.take(partition, heartbeat.head, at);
         self.forget_what_is_safe(partition, at);
         Ok(())
     }
@@ -245,63 +245,64 @@ impl RedisStore {
             None => Some(looked),
         };
         if let Some(safe) = safe {
-            self.shared.ring.settled(partition, safe);
+            self.shared.replay_buffer.settled(partition, safe);
         }
     }
 
     /// A heartbeat after which this issuer is on the list, at every replica that is connected: what it acknowledges from
     /// now on, the others wait for after a failover.
-    async fn listed(&self, partition: u16) -> Result<Beat, RedisError> {
-        let beat = self.heartbeat(partition, false).await?;
-        if !beat.new || beat.replicas == 0 {
-            return Ok(beat);
+    async fn listed(&self, partition: u16) -> Result<Heartbeat, RedisError> {
+        let heartbeat = self.heartbeat(partition, false).await?;
+        if !heartbeat.new || heartbeat.replicas == 0 {
+            return Ok(heartbeat);
         }
         // On a connection of its own, since WAIT holds up everything behind it; and written once more, since WAIT is about
         // what this very connection wrote.
         let link = self.shared.link.sibling().patient(REPLICAS_TIMEOUT);
-        let beat = self.heartbeat_over(&link, partition, false).await?;
-        until_replicated(&link, beat.replicas).await?;
-        Ok(beat)
+        let heartbeat = self.heartbeat_over(&link, partition, false).await?;
+        until_replicated(&link, heartbeat.replicas).await?;
+        Ok(heartbeat)
     }
 
-    async fn heartbeat(&self, partition: u16, leave: bool) -> Result<Beat, RedisError> {
+    async fn heartbeat(&self, partition: u16, leave: bool) -> Result<Heartbeat, RedisError> {
         self.heartbeat_over(&self.shared.link, partition, leave).await
     }
 
-    /// One run of `look.lua`. Where it shows another log than before, answers that are still to come from the old one
+    /// One run of `heartbeat.lua`. Where it shows another log than before, answers that are still to come from the old one
     /// count as refused from here on.
-    async fn heartbeat_over(&self, link: &Link, partition: u16, leave: bool) -> Result<Beat, RedisError> {
+    async fn heartbeat_over(&self, link: &Link, partition: u16, leave: bool) -> Result<Heartbeat, RedisError> {
         let (shared, at) = (&self.shared, Instant::now());
         let (epoch, replid) = match shared.lineages.replayed(partition) {
             Some(lineage) => (lineage.epoch.into_string(), lineage.history.into_string()),
             None => (String::new(), String::new()),
         };
-        let call = self.call(Script::Look, self.keys(partition)).arg(self.partitions()).arg(shared.issuers.next_beat());
+        let call =
+            self.call(Script::LogHead, self.keys(partition)).arg(self.partitions()).arg(shared.issuers.next_beat());
         let call = call.arg(epoch).arg(replid).arg(shared.pace.gathering.as_millis() as u64);
         let call = call.arg(if leave { "leave" } else { "" }).arg(self.newest_iat(partition).0);
         let stopped = shared.issuers.stopped(partition, shared.pace.stopped);
         let call = stopped.into_iter().fold(call, |call, (name, row)| call.arg(name).arg(row));
-        let answer: LookAnswer = call.run(link).await?;
+        let answer: HeartbeatAnswer = call.run(link).await?;
         let (epoch, last, since, now, replid, settled, new, replicas, rows) = answer;
         let last = Position::parse(&last).ok_or((ErrorKind::Parse, "not a position"))?;
         let epoch = Some(epoch).filter(|epoch| !epoch.is_empty());
-        let look = Look { epoch, last, since: UnixTime(since), now: UnixTime(now), replid };
+        let head = LogHead { epoch, last, since: UnixTime(since), now: UnixTime(now), replid };
         let mut other = false;
-        if let Some(lineage) = look.lineage() {
+        if let Some(lineage) = head.lineage() {
             other = shared.lineages.see(partition, &lineage);
             if other {
-                shared.ring.next_generation(partition);
+                shared.replay_buffer.next_generation(partition);
             }
         }
         shared.issuers.observe(partition, rows, other, at);
-        Ok(Beat { look, settled: settled == 1, new: new == 1, replicas })
+        Ok(Heartbeat { head, settled: settled == 1, new: new == 1, replicas })
     }
 
     /// Mends a log that ends long before it did: an old backup was restored, say.
-    async fn mend_old(&self, partition: u16, lineage: &Lineage, look: &Look) -> Result<(), RedisError> {
-        let (appended, since) = self.replay_journal(partition, &lineage.history, look.now).await?;
+    async fn restore_lost(&self, partition: u16, lineage: &Lineage, head: &LogHead) -> Result<(), RedisError> {
+        let (appended, since) = self.replay_journal(partition, &lineage.history, head.now).await?;
         // Ends of sessions that are older than the shortest-lived entry have expired, in the journal as well.
-        let lasts = look.now.0.saturating_sub(look.last.ms / 1000);
+        let lasts = head.now.0.saturating_sub(head.last.ms / 1000);
         if since.is_some() && lasts < self.shared.terms.access_ttl {
             tracing::warn!(partition, appended, "the log is an old one; put back what the journal has");
             return Ok(());
@@ -327,19 +328,19 @@ impl RedisStore {
 
     async fn make_if_lost(&self, partition: u16) -> Result<(), RedisError> {
         let _one_at_a_time = self.shared.lineages.reconciling(partition).await;
-        let beat = self.listed(partition).await?;
-        if beat.look.epoch.is_none() {
-            self.make(partition, &beat.look).await?;
+        let heartbeat = self.listed(partition).await?;
+        if heartbeat.head.epoch.is_none() {
+            self.make(partition, &heartbeat.head).await?;
         }
         self.shared.lineages.wake();
         Ok(())
     }
 
     /// Makes a lost data set: what must be in its log first, and only then the epoch by which others take it for whole.
-    async fn make(&self, partition: u16, look: &Look) -> Result<(), RedisError> {
-        let (journaled, since) = self.replay_journal(partition, &look.replid, look.now).await?;
+    async fn make(&self, partition: u16, head: &LogHead) -> Result<(), RedisError> {
+        let (journaled, since) = self.replay_journal(partition, &head.replid, head.now).await?;
         let since = since.map(|since| since.0.to_string()).unwrap_or_default();
-        let replayed = journaled + self.put_back_missing(partition, &look.replid).await?;
+        let replayed = journaled + self.put_back_missing(partition, &head.replid).await?;
         let epoch = new_epoch().map_err(|_| (ErrorKind::Client, "no randomness"))?;
         let init = self
             .call(Script::Init, self.keys(partition))
@@ -347,7 +348,7 @@ impl RedisStore {
             .arg(self.partitions())
             .arg(&since)
             .arg(self.newest_iat(partition).0);
-        let init = init.expecting(self.shared.issuers.name(), &look.replid);
+        let init = init.expecting(self.shared.issuers.name(), &head.replid);
         let (_, made): (String, u8) = init.run(&self.shared.link).await?;
         if made == 1 {
             tracing::warn!(partition, replayed, since, "made a new revocation log");
@@ -360,33 +361,33 @@ impl RedisStore {
         loop {
             // An order that names a moment needs the watermarks that others put back first: it is raised over them.
             let settled = self.shared.lineages.is_settled(partition);
-            let mut parcels = self.shared.outbox.parcels(partition, settled, REPLAYED_AT_ONCE);
-            if parcels.is_empty() {
+            let mut deliveries = self.shared.outbox.deliveries(partition, settled, REPLAYED_AT_ONCE);
+            if deliveries.is_empty() {
                 return Ok(());
             }
-            let lost = self.append_parcels(partition, &mut parcels).await.map_err(unavailable)?;
+            let lost = self.append_pending(partition, &mut deliveries).await.map_err(unavailable)?;
             if lost {
                 self.make_if_lost(partition).await.map_err(unavailable)?;
             }
-            let confirmed = join_all(parcels.iter().map(|parcel| self.confirmed(&parcel.deed))).await;
+            let confirmed = join_all(deliveries.iter().map(|delivery| self.confirmed(&delivery.entry))).await;
             confirmed.into_iter().collect::<Result<Vec<()>, _>>()?;
-            self.shared.outbox.delivered(&parcels);
-            tracing::warn!(partition, delivered = parcels.len(), "delivered revocations that Redis had refused");
+            self.shared.outbox.delivered(&deliveries);
+            tracing::warn!(partition, delivered = deliveries.len(), "delivered revocations that Redis had refused");
         }
     }
 
     /// Puts into the log what it does not have yet; true if the data set is lost.
-    async fn append_parcels(&self, partition: u16, parcels: &mut [Parcel]) -> Result<bool, RedisError> {
-        let mut fresh: Vec<&mut Parcel> = parcels.iter_mut().filter(|one| !one.appended).collect();
-        let asked = self.shared.ring.ask(partition);
+    async fn append_pending(&self, partition: u16, deliveries: &mut [PendingDelivery]) -> Result<bool, RedisError> {
+        let mut fresh: Vec<&mut PendingDelivery> = deliveries.iter_mut().filter(|one| !one.appended).collect();
+        let asked = self.shared.replay_buffer.ask(partition);
         let seen = self.shared.lineages.seen(partition).ok_or((ErrorKind::Io, "the log has not been seen yet"))?;
-        let done = self.replay_at_once(partition, &seen.history, fresh.iter().map(|parcel| &parcel.deed)).await?;
-        for (parcel, position) in fresh.iter_mut().zip(done.positions) {
-            parcel.deed = parcel.deed.clone().taken(position, &self.shared.terms, self.store_now(partition));
-            if !self.shared.ring.acknowledged(parcel.deed.clone(), asked) {
+        let done = self.replay_at_once(partition, &seen.history, fresh.iter().map(|delivery| &delivery.entry)).await?;
+        for (delivery, position) in fresh.iter_mut().zip(done.positions) {
+            delivery.entry = delivery.entry.clone().taken(position, &self.shared.terms, self.store_now(partition));
+            if !self.shared.replay_buffer.acknowledged(delivery.entry.clone(), asked) {
                 return Err((ErrorKind::Io, "another server has taken over").into());
             }
-            self.shared.outbox.appended(parcel);
+            self.shared.outbox.appended(delivery);
         }
         Ok(done.lost)
     }

@@ -1,4 +1,4 @@
-//! What this issuer acknowledged lately: replayed when Redis lost its data, or another server took over.
+//! What this issuer acknowledged recently: replayed when Redis lost its data, or another server took over.
 //!
 //! Replication is asynchronous: a failover may lose the last acknowledged writes. For as long as the ring remembers them,
 //! the issuer that acknowledged them puts them back.
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use sidegate_common::wire::Position;
 
-use super::deed::Deed;
+use super::replay_entry::ReplayEntry;
 use crate::store::counts::Counts;
 
 /// How long an acknowledged entry is remembered after it was last seen to be safe, by the monotonic clock. Twice the time
@@ -30,14 +30,14 @@ pub(super) struct Asked {
     generation: u64,
 }
 
-pub(super) struct Ring {
+pub(super) struct ReplayBuffer {
     state: Mutex<State>,
     counts: Counts,
 }
 
 #[derive(Default)]
 struct State {
-    deeds: VecDeque<(Instant, Deed)>,
+    entries: VecDeque<(Instant, ReplayEntry)>,
     /// The turn of the first of them; each next one has the next turn.
     first: u64,
     /// How many logs a partition has had: an answer that was asked of an earlier one counts as refused.
@@ -48,7 +48,7 @@ struct State {
 
 impl State {
     fn forget_one(&mut self) {
-        self.deeds.pop_front();
+        self.entries.pop_front();
         self.first += 1;
     }
 
@@ -58,7 +58,7 @@ impl State {
     }
 }
 
-impl Ring {
+impl ReplayBuffer {
     pub(super) fn new(counts: Counts) -> Self {
         Self { state: Mutex::default(), counts }
     }
@@ -84,14 +84,14 @@ impl Ring {
     }
 
     /// Remembers what a log has taken; false if that log has been replaced meanwhile, or the answer comes too late.
-    pub(super) fn acknowledged(&self, deed: Deed, asked: Asked) -> bool {
+    pub(super) fn acknowledged(&self, entry: ReplayEntry, asked: Asked) -> bool {
         let mut state = self.locked();
-        let generation = state.generations.get(&deed.partition).copied().unwrap_or(0);
+        let generation = state.generations.get(&entry.partition).copied().unwrap_or(0);
         if generation != asked.generation || asked.at.elapsed() >= ANSWER_AGE_MAX {
             return false;
         }
-        state.deeds.push_back((Instant::now(), deed));
-        if state.deeds.len() > ENTRIES_MAX {
+        state.entries.push_back((Instant::now(), entry));
+        if state.entries.len() > ENTRIES_MAX {
             state.forget_one();
             if self.counts.forgotten.inc() == 0 {
                 tracing::warn!(most = ENTRIES_MAX, "more revocations in two minutes than a replay can hold");
@@ -105,27 +105,27 @@ impl Ring {
     pub(super) fn settled(&self, partition: u16, at: Instant) {
         let mut state = self.locked();
         state.safe_at.insert(partition, at);
-        while state.deeds.front().is_some_and(|(at, deed)| state.is_safe(*at, deed.partition)) {
+        while state.entries.front().is_some_and(|(at, entry)| state.is_safe(*at, entry.partition)) {
             state.forget_one();
         }
     }
 
     /// What is remembered of a partition, oldest first, each with its turn.
-    pub(super) fn lately(&self, partition: u16) -> Vec<(u64, Deed)> {
+    pub(super) fn recent(&self, partition: u16) -> Vec<(u64, ReplayEntry)> {
         let state = self.locked();
-        let turns = (state.first..).zip(&state.deeds);
+        let turns = (state.first..).zip(&state.entries);
         turns
-            .filter(|(_, (_, deed))| deed.partition == partition)
-            .map(|(turn, (_, deed))| (turn, deed.clone()))
+            .filter(|(_, (_, entry))| entry.partition == partition)
+            .map(|(turn, (_, entry))| (turn, entry.clone()))
             .collect()
     }
 
-    /// The deed of this turn stands elsewhere in the log now.
+    /// The entry of this turn stands elsewhere in the log now.
     pub(super) fn moved(&self, turn: u64, position: Position) {
         let mut state = self.locked();
         let at = turn.checked_sub(state.first).and_then(|at| usize::try_from(at).ok());
-        if let Some((_, deed)) = at.and_then(|at| state.deeds.get_mut(at)) {
-            deed.position = Some(position);
+        if let Some((_, entry)) = at.and_then(|at| state.entries.get_mut(at)) {
+            entry.position = Some(position);
         }
     }
 
@@ -144,53 +144,53 @@ mod tests {
     const LIFETIMES: TokenLifetimes =
         TokenLifetimes { access_ttl: 1, idle_ttl: 1, absolute_ttl: 1, retry_window: 0, lifetime_max: 60 };
 
-    fn deed(partition: u16) -> Deed {
-        Deed::done(partition, Target::Key { kid: "k".into() }, &LIFETIMES, None, UnixTime(5))
+    fn entry(partition: u16) -> ReplayEntry {
+        ReplayEntry::done(partition, Target::Key { kid: "k".into() }, &LIFETIMES, None, UnixTime(5))
     }
 
     #[test]
     fn remembers_by_partition_until_long_after_it_was_seen_to_be_safe() {
-        let ring = Ring::new(Counts::default());
+        let ring = ReplayBuffer::new(Counts::default());
         let before = Instant::now();
-        assert!(ring.acknowledged(deed(1), ring.ask(1)));
-        assert_eq!((ring.lately(0).len(), ring.lately(1).len()), (0, 1));
+        assert!(ring.acknowledged(entry(1), ring.ask(1)));
+        assert_eq!((ring.recent(0).len(), ring.recent(1).len()), (0, 1));
         let long_after = || Instant::now() + REMEMBERED + Duration::from_millis(1);
         ring.settled(1, before + REMEMBERED);
         ring.settled(0, long_after());
-        assert_eq!(ring.lately(1).len(), 1, "neither an outage makes it older, nor what another partition has");
+        assert_eq!(ring.recent(1).len(), 1, "neither an outage makes it older, nor what another partition has");
         ring.settled(1, long_after());
-        assert_eq!(ring.lately(1).len(), 0);
+        assert_eq!(ring.recent(1).len(), 0);
     }
 
     #[test]
     fn answers_of_a_log_that_was_replaced_are_not_taken() {
-        let ring = Ring::new(Counts::default());
+        let ring = ReplayBuffer::new(Counts::default());
         let before = ring.ask(1);
         ring.next_generation(1);
-        assert!(!ring.acknowledged(deed(1), before) && ring.acknowledged(deed(0), before));
-        assert!(!ring.is_valid(1, before) && ring.acknowledged(deed(1), ring.ask(1)));
+        assert!(!ring.acknowledged(entry(1), before) && ring.acknowledged(entry(0), before));
+        assert!(!ring.is_valid(1, before) && ring.acknowledged(entry(1), ring.ask(1)));
     }
 
     #[test]
     fn an_answer_that_was_long_under_way_is_not_taken() {
-        let ring = Ring::new(Counts::default());
+        let ring = ReplayBuffer::new(Counts::default());
         let Some(at) = Instant::now().checked_sub(ANSWER_AGE_MAX) else { return };
         let asked = Asked { at, ..ring.ask(0) };
-        assert!(!ring.is_valid(0, asked) && !ring.acknowledged(deed(0), asked));
+        assert!(!ring.is_valid(0, asked) && !ring.acknowledged(entry(0), asked));
     }
 
     #[test]
     fn is_bounded_and_counts_what_it_forgets() {
         let counts = Counts::default();
-        let ring = Ring::new(counts.clone());
-        (0..ENTRIES_MAX + 3).for_each(|_| assert!(ring.acknowledged(deed(0), ring.ask(0))));
-        let lately = ring.lately(0);
-        assert_eq!((lately.len(), lately[0].0), (ENTRIES_MAX, 3));
+        let ring = ReplayBuffer::new(counts.clone());
+        (0..ENTRIES_MAX + 3).for_each(|_| assert!(ring.acknowledged(entry(0), ring.ask(0))));
+        let recent = ring.recent(0);
+        assert_eq!((recent.len(), recent[0].0), (ENTRIES_MAX, 3));
         let elsewhere = Position { ms: 9, sequence: 9 };
         ring.moved(2, elsewhere);
         ring.moved(4, elsewhere);
-        assert_eq!(ring.lately(0)[1].1.position, Some(elsewhere), "the first three are forgotten");
-        assert_eq!(ring.lately(0).iter().filter(|(_, deed)| deed.position.is_some()).count(), 1);
+        assert_eq!(ring.recent(0)[1].1.position, Some(elsewhere), "the first three are forgotten");
+        assert_eq!(ring.recent(0).iter().filter(|(_, entry)| entry.position.is_some()).count(), 1);
         assert_eq!(counts.forgotten.get(), 3);
     }
 }
