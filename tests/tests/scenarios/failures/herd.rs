@@ -92,15 +92,19 @@ async fn f20_a_herd_that_comes_back_reads_the_rest_and_not_the_whole() {
     };
     all_fresh(0).await;
     let applied = |follower: &(Arc<Count>, Arc<Status>)| follower.0.applied.load(Ordering::Relaxed);
-    assert!(followers.iter().all(|follower| applied(follower) == ENTRIES));
+    // On a busy machine a follower's first reading may have been cut short and begun again.
+    assert!(followers.iter().all(|follower| applied(follower) >= ENTRIES));
+    let full_reads = |follower: &(Arc<Count>, Arc<Status>)| follower.1.partitions()[0].counters.full_reads;
+    let before: Vec<_> = followers.iter().map(|follower| (applied(follower), full_reads(follower))).collect();
 
     say(&mut redis.connection().await, &["CLIENT", "KILL", "TYPE", "pubsub"]).await;
     revoke(&store, "meanwhile").await;
     all_fresh(monotonic_ms()).await;
-    for follower in &followers {
-        let status = &follower.1.partitions()[0];
-        assert_eq!((status.counters.full_reads, status.reconnects), (1, 1), "a delta was enough");
-        // The entry it went on from is read once more, to see that it still stands there.
-        assert!((ENTRIES + 1..=ENTRIES + 3).contains(&applied(follower)), "{}", applied(follower));
+    for (follower, (applied_before, full_reads_before)) in followers.iter().zip(before) {
+        assert_eq!(full_reads(follower), full_reads_before, "a delta was enough");
+        let reconnects = follower.1.partitions()[0].reconnects;
+        let read = applied(follower) - applied_before;
+        // The entry it went on from is read once more at each reconnect, to see that it still stands there.
+        assert!(reconnects >= 1 && (1..=1 + 2 * reconnects).contains(&read), "{read} after {reconnects} reconnects");
     }
 }
