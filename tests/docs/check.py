@@ -57,6 +57,22 @@ BANNED_ANY = re.compile(
     "|".join(rf"(?P<w{at}>(?<![\w-])(?:{words})(?![\w-]))" for at, (words, _) in enumerate(BANNED)), re.I
 )
 
+# Names that Rust code had, and that a reader had to translate. (pattern, the name now)
+RETIRED = [
+    (r"[Dd]eeds?", "ReplayEntry, entry"),
+    (r"[Ss]ightings", "LogObserver"),
+    (r"[Pp]arcels?", "PendingDelivery, delivery"),
+    (r"Waiter|waiter", "ReplicaAck"),
+    (r"Trouble", "an …Error"),
+    (r"[Cc]ables?", "FaultProxy"),
+    (r"Patience", "ConnectionTimeouts"),
+    (r"Gate|Door|Followed|Board", "Verifier, AttachListener, RevocationState, SegmentOffer"),
+    (r"Judge|CannotJudge", "TokenChecker, Unavailable"),
+    (r"Minter|Unmintable|Underivable", "TokenSigner, MintError, KeyDerivationError"),
+    (r"FAREWELL|say_goodbye|hold_back|tell_ready|keep_watchdog_quiet", "see common/runtime/src/systemd.rs"),
+]
+RETIRED_ANY = re.compile("|".join(rf"(?P<w{at}>\b(?:{names})\b)" for at, (names, _) in enumerate(RETIRED)))
+
 # Documents that are not in the repository.
 ELSEWHERE = re.compile(
     r"DESIGN\.md|(?<!\w)security\.md|findings\.md|review\.md|(?<!\.\./)\.\./shared\b|\bissue #?\d+\b"
@@ -152,6 +168,12 @@ def rust_words(name: str, text: str) -> Iterator[Fault]:
             yield from banned_words(name, string[1], call.start(1) + string.start(1), text)
 
 
+def retired_names(name: str, text: str) -> Iterator[Fault]:
+    for match in RETIRED_ANY.finditer(text):
+        instead = RETIRED[int((match.lastgroup or "w0")[1:])][1]
+        yield name, line(text, match.start()), f"{match[0]!r} is called {instead} now"
+
+
 def is_script(name: str, text: str) -> bool:
     endings = (".py", ".pyi", ".sh", ".lua", ".conf", ".yaml")
     return name.endswith(endings) or text.startswith("#!") or name.startswith("deploy/")
@@ -186,6 +208,8 @@ def faults() -> Iterator[Fault]:
             yield from banned_words(name, text)
         elif name.endswith(".rs") and not re.search(r"(^|/)tests(/|\.rs$)", name):
             yield from rust_words(name, text)
+        if name.endswith(".rs"):
+            yield from retired_names(name, text)
     yield from too_long(pages)
 
 
