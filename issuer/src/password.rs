@@ -12,7 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use prometheus_client::metrics::counter::Counter;
 use sidegate_common::secret::Secret;
-use sidegate_runtime::trace::hop;
+use sidegate_runtime::trace::child_span;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::domain::hash::{Argon2Parameters, Scheme, StoredHash, UnusableHash, scheme_of_parameters};
@@ -189,7 +189,7 @@ impl Passwords for PasswordPool {
         drop(slot);
         self.shared.wake.notify_one();
         // The wait for a thread and its work.
-        hop("password.check", async { outcome.await.map_err(|_| QueueFullError) }).await
+        child_span("password.check", async { outcome.await.map_err(|_| QueueFullError) }).await
     }
 
     fn rehash(&self, rehash: Rehash) {

@@ -9,7 +9,7 @@ use sidegate_runtime::bind_error;
 use sidegate_runtime::clock::instants;
 use sidegate_runtime::fault_log::FaultLog;
 use sidegate_runtime::feed::Source;
-use sidegate_runtime::feed::driver::{self, Pace};
+use sidegate_runtime::feed::driver::{self, Intervals};
 use sidegate_runtime::feed::status::Status;
 use sidegate_runtime::program::open_files_max;
 use sidegate_runtime::socket::Listener;
@@ -46,7 +46,7 @@ async fn follow_source<S: Source>(
     mut stop: watch::Receiver<bool>,
 ) {
     let staleness_max = Duration::from_millis(config.staleness.max_ms);
-    let pace = Pace::every(config.feed.probe_interval).waiting_for_replay(config.feed.replay_wait, staleness_max);
+    let pace = Intervals::every(config.feed.probe_interval).waiting_for_replay(config.feed.replay_wait, staleness_max);
     let snapshot_file = config.feed.snapshot_file.clone();
     let _housekeeping = Housekeeping::start(Arc::clone(&verifier));
     let state = Arc::clone(verifier.state());

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use sidegate_shm::words::fetch;
 use sidegate_shm::{Clock, Reader, Verdict};
 
-use crate::front;
+use crate::thread_cache;
 use crate::verified::Verified;
 
 const WAYS: usize = 4;
@@ -64,7 +64,7 @@ impl Cache {
     #[inline]
     pub(crate) fn check(&self, segment: u64, token: &[u8], clock: &impl Clock) -> Option<Verified> {
         let mixed = mix(token)?;
-        if let Some(verified) = front::check(self.owner, segment, mixed, token, clock) {
+        if let Some(verified) = thread_cache::check(self.owner, segment, mixed, token, clock) {
             return Some(verified);
         }
         let (mark, index) = self.locate(mixed);
@@ -82,7 +82,7 @@ impl Cache {
         if ways.recent.load(Ordering::Relaxed) & recent == 0 {
             ways.recent.fetch_or(recent, Ordering::Relaxed);
         }
-        front::show(self.owner, reader, mixed, entry);
+        thread_cache::show(self.owner, reader, mixed, entry);
         Some(entry.clone())
     }
 

@@ -24,11 +24,11 @@
 mod cache;
 mod daemon;
 mod denied;
-mod front;
 #[cfg(any(feature = "axum", feature = "tower"))]
 pub mod http;
 mod sidegate;
 mod subject;
+mod thread_cache;
 mod verified;
 mod worker;
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::connection_timeouts::Stage;
+use crate::connection_timeouts::ConnectionActivity;
 use crate::settings::{ConfigError, Setting, Settings, setting};
 
 /// What every connection is charged, in bytes: its task, and hyper's first buffers for reading and writing.
@@ -72,7 +72,7 @@ pub struct ConnectionBudget {
 #[derive(Debug, Default)]
 struct Open {
     /// Every connection that was not told to close, the oldest first but for those that were busy when it was their turn.
-    queue: VecDeque<Weak<Stage>>,
+    queue: VecDeque<Weak<ConnectionActivity>>,
     searched: Option<Instant>,
     /// When the shortage was last felt, while there is one.
     shortage: Option<Instant>,
@@ -97,7 +97,7 @@ impl ConnectionBudget {
     }
 
     /// Waits until there is room for one more connection, closing others for it.
-    pub(crate) async fn admit(self: &Arc<Self>) -> Arc<Stage> {
+    pub(crate) async fn admit(self: &Arc<Self>) -> Arc<ConnectionActivity> {
         loop {
             let mut freed = pin!(self.freed.notified());
             freed.as_mut().enable();
@@ -109,7 +109,7 @@ impl ConnectionBudget {
         }
     }
 
-    fn try_admit(self: &Arc<Self>) -> Option<Arc<Stage>> {
+    fn try_admit(self: &Arc<Self>) -> Option<Arc<ConnectionActivity>> {
         if self.connections.load(Ordering::Acquire) >= self.connections_max || !self.try_charge(CONNECTION_BYTES) {
             return None;
         }
@@ -117,14 +117,14 @@ impl ConnectionBudget {
     }
 
     /// Admits a connection whether there is room or not: one that was waiting when the program was told to stop.
-    pub(crate) fn admit_at_last(self: &Arc<Self>) -> Arc<Stage> {
+    pub(crate) fn admit_at_last(self: &Arc<Self>) -> Arc<ConnectionActivity> {
         self.bytes.fetch_add(CONNECTION_BYTES, Ordering::AcqRel);
         self.register()
     }
 
-    fn register(self: &Arc<Self>) -> Arc<Stage> {
+    fn register(self: &Arc<Self>) -> Arc<ConnectionActivity> {
         let connections = self.connections.fetch_add(1, Ordering::AcqRel) + 1;
-        let stage = Arc::new(Stage::new(Arc::clone(self)));
+        let stage = Arc::new(ConnectionActivity::new(Arc::clone(self)));
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.queue.len() > 2 * connections + 64 {
             open.queue.retain(|stage| stage.strong_count() > 0);
@@ -139,7 +139,7 @@ impl ConnectionBudget {
     }
 
     /// Charges `bytes` more to `stage`, which holds `held`. True if they fit, or will once those are gone that were told to close.
-    pub(crate) fn charge(&self, stage: &Stage, held: usize, bytes: usize) -> bool {
+    pub(crate) fn charge(&self, stage: &ConnectionActivity, held: usize, bytes: usize) -> bool {
         if held + bytes > self.bytes_max / CONNECTION_SHARE {
             return false;
         }
@@ -166,7 +166,7 @@ impl ConnectionBudget {
 
     /// Tells connections to close, until they hold `bytes` together, for a connection that will then hold `total`: a new one, or
     /// `asking`. False if that much was not found, or looked for a moment ago.
-    fn make_room(&self, bytes: usize, total: usize, asking: Option<&Stage>) -> bool {
+    fn make_room(&self, bytes: usize, total: usize, asking: Option<&ConnectionActivity>) -> bool {
         let now = Instant::now();
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.searched.is_some_and(|searched| now.duration_since(searched) < SEARCH_EVERY) {
@@ -212,7 +212,7 @@ impl ConnectionBudget {
     }
 }
 
-fn is_it(asking: Option<&Stage>, stage: &Arc<Stage>) -> bool {
+fn is_it(asking: Option<&ConnectionActivity>, stage: &Arc<ConnectionActivity>) -> bool {
     asking.is_some_and(|asking| std::ptr::eq(asking, Arc::as_ptr(stage)))
 }
 

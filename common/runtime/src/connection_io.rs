@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::connection_budget::{H2_BYTES, UNREAD_BYTES};
-use crate::connection_timeouts::{Stage, out_of_memory};
+use crate::connection_timeouts::{ConnectionActivity, out_of_memory};
 use crate::unix_authority::UnixAuthority;
 
 /// What every h2 connection begins with (RFC 9113 §3.4).
@@ -19,11 +19,11 @@ const FREE_BYTES: usize = 8 * 1024;
 /// The most that is charged for what is being received over HTTP/1: hyper's largest buffer, and the one it grew from.
 const RECEIVING_BYTES_MAX: usize = 128 * 1024;
 
-/// A connection's bytes, telling [`Stage`] of them.
+/// A connection's bytes, telling [`ConnectionActivity`] of them.
 #[derive(Debug)]
-pub(crate) struct Heard<I> {
+pub(crate) struct TimedIo<I> {
     io: I,
-    stage: Arc<Stage>,
+    stage: Arc<ConnectionActivity>,
     /// How much of the preface has come; none once it is known what the client speaks.
     preface: Option<usize>,
     /// Bytes that have come since the last answer.
@@ -37,8 +37,8 @@ pub(crate) struct Heard<I> {
     authority: Option<UnixAuthority>,
 }
 
-impl<I> Heard<I> {
-    pub(crate) const fn new(io: I, stage: Arc<Stage>) -> Self {
+impl<I> TimedIo<I> {
+    pub(crate) const fn new(io: I, stage: Arc<ConnectionActivity>) -> Self {
         let (preface, receiving, charged) = (Some(0), 0, 0);
         Self { io, stage, preface, receiving, charged, blocked: false, charged_unread: false, authority: None }
     }
@@ -94,7 +94,7 @@ impl<I> Heard<I> {
     }
 }
 
-impl<I: AsyncRead + Unpin> AsyncRead for Heard<I> {
+impl<I: AsyncRead + Unpin> AsyncRead for TimedIo<I> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.io).poll_read(context, buffer);
@@ -117,7 +117,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for Heard<I> {
     }
 }
 
-impl<I: AsyncWrite + Unpin> AsyncWrite for Heard<I> {
+impl<I: AsyncWrite + Unpin> AsyncWrite for TimedIo<I> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write(context, bytes);
         self.wrote(written)

@@ -50,7 +50,7 @@ enum Phase {
 
 /// What is known of a connection, told by its bytes and by its requests, which may run in tasks of their own.
 #[derive(Debug)]
-pub(crate) struct Stage {
+pub(crate) struct ConnectionActivity {
     /// From the lowest: 16 bits for the requests being answered, 16 for the answers of them that wait for the client to take them,
     /// 32 for how often the first number has changed.
     requests: AtomicU64,
@@ -74,7 +74,7 @@ const TURN: u64 = 1 << 32;
 const CLOSE_IF_IDLE: u8 = 1;
 const CLOSE: u8 = 2;
 
-impl Stage {
+impl ConnectionActivity {
     /// A connection that `budget` has charged for already.
     pub(crate) fn new(budget: Arc<ConnectionBudget>) -> Self {
         Self {
@@ -92,12 +92,12 @@ impl Stage {
 
     /// A request has come that holds `bytes` beside what its connection holds; it is being answered until what is returned is
     /// dropped. None if there is no memory for it.
-    pub(crate) fn request(self: &Arc<Self>, bytes: usize) -> Option<Open> {
+    pub(crate) fn request(self: &Arc<Self>, bytes: usize) -> Option<InFlight> {
         if bytes > 0 && !self.charge(bytes) {
             return None;
         }
         self.requests.fetch_add(TURN + 1, Ordering::AcqRel);
-        Some(Open { stage: Arc::clone(self), bytes })
+        Some(InFlight { stage: Arc::clone(self), bytes })
     }
 
     /// Charges more; false if it is not to be had.
@@ -179,7 +179,7 @@ impl Stage {
     }
 }
 
-impl Drop for Stage {
+impl Drop for ConnectionActivity {
     fn drop(&mut self) {
         self.budget.leave(*self.held.get_mut());
     }
@@ -187,12 +187,12 @@ impl Drop for Stage {
 
 /// A request that is being answered.
 #[derive(Debug)]
-pub(crate) struct Open {
-    stage: Arc<Stage>,
+pub(crate) struct InFlight {
+    stage: Arc<ConnectionActivity>,
     bytes: usize,
 }
 
-impl Drop for Open {
+impl Drop for InFlight {
     fn drop(&mut self) {
         let Self { stage, bytes } = self;
         if *bytes > 0 {
@@ -210,7 +210,7 @@ pub(crate) enum Answering<B> {
     /// From the service.
     Served {
         body: B,
-        open: Open,
+        open: InFlight,
         /// The client has not taken what is there.
         untaken: bool,
     },
@@ -219,7 +219,7 @@ pub(crate) enum Answering<B> {
 }
 
 impl<B: Body> Answering<B> {
-    pub(crate) fn new(body: B, open: Open) -> Self {
+    pub(crate) fn new(body: B, open: InFlight) -> Self {
         let mut answering = Self::Served { untaken: false, open, body };
         if let Self::Served { body, open, untaken } = &mut answering {
             let more = !body.is_end_stream();
@@ -230,7 +230,7 @@ impl<B: Body> Answering<B> {
 }
 
 /// Notes whether an answer waits for its client.
-fn mark(stage: &Stage, untaken: &mut bool, now: bool) {
+fn mark(stage: &ConnectionActivity, untaken: &mut bool, now: bool) {
     if *untaken != now {
         let difference = if now { UNTAKEN } else { UNTAKEN.wrapping_neg() };
         stage.requests.fetch_add(difference, Ordering::AcqRel);
@@ -288,7 +288,7 @@ type AnyError = Box<dyn std::error::Error + Send + Sync>;
 /// own: what wakes it is set up once.
 pub(crate) async fn drive<C>(
     connection: C,
-    stage: Arc<Stage>,
+    stage: Arc<ConnectionActivity>,
     timeouts: ConnectionTimeouts,
     mut stop: watch::Receiver<()>,
 ) -> Result<(), AnyError>
@@ -299,7 +299,7 @@ where
     let told = stop.clone();
     let (mut connection, mut stop) = (pin!(connection), pin!(stop.changed()));
     let every = (timeouts.idle / 4).min(timeouts.write / 2);
-    let mut alarm = Alarm { sleep: pin!(sleep(every)), every, armed: false };
+    let mut timer = LazyTimer { sleep: pin!(sleep(every)), every, armed: false };
     // No deadline: it will be set when the alarm goes off next, and so an idle connection may stay up to a quarter longer.
     let (mut seen, mut deadline) = (stage.look(), Some(Instant::now() + timeouts.idle));
     let (mut listening, mut leaving, mut closing) = (false, false, false);
@@ -338,7 +338,7 @@ where
                     _ => None,
                 };
             }
-            if !alarm.passed(deadline, context) {
+            if !timer.passed(deadline, context) {
                 return Poll::Pending;
             }
             let waits = stage.waits_for_reader();
@@ -367,7 +367,7 @@ where
 }
 
 /// A timer that is set as seldom as can be: it may go off before the deadline, and is then set to it.
-struct Alarm<'a> {
+struct LazyTimer<'a> {
     sleep: Pin<&'a mut Sleep>,
     /// It goes off at least this often.
     every: Duration,
@@ -375,7 +375,7 @@ struct Alarm<'a> {
     armed: bool,
 }
 
-impl Alarm<'_> {
+impl LazyTimer<'_> {
     /// True once `deadline` has passed, or, if there is none, the alarm has gone off; until then the task is woken in time.
     fn passed(&mut self, deadline: Option<Instant>, context: &mut Context<'_>) -> bool {
         loop {
@@ -410,7 +410,7 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 
     use super::*;
-    use crate::connection_io::{Heard, PREFACE};
+    use crate::connection_io::{PREFACE, TimedIo};
 
     const SHORT: Duration = Duration::from_millis(50);
     const LONG: Duration = Duration::from_secs(600);
@@ -425,12 +425,12 @@ mod tests {
         timeouts: ConnectionTimeouts,
         work: Duration,
         bytes: usize,
-    ) -> (DuplexStream, Weak<Stage>, watch::Sender<()>) {
+    ) -> (DuplexStream, Weak<ConnectionActivity>, watch::Sender<()>) {
         let (client, server) = duplex(4096);
         let stage = ConnectionBudget::admin().admit().await;
         let known = Arc::downgrade(&stage);
         let (going_on, stop) = watch::channel(());
-        let heard = Heard::new(server, Arc::clone(&stage));
+        let heard = TimedIo::new(server, Arc::clone(&stage));
         tokio::spawn(async move {
             let told = Arc::clone(&stage);
             let service = service_fn(move |_| {
@@ -449,7 +449,7 @@ mod tests {
     }
 
     /// The connection ends, and with it what was charged for it, though its client neither reads nor closes.
-    async fn ends(client: DuplexStream, stage: &Weak<Stage>) {
+    async fn ends(client: DuplexStream, stage: &Weak<ConnectionActivity>) {
         let gone = async {
             while stage.strong_count() > 0 {
                 tokio::time::sleep(SHORT / 10).await;

@@ -20,8 +20,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
 use crate::connection_budget::{ConnectionBudget, FIELD_BYTES, STREAM_BYTES};
-use crate::connection_io::Heard;
-use crate::connection_timeouts::{Answering, ConnectionTimeouts, Stage, drive};
+use crate::connection_io::TimedIo;
+use crate::connection_timeouts::{Answering, ConnectionActivity, ConnectionTimeouts, drive};
 use crate::program::stopped;
 use crate::request_line::RequestLines;
 use crate::socket::{Accepted, Listener};
@@ -97,15 +97,15 @@ where
     let (drain, draining) = watch::channel(());
     let mut accepts = AcceptState::default();
     let closing = Arc::new(AtomicBool::new(false));
-    let begin = |(io, peer): (Io, Peer), stage: Arc<Stage>| {
+    let begin = |(io, peer): (Io, Peer), stage: Arc<ConnectionActivity>| {
         let service = Parting { service: service_for(peer), closing: Arc::clone(&closing) };
         match io {
             Io::Tcp(stream) => {
-                let heard = Heard::new(RequestLines::new(stream), Arc::clone(&stage));
+                let heard = TimedIo::new(RequestLines::new(stream), Arc::clone(&stage));
                 spawn(heard, service, &limits, draining.clone(), stage);
             }
             Io::Unix(stream) => {
-                let heard = Heard::new(RequestLines::new(stream), Arc::clone(&stage)).over_unix();
+                let heard = TimedIo::new(RequestLines::new(stream), Arc::clone(&stage)).over_unix();
                 spawn(heard, service, &limits, draining.clone(), stage);
             }
         }
@@ -243,8 +243,13 @@ fn wrap(accepted: Accepted) -> std::io::Result<(Io, Peer)> {
     }
 }
 
-fn spawn<I, S, B>(stream: Heard<I>, service: S, limits: &Limits, draining: watch::Receiver<()>, stage: Arc<Stage>)
-where
+fn spawn<I, S, B>(
+    stream: TimedIo<I>,
+    service: S,
+    limits: &Limits,
+    draining: watch::Receiver<()>,
+    stage: Arc<ConnectionActivity>,
+) where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
     S::Future: Send + 'static,

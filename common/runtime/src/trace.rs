@@ -9,9 +9,9 @@ mod noop;
 mod parent;
 
 #[cfg(feature = "otel")]
-pub use export::{Span, Traces, hop, is_on, outcome, start};
+pub use export::{Span, Traces, child_span, is_on, outcome, start};
 #[cfg(not(feature = "otel"))]
-pub use noop::{Span, Traces, hop, is_on, outcome, start};
+pub use noop::{Span, Traces, child_span, is_on, outcome, start};
 pub use parent::{Parent, TraceId};
 
 use crate::settings::{Setting, Settings, setting};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use sidegate_common::revocation_state::RevocationState;
 use sidegate_runtime::clock::{instants, monotonic_ms};
 use sidegate_runtime::feed::Source;
-use sidegate_runtime::feed::driver::{Pace, follow};
+use sidegate_runtime::feed::driver::{Intervals, follow};
 use sidegate_runtime::feed::redis::RedisSource;
 use sidegate_runtime::feed::status::Status;
 use tokio::sync::watch;
@@ -64,6 +64,6 @@ async fn keep_from<S: Source>(
 ) {
     let partitions = state.index().partitions();
     let staleness_max = Duration::from_millis(state.staleness().max_ms);
-    let pace = Pace::every(probe_interval).waiting_for_replay(REPLAY_WAIT, staleness_max);
+    let pace = Intervals::every(probe_interval).waiting_for_replay(REPLAY_WAIT, staleness_max);
     follow(Arc::new(source), partitions, Vec::new(), state, pace, status, stop).await;
 }

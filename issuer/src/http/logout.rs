@@ -29,7 +29,7 @@ pub(super) async fn logout<U: Users, S: Store, P: Passwords>(api: Arc<Api<U, S, 
 /// The access token, the refresh token and the scope of a request.
 async fn read(call: Call) -> Result<(Option<String>, Option<String>, Scope), Failure> {
     let access = bearer(&call.head.headers)?.map(str::to_owned);
-    let (refresh, scope) = wish(call.optional_fields().await?)?;
+    let (refresh, scope) = parse_logout(call.optional_fields().await?)?;
     Ok((access, refresh, scope))
 }
 
@@ -37,7 +37,7 @@ async fn read(call: Call) -> Result<(Option<String>, Option<String>, Scope), Fai
 ///
 /// # Errors
 /// A field is no text, or the scope is not one of the three.
-pub fn wish(mut fields: Fields) -> Result<(Option<String>, Scope), Invalid> {
+pub fn parse_logout(mut fields: Fields) -> Result<(Option<String>, Scope), Invalid> {
     let refresh = fields.optional_text("refresh_token")?;
     let scope = match fields.optional_text("scope")? {
         None => Scope::Local,

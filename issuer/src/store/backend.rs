@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sidegate_common::revocation::{Id, Revocation};
 use sidegate_common::revocation_state::Observer;
 use sidegate_common::time::UnixTime;
-use sidegate_runtime::trace::hop;
+use sidegate_runtime::trace::child_span;
 
 use super::counts::Counts;
 use super::redis::RedisStore;
@@ -27,7 +27,7 @@ pub enum AnyStore {
 
 macro_rules! dispatch {
     ($self:ident.$method:ident($($argument:expr),*)) => {
-        hop(concat!("store.", stringify!($method)), async {
+        child_span(concat!("store.", stringify!($method)), async {
             match $self {
                 AnyStore::Redis(store) => store.$method($($argument),*).await,
                 AnyStore::Embedded(store) => store.$method($($argument),*).await,

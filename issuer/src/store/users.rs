@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
-use sidegate_runtime::trace::hop;
+use sidegate_runtime::trace::child_span;
 
 use crate::domain::traits::{Account, Lookup, Unavailable, Users};
 use pool::{Connection, Lease, Pool, Row};
@@ -393,7 +393,7 @@ async fn within_time<T>(
             Err(_) => Err(Unavailable::new(NAME, "no answer in time")),
         }
     };
-    hop(what, timed).await
+    child_span(what, timed).await
 }
 
 impl Users for SqlUsers {

@@ -15,7 +15,7 @@ use sidegate_common::time::UnixTime;
 use sidegate_common::wire::Keys;
 use sidegate_issuer::domain::session::{Refusal, Rotated, Rotation};
 use sidegate_issuer::domain::traits::Store as _;
-use sidegate_issuer::store::redis::{OwnFeed, Pace, RedisStore};
+use sidegate_issuer::store::redis::{Intervals, OwnFeed, RedisStore};
 use sidegate_runtime::clock::instants;
 use sidegate_runtime::feed::status::Status;
 
@@ -134,7 +134,7 @@ async fn one_that_was_taken_off_the_list_lists_itself_before_it_acknowledges_any
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_data_set_is_not_settled_before_issuers_had_time_to_list_themselves() {
     let server = RedisServer::start(&[]).await;
-    let pace = Pace { gathering: Duration::from_millis(1500), ..FAST };
+    let pace = Intervals { gathering: Duration::from_millis(1500), ..FAST };
     let store = store_at(&server.url()).pacing(pace);
     store.initialise().await.unwrap();
     beat(&store);
@@ -183,7 +183,7 @@ async fn an_issuer_that_died_is_taken_off_the_list_and_waited_for_no_longer() {
     let mut pair = Pair::start().await;
     let dead = store_at(&pair.address.url());
     dead.initialise().await.unwrap();
-    let alive = store_at(&pair.address.url()).pacing(Pace { stopped: Duration::from_secs(3), ..FAST });
+    let alive = store_at(&pair.address.url()).pacing(Intervals { stopped: Duration::from_secs(3), ..FAST });
     alive.initialise().await.unwrap();
     pair.cut().await;
     pair.fail_over().await;
@@ -201,7 +201,7 @@ async fn what_the_feed_brought_from_an_issuer_that_has_left_is_put_back() {
     let mut pair = Pair::start().await;
     let (leaving, (staying, state)) = (store_at(&pair.address.url()), with_feed(&pair.address.url()));
     // The failover takes away that it left, too.
-    let staying = staying.pacing(Pace { stopped: Duration::from_secs(1), ..FAST });
+    let staying = staying.pacing(Intervals { stopped: Duration::from_secs(1), ..FAST });
     leaving.initialise().await.unwrap();
     staying.initialise().await.unwrap();
     beat(&staying);

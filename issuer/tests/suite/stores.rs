@@ -12,7 +12,7 @@ use sidegate_common::time::UnixTime;
 use sidegate_common::wire::{Keys, Message, Position};
 use sidegate_issuer::domain::session::NewSession;
 use sidegate_issuer::domain::traits::Store as _;
-use sidegate_issuer::store::redis::{Link, OpenError, Pace, RedisRequirements, RedisStore};
+use sidegate_issuer::store::redis::{Intervals, Link, OpenError, RedisRequirements, RedisStore};
 use sidegate_issuer::store::sqlite::{self, EmbeddedStore};
 
 struct SqliteBench {
@@ -114,7 +114,7 @@ impl RedisBench {
 }
 
 fn redis_store(server: &RedisServer, partitions: u16) -> RedisStore {
-    let pace = Pace { gathering: Duration::ZERO, ..Pace::default() };
+    let pace = Intervals { gathering: Duration::ZERO, ..Intervals::default() };
     RedisStore::new(Link::new(&server.url()).unwrap(), PREFIX, partitions, LIFETIMES).pacing(pace)
 }
 

@@ -24,7 +24,7 @@ pub fn bodies(data: &[u8]) {
             }
         }
         3 => {
-            if let Ok((Some(text), scope)) = Fields::read(kind, body).and_then(logout::wish) {
+            if let Ok((Some(text), scope)) = Fields::read(kind, body).and_then(logout::parse_logout) {
                 assert!(["local", "others", "global"].contains(&scope.name()));
                 refresh_token(&text);
             }

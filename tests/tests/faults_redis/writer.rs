@@ -12,7 +12,7 @@ use sidegate_common::time::UnixTime;
 use sidegate_common::token::{self, Policy};
 use sidegate_issuer::domain::session::{EndSession, NewSession, Rotated, Rotation, TokenLifetimes};
 use sidegate_issuer::domain::traits::Store as _;
-use sidegate_issuer::store::redis::{Link, Pace, RedisRequirements, RedisStore};
+use sidegate_issuer::store::redis::{Intervals, Link, RedisRequirements, RedisStore};
 use sidegate_runtime::clock::{monotonic_ms, unix_now};
 use sidegate_tests::daemon::claims;
 use sidegate_tests::random::Random;
@@ -36,8 +36,8 @@ const LIFETIMES: TokenLifetimes =
 const DEMANDS: RedisRequirements = RedisRequirements { persistence: false, noeviction: true, waitaof: false };
 
 /// An issuer that died is given up after two seconds: cycles are short. Nothing else is quicker than in life.
-fn pace() -> Pace {
-    Pace { stopped: Duration::from_secs(2), ..Pace::default() }
+fn pace() -> Intervals {
+    Intervals { stopped: Duration::from_secs(2), ..Intervals::default() }
 }
 
 /// An issuer's store that is being written to.

@@ -67,7 +67,7 @@ mod tests {
 
     #[test]
     fn after_an_outage_of_any_length_an_attempt_follows_within_two_seconds() {
-        let pace = super::super::driver::Pace::every(Duration::from_millis(250));
+        let pace = super::super::driver::Intervals::every(Duration::from_millis(250));
         let hanging = super::super::redis::SETUP_TIMEOUT;
         for seconds in [1, 20, 600, 6 * 3_600] {
             for hangs in [Duration::ZERO, hanging] {
@@ -84,7 +84,7 @@ mod tests {
     /// A thousand followers whose store is away for a minute do not come back in step.
     #[test]
     fn f20_a_herd_comes_back_spread_out() {
-        let pace = super::super::driver::Pace::every(Duration::from_millis(250));
+        let pace = super::super::driver::Intervals::every(Duration::from_millis(250));
         let back = || {
             let mut backoff = Backoff::new(pace.backoff_first, pace.backoff_most);
             found_after(&mut backoff, Duration::from_secs(60), Duration::ZERO).0.as_millis() / 100

@@ -17,7 +17,7 @@ use crate::program::stopped;
 
 /// How a feed is followed.
 #[derive(Clone, Copy, Debug)]
-pub struct Pace {
+pub struct Intervals {
     /// The machines' waits.
     pub timing: Timing,
     /// How long connecting and subscribing may take.
@@ -30,7 +30,7 @@ pub struct Pace {
     pub clock: fn() -> Instants,
 }
 
-impl Pace {
+impl Intervals {
     /// The usual pace, with a probe every `probe_interval`, varied by a tenth so that verifiers do not probe in step.
     pub fn every(probe_interval: Duration) -> Self {
         let varied = probe_interval.mul_f64(0.9 + 0.2 * random());
@@ -64,7 +64,7 @@ impl Pace {
 /// Finds out how many partitions the data set has, trying for ever; none if it is stopped first.
 pub async fn partitions<S: Source>(
     source: &S,
-    pace: &Pace,
+    pace: &Intervals,
     status: &Status,
     stop: &mut watch::Receiver<bool>,
 ) -> Option<u16> {
@@ -99,7 +99,7 @@ pub async fn follow<S: Source, K: Sink>(
     partitions: u16,
     kept: Vec<Checkpoint>,
     sink: Arc<K>,
-    pace: Pace,
+    pace: Intervals,
     status: Arc<Status>,
     stop: watch::Receiver<bool>,
 ) {
@@ -139,7 +139,7 @@ struct Follower<S, K> {
     source: Arc<S>,
     sink: Arc<K>,
     status: Arc<Status>,
-    pace: Pace,
+    pace: Intervals,
     backoff: Backoff,
     group: Vec<u16>,
     machines: Vec<Machine>,

@@ -238,7 +238,7 @@ pub fn outcome(outcome: &'static str) {
 }
 
 /// Does a part of the present request's work that may take long, in a span of its own.
-pub async fn hop<F, T, E>(name: &'static str, work: F) -> Result<T, E>
+pub async fn child_span<F, T, E>(name: &'static str, work: F) -> Result<T, E>
 where
     F: Future<Output = Result<T, E>>,
 {

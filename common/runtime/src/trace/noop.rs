@@ -68,7 +68,7 @@ impl Span {
 pub const fn outcome(_outcome: &'static str) {}
 
 /// Does the work.
-pub fn hop<F, T, E>(_name: &'static str, work: F) -> impl Future<Output = Result<T, E>>
+pub fn child_span<F, T, E>(_name: &'static str, work: F) -> impl Future<Output = Result<T, E>>
 where
     F: Future<Output = Result<T, E>>,
 {

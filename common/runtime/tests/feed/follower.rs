@@ -8,7 +8,7 @@ use sidegate_common::revocation::{Id, Revocation, Target};
 use sidegate_common::sync::{Checkpoint, Push, Sink};
 use sidegate_common::time::{Instants, UnixTime};
 use sidegate_runtime::feed::Source;
-use sidegate_runtime::feed::driver::{self, Pace};
+use sidegate_runtime::feed::driver::{self, Intervals};
 use sidegate_runtime::feed::status::{PartitionStatus, Status};
 use tokio::sync::watch;
 
@@ -94,7 +94,7 @@ impl Follower {
     pub fn resume<S: Source>(source: S, kept: Vec<Checkpoint>) -> Self {
         let (list, status) = (Arc::new(List::default()), Arc::new(Status::default()));
         let (stop, mut stopped) = watch::channel(false);
-        let pace = Pace::every(Duration::from_millis(50));
+        let pace = Intervals::every(Duration::from_millis(50));
         let (sink, watched) = (Arc::clone(&list), Arc::clone(&status));
         let task = tokio::spawn(async move {
             if let Some(partitions) = driver::partitions(&source, &pace, &watched, &mut stopped).await {

@@ -31,7 +31,7 @@ use sidegate_common::wire::{Keys, Position};
 
 pub use journal::JournalError;
 pub use link::Link;
-pub use reconciler::Pace;
+pub use reconciler::Intervals;
 pub use replay::OwnFeed;
 pub use replica_ack::ReplicaAckSettings;
 pub use server_checks::{RedisRequirements, RequirementError};
@@ -73,7 +73,7 @@ struct Shared {
     sessions_max: u32,
     /// The newest `iat` that this issuer has handed out, of each partition: a data set that was lost does not know it.
     newest: Vec<AtomicU64>,
-    pace: Pace,
+    pace: Intervals,
     issuers: IssuerList,
     lineages: Lineages,
     /// What this issuer's own feed has brought, once it is there.
@@ -131,7 +131,7 @@ impl RedisStore {
             lineages: Lineages::new(partitions.len()),
             partitions,
             terms,
-            pace: Pace::default(),
+            pace: Intervals::default(),
             issuers: IssuerList::new(new_name()),
             feed: OnceLock::new(),
             sessions_max: SESSIONS_PER_USER,
@@ -148,7 +148,7 @@ impl RedisStore {
 
     /// Does what it does at another pace.
     #[must_use]
-    pub fn pacing(mut self, pace: Pace) -> Self {
+    pub fn pacing(mut self, pace: Intervals) -> Self {
         if let Some(shared) = Arc::get_mut(&mut self.shared) {
             shared.pace = pace;
         }

@@ -31,7 +31,7 @@ const BEAT_APART: Duration = Duration::from_millis(20);
 
 /// How often, and how long, the heartbeat does what.
 #[derive(Clone, Copy, Debug)]
-pub struct Pace {
+pub struct Intervals {
     /// A look at the data set.
     pub heartbeat: Duration,
     /// The same while the log is not settled.
@@ -51,7 +51,7 @@ pub struct Pace {
     pub stopped: Duration,
 }
 
-impl Default for Pace {
+impl Default for Intervals {
     fn default() -> Self {
         Self {
             heartbeat: Duration::from_secs(1),

@@ -10,7 +10,7 @@ use sidegate_common::sync::{Push, Sink};
 use sidegate_common::time::{Instants, UnixTime};
 use sidegate_common::wire::Keys;
 use sidegate_runtime::clock::monotonic_ms;
-use sidegate_runtime::feed::driver::{self, Pace};
+use sidegate_runtime::feed::driver::{self, Intervals};
 use sidegate_runtime::feed::redis::RedisSource;
 use sidegate_runtime::feed::status::Status;
 use sidegate_tests::fault_proxy::FaultProxy;
@@ -73,7 +73,7 @@ async fn f20_a_herd_that_comes_back_reads_the_rest_and_not_the_whole() {
     let followers: Vec<(Arc<Count>, Arc<Status>)> = (0..FOLLOWERS).map(|_| Default::default()).collect();
     for (count, status) in &followers {
         let source = Arc::new(RedisSource::new(&through(&fault_proxy), "sidegate").expect("a URL"));
-        let pace = Pace::every(Duration::from_millis(250));
+        let pace = Intervals::every(Duration::from_millis(250));
         tokio::spawn(driver::follow(
             source,
             1,

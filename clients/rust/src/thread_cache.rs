@@ -15,10 +15,10 @@ use crate::verified::Verified;
 const PLACES: usize = 32;
 
 thread_local! {
-    static FRONT: RefCell<Front> = const { RefCell::new(Front { owner: 0, reader: None, places: [const { Place::EMPTY }; PLACES] }) };
+    static THREAD_CACHE: RefCell<ThreadCache> = const { RefCell::new(ThreadCache { owner: 0, reader: None, places: [const { Place::EMPTY }; PLACES] }) };
 }
 
-struct Front {
+struct ThreadCache {
     /// Which client's tokens these are; never zero but at first.
     owner: u64,
     reader: Option<Arc<Reader>>,
@@ -38,12 +38,12 @@ impl Place {
 /// The token, if this thread keeps it for this client and this segment, and nothing speaks against it.
 #[inline]
 pub(crate) fn check(owner: u64, segment: u64, mark: u64, token: &[u8], clock: &impl Clock) -> Option<Verified> {
-    FRONT
-        .try_with(|front| {
-            let front = front.try_borrow().ok()?;
-            let place = &front.places[mark as usize % PLACES];
-            let entry = place.kept.as_ref().filter(|_| place.last == mark && front.owner == owner)?;
-            let reader = front.reader.as_ref().filter(|reader| reader.id() == segment)?;
+    THREAD_CACHE
+        .try_with(|cache| {
+            let cache = cache.try_borrow().ok()?;
+            let place = &cache.places[mark as usize % PLACES];
+            let entry = place.kept.as_ref().filter(|_| place.last == mark && cache.owner == owner)?;
+            let reader = cache.reader.as_ref().filter(|reader| reader.id() == segment)?;
             let clear = entry.is_token(token) && reader.check(&entry.probe(), entry.epoch(), clock) == Verdict::Clear;
             clear.then(|| entry.clone())
         })
@@ -54,22 +54,22 @@ pub(crate) fn check(owner: u64, segment: u64, mark: u64, token: &[u8], clock: &i
 /// Shows the thread a token that the cache had; kept if it was the last one shown in its place.
 #[inline]
 pub(crate) fn show(owner: u64, reader: &Arc<Reader>, mark: u64, entry: &Verified) {
-    let _thread_is_ending = FRONT.try_with(|front| {
-        let Ok(mut front) = front.try_borrow_mut() else { return };
-        let place = &mut front.places[mark as usize % PLACES];
+    let _thread_is_ending = THREAD_CACHE.try_with(|cache| {
+        let Ok(mut cache) = cache.try_borrow_mut() else { return };
+        let place = &mut cache.places[mark as usize % PLACES];
         if place.last != mark {
             *place = Place { last: mark, kept: None };
             return;
         }
-        keep(&mut front, owner, reader, mark, entry);
+        keep(&mut cache, owner, reader, mark, entry);
     });
 }
 
 #[cold]
-fn keep(front: &mut Front, owner: u64, reader: &Arc<Reader>, mark: u64, entry: &Verified) {
-    if front.owner != owner || front.reader.as_ref().is_none_or(|held| held.id() != reader.id()) {
-        front.places = [const { Place::EMPTY }; PLACES];
-        (front.owner, front.reader) = (owner, Some(Arc::clone(reader)));
+fn keep(cache: &mut ThreadCache, owner: u64, reader: &Arc<Reader>, mark: u64, entry: &Verified) {
+    if cache.owner != owner || cache.reader.as_ref().is_none_or(|held| held.id() != reader.id()) {
+        cache.places = [const { Place::EMPTY }; PLACES];
+        (cache.owner, cache.reader) = (owner, Some(Arc::clone(reader)));
     }
-    front.places[mark as usize % PLACES] = Place { last: mark, kept: Some(entry.private_copy()) };
+    cache.places[mark as usize % PLACES] = Place { last: mark, kept: Some(entry.private_copy()) };
 }
