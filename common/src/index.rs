@@ -338,6 +338,20 @@ impl Index {
         self.unconfirmed.remove(partition, pushes);
     }
 
+    /// True if a log is known to have this `all` or `key`; the other kinds do not ask.
+    pub fn has_in_log(&self, partition: u16, revocation: &Revocation) -> bool {
+        match &revocation.target {
+            Target::All { threshold } => {
+                let marks = self.partitions.get(usize::from(partition));
+                marks.is_some_and(|marks| marks.all_in_log.load(Ordering::Acquire) >= threshold.0)
+            }
+            Target::Key { kid } => {
+                self.keys.get(kid).is_some_and(|held| held.in_log && held.expires_at >= revocation.expires_at)
+            }
+            Target::Token { .. } | Target::Session { .. } | Target::Subject { .. } => true,
+        }
+    }
+
     /// True if the entry would change nothing.
     fn holds(&self, partition: u16, revocation: &Revocation) -> bool {
         let expires_at = revocation.expires_at;

@@ -61,8 +61,11 @@ impl Unavailable {
 
 /// Hears of every change, right after the index has it. Calls are cheap and never wait.
 pub trait Observer: Send + Sync {
-    /// A revocation is held that was not.
+    /// A revocation is held that was not. The log may not have it yet.
     fn revoked(&self, partition: u16, revocation: &Revocation);
+
+    /// The log is known to have this revocation of all tokens or of a key, which may have been held before.
+    fn logged(&self, _partition: u16, _revocation: &Revocation) {}
 
     /// Tokens with `iat` at or before this moment are refused in one of the partitions.
     fn iat_floor(&self, _moment: UnixTime) {}
@@ -206,23 +209,36 @@ impl RevocationState {
         }
         applied == Applied::New
     }
+
+    /// Takes in what the log is known to have, and tells the observer of an `all` or `key` that it was not known to have.
+    fn log<T>(&self, partition: u16, revocation: &Revocation, take_in: impl FnOnce() -> T) -> T {
+        let known = self.index.has_in_log(partition, revocation);
+        let taken = take_in();
+        if let (false, Some(observer)) = (known, &self.observer) {
+            observer.logged(partition, revocation);
+        }
+        taken
+    }
 }
 
 impl Sink for RevocationState {
     fn apply(&self, partition: u16, revocation: &Revocation) -> bool {
-        self.hold(partition, revocation, || self.index.apply(partition, revocation))
+        let apply = || self.index.apply(partition, revocation);
+        self.log(partition, revocation, || self.hold(partition, revocation, apply))
     }
 
     fn push(&self, partition: u16, push: &Push) -> bool {
         self.hold(partition, &push.1, || self.index.apply_unconfirmed(partition, push))
     }
 
-    /// The observer has been told of them.
+    /// The observer has heard that they are held.
     fn confirm(&self, partition: u16, pushes: &[Push]) {
-        self.index.confirm(partition, pushes);
+        for push in pushes {
+            self.log(partition, &push.1, || self.index.confirm(partition, std::slice::from_ref(push)));
+        }
     }
 
-    /// The observer has been told of them.
+    /// The observer has heard that they are held.
     fn keep(&self, partition: u16, pushes: &[Push]) {
         self.index.keep(partition, pushes);
     }
@@ -260,5 +276,81 @@ impl Sink for RevocationState {
                 proven.fetch_max(as_of.monotonic_ms, Ordering::AcqRel);
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Position;
+    use std::sync::Mutex;
+
+    /// What the observer heard of: "held" and "logged", with the kind.
+    #[derive(Default)]
+    struct Heard(Mutex<Vec<(&'static str, Target)>>);
+
+    impl Observer for Heard {
+        fn revoked(&self, _partition: u16, revocation: &Revocation) {
+            self.0.lock().unwrap().push(("held", revocation.target.clone()));
+        }
+
+        fn logged(&self, _partition: u16, revocation: &Revocation) {
+            self.0.lock().unwrap().push(("logged", revocation.target.clone()));
+        }
+    }
+
+    fn observed() -> (RevocationState, Arc<Heard>) {
+        let heard = Arc::new(Heard::default());
+        let staleness = Staleness { policy: OnStale::Deny, max_ms: 1000 };
+        let now = Instants { wall_ms: 1_000_000, monotonic_ms: 1000 };
+        let state = RevocationState::new(staleness, now, Some(Arc::clone(&heard) as Arc<dyn Observer>));
+        state.begin(1);
+        (state, heard)
+    }
+
+    fn all_and_key() -> [Push; 2] {
+        let targets = [Target::All { threshold: UnixTime(900) }, Target::Key { kid: "k1".into() }];
+        let mut sequence = 0;
+        targets.map(|target| {
+            sequence += 1;
+            (Position { ms: 1, sequence }, Revocation { target, expires_at: UnixTime(9_999) })
+        })
+    }
+
+    #[test]
+    fn all_and_key_are_logged_once_when_their_push_is_confirmed() {
+        let (state, heard) = observed();
+        let pushes = all_and_key();
+        let [all, key] = pushes.clone().map(|push| push.1.target);
+        for push in &pushes {
+            assert!(state.push(0, push));
+        }
+        assert_eq!(*heard.0.lock().unwrap(), [("held", all.clone()), ("held", key.clone())], "not logged yet");
+        state.confirm(0, &pushes);
+        state.confirm(0, &pushes);
+        pushes.iter().for_each(|push| assert!(!state.apply(0, &push.1)));
+        let logged = [("held", all.clone()), ("held", key.clone()), ("logged", all), ("logged", key)];
+        assert_eq!(*heard.0.lock().unwrap(), logged);
+    }
+
+    #[test]
+    fn all_and_key_that_a_lost_connection_keeps_are_logged_when_the_log_shows_them() {
+        let (state, heard) = observed();
+        let pushes = all_and_key();
+        let [all, key] = pushes.clone().map(|push| push.1.target);
+        pushes.iter().for_each(|push| assert!(state.push(0, push)));
+        state.keep(0, &pushes);
+        assert_eq!(heard.0.lock().unwrap().len(), 2, "held, and no more");
+        pushes.iter().for_each(|push| assert!(!state.apply(0, &push.1), "held already"));
+        assert_eq!(heard.0.lock().unwrap()[2..], [("logged", all), ("logged", key)]);
+    }
+
+    #[test]
+    fn pushes_that_are_dropped_are_never_logged() {
+        let (state, heard) = observed();
+        let pushes = all_and_key();
+        pushes.iter().for_each(|push| assert!(state.push(0, push)));
+        state.drop_pushes(0, &pushes);
+        assert!(heard.0.lock().unwrap().iter().all(|(what, _)| *what == "held"));
     }
 }

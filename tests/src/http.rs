@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode};
@@ -197,12 +197,15 @@ where
 
 /// A client of one server that keeps its connection, until the server says that it closes it.
 #[derive(Debug, Default)]
-pub struct Kept(Option<http1::SendRequest<Full<Bytes>>>);
+pub struct Kept {
+    idle: Option<http1::SendRequest<Full<Bytes>>>,
+    opened: Option<Instant>,
+}
 
 impl Kept {
     /// True if the next call needs no new connection.
     pub fn is_open(&self) -> bool {
-        self.0.as_ref().is_some_and(|sender| !sender.is_closed())
+        self.idle.as_ref().is_some_and(|sender| !sender.is_closed())
     }
 
     /// Sends it: over the connection kept, if it takes the request, else over a new one.
@@ -211,33 +214,37 @@ impl Kept {
     /// [`Failure::NotSent`] if nobody lets us in; else it cannot be known what became of the request.
     pub async fn send(&mut self, call: Call) -> Result<Reply, Failure> {
         let exchange = async {
-            if let Some(kept) = self.0.take().filter(|sender| !sender.is_closed()) {
+            if let Some(kept) = self.idle.take().filter(|sender| !sender.is_closed()) {
                 match self.exchange(kept, call.clone()).await {
                     Err(Failure::NotSent(_)) => {}
                     answered => return answered,
                 }
             }
+            self.opened = Some(Instant::now());
             let sender = call.at.http1().await.map_err(|error| Failure::NotSent(error.to_string()))?;
             self.exchange(sender, call).await
         };
-        let timed_out = || Err(Failure::Lost("timed out".to_owned()));
-        tokio::time::timeout(Duration::from_secs(20), exchange).await.unwrap_or_else(|_| timed_out())
+        let answered = tokio::time::timeout(Duration::from_secs(20), exchange).await;
+        answered.unwrap_or_else(|_| Err(self.lost("timed out".to_owned())))
     }
 
     async fn exchange(&mut self, mut sender: http1::SendRequest<Full<Bytes>>, call: Call) -> Result<Reply, Failure> {
-        let lost = |error: hyper::Error| Failure::Lost(error.to_string());
         sender.ready().await.map_err(|error| Failure::NotSent(error.to_string()))?;
         let response = sender.try_send_request(call.http1_request()).await.map_err(|error| {
             let why = error.error().to_string();
-            if error.message().is_some() { Failure::NotSent(why) } else { Failure::Lost(why) }
+            if error.message().is_some() { Failure::NotSent(why) } else { self.lost(why) }
         })?;
         let (parts, body) = response.into_parts();
-        let body = body.collect().await.map_err(lost)?.to_bytes();
+        let body = body.collect().await.map_err(|error| self.lost(error.to_string()))?.to_bytes();
         let reply = Reply { status: parts.status, headers: parts.headers, body };
         if reply.header("connection") != Some("close") {
-            self.0 = Some(sender);
+            self.idle = Some(sender);
         }
         Ok(reply)
+    }
+
+    fn lost(&self, why: String) -> Failure {
+        Failure::Lost { why, opened: self.opened.unwrap_or_else(Instant::now) }
     }
 }
 
@@ -246,8 +253,9 @@ impl Kept {
 pub enum Failure {
     /// It was never sent: it may be sent elsewhere.
     NotSent(String),
-    /// It was sent, or a part of it.
-    Lost(String),
+    /// It was sent, or a part of it, over a connection that was opened then: a client may write into one whose server has
+    /// died before it sees that.
+    Lost { why: String, opened: Instant },
 }
 
 /// Sends raw bytes and reads until the server closes or falls silent for `silence`.

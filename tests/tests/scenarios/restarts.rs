@@ -16,7 +16,7 @@ use sidegate_tests::wait::eventually;
 
 const ROUNDS: u64 = 4;
 
-/// A request that has no answer.
+/// A request that has no answer, and since when its connection was open.
 #[derive(Clone, Debug)]
 struct Lost {
     what: String,
@@ -36,7 +36,8 @@ fn kill(program: &mut Program) -> Kill {
     Kill { from, gone: Instant::now() }
 }
 
-/// Each request that is lost was under way while a process died: none that was sent later, none that had ended before.
+/// Each request that is lost was sent over a connection that a process had when it died: none over a later one, and none
+/// that had ended before. No connection loses two.
 fn only_in_flight(lost: &[Lost], kills: &[Kill]) {
     let dying = |lost: &&Lost| kills.iter().any(|kill| lost.from <= kill.gone && lost.until >= kill.from);
     let others: Vec<_> = lost.iter().filter(|lost| !dying(lost)).map(|lost| lost.what.as_str()).collect();
@@ -61,7 +62,6 @@ impl Tally {
         right: u16,
         request: impl Future<Output = Result<Reply, Failure>>,
     ) -> Option<Reply> {
-        let from = Instant::now();
         match request.await {
             Ok(reply) if reply.status == right => {
                 self.answered.fetch_add(1, Ordering::Relaxed);
@@ -71,9 +71,9 @@ impl Tally {
                 let said = String::from_utf8_lossy(&reply.body).into_owned();
                 self.wrong.lock().unwrap().push(format!("{what}: {} {said}", reply.status));
             }
-            Err(Failure::Lost(why)) => {
+            Err(Failure::Lost { why, opened }) => {
                 let what = format!("{what}: {why}");
-                self.lost.lock().unwrap().push(Lost { what, from, until: Instant::now() });
+                self.lost.lock().unwrap().push(Lost { what, from: opened, until: Instant::now() });
             }
             Err(Failure::NotSent(_)) => {
                 self.unsent.fetch_add(1, Ordering::Relaxed);

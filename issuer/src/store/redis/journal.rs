@@ -1,5 +1,5 @@
-//! A local file with every revocation that this issuer knows to be in the log, from which the log is built again after
-//! Redis lost its data (`REVOCATION_JOURNAL`). It holds identifiers, never a token.
+//! A local file with every revocation that this issuer acknowledged or heard, from which the log is built again after Redis
+//! lost its data (`REVOCATION_JOURNAL`); those of all tokens or a key only once they are known to be in the log. It holds identifiers, never a token.
 
 mod format;
 #[cfg(test)]
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
-use sidegate_common::revocation::Revocation;
+use sidegate_common::revocation::{Revocation, Target};
 use sidegate_common::revocation_state::Observer;
 use sidegate_common::time::UnixTime;
 use sidegate_runtime::clock::unix_now;
@@ -92,8 +92,21 @@ pub(super) struct Owner {
 }
 
 impl Observer for Journal {
-    /// Writes an entry that the feed brought, unless it is one of our own.
+    /// Writes an entry that the feed brought, unless it is one of our own. A revocation of all tokens or of a key waits for
+    /// [`Journal::logged`]: one that a failover took away must not come back by us.
     fn revoked(&self, partition: u16, revocation: &Revocation) {
+        if !matches!(revocation.target, Target::All { .. } | Target::Key { .. }) {
+            self.heard(partition, revocation);
+        }
+    }
+
+    fn logged(&self, partition: u16, revocation: &Revocation) {
+        self.heard(partition, revocation);
+    }
+}
+
+impl Journal {
+    fn heard(&self, partition: u16, revocation: &Revocation) {
         let replay_entry =
             ReplayEntry { partition, revocation: revocation.clone(), position: None, keep_sessions: false };
         let key = replay_entry.key().1;
@@ -105,9 +118,7 @@ impl Observer for Journal {
         // The writer lives as long as this does.
         debug_assert!(sent.is_ok(), "nobody writes");
     }
-}
 
-impl Journal {
     /// Opens or makes the journal at `path`, drops what has expired, and starts its writer.
     pub(super) fn open(path: &Path, owner: &Owner, counts: Counts) -> Result<Self, JournalError> {
         let failed = |error| JournalError::Io(path.to_owned(), error);

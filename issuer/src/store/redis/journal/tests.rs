@@ -49,8 +49,9 @@ async fn what_was_acknowledged_is_there_after_a_restart_and_private() {
     let journal = open(&path);
     assert!(matches!(Journal::open(&path, &owner(false), Counts::default()), Err(JournalError::InUse(_))));
     assert!(journal.acknowledged(&key("k1")).await);
-    journal.revoked(1, &key("k1").revocation);
-    journal.revoked(0, &key("k2").revocation);
+    journal.logged(1, &key("k1").revocation);
+    journal.logged(0, &key("k2").revocation);
+    journal.revoked(0, &key("k3").revocation);
     journal.proven(1, proof()).await;
     drop(journal);
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
@@ -61,7 +62,11 @@ async fn what_was_acknowledged_is_there_after_a_restart_and_private() {
         .iter()
         .map(|(replay_entry, own)| (replay_entry.partition, replay_entry.position.is_some(), *own))
         .collect();
-    assert_eq!(kinds, [(1, true, true), (0, false, false)], "what the feed brings of our own is not written twice");
+    assert_eq!(
+        kinds,
+        [(1, true, true), (0, false, false)],
+        "our own is not written twice, and a key that was only pushed not at all"
+    );
 }
 
 #[tokio::test]
