@@ -202,7 +202,7 @@ mod tests {
     fn the_page_lists_every_code_with_its_status_and_error() {
         let page = include_str!("../../docs/errors.md");
         for code in Code::ALL {
-            let row = format!("| {} | {} | {} |", code.status(), code.name(), code.error());
+            let row = format!("|{}|{}|{}|", code.status(), code.name(), code.error());
             assert!(page.contains(&row), "docs/errors.md lacks {row}");
         }
     }

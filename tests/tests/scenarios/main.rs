@@ -3,6 +3,7 @@
 
 mod attack_tokens;
 mod clocks;
+mod configuration_page;
 mod daemon_kills;
 mod drain;
 mod errors;
