@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What a check costs in Python: against PyJWT, and against PyJWT with the usual blacklist in Redis.
+"""Measures a check in Python against PyJWT, and against PyJWT with the usual blacklist in Redis.
 
 Three rows for a call, four for a FastAPI route under uvicorn. Each is measured in turns with its peer, in pieces of
 about equal length, so that a noisy machine slows both alike. Run by `./bench`, which sets up what it needs.
@@ -50,7 +50,7 @@ CHECKS: dict[str, Any] = {
 def row(
     name: str, unit: str, peer: str, ours: list[float], theirs: list[float], goal: float | None, ratio: str
 ) -> None:
-    """One line, in the form of all of Sidegate's benchmarks; `ratio` says which way it is meant."""
+    """One line, in the form of all of Sidegate's benchmarks; `ratio` says the direction of the ratio."""
     pairs = zip(theirs, ours) if ratio == "theirs/ours" else zip(ours, theirs)
     ratios = sorted(above / below for above, below in pairs)
     middle = statistics.median(ratios)
@@ -63,7 +63,7 @@ def row(
 
 
 class Tokens:
-    """The same claims, signed by the issuer for us, and with RS256 for the peer that needs it."""
+    """The same claims, signed by the issuer for Sidegate, and with RS256 for the peer that needs it."""
 
     def __init__(self, stack: Stack) -> None:
         self.secret = stack.issuer_settings["JWT_SECRET_KEY"]
@@ -117,13 +117,13 @@ def bench_calls(tokens: Tokens, stack: Stack, redis_port: int) -> None:
     for _ in range(CALL_ROUNDS):
         for name, work in works.items():
             figures[name].append(per_call(work, times[name]))
-    assert verifier.try_cached(tokens.hs256) is not None, "the daemon was asked: that is not what this measures"
+    assert verifier.try_cached(tokens.hs256) is not None, "the daemon was asked, so this would not measure the cache"
     for name, goal in [("hs256", 10.0), ("rs256", None), ("redis", 100.0)]:
         row("Python check, seen token", "us", PEERS[name], figures["sidegate"], figures[name], goal, "theirs/ours")
 
 
 def make_app() -> FastAPI:
-    """The route that is measured, guarded as `BENCH_GUARD` says."""
+    """The measured route, protected as `BENCH_GUARD` says."""
     guard, app = os.environ["BENCH_GUARD"], FastAPI()
     install(app)
     blacklist = redis.asyncio.Redis(port=int(os.environ["BENCH_REDIS"]))
@@ -155,7 +155,7 @@ def make_app() -> FastAPI:
 
 @contextmanager
 def served(guard: str, settings: dict[str, str]) -> Iterator[int]:
-    """The route under uvicorn, in a process of its own; gives the port."""
+    """The route under uvicorn, in its own process; yields the port."""
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", "bench:make_app", "--factory", "--app-dir", str(Path(__file__).parent)]
     command += ["--port", str(port), "--no-access-log", "--log-level", "warning"]

@@ -14,7 +14,7 @@ verifier = sidegate.Verifier()
 
 
 class User:
-    """Whoever sent the request. An application would fetch its own user by `token.sub` instead."""
+    """The authenticated user. An application would load its own user by `token.sub` instead."""
 
     is_authenticated = True
 
@@ -37,7 +37,7 @@ class SidegateAuthentication(BaseAuthentication):  # type: ignore[misc]
 
 
 class HasScopes(BasePermission):  # type: ignore[misc]
-    """The view says which: `scopes = ["read"]`. Put it after `IsAuthenticated`."""
+    """Requires the view's scopes, such as `scopes = ["read"]`. Put it after `IsAuthenticated`."""
 
     def has_permission(self, request: Any, view: Any) -> bool:
         sidegate.require_scopes(request.auth, view.scopes)
@@ -45,7 +45,7 @@ class HasScopes(BasePermission):  # type: ignore[misc]
 
 
 def refuse(error: Exception, context: dict[str, Any]) -> Any:
-    """Sidegate's refusals, and that of a request without a token, as problem documents."""
+    """Renders Sidegate's errors, and that of a request without a token, as problem documents."""
     from rest_framework.views import exception_handler  # it imports the settings that name this function
 
     if isinstance(error, NotAuthenticated):

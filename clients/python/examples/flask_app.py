@@ -14,7 +14,7 @@ verifier = sidegate.Verifier()
 
 
 def require_user(*scopes: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Puts the request's token into `g.user`, or refuses the request."""
+    """Puts the request's token into `g.user`, or rejects the request."""
 
     def decorate(view: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(view)

@@ -1,4 +1,5 @@
-//! The client, as Python calls it: with the GIL while memory answers, without it while the daemon is asked.
+//! The client for Python: holds the GIL for checks in memory, releases it for requests to the
+//! daemon.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,16 +13,16 @@ use sidegate_client::{Denied, Sidegate};
 
 use crate::token::Token;
 
-/// The daemon's words for what has not even the letters of a token.
+/// The daemon's detail for text that cannot be a token.
 const NOT_COMPACT: &str = "not a compact JWS";
 
 /// A connection to the daemon of this host. `sidegate.Verifier` is its subclass in Python.
 #[pyclass(frozen, subclass, module = "sidegate._native")]
 pub struct Client {
     sidegate: Sidegate,
-    /// Makes the exception for a refusal: `(code, detail, required scope)`.
+    /// Creates the exception for a rejection: `(code, detail, required scope)`.
     refuse: Py<PyAny>,
-    /// Whether the log has it that the daemon cannot be reached.
+    /// True after logging that the daemon cannot be reached.
     unreachable_logged: AtomicBool,
 }
 
@@ -50,12 +51,12 @@ impl Client {
         if !shared_memory {
             builder = builder.socket_only();
         }
-        // Connecting waits for the daemon to hand out its segment.
+        // Connecting waits for the daemon to send its segment.
         let sidegate = py.detach(|| builder.connect());
         Ok(Self { sidegate, refuse, unreachable_logged: AtomicBool::new(false) })
     }
 
-    /// Whether the token is good now. Asks the daemon, if it has to, with the GIL released.
+    /// Checks the token. Asks the daemon, if needed, with the GIL released.
     #[pyo3(signature = (token, /))]
     fn check(&self, py: Python<'_>, token: &Bound<'_, PyString>) -> PyResult<Token> {
         let Some(text) = text(token) else { return Err(self.refuse(py, "token_invalid", NOT_COMPACT, "")) };
@@ -70,7 +71,7 @@ impl Client {
         answer.map(Token::checked).map_err(|denied| self.refusal(py, &denied))
     }
 
-    /// The same, as far as it can be told without asking the daemon: `None` if it cannot. Never blocks.
+    /// As `check`, without asking the daemon: `None` if only the daemon can answer. Never blocks.
     #[pyo3(signature = (token, /))]
     fn try_cached(&self, py: Python<'_>, token: &Bound<'_, PyString>) -> PyResult<Option<Token>> {
         let Some(text) = text(token) else { return Err(self.refuse(py, "token_invalid", NOT_COMPACT, "")) };
@@ -78,7 +79,7 @@ impl Client {
         answer.map(|good| good.map(Token::checked)).map_err(|denied| self.refusal(py, &denied))
     }
 
-    /// Whether tokens seen before are answered in this process.
+    /// Whether known tokens are checked in this process.
     #[getter]
     fn attached(&self) -> bool {
         self.sidegate.segment().is_some()
@@ -86,7 +87,8 @@ impl Client {
 }
 
 impl Client {
-    /// Tells Python's `logging` (logger `sidegate`) when the daemon becomes unreachable, and when it is back.
+    /// Logs to Python's `logging` (logger `sidegate`) when the daemon becomes unreachable, and when
+    /// it is back.
     fn log_reachability(&self, py: Python<'_>) -> PyResult<()> {
         let error = self.sidegate.daemon_error();
         if self.unreachable_logged.swap(error.is_some(), Ordering::Relaxed) == error.is_some() {
@@ -117,7 +119,8 @@ impl Client {
     }
 }
 
-/// The token's text; none for a `str` that has no UTF-8 form (lone surrogates), which is no token either.
+/// The token's text; `None` for a `str` without a UTF-8 form (lone surrogates), which is not a
+/// token either.
 fn text(token: &Bound<'_, PyString>) -> Option<PyBackedStr> {
     PyBackedStr::try_from(token.clone()).ok()
 }

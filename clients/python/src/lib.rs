@@ -1,6 +1,7 @@
-//! `sidegate._native`: what of the Python package is Rust. The client that checks, and the token that comes out of it.
+//! `sidegate._native`: the Rust part of the Python package, with the client and the token.
 //!
-//! Everything else is Python, in `python/sidegate`. The map: [`client`] asks, [`token`] is the answer.
+//! Everything else is Python, in `python/sidegate`. The map: [`client`] checks, [`token`] is the
+//! result.
 #![forbid(unsafe_code)]
 
 mod client;

@@ -1,4 +1,4 @@
-//! A good token, as Python sees it: claims as attributes and as a mapping.
+//! A good token in Python: claims as attributes and as a mapping.
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
@@ -6,12 +6,13 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString, PyTuple};
 use sidegate_client::Verified;
 
-/// A token that was good when it was checked. Reads like its claims: `token.sub`, `token["sub"]`, `dict(token)`.
+/// A token that was good when it was checked. Gives access to its claims: `token.sub`,
+/// `token["sub"]`, `dict(token)`.
 #[pyclass(frozen, mapping, module = "sidegate")]
 pub struct Token {
-    /// What the client keeps; none for one that was made of claims, in somebody's tests.
+    /// The client's data; `None` for a token made from claims in an application's tests.
     verified: Option<Verified>,
-    /// Parsed when first needed: most requests need no more than `sub`, which needs no parsing.
+    /// Parsed when first needed: most requests need only `sub`, which needs no parsing.
     claims: PyOnceLock<Py<PyDict>>,
 }
 
@@ -29,7 +30,7 @@ impl Token {
         Ok(claims.bind(py))
     }
 
-    /// A text that every token has.
+    /// A text claim that every token has.
     fn text<'py>(&self, py: Python<'py>, name: &str, read: fn(&Verified) -> &str) -> PyResult<Bound<'py, PyAny>> {
         match &self.verified {
             Some(verified) => Ok(PyString::new(py, read(verified)).into_any()),
@@ -57,7 +58,7 @@ impl Token {
 
 #[pymethods]
 impl Token {
-    /// A token made of claims, unchecked: for tests of applications.
+    /// An unchecked token with these claims, for tests of applications.
     #[staticmethod]
     fn from_claims(claims: &Bound<'_, PyDict>) -> PyResult<Self> {
         for name in ["iss", "aud", "sub", "client_id", "iat", "exp", "jti", "sid"] {
@@ -110,7 +111,7 @@ impl Token {
         self.number(py, "exp", Verified::expires_at)
     }
 
-    /// `scope` as it stands in the token, empty if it has none.
+    /// `scope` as in the token, empty if it has none.
     #[getter]
     fn scope(&self, py: Python<'_>) -> PyResult<String> {
         self.scope_text(py)
@@ -173,7 +174,7 @@ impl Token {
         self.jti(py)?.hash()
     }
 
-    /// The claims, and never the token itself: this ends up in logs.
+    /// The claims, but never the token itself: the text may be logged.
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
         Ok(format!("Token({})", self.claims(py)?.repr()?))
     }

@@ -1,4 +1,4 @@
-"""The example stack, real programs and all, shared by the tests that need no other."""
+"""The example stack with real programs, shared by the tests that need no other."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from stack import PASSWORD, PATIENCE_SECONDS, Stack
+from stack import PASSWORD, TIMEOUT_SECONDS, Stack
 
 WORKERS = 4
 
@@ -24,7 +24,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 def log_in(stack: Stack, email: str = "alice@example.org") -> dict[str, str]:
-    """What a login gives."""
+    """The response of a login."""
     answer = httpx.post(f"{stack.issuer_url}/auth/login", json={"email": email, "password": PASSWORD}, timeout=60)
     assert answer.status_code == 200, answer.text
     tokens: dict[str, str] = answer.json()
@@ -41,7 +41,7 @@ def bearer(access_token: str) -> dict[str, str]:
 
 
 def eventually(what: str, condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while not condition():
         assert time.monotonic() < deadline, f"never: {what}"
         time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""A daemon of a few lines that answers `POST /verify` on a Unix socket: for what the real one cannot be made to say."""
+"""A daemon of a few lines that answers `POST /verify` on a Unix socket: for responses that the real one never sends."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Answer = tuple[int, dict[str, Any]]
 
 
 def good(**claims: Any) -> Answer:
-    """A yes, with these claims beside those that every token has."""
+    """The response for a good token, with these claims beside the usual ones."""
     now = int(time.time())
     every = {"iss": "sidegate", "aud": "sidegate", "sub": "42", "client_id": "sidegate", "iat": now, "exp": now + 600}
     every |= {"jti": "the-jti", "sid": "the-sid"}
@@ -23,12 +23,12 @@ def good(**claims: Any) -> Answer:
 
 
 def problem(status: int, code: str, detail: str = "") -> Answer:
-    """A no, as the daemon words it."""
+    """An error response in the daemon's form."""
     return status, {"type": f"urn:sidegate:error:{code}", "status": status, "code": code, "detail": detail}
 
 
 class FakeDaemon(socketserver.ThreadingUnixStreamServer):
-    """Answers what `answer` says for each token, and counts the questions."""
+    """Responds with `answer(token)`, and counts the requests."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -42,7 +42,7 @@ class FakeDaemon(socketserver.ThreadingUnixStreamServer):
         self._thread.start()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Silent: clients that gave up are no error here."""
+        """Silent: clients that disconnect are not an error here."""
 
     def close(self) -> None:
         self.shutdown()

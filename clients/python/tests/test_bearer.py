@@ -1,4 +1,4 @@
-"""Where the token stands in a request, and what the refusals look like on the wire."""
+"""The token in a request, and the error responses on the wire."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sidegate import (
 
 
 @pytest.mark.parametrize("value", ["Bearer a.b.c", "bearer a.b.c", "BEARER  a.b.c", ["Bearer a.b.c"]])
-def test_one_bearer_token_in_any_spelling_of_the_scheme(value: str | list[str]) -> None:
+def test_scheme_is_case_insensitive(value: str | list[str]) -> None:
     assert bearer_token(value) == "a.b.c"
 
 
@@ -39,7 +39,7 @@ def test_no_bearer_token(value: str | list[str] | None) -> None:
         ["Bearer a", "Bearer a"],
     ],
 )
-def test_anything_but_one_token_is_refused(value: str | list[str]) -> None:
+def test_more_or_less_than_one_token_is_an_error(value: str | list[str]) -> None:
     with pytest.raises(InvalidTokenError):
         bearer_token(value)
 

@@ -1,4 +1,4 @@
-"""The docs page of the example application, in a headless Chromium: log in, ask, log out, ask again."""
+"""The docs page of the example application, in a headless Chromium: log in, call, log out, call again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PATIENCE_MS = 60_000
+TIMEOUT_MS = 60_000
 
 
 @pytest.fixture
@@ -33,14 +33,14 @@ def page(stack: Stack) -> Iterator[Page]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         page = browser.new_page(viewport={"width": 1000, "height": 900})
-        page.set_default_timeout(PATIENCE_MS)
-        expect.set_options(timeout=PATIENCE_MS)
+        page.set_default_timeout(TIMEOUT_MS)
+        expect.set_options(timeout=TIMEOUT_MS)
         yield page
         browser.close()
 
 
 def execute(page: Page, operation: str) -> Locator:
-    """Opens an operation of the docs page, executes it, and gives the answer it shows."""
+    """Opens an operation of the docs page, executes it, and returns the response it shows."""
     block = page.locator(f"[id$='-{operation}']")
     if not block.get_by_role("button", name="Execute").is_visible():
         if not block.locator(".opblock-body").is_visible():
@@ -56,14 +56,14 @@ def status(answer: Locator) -> Locator:
 
 
 def screenshot(page: Page, block: Locator, name: str) -> None:
-    """Made anew where SCREENSHOTS is set: they are committed, and a test must not change them."""
+    """Written only if SCREENSHOTS is set: they are committed, and a test must not change them."""
     block.scroll_into_view_if_needed()
     if os.environ.get("SCREENSHOTS"):
         SCREENSHOTS.mkdir(exist_ok=True)
         page.screenshot(path=SCREENSHOTS / f"{name}.png")
 
 
-def test_the_docs_page_logs_in_and_a_logout_is_a_logout(page: Page, stack: Stack) -> None:
+def test_docs_page_logs_in_and_out(page: Page, stack: Stack) -> None:
     foreign: list[str] = []
     ours = (stack.app_url, stack.issuer_url, "data:", "blob:")
     page.on("request", lambda request: foreign.append(request.url) if not request.url.startswith(ours) else None)
@@ -96,7 +96,8 @@ def test_the_docs_page_logs_in_and_a_logout_is_a_logout(page: Page, stack: Stack
 
     expect(status(execute(page, "sidegate_logout"))).to_have_text(re.compile("204"))
 
-    # The daemon receives it within milliseconds; asked again until then, always with the same bearer.
+    # The daemon receives the revocation within milliseconds; the call is repeated until then, with
+    # the same bearer token.
     for _ in range(100):
         answer = execute(page, "me_me_get")
         if "401" in status(answer).inner_text():
@@ -111,7 +112,7 @@ def test_the_docs_page_logs_in_and_a_logout_is_a_logout(page: Page, stack: Stack
     assert foreign == []
 
 
-def test_the_docs_page_shows_which_routes_are_protected(page: Page, stack: Stack) -> None:
+def test_docs_page_marks_protected_routes(page: Page, stack: Stack) -> None:
     page.goto(f"{stack.app_url}/docs")
     expect(page.locator("[id$='-me_me_get'] .authorization__btn")).to_be_visible()
     expect(page.locator("[id$='-sidegate_logout'] .authorization__btn")).to_be_visible()

@@ -1,4 +1,4 @@
-"""Flask and Django REST framework, as the examples wire them: the same refusals as everywhere."""
+"""Flask and Django REST framework, as in the examples: the same error responses as everywhere."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def refused(answer: Answer, status: int, code: str) -> None:
     assert ("WWW-Authenticate" in answer.headers) == (status != 503)
 
 
-def test_the_example_protects_its_routes(get: Get, verifier: TestVerifier) -> None:
+def test_example_protects_its_routes(get: Get, verifier: TestVerifier) -> None:
     assert get("/", None).status == 200
     refused(get("/me", None), 401, "token_missing")
     refused(get("/notes", None), 401, "token_missing")

@@ -93,7 +93,7 @@ def refused(answer: Any, status: int, code: str) -> None:
         assert challenge.startswith(expected.get(code, 'Bearer error="invalid_token"'))
 
 
-def test_a_good_token_gets_in(client: TestClient, verifier: TestVerifier) -> None:
+def test_good_token_passes(client: TestClient, verifier: TestVerifier) -> None:
     headers = bearer(verifier.issue("42", scope="read write"))
     for path, body in [
         ("/me", "42"),
@@ -106,14 +106,14 @@ def test_a_good_token_gets_in(client: TestClient, verifier: TestVerifier) -> Non
         assert (answer.status_code, answer.json()) == (200, body), path
 
 
-def test_without_a_token_only_the_public_gets_in(client: TestClient) -> None:
+def test_only_public_routes_pass_without_a_token(client: TestClient) -> None:
     for path in ("/me", "/read", "/write", "/all/things"):
         refused(client.get(path), 401, "token_missing")
     assert client.get("/public").json() == "public"
     assert client.get("/maybe").json() is None
 
 
-def test_every_refusal_says_why(client: TestClient, verifier: TestVerifier) -> None:
+def test_every_rejection_has_its_code(client: TestClient, verifier: TestVerifier) -> None:
     refused(client.get("/me", headers=bearer("junk")), 401, "token_invalid")
     refused(client.get("/me", headers=bearer("two tokens")), 401, "token_invalid")
     refused(client.get("/me", headers={"Authorization": "Basic YTpi"}), 401, "token_missing")
@@ -128,14 +128,14 @@ def test_every_refusal_says_why(client: TestClient, verifier: TestVerifier) -> N
     refused(client.get("/read", headers=bearer(verifier.issue("42", scope="reader"))), 403, "insufficient_scope")
     verifier.revoke(token)
     refused(client.get("/me", headers=bearer(token)), 401, "token_revoked")
-    # Optional is not lenient: a client whose token went bad must learn to refresh it.
+    # Optional is not lenient: the client must refresh a bad token.
     refused(client.get("/maybe", headers=bearer(token)), 401, "token_revoked")
     verifier.available = False
     refused(client.get("/me", headers=bearer(verifier.issue("42"))), 503, "temporarily_unavailable")
     assert client.get("/public").status_code == 200
 
 
-def test_revoking_a_user_leaves_the_others(verifier: TestVerifier) -> None:
+def test_revoking_a_user_spares_other_users(verifier: TestVerifier) -> None:
     alice, bob = verifier.issue("alice"), verifier.issue("bob")
     verifier.revoke_user("alice")
     with pytest.raises(sidegate.RevokedTokenError):
@@ -152,7 +152,7 @@ def test_websockets_are_protected(client: TestClient, verifier: TestVerifier) ->
     assert getattr(denied.value, "status_code", 403) in (401, 403)
 
 
-def test_without_install_status_and_headers_are_right_all_the_same(verifier: TestVerifier) -> None:
+def test_status_and_headers_are_right_without_install(verifier: TestVerifier) -> None:
     app = make_app()
     app.state.sidegate_verifier = verifier
     answer = TestClient(app).get("/me")
@@ -161,7 +161,7 @@ def test_without_install_status_and_headers_are_right_all_the_same(verifier: Tes
     assert answer.json() == {"detail": "No access token was sent"}
 
 
-def test_a_mounted_application_refuses_like_the_one_above_it(verifier: TestVerifier) -> None:
+def test_mounted_application_sends_the_same_errors(verifier: TestVerifier) -> None:
     app, mounted = FastAPI(), make_app()
     app.mount("/sub", mounted)
     install(app, verifier)
@@ -172,7 +172,7 @@ def test_a_mounted_application_refuses_like_the_one_above_it(verifier: TestVerif
     refused(client.get("/sub/me", headers=bearer(verifier.issue("42") + "x")), 401, "token_invalid")
 
 
-def test_without_a_verifier_the_daemon_of_the_environment_is_asked(
+def test_default_verifier_comes_from_the_environment(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VERIFIER_SOCKET", str(tmp_path / "none.sock"))
@@ -183,7 +183,7 @@ def test_without_a_verifier_the_daemon_of_the_environment_is_asked(
     refused(TestClient(app).get("/me", headers=bearer("a" * 40)), 503, "temporarily_unavailable")
 
 
-def test_the_document_tells_where_tokens_come_from(client: TestClient) -> None:
+def test_document_has_the_token_urls(client: TestClient) -> None:
     document = client.get("/openapi.json").json()
     flow = document["components"]["securitySchemes"]["Sidegate"]["flows"]["password"]
     assert flow["tokenUrl"] == "https://issuer.example/auth/login"
@@ -202,7 +202,7 @@ def test_the_document_tells_where_tokens_come_from(client: TestClient) -> None:
     assert client.get("/openapi.json").json() == document
 
 
-def test_install_again_changes_the_verifier_and_keeps_the_rest(client: TestClient, verifier: TestVerifier) -> None:
+def test_install_again_only_changes_the_verifier(client: TestClient, verifier: TestVerifier) -> None:
     other = TestVerifier()
     app = client.app
     assert isinstance(app, FastAPI)
@@ -230,7 +230,7 @@ def starlette_app(verifier: TestVerifier) -> TestClient:
     return TestClient(Starlette(routes=[*routes, WebSocketRoute("/ws", ws)], middleware=[guard]))
 
 
-def test_the_middleware_lets_nobody_pass_but_to_public_paths(verifier: TestVerifier) -> None:
+def test_middleware_requires_a_token_except_on_public_paths(verifier: TestVerifier) -> None:
     client = starlette_app(verifier)
     token = verifier.issue("42", scope="read")
     assert client.get("/").json() == {"user": "", "known": False}
@@ -257,7 +257,7 @@ def test_the_middleware_lets_nobody_pass_but_to_public_paths(verifier: TestVerif
     refused(client.get("/who", headers=bearer(writer)), 503, "temporarily_unavailable")
 
 
-def test_the_middleware_guards_websockets(verifier: TestVerifier) -> None:
+def test_middleware_protects_websockets(verifier: TestVerifier) -> None:
     client = starlette_app(verifier)
     with client.websocket_connect("/ws", headers=bearer(verifier.issue("42"))) as socket:
         assert socket.receive_text() == "42"

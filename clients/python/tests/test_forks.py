@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import sidegate
 from conftest import eventually, log_in, log_out
-from stack import PATIENCE_SECONDS, Stack
+from stack import TIMEOUT_SECONDS, Stack
 
-# The segment of a dead daemon stays valid for a second, by a clock that is a tick behind at most.
-BELIEVED_SECONDS = 1.05
+# A dead daemon's segment stays valid for a second, by a clock that is at most a tick behind.
+VALID_SECONDS = 1.05
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def verifier(stack: Stack) -> sidegate.Verifier:
 
 
 @pytest.mark.parametrize("asleep", [False, True])
-def test_parent_and_child_let_go_of_a_segment_that_was_replaced(daemon: Stack, asleep: bool) -> None:
+def test_parent_and_child_switch_to_a_new_segment(daemon: Stack, asleep: bool) -> None:
     token, stays = log_in(daemon)["access_token"], log_in(daemon)["access_token"]
     reads, writes = os.pipe()
     stop, stopping = os.pipe()
@@ -62,7 +62,7 @@ def test_parent_and_child_let_go_of_a_segment_that_was_replaced(daemon: Stack, a
         killed = time.monotonic()
         log_out(daemon, token)
         daemon.start_verifier()
-        time.sleep(max(0.0, killed + BELIEVED_SECONDS - time.monotonic()))
+        time.sleep(max(0.0, killed + VALID_SECONDS - time.monotonic()))
         for pid in family:
             os.kill(pid, signal.SIGCONT)
         os.close(stopping)
@@ -70,16 +70,16 @@ def test_parent_and_child_let_go_of_a_segment_that_was_replaced(daemon: Stack, a
     assert os.waitstatus_to_exitcode(os.waitpid(parent, 0)[1]) == 0
     assert len(seen) == 2
     for one in seen:
-        assert one["last_good"] < killed + BELIEVED_SECONDS, f"good {one['last_good'] - killed} s after the kill"
+        assert one["last_good"] < killed + VALID_SECONDS, f"good {one['last_good'] - killed} s after the kill"
         assert one["attached_again"]
 
 
 def _family(stack: Stack, token: str, stays: str, tell: int, stop: int) -> bool:
-    """A process that attaches, keeps both tokens and forks; true if its child ended well."""
+    """A process that attaches, caches both tokens and forks; true if its child succeeded."""
     client = verifier(stack)
     eventually("both are kept", lambda: all(client.check(one) and client.try_cached(one) for one in (token, stays)))
     child = os.fork()
-    # What the parent had kept is good in the child without a question.
+    # Tokens that the parent cached are good in the child without a request.
     eventually("it is answered in process", lambda: client.try_cached(token) is not None)
     os.write(tell, f"{os.getpid()}\n".encode())
     ok = _checks(client, token, stays, tell, stop)
@@ -89,9 +89,9 @@ def _family(stack: Stack, token: str, stays: str, tell: int, stop: int) -> bool:
 
 
 def _checks(client: sidegate.Verifier, token: str, stays: str, tell: int, stop: int) -> bool:
-    """Checks a token until `stop` is set and the new segment is in use; true if it was refused from some moment on."""
+    """Checks a token until `stop` is set and the new segment is in use; true if it was rejected from some time on."""
     last_good, refused, attached_again = 0.0, False, False
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while time.monotonic() < deadline and not (refused and attached_again and select.select([stop], [], [], 0)[0]):
         began = time.monotonic()
         try:
@@ -101,7 +101,8 @@ def _checks(client: sidegate.Verifier, token: str, stays: str, tell: int, stop: 
             refused = True
         except sidegate.VerifierUnavailableError:
             pass
-        # While the old segment was valid the token was good: what is answered in process now comes from the new.
+        # While the old segment was valid the token was good: an answer from memory now uses the new
+        # one.
         if refused:
             attached_again = client.check(stays).sub == "1" and client.try_cached(stays) is not None
     os.write(tell, (json.dumps({"last_good": last_good, "attached_again": attached_again}) + "\n").encode())

@@ -24,13 +24,13 @@ def check_request(token: str) -> bytes:
     return field(1, field(4, field(2, http)))
 
 
-def test_stock_grpc_client_is_answered_over_the_unix_socket(stack: Stack) -> None:
+def test_stock_grpc_client_works_over_the_unix_socket(stack: Stack) -> None:
     tokens = log_in(stack)
     with grpc.insecure_channel(f"unix:{stack.verifier_settings['VERIFIER_SOCKET']}") as channel:
         health = channel.unary_unary(HEALTH)
         assert health(b"", timeout=20) == b"\x08\x01", "SERVING"
         check = channel.unary_unary(CHECK)
-        # Again and again: the authority then comes from the table of the connection.
+        # Repeated: the authority then comes from the connection's HPACK table.
         for _ in range(3):
             allowed = check(check_request(tokens["access_token"]), timeout=20)
             assert b"x-auth-subject" in allowed

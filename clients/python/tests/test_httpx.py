@@ -1,4 +1,4 @@
-"""Getting tokens: one login, one refresh for many requests, one retry, and what happens when the issuer says no."""
+"""Getting tokens: one login, one refresh for many requests, one retry, and errors of the issuer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EMAIL, PASSWORD = "alice@example.org", "correct horse battery staple"
 
 
 class World:
-    """An issuer and a service behind one transport. Each refresh token works once, so that a second refresh shows."""
+    """An issuer and a service behind one transport. Each refresh token works once, so that a second refresh fails."""
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
@@ -68,7 +68,7 @@ class World:
 
 
 class Transport(httpx.BaseTransport, httpx.AsyncBaseTransport):
-    """Consumes a request's body as the network does: httpx's own mock makes every body one that can be sent again."""
+    """Consumes a request's body as the network does: httpx's own mock makes every body repeatable."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -124,7 +124,7 @@ Run = Callable[[World, SidegateAuth, int], list[int]]
 
 
 @both
-def test_logs_in_once_and_goes_on_with_that(world: World, run: Run) -> None:
+def test_one_login_serves_many_requests(world: World, run: Run) -> None:
     changes: list[Tokens | None] = []
     auth = SidegateAuth(ISSUER, EMAIL, PASSWORD, on_change=changes.append)
     world.pause = 0.02
@@ -136,7 +136,7 @@ def test_logs_in_once_and_goes_on_with_that(world: World, run: Run) -> None:
 
 
 @both
-def test_64_requests_with_an_expired_token_make_one_refresh(world: World, run: Run) -> None:
+def test_64_requests_with_an_expired_token_refresh_once(world: World, run: Run) -> None:
     auth = SidegateAuth(ISSUER, tokens=expired(world))
     world.pause = 0.02
     assert run(world, auth, 64) == [200] * 64
@@ -145,7 +145,7 @@ def test_64_requests_with_an_expired_token_make_one_refresh(world: World, run: R
 
 
 @both
-def test_64_requests_that_are_refused_make_one_refresh_and_each_one_retry(world: World, run: Run) -> None:
+def test_64_rejected_requests_refresh_once_and_retry_once_each(world: World, run: Run) -> None:
     tokens = expired(world)
     auth = SidegateAuth(ISSUER, tokens=Tokens("unknown", tokens.refresh_token, time.time() + 600))
     world.pause = 0.02
@@ -156,7 +156,7 @@ def test_64_requests_that_are_refused_make_one_refresh_and_each_one_retry(world:
 
 
 @both
-def test_a_request_is_sent_twice_at_most(world: World, run: Run) -> None:
+def test_request_is_sent_at_most_twice(world: World, run: Run) -> None:
     auth = SidegateAuth(ISSUER, EMAIL, PASSWORD)
     assert run(world, auth, 1) == [200]
     issue = world.issue
@@ -174,7 +174,7 @@ def test_a_request_is_sent_twice_at_most(world: World, run: Run) -> None:
 
 
 @both
-def test_an_ended_session_leads_to_a_new_login(world: World, run: Run) -> None:
+def test_ended_session_leads_to_a_new_login(world: World, run: Run) -> None:
     auth = SidegateAuth(ISSUER, EMAIL, PASSWORD)
     assert run(world, auth, 1) == [200]
     world.good.clear()
@@ -184,7 +184,7 @@ def test_an_ended_session_leads_to_a_new_login(world: World, run: Run) -> None:
 
 
 @both
-def test_without_a_password_an_ended_session_is_said(world: World, run: Run) -> None:
+def test_ended_session_without_password_raises_login_needed(world: World, run: Run) -> None:
     changes: list[Tokens | None] = []
     tokens = expired(world)
     world.refresh = None
@@ -198,7 +198,7 @@ def test_without_a_password_an_ended_session_is_said(world: World, run: Run) -> 
 
 
 class Counted(SidegateAuth):
-    """Tells when all requests have arrived, so that none of them is late whatever else the machine does."""
+    """Counts arrived requests, so that the test waits for all of them even on a slow machine."""
 
     arrived = 0
 
@@ -208,10 +208,10 @@ class Counted(SidegateAuth):
 
 
 @both
-def test_a_wrong_password_is_said_and_not_tried_64_times(world: World, run: Run) -> None:
+def test_wrong_password_is_tried_once(world: World, run: Run) -> None:
     auth = Counted(ISSUER, EMAIL, "wrong")
     if run is run_sync:
-        # Each request asks once when it arrives, and the one that logs in once more when its turn comes.
+        # Each request asks once when it arrives, and the one that logs in once more under the lock.
         world.hold = lambda: auth.arrived < 65
     with pytest.raises(LoginRequiredError) as needed:
         run(world, auth, 64)
@@ -220,7 +220,7 @@ def test_a_wrong_password_is_said_and_not_tried_64_times(world: World, run: Run)
 
 
 @both
-def test_an_issuer_that_is_down_keeps_the_tokens_and_is_asked_again(world: World, run: Run) -> None:
+def test_issuer_outage_keeps_the_tokens(world: World, run: Run) -> None:
     auth = SidegateAuth(ISSUER, tokens=expired(world))
     before = auth.tokens
     for failure in (problem(503, "temporarily_unavailable"), httpx.ConnectError("refused")):
@@ -236,7 +236,7 @@ def test_an_issuer_that_is_down_keeps_the_tokens_and_is_asked_again(world: World
     assert run(world, auth, 1) == [200]
 
 
-def test_those_who_waited_for_a_failed_refresh_share_its_fate(world: World) -> None:
+def test_waiting_requests_fail_with_the_refresh(world: World) -> None:
     auth = SidegateAuth(ISSUER, tokens=expired(world))
     world.pause, world.fail = 0.05, httpx.ConnectError("refused")
 
@@ -248,7 +248,7 @@ def test_those_who_waited_for_a_failed_refresh_share_its_fate(world: World) -> N
     assert world.calls == {"/auth/refresh": 1}
 
 
-def test_a_request_that_is_cancelled_while_it_refreshes_holds_up_nobody(world: World) -> None:
+def test_cancelled_refresh_does_not_block_others(world: World) -> None:
     auth = SidegateAuth(ISSUER, tokens=expired(world))
     world.pause = 0.05
 
@@ -263,7 +263,7 @@ def test_a_request_that_is_cancelled_while_it_refreshes_holds_up_nobody(world: W
     assert asyncio.run(main()) == 200
 
 
-def test_bodies_are_sent_again_if_they_can_be(world: World) -> None:
+def test_repeatable_bodies_are_sent_again(world: World) -> None:
     auth = SidegateAuth(ISSUER, EMAIL, PASSWORD)
     with world.client(auth) as client:
         assert client.post("/echo", json={"a": 1}).text == '{"a":1}'

@@ -1,5 +1,5 @@
-"""The README's examples, each run as it is typed; only ports, and the token where it says `eyJ...`, are put in.
-Also the one function of docs/migration.md that old and new tokens go through, and the user's row of docs/fastapi.md."""
+"""Runs the README's examples as written; only ports, and the token for `eyJ...`, are filled in.
+Also the function of docs/migration.md for old and new tokens, and the user lookup of docs/fastapi.md."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FASTAPI, ANYWHERE, TESTING, CALLING = re.findall(r"```python\n(.*?)```", README,
 
 
 def run(tmp_path: Path, stack: Stack, example: str) -> str:
-    """What the example prints."""
+    """The output of the example."""
     (tmp_path / "example.py").write_text(example)
     command = [sys.executable, "example.py"]
     done = subprocess.run(
@@ -86,7 +86,7 @@ def test_calling_protected_services(stack: Stack, tmp_path: Path) -> None:
     assert "'email': 'alice@example.org'" in run(tmp_path, stack, example)
 
 
-def test_either_takes_old_tokens_and_new_ones(stack: Stack) -> None:
+def test_either_accepts_old_and_new_tokens(stack: Stack) -> None:
     page = Path(__file__).parents[3].joinpath("docs/migration.md").read_text()
     secret = "the application's old secret, of 32 bytes or more"
     daemon = sidegate.Verifier(stack.verifier_settings["VERIFIER_SOCKET"], attach=False)
@@ -104,7 +104,7 @@ def test_either_takes_old_tokens_and_new_ones(stack: Stack) -> None:
     assert sub(token) == "1"
     with pytest.raises(jwt.InvalidSignatureError):
         sub(jwt.encode({"sub": "of old"}, secret[::-1], algorithm="HS256"))
-    # What says that it is new is judged as such, whoever signed it.
+    # A token that claims to be new is checked as such, whoever signed it.
     with pytest.raises(sidegate.InvalidTokenError):
         sub(jwt.encode({"sub": "of old"}, secret, algorithm="HS256", headers={"typ": "at+jwt"}))
     log_out(stack, token)
@@ -117,14 +117,14 @@ class Base(DeclarativeBase):
 
 
 class User(Base):
-    """As fastapi-users has it, but for what does not matter here."""
+    """As in fastapi-users, reduced to the columns used here."""
 
     __tablename__ = "user"
     id: Mapped[int] = mapped_column(primary_key=True)
     is_active: Mapped[bool]
 
 
-def test_the_row_of_a_user_who_is_gone_or_disabled_is_401(tmp_path: Path) -> None:
+def test_missing_or_disabled_user_is_401(tmp_path: Path) -> None:
     page = Path(__file__).parents[3].joinpath("docs/fastapi.md").read_text()
     engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/app.db")
 

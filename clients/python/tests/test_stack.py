@@ -21,13 +21,13 @@ import pytest
 import sidegate
 from conftest import answers, bearer, eventually, log_in, log_out
 from sidegate.httpx import LoginRequiredError, SidegateAuth
-from stack import PASSWORD, PATIENCE_SECONDS, Stack, free_port
+from stack import PASSWORD, TIMEOUT_SECONDS, Stack, free_port
 
 EMAIL = "alice@example.org"
 
 
 def get(stack: Stack, path: str, token: str | None = None) -> httpx.Response:
-    """On a connection of its own, so that any of the workers may answer."""
+    """On a new connection, so that any of the workers may answer."""
     return httpx.get(stack.app_url + path, headers=bearer(token) if token else {}, timeout=60)
 
 
@@ -38,7 +38,7 @@ def refused(answer: httpx.Response, status: int, code: str) -> None:
 
 
 def issuer_counted(stack: Stack, what: str) -> float:
-    """What the issuer's own metrics have counted, whatever the result was."""
+    """A counter of the issuer's metrics, summed over results."""
     metrics = httpx.get(f"http://{stack.issuer_settings['ISSUER_ADMIN_LISTEN']}/metrics").text
     counts = re.findall(rf"^sidegate_issuer_{what}_total{{.*}} (\S+)$", metrics, re.MULTILINE)
     return sum(float(count) for count in counts)
@@ -74,7 +74,7 @@ def test_every_outcome_over_http(stack: Stack) -> None:
 
 
 def mint(stack: Stack, like: str, **changes: Any) -> str:
-    """A token like that one but for some claims, signed with the stack's own secret."""
+    """A copy of the token with changed claims, signed with the stack's secret."""
     claims = jwt.decode(like, options={"verify_signature": False}) | {"jti": os.urandom(16).hex()} | changes
     claims["iat"] = min(claims["iat"], claims["exp"] - 60)
     headers = {name: value for name, value in jwt.get_unverified_header(like).items() if name != "alg"}
@@ -83,7 +83,7 @@ def mint(stack: Stack, like: str, **changes: Any) -> str:
     return jwt.encode(claims, secret, algorithm="HS256", headers=headers)
 
 
-def test_the_exceptions_tell_what_is_wrong_with_a_token(stack: Stack) -> None:
+def test_exceptions_name_the_fault_of_a_token(stack: Stack) -> None:
     check = verifier(stack).check
     token = log_in(stack)["access_token"]
     assert check(mint(stack, token)).sub == "1"
@@ -103,7 +103,7 @@ def test_the_exceptions_tell_what_is_wrong_with_a_token(stack: Stack) -> None:
         assert type(denied.value) is expected
 
 
-def test_tokens_seen_before_are_judged_in_process_and_revoked_all_the_same(stack: Stack) -> None:
+def test_cached_tokens_are_checked_in_process_and_revoked(stack: Stack) -> None:
     client, token = verifier(stack), log_in(stack)["access_token"]
     eventually("the segment is attached", lambda: client.attached)
     assert client.try_cached(token) is None
@@ -118,7 +118,7 @@ def test_tokens_seen_before_are_judged_in_process_and_revoked_all_the_same(stack
             check(token)
 
 
-def test_revocation_while_requests_run_under_four_workers(stack: Stack) -> None:
+def test_revocation_under_load_with_four_workers(stack: Stack) -> None:
     token, stays = log_in(stack)["access_token"], log_in(stack)["access_token"]
     answers: list[tuple[float, int, str]] = []
     stop = threading.Event()
@@ -143,11 +143,11 @@ def test_revocation_while_requests_run_under_four_workers(stack: Stack) -> None:
     assert {(status, code) for _, status, code in answers} == {(200, ""), (401, "token_revoked")}
     first_refusal = min(started for started, status, _ in answers if status == 401)
     last_yes = max(started for started, status, _ in answers if status == 200)
-    # Generous: it takes milliseconds. What matters is that no worker goes on for long.
-    assert last_yes - min(first_refusal, logged_out) < PATIENCE_SECONDS / 4
+    # Generous: it takes milliseconds. What matters is that no worker continues for long.
+    assert last_yes - min(first_refusal, logged_out) < TIMEOUT_SECONDS / 4
 
 
-def test_the_application_can_revoke_a_user(stack: Stack) -> None:
+def test_application_can_revoke_a_user(stack: Stack) -> None:
     bob = log_in(stack, "bob@example.org")["access_token"]
     assert get(stack, "/me", bob).status_code == 200
     stack.revoke({"user": "2"})
@@ -156,7 +156,7 @@ def test_the_application_can_revoke_a_user(stack: Stack) -> None:
     assert get(stack, "/me", log_in(stack, "bob@example.org")["access_token"]).status_code == 200
 
 
-def test_a_daemon_that_is_killed_means_503_until_it_is_back(stack: Stack) -> None:
+def test_killed_daemon_means_503_until_it_is_back(stack: Stack) -> None:
     token, gone = log_in(stack)["access_token"], log_in(stack)["access_token"]
     assert get(stack, "/me", token).status_code == 200
     stack.end("verifier", signal.SIGKILL)
@@ -173,14 +173,14 @@ def test_a_daemon_that_is_killed_means_503_until_it_is_back(stack: Stack) -> Non
     eventually("revocation works again", lambda: all(get(stack, "/me", token).status_code == 401 for _ in range(20)))
 
 
-def test_a_daemon_that_lost_its_feed_is_stale(tmp_path: Path) -> None:
+def test_daemon_without_its_feed_is_stale(tmp_path: Path) -> None:
     stack = Stack(tmp_path, bcrypt_cost=4)
     stack.verifier_settings["MAX_STALENESS"] = "1s"
     try:
         stack.start()
         token = log_in(stack)["access_token"]
         assert get(stack, "/me", token).status_code == 200
-        # The embedded store's feed is the issuer's.
+        # The issuer serves the embedded store's feed.
         stack.end("issuer", signal.SIGKILL)
         eventually("the daemon calls itself stale", lambda: get(stack, "/me", token).status_code == 503)
         refused(get(stack, "/me", token), 503, "stale")
@@ -212,10 +212,10 @@ def test_children_forked_after_connecting_see_revocations(stack: Stack) -> None:
 
 
 def _child(client: sidegate.Verifier, token: str, stays: str, tell: int) -> bool:
-    """In a child: true if the token was good, was reported as revoked, and the other stayed good."""
+    """In a child process: true if the token was good, then revoked, and the other stayed good."""
     ok = client.check(token).sub == "1" and asyncio.run(client.check_async(stays)).sub == "1"
     os.write(tell, b"+" if ok else b"-")
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while time.monotonic() < deadline:
         try:
             client.check(token)
@@ -224,7 +224,7 @@ def _child(client: sidegate.Verifier, token: str, stays: str, tell: int) -> bool
     return False
 
 
-def test_a_program_logs_in_refreshes_and_logs_out(stack: Stack) -> None:
+def test_program_logs_in_refreshes_and_logs_out(stack: Stack) -> None:
     with httpx.Client(auth=SidegateAuth(stack.issuer_url, EMAIL, PASSWORD), timeout=60) as client:
         auth = client.auth
         assert isinstance(auth, SidegateAuth)
@@ -249,7 +249,7 @@ def test_a_program_logs_in_refreshes_and_logs_out(stack: Stack) -> None:
         assert client.get(f"{stack.app_url}/me").status_code == 200
 
 
-def test_a_program_does_so_in_async_code_and_survives_a_revocation(stack: Stack) -> None:
+def test_async_program_survives_a_revocation(stack: Stack) -> None:
     async def main() -> None:
         auth = SidegateAuth(stack.issuer_url, EMAIL, PASSWORD)
         async with httpx.AsyncClient(auth=auth, timeout=60) as client:
@@ -267,7 +267,7 @@ def test_a_program_does_so_in_async_code_and_survives_a_revocation(stack: Stack)
         client.get(f"{stack.app_url}/me")
 
 
-def test_one_command_starts_everything_and_stops_it(tmp_path: Path) -> None:
+def test_one_command_starts_and_stops_everything(tmp_path: Path) -> None:
     start = Path(__file__).parents[1] / "examples/fastapi_app/start"
     app, issuer = free_port(), free_port()
     command = [sys.executable, str(start), "--port", str(app), "--issuer-port", str(issuer), "--data", str(tmp_path)]

@@ -1,4 +1,4 @@
-"""The verifier over the socket alone: what each answer of the daemon becomes, and that no caller waits without need."""
+"""The verifier over the socket alone: the result of each response, and that no caller waits needlessly."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         daemon.close()
 
 
-def test_an_unreachable_daemon_is_logged_once_and_its_return_too(
+def test_unreachable_daemon_is_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="sidegate")
@@ -50,7 +50,7 @@ def test_an_unreachable_daemon_is_logged_once_and_its_return_too(
     assert [record.getMessage() for record in caplog.records[1:]] == ["the verifier answers again"]
 
 
-def test_a_good_token_reads_like_its_claims(start: Start) -> None:
+def test_good_token_gives_access_to_its_claims(start: Start) -> None:
     token = start(lambda _: good(scope="read write", aud=["a", "b"])).check(TOKEN)
     assert (token.sub, token.sid, token.jti, token.client_id, token.iss) == (
         "42",
@@ -81,7 +81,7 @@ def test_a_good_token_reads_like_its_claims(start: Start) -> None:
     assert "'sub': '42'" in repr(token)
 
 
-def test_a_token_without_scope_has_none(start: Start) -> None:
+def test_token_without_scope_has_no_scopes(start: Start) -> None:
     token = start(lambda _: good()).check(TOKEN)
     assert (token.scope, token.scopes) == ("", ())
     assert sidegate.require_scopes(token, []) is token
@@ -90,7 +90,7 @@ def test_a_token_without_scope_has_none(start: Start) -> None:
     assert denied.value.required == "read write"
 
 
-def test_claims_are_needed_to_make_a_token() -> None:
+def test_token_needs_all_claims() -> None:
     with pytest.raises(TypeError, match="iss"):
         sidegate.Token.from_claims({"sub": "42"})
 
@@ -113,7 +113,7 @@ def test_claims_are_needed_to_make_a_token() -> None:
         ((302, {}), sidegate.VerifierUnavailableError),
     ],
 )
-def test_every_other_answer_is_an_exception(start: Start, answer: Answer, expected: type[Exception]) -> None:
+def test_every_other_response_is_an_exception(start: Start, answer: Answer, expected: type[Exception]) -> None:
     verifier = start(lambda _: answer)
     with pytest.raises(expected) as denied:
         verifier.check(TOKEN)
@@ -121,7 +121,7 @@ def test_every_other_answer_is_an_exception(start: Start, answer: Answer, expect
     assert TOKEN not in str(denied.value)
 
 
-def test_the_tree_of_exceptions_is_pyjwts() -> None:
+def test_exceptions_extend_pyjwts() -> None:
     assert issubclass(sidegate.InvalidSignatureError, sidegate.DecodeError)
     for error in (sidegate.DecodeError, sidegate.ExpiredSignatureError, sidegate.RevokedTokenError):
         assert issubclass(error, sidegate.InvalidTokenError)
@@ -131,7 +131,7 @@ def test_the_tree_of_exceptions_is_pyjwts() -> None:
 
 
 @pytest.mark.parametrize("junk", ["abc", "a b c d e f g h i j", "é" * 40, "\ud800" * 40, "x" * 9000, TOKEN + "\n"])
-def test_what_cannot_be_a_token_costs_no_question(start: Start, junk: str) -> None:
+def test_malformed_token_causes_no_request(start: Start, junk: str) -> None:
     asked: list[str] = []
     verifier = start(lambda token: asked.append(token) or good())  # type: ignore[func-returns-value]
     for check in (verifier.check, verifier.try_cached):
@@ -155,7 +155,7 @@ def test_settings_are_checked(tmp_path: Path) -> None:
             sidegate.Verifier(tmp_path / "s", attach=False, timeout=timeout)
 
 
-def test_no_daemon_is_no_yes_and_its_coming_is_noticed(tmp_path: Path) -> None:
+def test_missing_daemon_is_unavailable_until_it_starts(tmp_path: Path) -> None:
     verifier = sidegate.Verifier(tmp_path / "verifier.sock", attach=False)
     with pytest.raises(sidegate.VerifierUnavailableError):
         verifier.check(TOKEN)
@@ -166,7 +166,7 @@ def test_no_daemon_is_no_yes_and_its_coming_is_noticed(tmp_path: Path) -> None:
     daemon.close()
 
 
-def test_the_environment_says_where_the_daemon_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sockets_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VERIFIER_SOCKET", str(tmp_path / "v.sock"))
     monkeypatch.setenv("ATTACH_SOCKET", str(tmp_path / "a.sock"))
     daemon = FakeDaemon(tmp_path / "v.sock", lambda _: good())
@@ -176,7 +176,7 @@ def test_the_environment_says_where_the_daemon_is(tmp_path: Path, monkeypatch: p
     daemon.close()
 
 
-def test_waiting_for_the_daemon_holds_up_no_other_thread(start: Start) -> None:
+def test_waiting_for_the_daemon_blocks_no_other_thread(start: Start) -> None:
     release, waiting = threading.Event(), threading.Event()
 
     def answer(token: str) -> Answer:
@@ -188,7 +188,7 @@ def test_waiting_for_the_daemon_holds_up_no_other_thread(start: Start) -> None:
     answers: list[sidegate.Token] = []
     asker = threading.Thread(target=lambda: answers.append(verifier.check(TOKEN)))
     asker.start()
-    # Both this thread and the fake daemon's run only because the asking thread let go of the GIL.
+    # This thread and the fake daemon's can only run because the asking thread released the GIL.
     assert waiting.wait(20)
     assert answers == []
     release.set()
@@ -196,7 +196,7 @@ def test_waiting_for_the_daemon_holds_up_no_other_thread(start: Start) -> None:
     assert [token.sub for token in answers] == ["42"]
 
 
-def test_the_loop_goes_on_while_the_daemon_is_asked(start: Start) -> None:
+def test_event_loop_runs_while_the_daemon_is_asked(start: Start) -> None:
     release = threading.Event()
 
     def answer(token: str) -> Answer:
@@ -219,7 +219,7 @@ def test_the_loop_goes_on_while_the_daemon_is_asked(start: Start) -> None:
     assert asyncio.run(verifier.check_async(TOKEN)).sub == "42"
 
 
-def test_a_daemon_that_is_stuck_makes_a_bounded_queue(tmp_path: Path) -> None:
+def test_stuck_daemon_makes_a_bounded_queue(tmp_path: Path) -> None:
     release = threading.Event()
     daemon = FakeDaemon(tmp_path / "verifier.sock", lambda _: good() if release.wait(20) else problem(500, "internal"))
     verifier = sidegate.Verifier(tmp_path / "verifier.sock", attach=False, timeout=20)
@@ -238,7 +238,7 @@ def test_a_daemon_that_is_stuck_makes_a_bounded_queue(tmp_path: Path) -> None:
     daemon.close()
 
 
-def test_a_hung_daemon_is_unavailable_after_the_timeout(start: Start, tmp_path: Path) -> None:
+def test_hung_daemon_is_unavailable_after_the_timeout(start: Start, tmp_path: Path) -> None:
     release = threading.Event()
     start(lambda _: good() if release.wait(20) else problem(500, "internal"))
     verifier = sidegate.Verifier(tmp_path / "verifier.sock", attach=False, timeout=0.05)
@@ -247,7 +247,7 @@ def test_a_hung_daemon_is_unavailable_after_the_timeout(start: Start, tmp_path: 
     release.set()
 
 
-def test_many_threads_share_a_verifier(start: Start) -> None:
+def test_threads_share_a_verifier(start: Start) -> None:
     verifier = start(lambda token: good(jti=token[-8:]))
     wrong: list[str] = []
 
@@ -265,7 +265,7 @@ def test_many_threads_share_a_verifier(start: Start) -> None:
     assert wrong == []
 
 
-def test_forked_children_have_connections_and_threads_of_their_own(start: Start) -> None:
+def test_forked_children_have_their_own_connections(start: Start) -> None:
     verifier = start(lambda token: good(jti=token[-8:]))
     assert verifier.check(TOKEN + "00000000").jti == "00000000"
     assert asyncio.run(verifier.check_async(TOKEN + "00000001")).jti == "00000001"

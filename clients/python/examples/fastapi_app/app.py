@@ -1,4 +1,4 @@
-"""Notes: an application with its own users, who log in at Sidegate's issuer and are checked in this very process."""
+"""Notes: an application with its own users, who log in at Sidegate's issuer; tokens are checked in process."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class Note(BaseModel):
 
 @app.get("/")
 def welcome(user: Annotated[Optional[Token], Depends(optional_user)]) -> dict[str, str]:  # noqa: UP045 - Python 3.9
-    """Public, and friendlier to those who are known."""
+    """Public; greets an authenticated user by name."""
     return {"message": f"Welcome, user {user.sub}" if user else "Welcome, whoever you are"}
 
 
 @app.get("/me")
 def me(user: User, db: Database) -> dict[str, Any]:
-    """Protected: the row of whoever asks."""
+    """Protected: the user's own row."""
     row = db.execute("SELECT id, email, name FROM users WHERE id = ?", (user.sub,)).fetchone()
     if row is None:
         raise HTTPException(404, "This account is gone")

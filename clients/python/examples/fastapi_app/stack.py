@@ -1,4 +1,4 @@
-"""Issuer, verifier and application together, as child processes with a folder of their own."""
+"""Issuer, verifier and application together, as child processes with their own folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 PASSWORD = "correct horse battery staple"
 USERS = (("alice@example.org", "Alice", "read write"), ("bob@example.org", "Bob", "read"))
-PATIENCE_SECONDS = 60.0
+TIMEOUT_SECONDS = 60.0
 
 SCHEMA = """
 CREATE TABLE users (
@@ -38,7 +38,7 @@ INSERT INTO notes (author, text) VALUES ('1', 'Logout means logout');
 
 
 def binary(name: str) -> str:
-    """The program: from SIDEGATE_BIN, from this repository's build, or from PATH."""
+    """The program's path: from SIDEGATE_BIN, from this repository's build, or from PATH."""
     folders = [os.environ.get("SIDEGATE_BIN"), str(HERE.parents[3] / "target" / "release")]
     found = shutil.which(name, path=os.pathsep.join(folder for folder in folders if folder)) or shutil.which(name)
     if found is None:
@@ -154,7 +154,7 @@ class Stack:
             process.wait()
 
     def wait(self) -> str:
-        """Waits until one of the processes ends; says which."""
+        """Waits until one of the processes ends; returns its name."""
         while True:
             for name, process in self._processes.items():
                 if process.poll() is not None:
@@ -162,7 +162,7 @@ class Stack:
             time.sleep(0.2)
 
     def revoke(self, what: dict[str, object]) -> None:
-        """What an application does after a password change: `POST /admin/revocations`."""
+        """Revokes as an application does after a password change: `POST /admin/revocations`."""
         headers = {"Authorization": f"Bearer {self.admin_token}", "Content-Type": "application/json"}
         url = f"{self._issuer_admin}/admin/revocations"
         request = urllib.request.Request(url, json.dumps(what).encode(), headers, method="POST")
@@ -176,7 +176,7 @@ class Stack:
             )
 
     def _until_answering(self, name: str, url: str) -> None:
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         while True:
             try:
                 with urllib.request.urlopen(url, timeout=5):

@@ -1,10 +1,10 @@
-"""Is this access token good, and has it not been revoked?
+"""Checks access tokens, including their revocation.
 
 >>> verifier = Verifier()                    # doctest: +SKIP
 >>> token = verifier.check("eyJ...")         # doctest: +SKIP
 >>> token.sub, token["scope"]                # doctest: +SKIP
 
-The map: `Verifier` checks, `Token` is a yes, the errors are the ways to say no. `sidegate.fastapi` and
+The map: `Verifier` checks, `Token` is a good token, `errors` has the reasons for rejection. `sidegate.fastapi` and
 `sidegate.starlette` protect routes, `sidegate.httpx` gets tokens, `sidegate.testing` tests applications without a
 daemon.
 """

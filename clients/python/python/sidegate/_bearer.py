@@ -1,4 +1,4 @@
-"""Where a request carries its access token (RFC 6750, section 2.1), by the same rules as the daemon's."""
+"""Finds a request's access token (RFC 6750, section 2.1), by the daemon's rules."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from sidegate.errors import InvalidTokenError, MissingTokenError
 
 
 def bearer_token(authorization: str | Iterable[str] | None) -> str:
-    """The token in the values of `Authorization`: one value, or all that came where the framework tells them apart.
+    """The token in the values of `Authorization`: one value, or all of them where the framework separates them.
 
-    Raises `MissingTokenError` if no bearer token came, `InvalidTokenError` if it is not exactly one.
+    Raises `MissingTokenError` if there is no bearer token, `InvalidTokenError` if it is not exactly one.
     """
     if authorization is None:
         raise MissingTokenError
@@ -19,7 +19,7 @@ def bearer_token(authorization: str | Iterable[str] | None) -> str:
         raise InvalidTokenError("two Authorization headers")
     scheme, _, token = values[0].partition(" ") if values else ("", "", "")
     if scheme.lower() != "bearer":
-        # Another scheme presents no bearer token; but a proxy may have joined two headers with a comma.
+        # Another scheme has no bearer token, but a proxy may have joined two headers with a comma.
         if values and "," in values[0] and "bearer" in values[0].lower():
             raise InvalidTokenError("two Authorization headers")
         raise MissingTokenError

@@ -1,4 +1,4 @@
-"""Types of the native half."""
+"""Types of the native module."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -8,38 +8,38 @@ from typing_extensions import Self
 
 @final
 class Token(Mapping[str, Any]):
-    """A token that was good when it was checked. Reads like its claims: `token.sub`, `token["sub"]`, `dict(token)`."""
+    """A token that was good when checked. Gives access to its claims: `token.sub`, `token["sub"]`, `dict(token)`."""
 
     @staticmethod
     def from_claims(claims: dict[str, Any]) -> Token:
-        """A token made of claims, unchecked: for tests of applications."""
+        """An unchecked token with these claims, for tests of applications."""
     @property
     def sub(self) -> str:
-        """Who."""
+        """The user."""
     @property
     def sid(self) -> str:
         """The session that the token belongs to."""
     @property
     def jti(self) -> str:
-        """Which token."""
+        """The token's identifier."""
     @property
     def client_id(self) -> str:
-        """For which application it was issued."""
+        """The application that the token was issued to."""
     @property
     def iss(self) -> str:
-        """Who issued it."""
+        """The issuer."""
     @property
     def aud(self) -> str | list[str]:
-        """For whom it is meant."""
+        """The audience or audiences."""
     @property
     def iat(self) -> int:
-        """When it was issued, in seconds since 1970."""
+        """The time of issue, in seconds since 1970."""
     @property
     def exp(self) -> int:
-        """When its time is over, in seconds since 1970."""
+        """The time of expiry, in seconds since 1970."""
     @property
     def scope(self) -> str:
-        """`scope` as it stands in the token, empty if it has none."""
+        """`scope` as in the token, empty if it has none."""
     @property
     def scopes(self) -> tuple[str, ...]:
         """`scope`, word by word."""
@@ -58,12 +58,12 @@ class Client:
         tokens: int,
     ) -> Self: ...
     def check(self, token: str, /) -> Token:
-        """The token, if it is good now; else one of the exceptions of `sidegate.errors`.
+        """Returns the token if it is good now; raises an exception of `sidegate.errors` otherwise.
 
-        Asks the daemon if it has to, with the GIL released.
+        Asks the daemon if needed, with the GIL released.
         """
     def try_cached(self, token: str, /) -> Token | None:
-        """The same without asking the daemon: `None` where only the daemon can answer. Never blocks."""
+        """As `check`, without the daemon: returns `None` if only the daemon can answer. Never blocks."""
     @property
     def attached(self) -> bool:
-        """Whether tokens seen before are answered in this process."""
+        """Whether known tokens are checked in this process."""

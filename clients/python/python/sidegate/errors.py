@@ -1,6 +1,6 @@
-"""Why a token is not accepted: PyJWT's tree of exceptions, continued where PyJWT ends.
+"""The reasons for rejection: PyJWT's exceptions, extended where PyJWT has none.
 
-Each knows the HTTP answer that says the same, as Sidegate's own services give it (docs/errors.md): `status`, `headers`
+Each has the HTTP response that Sidegate's own services send for it (docs/errors.md): `status`, `headers`
 and `problem()`, the body of type `application/problem+json`.
 """
 
@@ -12,7 +12,7 @@ PROBLEM_MEDIA_TYPE = "application/problem+json"
 
 
 class SidegateError(Exception):
-    """Any refusal, and the inability to tell."""
+    """Base of all errors: the token is rejected, or could not be checked."""
 
     status: ClassVar[int] = 401
     code: ClassVar[str] = "token_invalid"
@@ -25,17 +25,17 @@ class SidegateError(Exception):
 
     @property
     def challenge(self) -> str | None:
-        """The value of `WWW-Authenticate` (RFC 6750, section 3) that belongs to the status."""
+        """The value of `WWW-Authenticate` (RFC 6750, section 3) for the status."""
         return f'Bearer error="{self.error}", error_description="{self.title}"'
 
     @property
     def headers(self) -> dict[str, str]:
-        """The headers of the HTTP answer, but for its content type."""
+        """The headers of the HTTP response, without its content type."""
         challenge = self.challenge
         return {"Cache-Control": "no-store"} | ({"WWW-Authenticate": challenge} if challenge else {})
 
     def problem(self) -> dict[str, Any]:
-        """The body of the HTTP answer: RFC 9457 problem details that are also an RFC 6749 error."""
+        """The body of the HTTP response: RFC 9457 problem details that are also an RFC 6749 error."""
         return {
             "type": f"urn:sidegate:error:{self.code}",
             "title": self.title,
@@ -48,53 +48,53 @@ class SidegateError(Exception):
 
 
 class InvalidTokenError(SidegateError):
-    """The token is not good. Base of all that is wrong with a token that came."""
+    """The token is invalid. Base of all faults of a token."""
 
 
 class DecodeError(InvalidTokenError):
-    """It has not the form of a token."""
+    """The token is malformed."""
 
 
 class InvalidSignatureError(DecodeError):
-    """The signature is not that of the key."""
+    """The signature does not match the key."""
 
 
 class InvalidKeyError(InvalidTokenError):
-    """There is no such key, or not for this algorithm."""
+    """The key does not exist, or is for another algorithm."""
 
 
 class InvalidIssuerError(InvalidTokenError):
-    """Somebody else issued it."""
+    """The token has another issuer."""
 
 
 class InvalidAudienceError(InvalidTokenError):
-    """It is meant for somebody else."""
+    """The token is for another audience."""
 
 
 class ImmatureSignatureError(InvalidTokenError):
-    """Its time has not come."""
+    """The token is not valid yet."""
 
 
 class MissingRequiredClaimError(InvalidTokenError):
-    """A claim is missing, or not as it must be."""
+    """A claim is missing or invalid."""
 
 
 class ExpiredSignatureError(InvalidTokenError):
-    """Its time is over."""
+    """The token has expired."""
 
     code = "token_expired"
     title = "The access token has expired"
 
 
 class RevokedTokenError(InvalidTokenError):
-    """It was good until it, its session, its user or its key was revoked."""
+    """The token, its session, its user's tokens or its key has been revoked."""
 
     code = "token_revoked"
     title = "The access token has been revoked"
 
 
 class MissingTokenError(SidegateError):
-    """No token came."""
+    """The request has no token."""
 
     code = "token_missing"
     title = "No access token was sent"
@@ -105,7 +105,7 @@ class MissingTokenError(SidegateError):
 
 
 class InsufficientScopeError(SidegateError):
-    """The token is good, but not for this."""
+    """The token is good, but lacks a scope."""
 
     status = 403
     code = "insufficient_scope"
@@ -122,7 +122,7 @@ class InsufficientScopeError(SidegateError):
 
 
 class VerifierUnavailableError(SidegateError):
-    """The daemon could not be asked, so the token was not checked. Never treat this as a yes."""
+    """The daemon could not be reached, so the token was not checked. Never accept the token."""
 
     status = 503
     code = "temporarily_unavailable"
@@ -138,7 +138,7 @@ class VerifierUnavailableError(SidegateError):
         return {**super().headers, "Retry-After": "1"}
 
     def problem(self) -> dict[str, Any]:
-        # What is wrong between this process and its daemon is nothing that a client should read.
+        # A client must not see errors between this process and its daemon.
         return {**super().problem(), "detail": self.title, "error_description": self.title}
 
 
@@ -154,7 +154,7 @@ _BY_CODE: dict[str, type[SidegateError]] = {
     for error in (InvalidTokenError, ExpiredSignatureError, RevokedTokenError, MissingTokenError, StaleError)
 }
 
-# The daemon's code for all of these is `token_invalid`; what it adds for people tells which.
+# The daemon's code for all of these is `token_invalid`; its detail text distinguishes them.
 _BY_DETAIL: dict[str, type[SidegateError]] = {
     "the signature is wrong": InvalidSignatureError,
     "no such key for this algorithm": InvalidKeyError,
@@ -168,14 +168,14 @@ _BY_DETAIL: dict[str, type[SidegateError]] = {
 
 
 def refusal(code: str, detail: str, required: str = "") -> SidegateError:
-    """The exception for one of the daemon's codes."""
+    """The exception for a code of the daemon."""
     if code == InvalidTokenError.code:
         claim = detail.startswith("claim ")
         return MissingRequiredClaimError(detail) if claim else _BY_DETAIL.get(detail, InvalidTokenError)(detail)
     if code == InsufficientScopeError.code:
         return InsufficientScopeError(required=required)
     known = _BY_CODE.get(code)
-    # An unknown code is no reason to let anybody in, nor to say that the token is bad.
+    # An unknown code neither accepts a token nor proves it invalid.
     return VerifierUnavailableError(detail) if known is None else known(detail)
 
 

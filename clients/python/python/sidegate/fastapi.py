@@ -8,8 +8,8 @@
         return user.sub
 
 `require_user`, `optional_user` and `require("read")` are dependencies; `Security(require_user, scopes=["read"])` is the
-same as `Depends(require("read"))`. `install` makes refusals problem documents, and the Authorize button of the docs
-page log in at the issuer.
+same as `Depends(require("read"))`. `install` turns errors into problem documents, and makes the Authorize button of the
+docs page log in at the issuer.
 """
 
 # No `from __future__ import annotations` here: FastAPI could not resolve the names in the annotations of `__call__`.
@@ -33,9 +33,9 @@ from sidegate.verifier import TokenVerifier, Verifier, require_scopes
 
 __all__ = ["RequireUser", "TokenRefused", "install", "optional_user", "require", "require_user"]
 
-# What the security scheme is called in OpenAPI documents.
+# The name of the security scheme in OpenAPI documents.
 _SCHEME = "Sidegate"
-# Where a request's scope names the application that `install` was called for.
+# The key of a request's scope for the application that `install` was called for.
 _OWNER = "sidegate.app"
 
 
@@ -45,7 +45,7 @@ def _token_urls(issuer_url: str) -> dict[str, str]:
 
 
 class TokenRefused(HTTPException):
-    """What a protected route raises: right in status and headers with FastAPI's own handler, a problem with ours."""
+    """Raised by a protected route: FastAPI's own handler sends status and headers, ours a problem document."""
 
     def __init__(self, error: SidegateError) -> None:
         super().__init__(error.status, error.detail, error.headers)
@@ -53,7 +53,7 @@ class TokenRefused(HTTPException):
 
 
 class RequireUser(OAuth2):
-    """The dependency: the token of whoever sends the request, or a refusal."""
+    """The dependency: returns the request's token, or raises."""
 
     def __init__(self) -> None:
         issuer_url = os.environ.get("ISSUER_URL") or "http://127.0.0.1:8080"
@@ -88,14 +88,14 @@ class _OptionalUser(RequireUser):
 
 
 require_user = RequireUser()
-"""The request's token. Refuses requests without a good one."""
+"""The request's token. Rejects requests without a good one."""
 
 optional_user = _OptionalUser()
-"""The request's token, or `None` if it came without. A bad token is refused, so that a client learns to refresh."""
+"""The request's token, or `None` if it has none. A bad token is rejected, so that the client refreshes it."""
 
 
 def require(*scopes: str) -> Callable[..., Awaitable[Token]]:
-    """A dependency that demands every one of these scopes: `Depends(require("read", "write"))`."""
+    """A dependency that requires all of these scopes: `Depends(require("read", "write"))`."""
 
     async def required(token: Token = Security(require_user, scopes=scopes)) -> Token:  # noqa: B008 - how FastAPI works
         return token
@@ -104,10 +104,10 @@ def require(*scopes: str) -> Callable[..., Awaitable[Token]]:
 
 
 def install(app: FastAPI, verifier: Optional[TokenVerifier] = None, *, issuer_url: Optional[str] = None) -> None:
-    """Makes an application use this verifier, answer refusals as problem documents, and document both.
+    """Makes an application use this verifier, send errors as problem documents, and document both.
 
-    Applications mounted below this one do the same, with the same verifier, unless `install` is called for them too.
-    `verifier` defaults to `sidegate.Verifier()`, made when first needed. `issuer_url` is where browsers reach the
+    Mounted applications do the same, with the same verifier, unless `install` is called for them too.
+    `verifier` defaults to `sidegate.Verifier()`, created when first needed. `issuer_url` is where browsers reach the
     issuer, `ISSUER_URL` by default; its `CORS_ORIGINS` must name the docs page's origin. Call again to change either.
     """
     if verifier is not None:
@@ -126,7 +126,7 @@ def install(app: FastAPI, verifier: Optional[TokenVerifier] = None, *, issuer_ur
 
 
 class _Marker:
-    """Tells whatever is mounted below an application which application that is."""
+    """Records the outer application in the scope of mounted applications."""
 
     def __init__(self, app: ASGIApp, owner: FastAPI) -> None:
         self._app = app
@@ -138,7 +138,7 @@ class _Marker:
 
 
 def _answer_in_mounted_app(request: HTTPConnection) -> None:
-    """Gives an application mounted below an installed one the handler for refusals, which it does not inherit."""
+    """Adds the error handler to a mounted application, which does not inherit it."""
     handlers = request.scope.get("starlette.exception_handlers")
     if _OWNER in request.scope and handlers is not None:
         handlers[0].setdefault(TokenRefused, _answer_problem)
@@ -158,7 +158,7 @@ async def _verifier(request: HTTPConnection) -> TokenVerifier:
     apps = [request.app, request.scope.get(_OWNER, request.app)]
     installed = [getattr(app.state, "sidegate_verifier", None) for app in apps]
     chosen: Optional[TokenVerifier] = installed[0] or installed[1] or _default
-    # The first one connects, which may take a moment.
+    # The first request connects, which may take a moment.
     return chosen if chosen is not None else await run_in_threadpool(_make_default)
 
 
@@ -171,10 +171,10 @@ def _make_default() -> Verifier:
 
 
 def _document(document: dict[str, Any], issuer_url: Optional[str]) -> dict[str, Any]:
-    """Adds to an OpenAPI document where tokens come from, what refusals look like, and how to log out."""
+    """Adds the token URLs, the error responses and the logout to an OpenAPI document."""
     scheme = document.get("components", {}).get("securitySchemes", {}).get(_SCHEME)
     if scheme is None or "SidegateProblem" in document["components"].get("schemas", {}):
-        # No protected routes, or FastAPI's cached document, which was here before.
+        # No protected routes, or FastAPI's cached document, which has them already.
         return document
     document["components"].setdefault("schemas", {})["SidegateProblem"] = _PROBLEM_SCHEMA
     operations = [operation for path in document["paths"].values() for operation in path.values()]
@@ -195,7 +195,7 @@ def _refusal(description: str) -> dict[str, Any]:
 
 
 def _logout(issuer_url: str) -> dict[str, Any]:
-    """The issuer's own route, so that the docs page can log out where it logged in."""
+    """The issuer's logout route, so that the docs page can log out."""
     return {
         "servers": [{"url": issuer_url, "description": "the issuer"}],
         "post": {

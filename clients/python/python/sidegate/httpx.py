@@ -1,12 +1,12 @@
-"""For programs that call protected services: an `httpx.Auth` that logs in, refreshes, retries, and logs out.
+"""An `httpx.Auth` for programs that call protected services: logs in, refreshes, retries, and logs out.
 
     auth = SidegateAuth("http://127.0.0.1:8080", "alice@example.org", "secret")
     with httpx.Client(auth=auth) as client:
         client.get("http://service/me")
         auth.logout(client)
 
-One object may serve many clients, threads and tasks at once: however many requests find the token expired, one of them
-refreshes it. Works with `httpx.AsyncClient` just the same (asyncio).
+One object may serve many clients, threads and tasks at once: however many requests find the token expired, only one
+refreshes it. Works the same with `httpx.AsyncClient` (asyncio).
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ import httpx
 
 __all__ = ["IssuerError", "LoginRequiredError", "SidegateAuth", "Tokens"]
 
-# A token with less life left than this is refreshed before it is sent: the request itself takes time.
+# A token that expires sooner than this is refreshed before it is sent: the request itself takes
+# time.
 _MARGIN_SECONDS = 10.0
 
 
 class IssuerError(Exception):
-    """The issuer did not do what was asked of it: `status` and the stable `code` (docs/errors.md) say why."""
+    """The issuer rejected a request: `status` and the stable `code` (docs/errors.md) say why."""
 
     def __init__(self, status: int, code: str) -> None:
         super().__init__(f"the issuer answered {status} {code}")
@@ -37,30 +38,30 @@ class IssuerError(Exception):
 
 
 class LoginRequiredError(IssuerError):
-    """The session is over, or never was, and there is no password to log in with; or the password is wrong."""
+    """There is no session and no password to log in with, or the password is wrong."""
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """What a login gives. Keep it as you keep a password."""
+    """The tokens of a session. Store them like a password."""
 
     access_token: str
     refresh_token: str
     expires_at: float
-    """When the access token's time is over, in seconds since 1970 by this machine's clock."""
+    """When the access token expires, in seconds since 1970 by this machine's clock."""
 
     def __repr__(self) -> str:
         return f"Tokens(expires_at={self.expires_at:.0f})"
 
 
 class SidegateAuth(httpx.Auth):
-    """Sends requests with an access token, and sees to it that there is one.
+    """Sends requests with an access token, and obtains and renews it.
 
-    Give an email and a password, or `tokens` from elsewhere, or both. `on_change` is called with the new `Tokens` after
-    each login and refresh, and with `None` after a logout: that is where to store them.
+    Pass an email and a password, or `tokens` from elsewhere, or both. `on_change` is called with the new `Tokens` after
+    each login and refresh, and with `None` after a logout: store them there.
 
-    A request that is answered 401 is sent once more with a new token, unless its body is a stream that cannot be sent
-    twice. Redirects to another origin do not carry the token (httpx sees to that).
+    A request that gets 401 is sent once more with a new token, unless its body is a stream that cannot be sent
+    twice. Redirects to another origin do not carry the token (httpx removes it).
     """
 
     requires_response_body = False
@@ -80,17 +81,18 @@ class SidegateAuth(httpx.Auth):
         self._on_change = on_change
         self._lock = threading.Lock()
         self._loop_locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
-        # Counts attempts that ended. Whoever waited while one failed shares its fate instead of trying as well.
+        # Counts finished attempts. A request that waited during a failed attempt fails with it
+        # instead of trying again.
         self._attempts = 0
         self._failure: IssuerError | None = None
 
     @property
     def tokens(self) -> Tokens | None:
-        """What there is right now."""
+        """The current tokens."""
         return self._tokens
 
     def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        """What httpx calls for each request."""
+        """Called by httpx for each request."""
         unfit: str | None = None
         while True:
             attempts = self._attempts
@@ -107,7 +109,7 @@ class SidegateAuth(httpx.Auth):
                         pass
                     finally:
                         renewal.close()
-            sent = self._bear(request)
+            sent = self._authorize(request)
             response = yield request
             if unfit is not None or not _is_refused(request, response):
                 return
@@ -115,7 +117,7 @@ class SidegateAuth(httpx.Auth):
             unfit = sent
 
     async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
-        """What httpx calls for each request of an `AsyncClient`."""
+        """Called by httpx for each request of an `AsyncClient`."""
         unfit: str | None = None
         while True:
             attempts = self._attempts
@@ -132,7 +134,7 @@ class SidegateAuth(httpx.Auth):
                         pass
                     finally:
                         renewal.close()
-            sent = self._bear(request)
+            sent = self._authorize(request)
             response = yield request
             if unfit is not None or not _is_refused(request, response):
                 return
@@ -158,12 +160,12 @@ class SidegateAuth(httpx.Auth):
         return tokens.expires_at - time.time() < _MARGIN_SECONDS
 
     def _renewal(self, unfit: str | None, attempts: int) -> Generator[httpx.Request, httpx.Response, None]:
-        """Asks the issuer for new tokens, unless somebody else has just done so. Runs under the lock."""
+        """Gets new tokens from the issuer, unless another request has just done so. Runs under the lock."""
         if not self._needed(unfit):
             return
         if self._attempts != attempts and self._failure is not None:
             raise type(self._failure)(self._failure.status, self._failure.code)
-        # What stands if the request does not come back: httpx closes this generator when it fails.
+        # The failure if the request does not return: httpx closes this generator when it fails.
         self._failure = IssuerError(503, "temporarily_unavailable")
         try:
             yield from self._refresh_or_login(self._tokens)
@@ -195,7 +197,7 @@ class SidegateAuth(httpx.Auth):
     def _ask(self, path: str, body: dict[str, str]) -> httpx.Request:
         return httpx.Request("POST", self._issuer_url + path, json=body, headers={"Accept": "application/json"})
 
-    def _bear(self, request: httpx.Request) -> str:
+    def _authorize(self, request: httpx.Request) -> str:
         tokens = self._tokens
         if tokens is None:
             raise LoginRequiredError(401, "invalid_grant")
@@ -219,7 +221,7 @@ class SidegateAuth(httpx.Auth):
         return client.build_request("POST", f"{self._issuer_url}/auth/logout", json=body, headers=headers)
 
     def _logged_out(self, response: httpx.Response, scope: str) -> None:
-        # 401: it was over already.
+        # 401: the session had ended already.
         if response.status_code not in (httpx.codes.NO_CONTENT, httpx.codes.UNAUTHORIZED):
             raise IssuerError(response.status_code, _code(response))
         if scope != "others":

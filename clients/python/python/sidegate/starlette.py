@@ -1,4 +1,4 @@
-"""Starlette middleware: no request reaches the application without a good token, but for the paths that are public.
+"""Starlette middleware: only requests with a good token, or for public paths, reach the application.
 
     app = Starlette(routes=..., middleware=[Middleware(SidegateMiddleware, public=["/", "/static/*"])])
 
@@ -25,7 +25,7 @@ _WEBSOCKET_POLICY = 1008
 
 
 class SidegateUser(BaseUser):
-    """The user of a request, as Starlette knows users."""
+    """The user of a request in Starlette's form."""
 
     def __init__(self, token: Token) -> None:
         self.token = token
@@ -46,8 +46,8 @@ class SidegateUser(BaseUser):
 class SidegateMiddleware:
     """Checks the token of every request, WebSockets included.
 
-    `public` are paths that need none: exactly, or everything below one that ends in `/*`. A bad token is refused there
-    too, so that a client learns to refresh; without one the user is Starlette's `UnauthenticatedUser`.
+    `public` has the paths that need none: exact ones, or prefixes that end in `/*`. A bad token is rejected there
+    too, so that the client refreshes it; without one the user is Starlette's `UnauthenticatedUser`.
     """
 
     def __init__(self, app: ASGIApp, verifier: TokenVerifier | None = None, *, public: Iterable[str] = ()) -> None:
@@ -82,11 +82,11 @@ class SidegateMiddleware:
         return AuthCredentials(["authenticated", *good.scopes]), SidegateUser(good)
 
     def _is_public(self, path: str) -> bool:
-        # What a router behind us might take for another path than it looks is not public.
+        # A path that a router behind this might read differently is not public.
         plain = "//" not in path and not any(part in (".", "..") for part in path.split("/"))
         return plain and (path in self._exact or path.startswith(self._below))
 
 
 def problem_response(error: SidegateError) -> JSONResponse:
-    """The HTTP answer that says the same as the exception."""
+    """The HTTP response for the exception."""
     return JSONResponse(error.problem(), error.status, error.headers, PROBLEM_MEDIA_TYPE)

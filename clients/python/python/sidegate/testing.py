@@ -1,4 +1,4 @@
-"""For tests of applications: a verifier that needs no daemon, and whose tokens cost nothing.
+"""For tests of applications: a verifier without a daemon, and its test tokens.
 
 >>> verifier = TestVerifier()
 >>> sidegate.fastapi.install(app, verifier)                                         # doctest: +SKIP
@@ -23,14 +23,14 @@ from sidegate.errors import (
 class TestVerifier:
     """Accepts the tokens that it issued, and no others. Not for production: its tokens have no signature."""
 
-    # Not a test, whatever pytest makes of the name.
+    # Keeps pytest from collecting the class as a test.
     __test__: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self._claims: dict[str, dict[str, Any]] = {}
         self._revoked: set[tuple[str, str]] = set()
         self.available = True
-        """Whether it answers at all: set it to false to see what the application makes of a daemon that is away."""
+        """Set it to false to simulate a daemon that cannot be reached."""
 
     def issue(self, sub: str, *, scope: str = "", sid: str | None = None, expires_in: int = 3600) -> str:
         """A good access token for this user; a negative `expires_in` makes an expired one."""
@@ -56,7 +56,7 @@ class TestVerifier:
         self._revoked.add(("sid", self._claims[token]["sid"]))
 
     def revoke_user(self, sub: str) -> None:
-        """Revokes all tokens that the user has by now."""
+        """Revokes all current tokens of the user."""
         self._revoked.update(("jti", claims["jti"]) for claims in self._claims.values() if claims["sub"] == sub)
 
     def check(self, token: str, /) -> Token:

@@ -1,4 +1,4 @@
-"""The front door: `Verifier().check(token)`."""
+"""The verifier client: `Verifier().check(token)`."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from sidegate._native import Client, Token
 from sidegate.errors import InsufficientScopeError, VerifierUnavailableError, refusal
 
 # The daemon answers in tens of microseconds. More threads than this do not help, and a longer queue only makes
-# everybody late while the daemon is stuck.
+# all requests late while the daemon is stuck.
 _THREADS_MAX = 16
 _WAITING_MAX = 1024
 
 
 class TokenVerifier(Protocol):
-    """What the integrations need of a verifier: the real one, or that of `sidegate.testing`."""
+    """The interface that the integrations use: the real verifier, or that of `sidegate.testing`."""
 
     def check(self, token: str, /) -> Token:
-        """The token, if it is good now; else one of the exceptions of `sidegate.errors`."""
+        """Returns the token if it is good now; raises an exception of `sidegate.errors` otherwise."""
 
     async def check_async(self, token: str, /) -> Token:
-        """The same, without ever blocking the event loop."""
+        """As `check`, but never blocks the event loop."""
 
 
 class Verifier(Client):
-    """A connection to the Sidegate daemon of this host. One for each process is enough; threads and forks may share it.
+    """A connection to the Sidegate daemon of this host. One per process is enough; threads and forks may share it.
 
     `socket` is the daemon's `VERIFIER_SOCKET`, `attach` its `ATTACH_SOCKET`; both default to the environment variable
-    of that name, then to where the daemon puts them. `attach=False` does without shared memory: every check asks the
-    daemon. `timeout` is the longest that one question to it may take, in seconds; `tokens`, how many seen tokens are
-    kept.
+    of that name, then to the daemon's default. `attach=False` disables shared memory: every check asks the
+    daemon. `timeout` limits one request to it, in seconds; `tokens` is how many tokens are
+    cached.
 
-    A daemon that is not there is no error here: checks raise `VerifierUnavailableError` until it is.
+    A missing daemon is not an error here: checks raise `VerifierUnavailableError` until it runs.
     """
 
     def __new__(
@@ -60,7 +60,7 @@ class Verifier(Client):
         self._askers: _Askers | None = None
 
     async def check_async(self, token: str, /) -> Token:
-        """`check` for async code: at once where memory can answer, else on a thread that may wait for the daemon."""
+        """`check` for async code: at once from memory if possible, otherwise on a thread that waits for the daemon."""
         answer = self.try_cached(token)
         if answer is not None:
             return answer
@@ -72,7 +72,7 @@ class Verifier(Client):
 
 
 class _Askers:
-    """The threads of one process that wait for the daemon on behalf of event loops."""
+    """The threads of a process that wait for the daemon, so that event loops need not."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
@@ -86,7 +86,7 @@ class _Askers:
                 raise VerifierUnavailableError("too many checks wait for the daemon")
             self._waiting += 1
         asked = self._pool.submit(client.check, token)
-        # Counted until the thread is done with it, even if the request was given up before.
+        # Counted until the thread has finished, even if the request was cancelled before.
         asked.add_done_callback(self._done)
         return await asyncio.wrap_future(asked)
 
@@ -96,7 +96,7 @@ class _Askers:
 
 
 def require_scopes(token: Token, scopes: Iterable[str]) -> Token:
-    """The token again, if it has every one of these scopes; else `InsufficientScopeError`."""
+    """Returns the token if it has all of these scopes; raises `InsufficientScopeError` otherwise."""
     required = list(scopes)
     if required and not set(required) <= set(token.scopes):
         raise InsufficientScopeError(required=" ".join(required))
