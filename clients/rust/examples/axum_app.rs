@@ -1,4 +1,4 @@
-//! A web application with one open and two protected routes.
+//! A web application with a public and two protected routes.
 //!
 //! `VERIFIER_SOCKET=... ATTACH_SOCKET=... LISTEN=127.0.0.1:3000 cargo run -p sidegate-client --example axum_app`
 
@@ -7,12 +7,12 @@ use axum::routing::get;
 use sidegate_client::tower::RequireToken;
 use sidegate_client::{Sidegate, Verified};
 
-/// The argument is what protects the route.
+/// The argument protects the route.
 async fn hello(token: Verified) -> String {
     format!("hello {}\n", token.subject())
 }
 
-/// Behind the layer, which demands the scope; the token is handed on from there.
+/// The layer requires the scope and passes the token on.
 async fn reports(token: Verified) -> String {
     format!("reports for {}, who may: {}\n", token.subject(), token.scope())
 }

@@ -1,4 +1,4 @@
-//! Checks the tokens on standard input, one a line, and says how long each took.
+//! Checks the tokens on standard input, one per line, and prints how long each took.
 //!
 //! `VERIFIER_SOCKET=... ATTACH_SOCKET=... cargo run -p sidegate-client --example check < tokens`
 

@@ -1,7 +1,7 @@
-//! For axum: take [`Verified`] as an argument, and the route is protected.
+//! axum integration: a handler with a [`Verified`] argument is protected.
 //!
-//! The state must give a [`Sidegate`] (`FromRef`). Behind [`crate::tower::RequireToken`] the token that was checked there
-//! is handed on, and nothing is checked twice.
+//! The state must provide a [`Sidegate`] (`FromRef`). Behind [`crate::tower::RequireToken`] the
+//! token is not checked again.
 
 use ::axum::extract::{FromRef, FromRequestParts};
 use ::axum::response::{IntoResponse, Response};

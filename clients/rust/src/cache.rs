@@ -1,7 +1,7 @@
-//! The tokens that this process has seen: bounded, private, compared whole.
+//! The cache of known tokens: bounded, private, compared completely.
 //!
-//! Buckets of four, indexed by bytes of the signature, which nobody can choose for a token that the daemon calls good.
-//! Nothing here ever waits: a bucket that is being changed is as good as one that knows nothing.
+//! Buckets of four, indexed by bytes of the signature, which an attacker cannot choose for a token
+//! that the daemon accepts. No call here blocks: a bucket that is being changed counts as a miss.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
@@ -14,10 +14,11 @@ use crate::thread_cache;
 use crate::verified::Verified;
 
 const WAYS: usize = 4;
-/// Places for each token expected, since buckets fill unevenly: with three, about 1 in 100 is crowded out.
+/// Slots per expected token, since buckets fill unevenly: with three, about 1 in 100 tokens is
+/// evicted.
 const SLACK: usize = 3;
 
-/// How long a bucket that is in use may keep another segment from being taken over.
+/// How long a busy bucket may delay the switch to another segment.
 const BUSY_MAX: Duration = Duration::from_millis(100);
 const BUSY_RETRY: Duration = Duration::from_millis(1);
 
@@ -26,12 +27,13 @@ static NEXT_OWNER: AtomicU64 = AtomicU64::new(1);
 pub(crate) struct Cache {
     buckets: Box<[Bucket]>,
     shift: u32,
-    /// Which cache this is, of all that the process has had.
+    /// The identifier of this cache among all caches of the process.
     owner: u64,
 }
 
-/// A pair of cache lines. A cold check waits for memory twice: for these, and then for the entry and its line of the table,
-/// which are under way together since the bucket says where both are.
+/// A pair of cache lines. A cold check waits for memory twice: for the bucket, and then for the
+/// entry and its line of the table, which are fetched in parallel since the bucket has the
+/// addresses of both.
 #[derive(Default)]
 #[repr(align(128))]
 struct Bucket(RwLock<Ways>);
@@ -42,17 +44,17 @@ const _: () = assert!(size_of::<Bucket>() == 128, "a bucket must not outgrow its
 struct Ways {
     entries: [Option<Verified>; WAYS],
     reader: Option<Arc<Reader>>,
-    /// Which token an entry is of, but for one in four thousand million.
+    /// 32 bits of each entry's token, to skip most comparisons.
     marks: [u32; WAYS],
-    /// Where in the segment's table it would be.
+    /// The home line of each entry in the segment's table.
     homes: [u32; WAYS],
-    /// Which entries were asked for since the hand last passed.
+    /// Which entries were used since the clock hand last passed.
     recent: AtomicU8,
     hand: u8,
 }
 
 impl Cache {
-    /// Room for about `tokens`.
+    /// A cache for about `tokens` tokens.
     pub(crate) fn new(tokens: usize) -> Self {
         let buckets = (tokens * SLACK / WAYS).max(2).next_power_of_two();
         let shift = u64::BITS - buckets.trailing_zeros();
@@ -60,7 +62,7 @@ impl Cache {
         Self { buckets: (0..buckets).map(|_| Bucket::default()).collect(), shift, owner }
     }
 
-    /// The token, if it is known and nothing speaks against it.
+    /// The token, if it is cached and still good.
     #[inline]
     pub(crate) fn check(&self, segment: u64, token: &[u8], clock: &impl Clock) -> Option<Verified> {
         let mixed = mix(token)?;
@@ -82,17 +84,17 @@ impl Cache {
         if ways.recent.load(Ordering::Relaxed) & recent == 0 {
             ways.recent.fetch_or(recent, Ordering::Relaxed);
         }
-        thread_cache::show(self.owner, reader, mixed, entry);
+        thread_cache::offer(self.owner, reader, mixed, entry);
         Some(entry.clone())
     }
 
-    /// The segment that tokens of this bucket are looked up in.
+    /// The segment for the tokens of this bucket.
     pub(crate) fn reader(&self, token: &[u8]) -> Option<Arc<Reader>> {
         let (_, index) = self.locate(mix(token)?);
         read(&self.buckets[index].0)?.reader.clone()
     }
 
-    /// Keeps a good token.
+    /// Caches a good token.
     pub(crate) fn insert(&self, token: &[u8], entry: Verified) {
         let Some((mark, index)) = mix(token).map(|mixed| self.locate(mixed)) else { return };
         let Some(mut ways) = write(&self.buckets[index].0) else { return };
@@ -102,7 +104,7 @@ impl Cache {
         ways.entries[way] = Some(entry);
     }
 
-    /// Forgets a token that is good no more.
+    /// Removes a token that is no longer good.
     pub(crate) fn remove(&self, token: &[u8]) {
         let Some((mark, index)) = mix(token).map(|mixed| self.locate(mixed)) else { return };
         let Some(mut ways) = write(&self.buckets[index].0) else { return };
@@ -113,10 +115,10 @@ impl Cache {
         }
     }
 
-    /// Looks tokens up in another segment from now on. May wait a little, and is for the worker only.
+    /// Switches all buckets to another segment. May wait a little; only the worker calls this.
     ///
-    /// In a forked child a bucket may be locked for ever, by a thread of the parent that the child does not have. It is given up:
-    /// its tokens are asked about.
+    /// In a forked child a bucket may be locked for ever, by a thread of the parent that the child
+    /// does not have. The bucket is abandoned: its tokens are checked by the daemon.
     pub(crate) fn set_reader(&self, reader: &Arc<Reader>) {
         let adopt = |bucket: &&Bucket| match write(&bucket.0) {
             Some(mut ways) => {
@@ -133,14 +135,14 @@ impl Cache {
         }
     }
 
-    /// The low bits are the mark, the high ones the bucket.
+    /// The low bits are the mark, the high ones select the bucket.
     #[inline]
     fn locate(&self, mixed: u64) -> (u32, usize) {
         (mixed as u32, (mixed >> self.shift) as usize)
     }
 }
 
-/// Sixteen bytes of the signature, mixed.
+/// Sixteen bytes of the signature, hashed.
 #[inline]
 fn mix(token: &[u8]) -> Option<u64> {
     let (rest, last) = token.split_last_chunk::<8>()?;
@@ -156,7 +158,7 @@ impl Ways {
         self.marks.iter().position(|&held| held == mark)
     }
 
-    /// An empty place, or that of an entry not asked for since the hand last passed.
+    /// An empty slot, or an entry not used since the clock hand last passed.
     fn victim(&mut self) -> usize {
         if let Some(empty) = self.entries.iter().position(Option::is_none) {
             return empty;
@@ -203,7 +205,7 @@ mod tests {
 
     const TOKEN: &str = "header.payload.a-signature-of-some-length";
 
-    /// The machine's clocks, and what somebody has done to them.
+    /// The machine's clocks, stepped by a test.
     struct Stepped(Cell<(i64, i64)>);
 
     impl Stepped {
@@ -223,9 +225,10 @@ mod tests {
         }
     }
 
-    /// Kept by the thread after the second look, so that what follows is said of either.
+    /// The thread cache has the token after the second check, so the following checks cover both
+    /// caches.
     #[test]
-    fn a_token_is_judged_at_every_look_wherever_it_is_kept() {
+    fn cached_token_is_checked_every_time() {
         let (mut writer, fd) = Writer::create(Geometry::for_entries(0)).unwrap();
         let now = CoarseClock.now();
         let live = Live {
@@ -250,13 +253,13 @@ mod tests {
         for _ in 0..4 {
             assert!(good(clock.by(0, 0)));
             assert!(!good(clock.by(61, 0)), "the daemon has died");
-            assert!(!good(clock.by(0, 61)), "a suspend, or a step of the wall clock");
-            assert!(good(clock.by(0, -3600)), "a step back leaves it to the other clock");
+            assert!(!good(clock.by(0, 61)), "suspend, or a step of the wall clock");
+            assert!(good(clock.by(0, -3600)), "after a step back the other clock decides");
             assert!(!good(clock.by(0, 8000)), "expired as well");
         }
         clock.by(0, 0);
         assert!(cache.check(id, b"header.PAYLOAD.a-signature-of-some-length", &clock).is_none(), "compared whole");
-        assert!(cache.check(id ^ 1, TOKEN.as_bytes(), &clock).is_some(), "the cache all threads share still has it");
+        assert!(cache.check(id ^ 1, TOKEN.as_bytes(), &clock).is_some(), "the shared cache still has it");
         let entry = Entry::Session { sid: b"d", subject: None };
         writer.insert(&entry);
         assert!(!good(&clock), "revoked");
@@ -266,9 +269,9 @@ mod tests {
         assert!(!good(&clock), "its key was retired");
     }
 
-    /// As a thread of the parent leaves it to a forked child.
+    /// As a thread of the parent leaves it in a forked child.
     #[test]
-    fn a_bucket_that_is_locked_for_ever_keeps_no_other_from_the_new_segment() {
+    fn locked_bucket_does_not_block_the_new_segment() {
         let cache = Cache::new(16);
         let locked = cache.buckets[0].0.write().unwrap();
         let (_writer, fd) = Writer::create(Geometry::for_entries(0)).unwrap();
@@ -277,6 +280,6 @@ mod tests {
         let has = |bucket: &Bucket| read(&bucket.0).is_some_and(|ways| ways.reader.is_some());
         assert!(cache.buckets[1..].iter().all(has));
         drop(locked);
-        assert!(!has(&cache.buckets[0]), "its tokens are asked about");
+        assert!(!has(&cache.buckets[0]), "its tokens are checked by the daemon");
     }
 }

@@ -1,4 +1,4 @@
-//! Asking the daemon: `POST /verify` over its Unix socket, on connections that are kept.
+//! The daemon client: `POST /verify` over its Unix socket, with kept connections.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -10,18 +10,18 @@ use serde::Deserialize;
 
 use crate::denied::Denied;
 
-/// How many idle connections are kept.
+/// The most idle connections.
 const IDLE_MAX: usize = 64;
-/// The longest answer that is read, in bytes.
+/// The limit of a response, in bytes.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 const HEADERS_MAX: usize = 32;
-/// How long to wait before a full backlog is tried again.
+/// The wait before a full backlog is tried again.
 const BACKLOG_RETRY: Duration = Duration::from_millis(1);
 
-/// Why the daemon could not be asked, or not understood.
+/// Why a request to the daemon failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DaemonError {
-    /// Nobody listens at the socket.
+    /// No process listens at the socket.
     #[error("no connection to the daemon ({0})")]
     Connect(ErrorKind),
     /// The connection broke.
@@ -30,10 +30,10 @@ pub enum DaemonError {
     /// No answer in time.
     #[error("the daemon did not answer in time")]
     Timeout,
-    /// An answer that is none.
+    /// A malformed response.
     #[error("malformed answer from the daemon")]
     Answer,
-    /// The daemon itself cannot tell, or failed, with this HTTP status.
+    /// The daemon itself could not check, or failed, with this HTTP status.
     #[error("the daemon answered {0}")]
     Daemon(u16),
 }
@@ -43,11 +43,11 @@ pub(crate) struct Daemon {
     path: PathBuf,
     timeout: Duration,
     idle: Mutex<Vec<Connection>>,
-    /// Why the daemon could not be asked last, until it answers again.
+    /// The error of the last request, until the daemon answers again.
     last_error: Mutex<Option<String>>,
 }
 
-/// What went wrong, with the operating system's words where there are any.
+/// An error with the operating system's message where there is one.
 #[derive(Debug)]
 struct DaemonFault {
     last_error: DaemonError,
@@ -75,7 +75,8 @@ impl From<DaemonError> for DaemonFault {
     }
 }
 
-/// A connection belongs to the process that made it: after a fork, two would read each other's answers.
+/// A connection belongs to the process that made it: after a fork, two processes would read each
+/// other's responses.
 #[derive(Debug)]
 struct Connection {
     stream: UnixStream,
@@ -84,7 +85,7 @@ struct Connection {
     buffer: Vec<u8>,
 }
 
-/// One answer, still in the connection's buffer.
+/// A response, still in the connection's buffer.
 struct Head {
     status: u16,
     body: std::ops::Range<usize>,
@@ -104,14 +105,14 @@ impl Daemon {
         Self { path, timeout, idle: Mutex::new(Vec::new()), last_error: Mutex::new(None) }
     }
 
-    /// Why the daemon could not be asked last; none while it answers.
+    /// The error of the last request; `None` while the daemon answers.
     pub(crate) fn last_error(&self) -> Option<String> {
         self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Logs when the daemon becomes unreachable, and when it is back; nothing in between.
     fn observe(&self, asked: Result<(), &DaemonFault>) {
-        // A lock that is held may be held for ever by a thread that did not survive a fork.
+        // A thread that did not survive a fork may hold the lock for ever.
         let Ok(mut last) = self.last_error.try_lock() else { return };
         let path = self.path.display();
         match (asked, last.is_some()) {
@@ -128,7 +129,7 @@ impl Daemon {
         }
     }
 
-    /// Asks about a token; `accept` reads the body of a yes.
+    /// Checks a token; `accept` parses the body of a 200.
     pub(crate) fn verify<T>(
         &self,
         token: &str,
@@ -158,7 +159,7 @@ impl Daemon {
             None => self.connect(pid)?,
         };
         let head = match connection.ask(token) {
-            // The daemon may close an idle connection at any time; asking twice changes nothing.
+            // The daemon may close an idle connection at any time; repeating the request is safe.
             Err(DaemonError::Broken(_)) if connection.used => {
                 connection = self.connect(pid)?;
                 connection.ask(token)?
@@ -169,7 +170,7 @@ impl Daemon {
     }
 
     fn take(&self, pid: u32) -> Option<Connection> {
-        // A lock that is held may be held for ever by a thread that did not survive a fork.
+        // A thread that did not survive a fork may hold the lock for ever.
         let mut idle = self.idle.try_lock().ok()?;
         loop {
             let connection = idle.pop()?;
@@ -229,7 +230,7 @@ impl Connection {
                 Ok(0) => return Err(DaemonError::Answer),
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                // An answer of which something came is not to be asked for again on another connection.
+                // A partial response must not be requested again on another connection.
                 Err(error) if had == 0 => return Err(last_error(&error)),
                 Err(error) if last_error(&error) == DaemonError::Timeout => return Err(DaemonError::Timeout),
                 Err(_) => return Err(DaemonError::Answer),
@@ -241,7 +242,7 @@ impl Connection {
     }
 }
 
-/// Reads an answer; none if it is not complete yet.
+/// Parses a response; `None` if it is not complete yet.
 fn parse(bytes: &[u8]) -> Result<Option<Head>, DaemonError> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut response = httparse::Response::new(&mut headers);
@@ -261,7 +262,7 @@ fn parse(bytes: &[u8]) -> Result<Option<Head>, DaemonError> {
     let status = response.code.ok_or(DaemonError::Answer)?;
     match bytes.len() {
         read if read < end => Ok(None),
-        // More than was asked for: never use that connection again.
+        // Extra bytes: never reuse that connection.
         read => Ok(Some(Head { status, body: start..end, keep: keep && read == end })),
     }
 }

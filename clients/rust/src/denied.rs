@@ -1,4 +1,4 @@
-//! Why a token is not accepted, as the daemon's stable codes say it.
+//! Why a token is not accepted, by the daemon's stable codes.
 
 use std::borrow::Cow;
 
@@ -6,34 +6,35 @@ use serde::Serialize;
 
 use crate::daemon::DaemonError;
 
-/// No: and which of the daemon's codes (docs/errors.md) that is.
+/// A rejection, or a failed check, with the daemon's code (docs/errors.md).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
-    /// No token came.
+    /// No token was presented.
     #[error("no access token was sent")]
     Missing,
-    /// Not a token of ours, damaged, forged, or not to be used yet.
+    /// Malformed, damaged, forged, or not valid yet.
     #[error("the access token is not valid: {why}")]
     Invalid {
-        /// The daemon's words for what is wrong with it.
+        /// The daemon's detail text.
         why: Cow<'static, str>,
     },
-    /// Its time is over.
+    /// The token has expired.
     #[error("the access token has expired")]
     Expired,
-    /// It, its session, its user or its key was revoked.
+    /// The token, its session, its user's tokens or its key has been revoked.
     #[error("the access token has been revoked")]
     Revoked,
-    /// Good, but not for this.
+    /// The token is good, but lacks a scope.
     #[error("the access token lacks the scope {required}")]
     InsufficientScope {
-        /// What would do, space separated.
+        /// The required scope, space separated.
         required: String,
     },
-    /// The daemon's list of revocations is older than its policy allows: nobody can tell.
+    /// The daemon's list of revocations is older than its policy allows, so the token cannot be
+    /// checked.
     #[error("the list of revoked tokens may be out of date")]
     Stale,
-    /// Nobody can tell, since the daemon could not be asked.
+    /// The daemon could not be reached, so the token could not be checked.
     #[error("the token could not be checked: {0}")]
     Unavailable(#[from] DaemonError),
 }
@@ -65,7 +66,7 @@ impl Denied {
         }
     }
 
-    /// The HTTP status that says the same: 401, 403 or 503.
+    /// The HTTP status for the error: 401, 403 or 503.
     pub fn status(&self) -> u16 {
         match self {
             Self::InsufficientScope { .. } => 403,
@@ -74,7 +75,7 @@ impl Denied {
         }
     }
 
-    /// The value of `WWW-Authenticate` (RFC 6750 §3) that belongs to a 401 or 403.
+    /// The value of `WWW-Authenticate` (RFC 6750 §3) for a 401 or 403.
     pub fn challenge(&self) -> Option<String> {
         match self {
             Self::Missing => Some("Bearer".to_owned()),
@@ -89,7 +90,7 @@ impl Denied {
         }
     }
 
-    /// The title of the refusal, in the daemon's words (docs/errors.md).
+    /// The title of the error, in the daemon's words (docs/errors.md).
     pub fn title(&self) -> &'static str {
         match self {
             Self::Missing => "No access token was sent",
@@ -102,7 +103,7 @@ impl Denied {
         }
     }
 
-    /// The body of the answer, `application/problem+json` (RFC 9457).
+    /// The body of the response, `application/problem+json` (RFC 9457).
     pub fn problem_json(&self) -> String {
         let error = match self.status() {
             401 => "invalid_token",
@@ -110,7 +111,7 @@ impl Denied {
             _ => "temporarily_unavailable",
         };
         let title = self.title();
-        // What went wrong between this process and its daemon is nothing that a client should read.
+        // A client must not see errors between this process and its daemon.
         let detail = if self.status() == 503 { title.to_owned() } else { self.to_string() };
         let body = Body {
             r#type: format!("urn:sidegate:error:{}", self.code()),
@@ -124,7 +125,7 @@ impl Denied {
         serde_json::to_string(&body).unwrap_or_default()
     }
 
-    /// What the daemon's refusal means.
+    /// Maps the daemon's error response.
     pub(crate) fn from_answer(status: u16, code: &str, detail: String) -> Self {
         match (code, status) {
             ("token_missing", _) => Self::Missing,

@@ -1,5 +1,5 @@
-//! What the axum and tower integrations share: the token of a request, the check that never blocks a runtime's thread, the
-//! answer to one who is denied.
+//! Shared by the axum and tower integrations: the token of a request, the check that never blocks a
+//! runtime thread, the error response.
 
 use ::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use ::http::{HeaderMap, HeaderValue, Response, StatusCode};
@@ -10,7 +10,8 @@ use crate::{Denied, Sidegate, Verified};
 /// The bearer token of a request (RFC 6750 §2.1).
 ///
 /// # Errors
-/// [`Denied::Missing`] if there is none; [`Denied::Invalid`] if there are two, or something else stands there.
+/// [`Denied::Missing`] if there is no token; [`Denied::Invalid`] if there are two, or the value is
+/// malformed.
 pub fn bearer(headers: &HeaderMap) -> Result<&str, Denied> {
     let mut all = headers.get_all(AUTHORIZATION).iter();
     let value = all.next().ok_or(Denied::Missing)?;
@@ -20,7 +21,7 @@ pub fn bearer(headers: &HeaderMap) -> Result<&str, Denied> {
     let value = value.as_bytes();
     let (scheme, token) = value.split_at(value.iter().position(|byte| *byte == b' ').unwrap_or(value.len()));
     if !scheme.eq_ignore_ascii_case(b"bearer") {
-        // Another scheme presents no bearer token; but a proxy may have joined two headers with a comma.
+        // Another scheme has no bearer token, but a proxy may have joined two headers with a comma.
         let joined = value.contains(&b',') && value.to_ascii_lowercase().windows(6).any(|word| word == b"bearer");
         let two = || Denied::Invalid { why: "two Authorization headers".into() };
         return Err(if joined { two() } else { Denied::Missing });
@@ -33,7 +34,8 @@ pub fn bearer(headers: &HeaderMap) -> Result<&str, Denied> {
     if fits { Ok(token) } else { Err(Denied::NOT_COMPACT) }
 }
 
-/// Checks a token in async code: at once if that is possible, else on a blocking thread of the runtime.
+/// Checks a token in async code: at once if possible, otherwise on a blocking thread of the
+/// runtime.
 ///
 /// # Errors
 /// As [`Sidegate::check`].
@@ -46,7 +48,7 @@ pub async fn check(sidegate: &Sidegate, token: &str) -> Result<Verified, Denied>
     asked.unwrap_or(Err(Denied::Unavailable(DaemonError::Answer)))
 }
 
-/// The answer to one who is denied: status, challenge, problem document.
+/// The error response: status, challenge, problem document.
 pub fn refusal<B: From<String>>(denied: &Denied) -> Response<B> {
     let mut response = Response::new(B::from(denied.problem_json()));
     *response.status_mut() = StatusCode::from_u16(denied.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
@@ -76,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn bearer_token_is_read_as_the_daemon_reads_it() {
+    fn bearer_token_parses_as_in_the_daemon() {
         for value in [&b"Bearer a.b.c"[..], b"bearer a.b.c", b"BEARER  a.b.c"] {
             assert_eq!(of(value).as_deref(), Ok("a.b.c"));
         }

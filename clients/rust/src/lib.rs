@@ -1,4 +1,4 @@
-//! Sidegate for Rust applications: is this access token good, and has it not been revoked?
+//! Sidegate for Rust applications: checks access tokens, including their revocation.
 //!
 //! ```no_run
 //! let sidegate = sidegate_client::Sidegate::connect();
@@ -8,17 +8,18 @@
 //! }
 //! ```
 //!
-//! A check has two levels. A token that this process has seen before is compared with the one kept, and its expiry, its
-//! revocation and the freshness of the list are looked up in shared memory: no system call, about a hundred nanoseconds.
-//! Anything else is asked of the daemon over its Unix socket, which alone verifies signatures. Where the shared memory is
-//! out of reach, every check takes the second way.
+//! A check has two levels. For a token that this process has checked before, the cached copy is
+//! compared, and expiry, revocation and the freshness of the list are looked up in shared memory:
+//! no system call, about a hundred nanoseconds. For any other token the client asks the daemon over
+//! its Unix socket; only the daemon verifies signatures. Without shared memory, every check asks
+//! the daemon.
 //!
-//! [`Sidegate::check`] blocks for as long as the daemon takes (tens of microseconds, when it has to be asked at all). In
-//! async code call [`Sidegate::try_cached`] first, which never blocks, and `check` on a blocking thread if that knows
-//! nothing; the features `axum` and `tower` do so.
+//! [`Sidegate::check`] blocks while it waits for the daemon (tens of microseconds, if it asks at
+//! all). In async code call [`Sidegate::try_cached`] first, which never blocks, and `check` on a
+//! blocking thread if that returns `None`; the features `axum` and `tower` do so.
 //!
-//! The map: [`Sidegate`] is the front door; `cache` keeps the tokens seen, `worker` the segment in use, `daemon` the
-//! connections; [`Verified`] and [`Denied`] are the two answers.
+//! The map: [`Sidegate`] is the client; `cache` has the known tokens, `worker` the current segment,
+//! `daemon` the connections; [`Verified`] and [`Denied`] are the two results.
 #![forbid(unsafe_code)]
 
 mod cache;

@@ -1,4 +1,4 @@
-//! The front door: connect, check.
+//! The client: connect, check.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::worker;
 
 const SOCKET: &str = "/run/sidegate/verifier.sock";
 const ATTACH_SOCKET: &str = "/run/sidegate/attach.sock";
-/// The longest token that may be one, in bytes.
+/// The longest possible token, in bytes.
 const TOKEN_BYTES_MAX: usize = 8 * 1024;
 
 /// A connection to the Sidegate daemon on this host. Cheap to clone; clones share everything.
@@ -26,12 +26,12 @@ pub(crate) struct Inner {
     daemon: Daemon,
     cache: Cache,
     attach_path: Option<PathBuf>,
-    /// The segment in use, zero while there is none.
+    /// The current segment; zero while no segment is attached.
     segment: AtomicU64,
     pub(crate) worker_pid: AtomicU32,
 }
 
-/// Where the daemon is and how much to keep.
+/// The daemon's sockets, and the size of the cache.
 #[derive(Clone, Debug)]
 pub struct Builder {
     socket: PathBuf,
@@ -41,7 +41,8 @@ pub struct Builder {
 }
 
 impl Default for Builder {
-    /// From the environment: `VERIFIER_SOCKET` and `ATTACH_SOCKET`, else where the daemon puts them by default.
+    /// From the environment: `VERIFIER_SOCKET` and `ATTACH_SOCKET`, otherwise the daemon's
+    /// defaults.
     fn default() -> Self {
         let path = |name, default: &str| {
             std::env::var_os(name).filter(|value| !value.is_empty()).map_or_else(|| default.into(), PathBuf::from)
@@ -68,26 +69,27 @@ impl Builder {
         Self { attach: Some(path.into()), ..self }
     }
 
-    /// No shared memory: every check asks the daemon.
+    /// Disables shared memory: every check asks the daemon.
     #[must_use]
     pub fn socket_only(self) -> Self {
         Self { attach: None, ..self }
     }
 
-    /// How long a check may wait for the daemon. Two seconds by default.
+    /// The timeout of a request to the daemon. Two seconds by default.
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> Self {
         Self { timeout, ..self }
     }
 
-    /// About how many tokens to keep; each takes its own length, that of its claims, and some 250 bytes. 32,768 by
-    /// default.
+    /// The approximate size of the token cache; each token takes its own length, that of its
+    /// claims, and some 250 bytes. 32,768 by default.
     #[must_use]
     pub fn tokens(self, tokens: usize) -> Self {
         Self { tokens, ..self }
     }
 
-    /// Connects. That the daemon is not there yet is no error: checks are [`Denied::Unavailable`] until it is.
+    /// Connects. A missing daemon is not an error: checks return [`Denied::Unavailable`] until it
+    /// runs.
     pub fn connect(self) -> Sidegate {
         let inner = Arc::new(Inner {
             daemon: Daemon::new(self.socket, self.timeout),
@@ -103,20 +105,21 @@ impl Builder {
 }
 
 impl Sidegate {
-    /// Connects to the daemon where the environment says it is, or at the default place.
+    /// Connects to the daemon at the environment's sockets, or the default ones.
     pub fn connect() -> Self {
         Builder::default().connect()
     }
 
-    /// A connection with settings of its own.
+    /// A builder for other settings.
     pub fn builder() -> Builder {
         Builder::default()
     }
 
-    /// Whether this access token is good now. Blocks while the daemon is asked, if it has to be.
+    /// Checks whether this access token is good now. Blocks while it asks the daemon, if needed.
     ///
     /// # Errors
-    /// Why not; or that nobody can tell, which is never to be taken for a yes.
+    /// Why the token is rejected, or why it could not be checked, which must never count as
+    /// accepted.
     pub fn check(&self, token: &str) -> Result<Verified, Denied> {
         match self.cached(token) {
             Some(verified) => Ok(verified),
@@ -124,7 +127,7 @@ impl Sidegate {
         }
     }
 
-    /// The answer, if it can be given without asking the daemon; never blocks, makes no system call. None means: call
+    /// The result, if the daemon is not needed; never blocks, makes no system call. `None`: call
     /// [`Sidegate::check`], on a thread that may block.
     pub fn try_cached(&self, token: &str) -> Option<Result<Verified, Denied>> {
         match self.cached(token) {
@@ -133,12 +136,13 @@ impl Sidegate {
         }
     }
 
-    /// The shared-memory segment in use; none while every check has to ask the daemon.
+    /// The current shared-memory segment; `None` while every check asks the daemon.
     pub fn segment(&self) -> Option<u64> {
         Some(self.0.segment.load(Ordering::Relaxed)).filter(|id| *id != 0)
     }
 
-    /// Why the daemon could not be asked last, with its socket; none while it answers. The same stands in the log, once.
+    /// The error of the last request to the daemon, with its socket; `None` while it answers. It is
+    /// also logged, once.
     pub fn daemon_error(&self) -> Option<String> {
         self.0.daemon.last_error()
     }
@@ -181,7 +185,7 @@ impl std::fmt::Debug for Sidegate {
 }
 
 impl Inner {
-    /// Attaches to the daemon's segment and takes it over.
+    /// Attaches to the daemon's segment and switches to it.
     pub(crate) fn attach(&self, timeout: Duration) -> Result<Attachment, AttachError> {
         let path = self.attach_path.as_deref().ok_or(AttachError::Closed)?;
         let (attachment, reader) = Attachment::connect(path, timeout)?;
@@ -189,7 +193,7 @@ impl Inner {
         Ok(attachment)
     }
 
-    /// Looks tokens up in this segment from now on.
+    /// Uses this segment for look-ups from now on.
     pub(crate) fn adopt(&self, reader: Reader) {
         let id = reader.id();
         self.cache.set_reader(&Arc::new(reader));
@@ -197,8 +201,8 @@ impl Inner {
     }
 }
 
-/// Refuses what the daemon would refuse unseen, in its words, before it costs a round trip: nothing at all, or other
-/// letters than a JWS compact has.
+/// Rejects what the daemon would reject without verification, with its detail, to save a round
+/// trip: an empty token, or characters that a compact JWS cannot have.
 fn could_be_token(token: &str) -> Result<(), Denied> {
     let letter = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     let fits = (16..=TOKEN_BYTES_MAX).contains(&token.len()) && token.as_bytes().iter().all(letter);

@@ -1,9 +1,10 @@
-//! The tag of a subject: how the shared table names users.
+//! The tag of a subject: the name of a user in the shared table.
 
 use sha2::{Digest as _, Sha256};
 use sidegate_shm::Subject;
 
-/// The first six bytes of SHA-256 of `sub`, big endian; all ones is folded to zero (docs/protocol.md).
+/// The first six bytes of SHA-256 of `sub`, big endian; all ones is mapped to zero
+/// (docs/protocol.md).
 pub(crate) fn tag(sub: &str) -> Subject {
     let hash = Sha256::digest(sub.as_bytes());
     let tag = hash[..6].iter().fold(0, |tag: u64, byte| tag << 8 | u64::from(*byte));

@@ -1,9 +1,9 @@
-//! The few tokens that a thread sees again and again: in front of the cache that all threads share, without its lock.
+//! A per-thread cache of frequent tokens, in front of the shared cache and without its lock.
 //!
-//! A service that is called by one other service sees one token; sixteen threads that all lock its bucket and count
-//! references to its entry would spend their time fighting over two cache lines. So each thread keeps private copies of
-//! the tokens that it saw twice with nothing in between. They are judged exactly like those in the cache: by the segment,
-//! at every single check.
+//! A service with a single client sees a single token; sixteen threads that lock its bucket and
+//! count references to its entry would contend for two cache lines. So each thread has private
+//! copies of the tokens that it saw twice in a row. They are checked exactly like those in the
+//! shared cache: against the segment, on every check.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -19,14 +19,14 @@ thread_local! {
 }
 
 struct ThreadCache {
-    /// Which client's tokens these are; never zero but at first.
+    /// The cache that these tokens are from; zero only at first.
     owner: u64,
     reader: Option<Arc<Reader>>,
     places: [Place; PLACES],
 }
 
 struct Place {
-    /// The token that was here last, kept or not.
+    /// The last token in this slot, cached or not.
     last: u64,
     kept: Option<Verified>,
 }
@@ -35,7 +35,7 @@ impl Place {
     const EMPTY: Self = Self { last: 0, kept: None };
 }
 
-/// The token, if this thread keeps it for this client and this segment, and nothing speaks against it.
+/// The token, if this thread has it for this cache and segment, and it is still good.
 #[inline]
 pub(crate) fn check(owner: u64, segment: u64, mark: u64, token: &[u8], clock: &impl Clock) -> Option<Verified> {
     THREAD_CACHE
@@ -51,9 +51,9 @@ pub(crate) fn check(owner: u64, segment: u64, mark: u64, token: &[u8], clock: &i
         .flatten()
 }
 
-/// Shows the thread a token that the cache had; kept if it was the last one shown in its place.
+/// Offers a token from the shared cache; it is cached if it was the last one offered in its slot.
 #[inline]
-pub(crate) fn show(owner: u64, reader: &Arc<Reader>, mark: u64, entry: &Verified) {
+pub(crate) fn offer(owner: u64, reader: &Arc<Reader>, mark: u64, entry: &Verified) {
     let _thread_is_ending = THREAD_CACHE.try_with(|cache| {
         let Ok(mut cache) = cache.try_borrow_mut() else { return };
         let place = &mut cache.places[mark as usize % PLACES];

@@ -1,4 +1,4 @@
-//! A tower layer: requests go through with a good token that has the required scopes, and with no other.
+//! A tower layer that passes only requests with a good token that has the required scopes.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -11,7 +11,7 @@ use tower_service::Service;
 
 use crate::{Denied, Sidegate, Verified, http};
 
-/// Protects a service. The [`Verified`] token is put into the request's extensions.
+/// Protects a service. The request's extensions get the [`Verified`] token.
 #[derive(Clone, Debug)]
 pub struct RequireToken {
     sidegate: Sidegate,
@@ -26,19 +26,19 @@ pub struct Protected<S> {
 }
 
 impl RequireToken {
-    /// Any good token will do.
+    /// Accepts any good token.
     pub fn new(sidegate: Sidegate) -> Self {
         Self { sidegate, scopes: Arc::new([]) }
     }
 
-    /// Demands every one of these scopes as well.
+    /// Also requires all of these scopes.
     #[must_use]
     pub fn scopes<T: Into<String>>(self, scopes: impl IntoIterator<Item = T>) -> Self {
         Self { scopes: scopes.into_iter().map(Into::into).collect(), ..self }
     }
 
     async fn admit<B>(&self, request: &mut Request<B>) -> Result<(), Denied> {
-        // The request itself must not be borrowed while the daemon is asked: its body need not be `Sync`.
+        // The request must not be borrowed while the daemon is asked: its body need not be `Sync`.
         let token = http::bearer(request.headers())?.to_owned();
         let verified: Verified = http::check(&self.sidegate, &token).await?;
         verified.require_scopes(&self.scopes)?;
@@ -71,7 +71,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        // The service that was polled ready is the one to call; the clone takes its place.
+        // The polled service must be the one called; the clone replaces it.
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
         let layer = self.layer.clone();

@@ -13,7 +13,8 @@ use crate::subject;
 
 /// A token that was good when it was checked, with its claims.
 ///
-/// What the next check of the same token needs lies in front of the text, so that it is one piece of memory to fetch.
+/// The data for the next check of the token precede the text, so that one memory access fetches
+/// them.
 #[derive(Clone)]
 pub struct Verified(Arc<[u8]>);
 
@@ -52,7 +53,8 @@ struct Claims<'a> {
     scope: Cow<'a, str>,
 }
 
-/// The daemon's yes: claims, and the segment and key epoch it had read before it judged.
+/// The daemon's response for a good token: its claims, and the segment and key epoch before the
+/// check.
 #[derive(Deserialize)]
 pub(crate) struct Answer<'a> {
     #[serde(borrow)]
@@ -62,15 +64,16 @@ pub(crate) struct Answer<'a> {
 }
 
 impl Answer<'_> {
-    /// The segment that the daemon named; zero for none.
+    /// The segment in the response; zero if the daemon has no segment.
     pub(crate) fn segment(&self) -> u64 {
         u64::from_str_radix(self.segment, 16).unwrap_or(0)
     }
 
-    /// Keeps token and claims together; `probe` works out the token's place in the segment, if that is at hand.
+    /// Stores token and claims together; `probe` computes the token's location in the segment, if
+    /// it is attached.
     ///
     /// # Errors
-    /// The claims lack something that every token has.
+    /// The claims lack a required one.
     pub(crate) fn keep(
         &self,
         token: &str,
@@ -105,27 +108,27 @@ impl Answer<'_> {
 }
 
 impl Verified {
-    /// `sub`: who.
+    /// `sub`: the user.
     pub fn subject(&self) -> &str {
         self.text(SUBJECT)
     }
 
-    /// `sid`: the session that the token belongs to.
+    /// `sid`: the token's session.
     pub fn session(&self) -> &str {
         self.text(SESSION)
     }
 
-    /// `jti`: which token.
+    /// `jti`: the token's identifier.
     pub fn token_id(&self) -> &str {
         self.text(TOKEN_ID)
     }
 
-    /// `client_id`: for which application it was issued.
+    /// `client_id`: the application that the token was issued to.
     pub fn client_id(&self) -> &str {
         self.text(CLIENT)
     }
 
-    /// `iss`: who issued it.
+    /// `iss`: the issuer.
     pub fn issuer(&self) -> &str {
         self.text(ISSUER)
     }
@@ -145,7 +148,7 @@ impl Verified {
         self.word(Probe::EXP)
     }
 
-    /// All claims, as the JSON object that stands in the token.
+    /// All claims, as the JSON object in the token.
     pub fn claims_json(&self) -> &str {
         self.text(JSON)
     }
@@ -155,7 +158,7 @@ impl Verified {
         self.scope().split(' ').any(|held| held == scope)
     }
 
-    /// Demands every one of these scopes.
+    /// Requires all of these scopes.
     ///
     /// # Errors
     /// [`Denied::InsufficientScope`] if one is missing.
@@ -167,7 +170,7 @@ impl Verified {
         Err(Denied::InsufficientScope { required: required.join(" ") })
     }
 
-    /// Whether this is that very token, byte by byte.
+    /// Whether this is the same token, byte by byte.
     #[inline]
     pub(crate) fn is_token(&self, token: &[u8]) -> bool {
         self.0.get(self.range(TOKEN)) == Some(token)
@@ -175,12 +178,13 @@ impl Verified {
 
     #[inline]
     pub(crate) fn probe(&self) -> Probe {
-        // Written out: `array::from_fn` is left as so many calls, and this is the hot path.
+        // Written out: the compiler does not inline `array::from_fn` here, and this is the hot
+        // path.
         let word = |at| self.word(at);
         Probe::from_words([word(0), word(1), word(2), word(3), word(4), word(5), word(6), word(7), word(8)])
     }
 
-    /// The same in memory of its own, so that no other thread counts references there.
+    /// A copy in its own memory, so that threads do not share the reference count.
     pub(crate) fn private_copy(&self) -> Self {
         Self(Arc::from(&*self.0))
     }
@@ -190,7 +194,7 @@ impl Verified {
         self.word(EPOCH)
     }
 
-    /// The fixed part, its length known, so that nothing in it is checked for bounds again.
+    /// The fixed part with its length known, so that later accesses need no bounds checks.
     #[inline]
     fn head(&self) -> &[u8; HEAD] {
         self.0.first_chunk().unwrap_or(&[0; HEAD])
@@ -213,12 +217,12 @@ impl Verified {
     }
 
     fn text(&self, text: usize) -> &str {
-        // It was a `str` when it was put there.
+        // The bytes were a `str` when they were stored.
         self.0.get(self.range(text)).and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default()
     }
 }
 
-/// The same token with the same claims, whichever segment it was checked against.
+/// Equal for the same token with the same claims, whatever segment it was checked against.
 impl PartialEq for Verified {
     fn eq(&self, other: &Self) -> bool {
         self.0.get(ENDS..) == other.0.get(ENDS..)
@@ -227,7 +231,7 @@ impl PartialEq for Verified {
 
 impl Eq for Verified {}
 
-/// Never the token: it would end up in a log.
+/// Never shows the token, because the text may be logged.
 impl std::fmt::Debug for Verified {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Verified")

@@ -1,4 +1,5 @@
-//! Keeping the segment in use current, off the path of any check: one thread, asleep in `recvmsg` nearly always.
+//! Keeps the current segment up to date, outside of any check: one thread, nearly always asleep in
+//! `recvmsg`.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -8,14 +9,15 @@ use sidegate_shm::{AttachError, Attachment};
 
 use crate::sidegate::Inner;
 
-/// How often the thread looks whether anybody still needs it.
-const TURN: Duration = Duration::from_millis(250);
-/// How long the daemon may take to say what segment there is.
+/// How often the thread checks whether its client still exists.
+const LIVENESS_INTERVAL: Duration = Duration::from_millis(250);
+/// How long the daemon may take to send its segment.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(1);
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
-/// While the daemon is away: it may be restarting.
+/// While the daemon is down: it may be restarting.
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
-/// When it will not let us attach, or speaks another version: that does not change by itself.
+/// When the daemon does not permit attaching, or has another version: that does not change by
+/// itself.
 const BACKOFF_REFUSED: Duration = Duration::from_secs(10);
 
 /// Starts the thread, unless this process has one. A forked child has none of its parent's threads.
@@ -25,7 +27,7 @@ pub(crate) fn ensure(inner: &Arc<Inner>) {
     if known == pid || inner.worker_pid.compare_exchange(known, pid, Ordering::Relaxed, Ordering::Relaxed).is_err() {
         return;
     }
-    // The first attachment is made at once, so that the very first checks can be kept.
+    // The first attachment is made at once, so that the first checks can be cached.
     let attached = inner.attach(HELLO_TIMEOUT).ok();
     let weak = Arc::downgrade(inner);
     let spawned =
@@ -54,10 +56,10 @@ fn run(weak: &Weak<Inner>, mut attached: Option<Attachment>) {
     }
 }
 
-/// Takes over every segment that the daemon announces, until it goes away.
+/// Switches to every segment that the daemon announces, until the connection ends.
 fn follow(weak: &Weak<Inner>, attachment: &Attachment) {
     loop {
-        let announced = attachment.next(TURN);
+        let announced = attachment.next(LIVENESS_INTERVAL);
         let Some(inner) = weak.upgrade() else { return };
         match announced {
             Ok(None) => {}

@@ -1,11 +1,11 @@
-//! The client against real sockets and a real segment: both levels, and everything that makes it ask again.
+//! The client against real sockets and a real segment: both levels, and every reason to ask again.
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::kit::{Daemon, Scratch, claims, eventually};
+use crate::fake_daemon::{Daemon, Scratch, claims, eventually};
 use sidegate_client::{DaemonError, Denied, Sidegate};
 use sidegate_shm::Geometry;
 
@@ -18,7 +18,7 @@ fn world() -> (Scratch, Daemon, Sidegate) {
 }
 
 #[test]
-fn a_token_is_asked_about_once_and_then_known() {
+fn token_is_checked_by_the_daemon_once() {
     let (_scratch, daemon, sidegate) = world();
     let mine = claims(1);
     let token = mine.token();
@@ -42,7 +42,7 @@ fn a_token_is_asked_about_once_and_then_known() {
 }
 
 #[test]
-fn a_revocation_is_seen_by_the_very_next_check() {
+fn revocation_is_seen_by_the_next_check() {
     let (_scratch, daemon, sidegate) = world();
     for n in 0..50 {
         let mine = claims(n);
@@ -56,7 +56,7 @@ fn a_revocation_is_seen_by_the_very_next_check() {
 }
 
 #[test]
-fn bad_tokens_are_refused_by_code_and_impossible_ones_unasked() {
+fn bad_tokens_have_codes_and_malformed_ones_no_request() {
     let (_scratch, daemon, sidegate) = world();
     let good = claims(1).token();
     sidegate.check(&good).unwrap();
@@ -77,11 +77,11 @@ fn bad_tokens_are_refused_by_code_and_impossible_ones_unasked() {
     assert!(sidegate.try_cached(&same_signature).is_none(), "compared whole");
     assert_eq!(sidegate.check(&same_signature).unwrap_err().code(), "token_invalid");
     assert!(sidegate.try_cached(&good).is_some());
-    let old = crate::kit::Claims { exp: 1000, iat: 1, ..claims(2) };
+    let old = crate::fake_daemon::Claims { exp: 1000, iat: 1, ..claims(2) };
     assert_eq!(sidegate.check(&old.token()), Err(Denied::Expired));
 }
 
-/// What is logged on this thread while `work` runs.
+/// The log of this thread while `work` runs.
 fn logged(work: impl FnOnce()) -> String {
     let log = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     let subscriber =
@@ -104,7 +104,7 @@ impl std::io::Write for Shared {
 }
 
 #[test]
-fn an_unreachable_daemon_is_logged_once_and_its_return_too() {
+fn unreachable_daemon_is_logged_once() {
     let scratch = Scratch::new();
     let sidegate = scratch.builder().connect();
     let token = claims(1).token();
@@ -130,7 +130,7 @@ fn an_unreachable_daemon_is_logged_once_and_its_return_too() {
 }
 
 #[test]
-fn a_key_retired_between_verification_and_caching_is_noticed() {
+fn key_retired_before_caching_is_noticed() {
     let (_scratch, daemon, sidegate) = world();
     let token = claims(1).token();
     sidegate.check(&token).unwrap();
@@ -139,9 +139,9 @@ fn a_key_retired_between_verification_and_caching_is_noticed() {
     let asked = daemon.asked();
     sidegate.check(&token).unwrap();
     assert_eq!(daemon.asked(), asked + 1);
-    assert!(sidegate.try_cached(&token).is_some(), "judged anew under the new epoch");
-    // The daemon read the epoch, judged, and the key was retired before the client kept the answer: the epoch in the
-    // answer is the old one, whatever the live line says by then.
+    assert!(sidegate.try_cached(&token).is_some(), "checked again under the new epoch");
+    // The daemon read the epoch and checked the token; then the key was retired before the client
+    // cached the response: the response has the old epoch, whatever the live line says by then.
     daemon.state.epoch.store(9, Ordering::Relaxed);
     let late = claims(2).token();
     sidegate.check(&late).unwrap();
@@ -151,9 +151,9 @@ fn a_key_retired_between_verification_and_caching_is_noticed() {
 }
 
 #[test]
-fn a_new_segment_is_taken_over_without_a_wrong_answer() {
+fn switch_to_a_new_segment_gives_no_wrong_answer() {
     let (_scratch, daemon, sidegate) = world();
-    let all: Vec<crate::kit::Claims> = (0..40).map(claims).collect();
+    let all: Vec<crate::fake_daemon::Claims> = (0..40).map(claims).collect();
     for mine in &all {
         sidegate.check(&mine.token()).unwrap();
     }
@@ -174,7 +174,7 @@ fn a_new_segment_is_taken_over_without_a_wrong_answer() {
 }
 
 #[test]
-fn f18_a_dead_daemon_is_believed_no_longer_than_it_promised_and_a_new_one_is_found() {
+fn f18_dead_daemons_segment_expires_and_a_new_one_is_found() {
     let (scratch, daemon, sidegate) = world();
     let token = claims(1).token();
     sidegate.check(&token).unwrap();
@@ -192,7 +192,7 @@ fn f18_a_dead_daemon_is_believed_no_longer_than_it_promised_and_a_new_one_is_fou
 }
 
 #[test]
-fn a_stale_list_is_never_a_yes() {
+fn stale_list_accepts_no_token() {
     let (_scratch, daemon, sidegate) = world();
     let token = claims(1).token();
     sidegate.check(&token).unwrap();
@@ -207,7 +207,7 @@ fn a_stale_list_is_never_a_yes() {
 }
 
 #[test]
-fn the_socket_alone_is_enough() {
+fn checks_work_over_the_socket_alone() {
     let scratch = Scratch::new();
     let daemon = Daemon::start(&scratch.0);
     let sidegate = scratch.builder().socket_only().connect();
@@ -222,7 +222,7 @@ fn the_socket_alone_is_enough() {
 }
 
 #[test]
-fn an_application_may_start_before_its_daemon() {
+fn client_may_start_before_the_daemon() {
     let scratch = Scratch::new();
     let sidegate = scratch.builder().connect();
     let token = claims(1).token();
@@ -234,7 +234,7 @@ fn an_application_may_start_before_its_daemon() {
 }
 
 #[test]
-fn the_cache_stays_within_its_bounds_and_never_confuses_tokens() {
+fn cache_is_bounded_and_never_confuses_tokens() {
     let scratch = Scratch::new();
     let daemon = Daemon::with(&scratch.0, Geometry::for_entries(100));
     let sidegate = scratch.builder().tokens(32).connect();
@@ -251,9 +251,9 @@ fn the_cache_stays_within_its_bounds_and_never_confuses_tokens() {
 }
 
 #[test]
-fn threads_share_one_client_while_the_list_changes() {
+fn threads_share_a_client_while_the_list_changes() {
     let (_scratch, daemon, sidegate) = world();
-    let all: Vec<crate::kit::Claims> = (0..64).map(claims).collect();
+    let all: Vec<crate::fake_daemon::Claims> = (0..64).map(claims).collect();
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
@@ -277,7 +277,7 @@ fn threads_share_one_client_while_the_list_changes() {
     }
 }
 
-/// A server that answers every request with these bytes, and closes after `per_connection` of them.
+/// A server that sends these bytes for every request, and closes after `per_connection` of them.
 fn answers(scratch: &Scratch, answer: &'static [u8], per_connection: usize) {
     let listener = UnixListener::bind(scratch.0.join("verifier.sock")).unwrap();
     std::thread::spawn(move || {
@@ -294,7 +294,7 @@ fn answers(scratch: &Scratch, answer: &'static [u8], per_connection: usize) {
 }
 
 #[test]
-fn an_answer_that_is_none_is_never_a_yes() {
+fn malformed_response_accepts_no_token() {
     let token = claims(1).token();
     let wrong_signature = br#"HTTP/1.1 401 X
 content-length: 58
@@ -321,7 +321,7 @@ content-length: 58
 }
 
 #[test]
-fn a_connection_closed_while_idle_is_replaced_and_a_silent_daemon_is_given_up() {
+fn closed_connection_is_replaced_and_silent_daemon_times_out() {
     let scratch = Scratch::new();
     answers(&scratch, b"HTTP/1.1 401 X\r\ncontent-length: 24\r\n\r\n{\"code\":\"token_revoked\"}", 1);
     let sidegate = scratch.builder().socket_only().connect();

@@ -1,12 +1,12 @@
-//! The examples run as they stand: each as a process of its own, against a real segment and real sockets.
+//! Runs the examples unchanged, each as its own process, against a real segment and real sockets.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 
-use crate::kit::{Claims, Daemon, Scratch, claims};
+use crate::fake_daemon::{Claims, Daemon, Scratch, claims};
 
-/// An example that runs, with its standard input and output at hand; ended when dropped.
+/// A running example with its standard input and output; stopped when dropped.
 struct Example(Child);
 
 impl Example {
@@ -35,7 +35,7 @@ impl Drop for Example {
 }
 
 #[test]
-fn check_judges_the_tokens_on_its_standard_input() {
+fn check_checks_the_tokens_on_standard_input() {
     let scratch = Scratch::new();
     let daemon = Daemon::start(&scratch.0);
     let (good, bad) = (claims(1), claims(2));
@@ -50,12 +50,12 @@ fn check_judges_the_tokens_on_its_standard_input() {
     {
         assert!(line.starts_with(begin), "{line}");
     }
-    assert_eq!((lines.len(), daemon.asked()), (4, 2), "the second was answered in process");
+    assert_eq!((lines.len(), daemon.asked()), (4, 2), "the second was checked in process");
     assert!(example.0.wait().unwrap().success());
 }
 
 #[test]
-fn the_application_protects_its_routes() {
+fn axum_app_protects_its_routes() {
     let scratch = Scratch::new();
     let daemon = Daemon::start(&scratch.0);
     let mut example = Example::start("axum_app", &scratch);

@@ -1,4 +1,5 @@
-//! What the client makes of an attach socket that lies and of segments that are none: it asks over the socket, and lives.
+//! The client with a hostile attach socket and with invalid segments: it falls back to the socket
+//! for checks.
 
 use std::io::{IoSlice, Write as _};
 use std::mem::MaybeUninit;
@@ -7,7 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::kit::{Daemon, Scratch, claims, eventually};
+use crate::fake_daemon::{Daemon, Scratch, claims, eventually};
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use sidegate_client::{Denied, Sidegate};
@@ -25,12 +26,12 @@ fn serve(path: &Path, lie: Arc<Lie>) {
     let listener = UnixListener::bind(path).unwrap();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
-            tell(&stream.unwrap(), &lie);
+            send_lie(&stream.unwrap(), &lie);
         }
     });
 }
 
-fn tell(mut stream: &UnixStream, lie: &Lie) {
+fn send_lie(mut stream: &UnixStream, lie: &Lie) {
     let Some(fd) = &lie.fd else {
         let _the_client_may_be_gone = stream.write_all(&lie.bytes);
         return;
@@ -61,7 +62,7 @@ fn sealed(bytes: &[u8], seals: SealFlags) -> OwnedFd {
     fd
 }
 
-/// A whole good segment, and its id.
+/// A complete valid segment, and its id.
 fn image() -> (Vec<u8>, u64) {
     let geometry = Geometry::for_entries(0);
     let (writer, fd) = Writer::create(geometry).unwrap();
@@ -70,7 +71,7 @@ fn image() -> (Vec<u8>, u64) {
     (bytes, writer.id())
 }
 
-/// The typed error that `lie` leads to, after a client that met it has done its work over the socket.
+/// The typed error that `lie` causes, after a client that met it has worked over the socket.
 fn met(lie: impl Fn() -> Lie) -> AttachError {
     let scratch = Scratch::new();
     let daemon = Daemon::start(&scratch.0);
@@ -90,7 +91,7 @@ fn met(lie: impl Fn() -> Lie) -> AttachError {
 }
 
 #[test]
-fn a_lying_attach_socket_leaves_the_socket_for_checks() {
+fn hostile_attach_socket_falls_back_to_the_check_socket() {
     let says = |bytes: &[u8]| met(|| Lie { bytes: bytes.to_vec(), fd: None });
     assert!(matches!(says(b""), AttachError::Closed));
     assert!(matches!(says(b"HTTP/1.1 400 Bad Request\r\n\r\n"), AttachError::Message(MessageError::Magic)));
@@ -107,7 +108,7 @@ fn a_lying_attach_socket_leaves_the_socket_for_checks() {
 }
 
 #[test]
-fn a_segment_that_is_none_leaves_the_socket_for_checks() {
+fn invalid_segment_falls_back_to_the_check_socket() {
     let (good, id) = image();
     let of = |bytes: Vec<u8>, seals: SealFlags| {
         met(move || Lie { bytes: message(id, bytes.len()), fd: Some(sealed(&bytes, seals)) })
@@ -138,9 +139,9 @@ fn a_segment_that_is_none_leaves_the_socket_for_checks() {
     assert!(matches!(file, AttachError::Segment(SegmentError::Unsealed)));
 }
 
-/// The header is right and the rest is noise: whatever it says, the daemon is the one who says it of a token.
+/// A valid header with random data after it: the daemon alone decides about tokens.
 #[test]
-fn noise_in_a_segment_harms_nobody() {
+fn random_data_in_a_segment_accepts_no_token() {
     for noise in [0, u64::MAX, 1, 0x8000_0000_0000_0001, 0x6fff_ffff_ffff_ffff] {
         let (mut bytes, id) = image();
         for chunk in bytes[128..].chunks_exact_mut(8) {

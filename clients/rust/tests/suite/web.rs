@@ -1,6 +1,6 @@
 //! The axum extractor and the tower layer, in front of real services and a real segment.
 
-use crate::kit::{Daemon, Scratch, claims};
+use crate::fake_daemon::{Daemon, Scratch, claims};
 use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, Response};
@@ -36,7 +36,7 @@ fn header<'a>(response: &'a Response<Body>, name: &str) -> Option<&'a str> {
 }
 
 #[tokio::test]
-async fn protected_routes_let_good_tokens_through_and_say_why_not() {
+async fn protected_routes_accept_good_tokens_and_explain_rejections() {
     let scratch = Scratch::new();
     let daemon = Daemon::start(&scratch.0);
     let sidegate = scratch.builder().connect();

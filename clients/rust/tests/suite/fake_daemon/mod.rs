@@ -1,5 +1,5 @@
-//! A stand-in for the verifier: the real segment, publisher and attach server, and `/verify` over a real Unix socket; only
-//! the tokens are toys, whose signature is a checksum.
+//! A fake verifier: the real segment, publisher and attach server, and `/verify` over a real Unix
+//! socket; only the tokens are simplified, with a checksum as their signature.
 
 use std::collections::HashSet;
 use std::io::{Read as _, Write as _};
@@ -15,7 +15,7 @@ use sidegate_shm::attach::{Allow, AttachServer, SegmentOffer};
 use sidegate_shm::clock::{Clock as _, CoarseClock, NANOS};
 use sidegate_shm::{Entry, Geometry, Live, Publisher, State, Subject};
 
-/// A directory that goes away with its test.
+/// A directory that is removed when dropped.
 pub struct Scratch(pub PathBuf);
 
 impl Scratch {
@@ -41,7 +41,7 @@ impl Drop for Scratch {
     }
 }
 
-/// What a toy token says.
+/// The claims of a test token.
 #[derive(Clone, Debug)]
 pub struct Claims {
     pub sub: String,
@@ -114,7 +114,7 @@ pub fn subject(sub: &str) -> Subject {
     Subject(hash[..6].iter().fold(0, |tag, byte| tag << 8 | u64::from(*byte)))
 }
 
-/// What is shared by the threads of the stand-in.
+/// Shared by the threads of the fake verifier.
 pub struct State_ {
     pub publisher: Mutex<Publisher>,
     pub dead: Mutex<HashSet<String>>,
@@ -122,7 +122,7 @@ pub struct State_ {
     pub asked: AtomicU64,
     pub stop: AtomicBool,
     pub stale: AtomicBool,
-    /// How long promises are, milliseconds.
+    /// The length of promises, in milliseconds.
     pub promise_ms: AtomicU64,
 }
 
@@ -184,7 +184,7 @@ impl Daemon {
         self.state.asked.load(Ordering::Relaxed)
     }
 
-    /// Ends a session: the exact set first, then the segment.
+    /// Ends a session: in the exact set first, then in the segment.
     pub fn revoke_session(&self, claims: &Claims) {
         self.state.dead.lock().unwrap().insert(claims.sid.clone());
         let entry = Entry::Session { sid: claims.sid.as_bytes(), subject: Some(subject(&claims.sub)) };
@@ -196,7 +196,7 @@ impl Daemon {
         self.state.tick();
     }
 
-    /// Makes a larger segment and switches to it, entries and all.
+    /// Makes a larger segment with the entries, and switches to it.
     pub fn grow(&self, entries: &[Claims]) {
         let mut publisher = self.state.publisher.lock().unwrap();
         publisher.begin_resize(Geometry::for_entries(5000)).unwrap();
@@ -245,7 +245,7 @@ impl State_ {
             }
             while let Some((token, used)) = request(&buffer) {
                 buffer.drain(..used);
-                let (status, body) = self.judge(&token);
+                let (status, body) = self.check(&token);
                 let length = body.len();
                 let answer = format!("HTTP/1.1 {status} X\r\ncontent-length: {length}\r\n\r\n{body}");
                 if stream.write_all(answer.as_bytes()).is_err() {
@@ -255,9 +255,9 @@ impl State_ {
         }
     }
 
-    fn judge(&self, token: &str) -> (u16, String) {
+    fn check(&self, token: &str) -> (u16, String) {
         self.asked.fetch_add(1, Ordering::Relaxed);
-        // Read before judging: what changes meanwhile must make the client ask again.
+        // Read before the check: a change meanwhile must make the client ask again.
         let epoch = self.epoch.load(Ordering::Relaxed);
         let segment = self.publisher.lock().unwrap().segment();
         let no = |status, code: &str| (status, format!(r#"{{"code":"{code}","title":"no"}}"#));
@@ -285,7 +285,7 @@ impl State_ {
     }
 }
 
-/// The body of the first complete request in the buffer, and how many bytes it takes.
+/// The body of the first complete request in the buffer, and the bytes that the request takes.
 fn request(buffer: &[u8]) -> Option<(String, usize)> {
     let text = std::str::from_utf8(buffer).unwrap();
     let head = text.find("\r\n\r\n")? + 4;
