@@ -78,7 +78,8 @@ fn confusion(corpus: &mut Corpus<'_>) {
         ];
         for (what, secret) in variants {
             let token = hmac_token(corpus, "HS256", Some(&kid), &secret);
-            // HMAC pads short keys with zeros (RFC 2104): with a zero byte after it, it is the same key.
+            // HMAC pads short keys with zeros (RFC 2104): a key with a zero byte appended is the
+            // same key.
             match what {
                 "a zero byte after it" => corpus.good(format!("the secret with {what}"), token),
                 _ => corpus.invalid(format!("the secret with {what}"), token),

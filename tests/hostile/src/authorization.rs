@@ -2,16 +2,16 @@
 
 use crate::Expected;
 
-/// What a request carries, and what must come of it.
+/// The headers of a request, and the expected verdict.
 #[derive(Clone, Debug)]
 pub struct HeaderSet {
-    /// What the attacker tries.
+    /// The attack.
     pub name: &'static str,
     /// Header lines without their line ends.
     pub lines: Vec<Vec<u8>>,
-    /// The verdict; for [`HeaderSet::may_be_400`], if the server takes the request at all.
+    /// The verdict; with [`HeaderSet::may_be_400`], if the server accepts the request at all.
     pub expected: Expected,
-    /// True where an HTTP server may as well refuse the request as malformed (400).
+    /// True if an HTTP server may also reject the request as malformed (400).
     pub may_be_400: bool,
 }
 
@@ -48,7 +48,7 @@ fn good(token: &str) -> Vec<HeaderSet> {
         set("in a proxy's header only", &[format!("Proxy-Authorization: Bearer {token}")], Missing),
         set("in an X- header only", &[format!("X-Authorization: Bearer {token}")], Missing),
         set("with an underscore", &[format!("Authorization_: Bearer {token}")], Missing),
-        set("in a cookie that nobody asked for", &[format!("Cookie: token={token}; access_token={token}")], Missing),
+        set("in a cookie that is not configured", &[format!("Cookie: token={token}; access_token={token}")], Missing),
         set("in X-Auth-Subject", &["X-Auth-Subject: admin".into()], Missing),
     ]
 }
@@ -118,7 +118,7 @@ fn malformed(token: &str) -> Vec<HeaderSet> {
         with("a space before the colon, and twice", &[bearer.as_bytes(), &raw(b"Authorization : Bearer ", b"")]),
         with("a delete character", &[&raw(b"Authorization: Bearer ", b"\x7f")]),
         with("an escape character", &[&raw(b"Authorization: Bearer \x1b[2J", b"")]),
-        // Another scheme, so that no bearer token came.
+        // Another scheme, so there is no bearer token.
         HeaderSet {
             expected: Expected::Missing,
             ..with("a no-break space for the space", &[&raw(b"Authorization: Bearer\xa0", b"")])

@@ -1,4 +1,4 @@
-//! A case: a token and the verdict it must get; and how the cases are collected.
+//! A case: a token and its expected verdict; and the collection of cases.
 
 use std::collections::HashSet;
 
@@ -6,20 +6,20 @@ use serde_json::{Map, Value, json};
 
 use crate::forge::Forge;
 
-/// The verdict that a token must get, as a client sees it.
+/// The expected verdict of a token, as a client sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Expected {
     /// The token is good.
     Good,
     /// `token_invalid`.
     Invalid,
-    /// `token_expired`: authentic, and right but for its age.
+    /// `token_expired`: authentic, and valid except for its age.
     Expired,
     /// `token_missing`.
     Missing,
 }
 
-/// What the verifier under test is set to.
+/// The settings of the verifier under test.
 #[derive(Clone, Debug)]
 pub struct Setting {
     /// The verifier's time, in seconds since 1970.
@@ -41,18 +41,19 @@ impl Setting {
     }
 }
 
-/// A token and its verdict.
+/// A token and its expected verdict.
 #[derive(Clone, Debug)]
 pub struct Case {
-    /// What the attacker tries.
+    /// The attack.
     pub name: String,
     /// The class of the attack.
     pub category: &'static str,
     /// The token.
     pub token: String,
-    /// The verdict it must get.
+    /// The expected verdict.
     pub expected: Expected,
-    /// True if the verdict holds only at exactly the setting's `now`: not to be sent to a program with a clock.
+    /// True if the verdict holds only at exactly the setting's `now`, so the case is only for a
+    /// verifier with a fixed clock.
     pub frozen: bool,
 }
 
@@ -69,7 +70,7 @@ impl<'a> Corpus<'a> {
         Self { forge, setting, category: "", cases: Vec::new() }
     }
 
-    /// The cases that follow are of this category.
+    /// Sets the category of the following cases.
     pub fn category(&mut self, category: &'static str) {
         self.category = category;
     }
@@ -87,12 +88,12 @@ impl<'a> Corpus<'a> {
         self.add(name, token, Expected::Good);
     }
 
-    /// The case added last holds at exactly `now` only.
+    /// Marks the last case as valid only at exactly `now`.
     pub fn frozen(&mut self) {
         self.cases.last_mut().expect("a case").frozen = true;
     }
 
-    /// The same, if a clock that runs on would soon make it wrong.
+    /// Marks the last case if a running clock would soon make its verdict wrong.
     pub fn frozen_if(&mut self, soon: bool) {
         if soon {
             self.frozen();
@@ -120,12 +121,12 @@ impl<'a> Corpus<'a> {
         self.forge.token(&text(&self.header()), &text(&self.claims()))
     }
 
-    /// A token with these bytes for a payload, signed with the right key.
+    /// A token with these payload bytes, signed with the right key.
     pub fn with_payload(&self, payload: impl AsRef<[u8]>) -> String {
         self.forge.token(&text(&self.header()), payload.as_ref())
     }
 
-    /// A token with these bytes for a header, signed with the right key.
+    /// A token with these header bytes, signed with the right key.
     pub fn with_header(&self, header: impl AsRef<[u8]>) -> String {
         self.forge.token(header.as_ref(), &text(&self.claims()))
     }
@@ -151,7 +152,7 @@ impl<'a> Corpus<'a> {
         self.with_header(text(&header))
     }
 
-    /// The cases; each name of a category is one case's.
+    /// The cases; names are unique within a category.
     pub fn finish(self) -> Vec<Case> {
         let mut seen = HashSet::new();
         for case in &self.cases {

@@ -1,4 +1,5 @@
-//! The claims: missing, of another type, empty, unfit for a header line, of another issuer or audience (RFC 9068 §2.2).
+//! The claims: missing, of another type, empty, unsafe in a header line, of another issuer or
+//! audience (RFC 9068 §2.2).
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,5 @@
-//! Good tokens, some spelt in unusual ways that the standards allow: refusing these would be as wrong as taking bad ones.
+//! Good tokens, some in unusual spellings that the standards allow: rejecting these is as wrong as
+//! accepting bad ones.
 
 use serde_json::json;
 
@@ -42,7 +43,7 @@ fn claims(corpus: &mut Corpus<'_>) {
         ("the right audience among others", "aud", json!(["a", audience, "b"])),
         ("32 audiences", "aud", json!((0..31).map(|n| format!("a{n}")).chain([audience.clone()]).collect::<Vec<_>>())),
         ("nbf in the past", "nbf", json!(now - 30)),
-        ("a claim that nobody knows", "https://example.org/x", json!({"a": [1, -2.5e-3, null, {"b": "é"}]})),
+        ("an unknown claim", "https://example.org/x", json!({"a": [1, -2.5e-3, null, {"b": "é"}]})),
         ("jti of 255 characters", "jti", json!("j".repeat(255))),
         ("jti of 1 character", "jti", json!("!")),
         ("jti that is not canonical base64url", "jti", json!("AAECAwQFBgcICQoLDA0ODx")),

@@ -1,4 +1,4 @@
-//! Keys that sign anything at all, made here and not by the code under test.
+//! Keys that sign anything, made here and not by the code under test.
 
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der};
 use aws_lc_rs::rand::SystemRandom;
@@ -47,13 +47,13 @@ enum Pair {
     Rsa(RsaKeyPair),
 }
 
-/// A key that signs whatever it is given.
+/// A key that signs any bytes.
 pub struct Forge {
     pair: Pair,
     kid: String,
     jwk: Option<Value>,
     pem: Option<String>,
-    /// The public key in every spelling that a confused verifier might take for an HMAC secret.
+    /// The public key in every encoding that a confused verifier might use as an HMAC secret.
     public: Vec<(&'static str, Vec<u8>)>,
 }
 
@@ -136,17 +136,17 @@ impl Forge {
         &self.kid
     }
 
-    /// The public key as a JWK; none for a shared secret.
+    /// The public key as a JWK; `None` for a shared secret.
     pub fn jwk(&self) -> Option<&Value> {
         self.jwk.as_ref()
     }
 
-    /// The private key as PKCS#8 PEM; none for a shared secret.
+    /// The private key as PKCS#8 PEM; `None` for a shared secret.
     pub fn private_pem(&self) -> Option<&str> {
         self.pem.as_deref()
     }
 
-    /// The shared secret, where it is one.
+    /// The shared secret, if it is one.
     pub fn secret(&self) -> Option<&[u8]> {
         match &self.pair {
             Pair::Hmac(secret) => Some(secret),
@@ -154,7 +154,7 @@ impl Forge {
         }
     }
 
-    /// The public key's spellings.
+    /// The encodings of the public key.
     pub fn public(&self) -> &[(&'static str, Vec<u8>)] {
         &self.public
     }
@@ -169,7 +169,7 @@ impl Forge {
         }
     }
 
-    /// An RSA-PSS signature with the same key; none for other keys.
+    /// An RSA-PSS signature with the same key; `None` for other keys.
     pub fn sign_pss(&self, signed: &[u8]) -> Option<Vec<u8>> {
         match &self.pair {
             Pair::Rsa(pair) => Some(rsa(pair, &RSA_PSS_SHA256, signed)),

@@ -1,4 +1,5 @@
-//! The payload as JSON: malformed, doubled, badly encoded, deep (RFC 8259, RFC 7519 §4, RFC 8725 §3.7).
+//! The payload as JSON: malformed, with duplicates, badly encoded, deep (RFC 8259, RFC 7519 §4, RFC
+//! 8725 §3.7).
 
 use serde_json::json;
 

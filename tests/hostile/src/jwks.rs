@@ -1,26 +1,26 @@
-//! JWK set documents: what a hostile or broken key server may send (RFC 7517).
+//! JWK set documents from a hostile or broken key server (RFC 7517).
 
 use serde_json::{Value, json};
 
 use crate::forge::{Forge, KeyKind, b64};
 
-/// What must become of a document.
+/// The expected result for a document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reading {
-    /// Refused whole: the keys held before stay in force.
+    /// Rejected as a whole: the previous keys stay in use.
     Refused,
-    /// Taken, with this many keys.
+    /// Accepted, with this many keys.
     Keys(usize),
 }
 
-/// A document and what must become of it.
+/// A document and its expected result.
 #[derive(Clone, Debug)]
 pub struct Document {
-    /// What is wrong with it.
+    /// The fault.
     pub name: String,
     /// Its bytes.
     pub bytes: Vec<u8>,
-    /// What must become of it.
+    /// The expected result.
     pub reading: Reading,
 }
 
@@ -78,7 +78,8 @@ fn whole(out: &mut Vec<Document>, keys: &[Value; 3]) {
     push(out, "300 KiB of white space", [set(keys), " ".repeat(300 * 1024)].concat(), Reading::Refused);
 }
 
-/// Keys that are passed over: alone they leave nothing, beside a good one they do no harm (RFC 7517 §5).
+/// Unsupported keys are skipped: alone they leave no key, beside a good one they have no effect
+/// (RFC 7517 §5).
 fn members(out: &mut Vec<Document>, keys: &[Value; 3]) {
     let with = |at: usize, member: &str, value: Value| {
         let mut key = keys[at].clone();
@@ -121,7 +122,7 @@ fn members(out: &mut Vec<Document>, keys: &[Value; 3]) {
             out,
             format!("a key {name}, beside a good one"),
             set(&[key, keys[1].clone()].map(|mut key| {
-                // The good one keeps a name of its own, so that nothing here hangs on a doubled kid.
+                // The good key has its own name, so that no result depends on a duplicate kid.
                 if key == keys[1] {
                     key["kid"] = json!("good");
                 }

@@ -1,16 +1,19 @@
-//! The attack corpus: hostile tokens, `Authorization` headers and JWK sets, each with the verdict it must get.
+//! The attack corpus: hostile tokens, `Authorization` headers and JWK sets, each with its expected
+//! verdict.
 //!
-//! Made with keys and signatures of its own and not with sidegate-common, so that a mistake there cannot hide here. The
-//! same cases go through the library (common/tests) and through every socket (tests/tests).
+//! Keys and signatures are made here and not by sidegate-common, so that a mistake there shows
+//! here. The same cases run through the library (common/tests) and through every socket
+//! (tests/tests).
 //!
 //! # Map
-//! - [`forge`]: keys that sign anything at all.
+//! - [`forge`]: keys that sign anything.
 //! - [`case`]: a case, and how the cases of a category are collected.
-//! - `controls`, `algorithm`, `header`, `structure`, `signature`, `json`, `claims`, `times`, `size`: the categories.
+//! - `controls`, `algorithm`, `header`, `structure`, `signature`, `json`, `claims`, `times`,
+//!   `size`: the categories.
 //! - [`authorization`]: header sets as raw bytes.
 //! - [`jwks`]: JWK set documents.
 #![forbid(unsafe_code)]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // test data that cannot be made is a failed test
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failure to make test data fails the test
 
 mod algorithm;
 pub mod authorization;
@@ -31,7 +34,7 @@ pub use forge::{Forge, KeyKind};
 
 use case::Corpus;
 
-/// Every case for tokens that `forge`'s key would sign, judged by a verifier that holds this key and no other.
+/// Every case for tokens signed by `forge`'s key, for a verifier with this key and no other.
 pub fn corpus(forge: &Forge, setting: &Setting) -> Vec<Case> {
     let mut corpus = Corpus::new(forge, setting);
     controls::add(&mut corpus);

@@ -1,4 +1,5 @@
-//! Wrong signatures: cut, grown, flipped, of another form, borrowed from another token (CVE-2022-21449, -2020-28042).
+//! Wrong signatures: cut, extended, flipped, of another form, taken from another token
+//! (CVE-2022-21449, -2020-28042).
 
 use serde_json::json;
 
@@ -68,7 +69,7 @@ fn flips(corpus: &mut Corpus<'_>, signed: &str, signature: &[u8]) {
         flipped[bit / 8] ^= 1 << (bit % 8);
         corpus.invalid(format!("signature bit {bit}"), put(signed, flipped));
     }
-    // In what is signed: every character stays base64url, so only the signature can tell.
+    // In the signing input: every character stays base64url, so only the signature check can fail.
     for n in 0..32 {
         let at = n * signed.len() / 32;
         let mut bytes = signed.as_bytes().to_vec();
@@ -162,7 +163,8 @@ fn ecdsa(corpus: &mut Corpus<'_>, signed: &str, signature: &[u8]) {
         corpus.invalid(format!("r, s = {name}"), put(signed, [&r[..], &s[..]].concat()));
     }
     corpus.invalid("r as n - r", put(signed, [&minus(&P256_ORDER, r)[..], s].concat()));
-    // ECDSA is malleable: this is as valid as the original. It is the same token, since a token is known by its jti.
+    // ECDSA is malleable: this is as valid as the original. It is the same token, since the jti
+    // identifies a token.
     corpus.good("s as n - s, which is another spelling", put(signed, [r, &minus(&P256_ORDER, s)[..]].concat()));
     corpus.invalid("the first number alone", put(signed, r));
     corpus.invalid("numbers of 48 bytes", put(signed, [&[0; 16][..], r, &[0; 16], s].concat()));

@@ -1,16 +1,16 @@
-//! Sizes: at the limit, above it, and what costs much for little.
+//! Sizes: at the limit, above it, and tokens whose check would cost much.
 
 use serde_json::json;
 
 use crate::case::{Corpus, text};
 use crate::forge::b64;
 
-/// The longest token that is taken, in bytes.
+/// The longest accepted token, in bytes.
 const LONGEST: usize = 8 * 1024;
 
 pub(crate) fn add(corpus: &mut Corpus<'_>) {
     corpus.category("size");
-    // Base64 comes in steps, so the nearest length below the limit is looked for.
+    // Base64 grows in steps, so this searches for the nearest length below the limit.
     let longest = (1..6000).rev().map(|n| padded(corpus, n)).find(|token| token.len() <= LONGEST).expect("a token");
     assert!(longest.len() > LONGEST - 4, "{}", longest.len());
     corpus.good("as long as a token may be", longest);

@@ -124,7 +124,8 @@ fn inside(corpus: &mut Corpus<'_>) {
         corpus.invalid(format!("the {name} encoded twice"), put(b64(&part)));
         corpus.invalid(format!("the {name} in another case"), put(part.to_lowercase() + &part[..1].to_uppercase()));
     }
-    // A payload whose encoding needs both characters that base64 and base64url differ in, signed as it stands.
+    // A payload whose encoding has both characters in which base64 and base64url differ, signed as
+    // it is.
     let mut claims = corpus.claims();
     claims.insert("x".into(), json!("???>>>~~~\u{ff}\u{fe}???>>>"));
     let (header, payload) = (text(&corpus.header()), text(&claims));
@@ -149,11 +150,12 @@ fn decode(part: &str) -> Vec<u8> {
     base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(part).expect("canonical")
 }
 
-/// The last character of a part may hold bits that no byte uses; only zero is canonical (RFC 4648 §3.5).
+/// The last character of a part may have bits that no byte uses; only zero is canonical (RFC 4648
+/// §3.5).
 fn trailing_bits(corpus: &mut Corpus<'_>) {
     corpus.category("trailing bits");
     for pad in 0..3 {
-        // Spaces inside the JSON move the length through every remainder.
+        // Spaces inside the JSON vary the length through every remainder.
         let space = " ".repeat(pad);
         let header = [&text(&corpus.header())[..], space.as_bytes()].concat();
         let payload = [&text(&corpus.claims())[..], space.as_bytes()].concat();

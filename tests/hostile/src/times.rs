@@ -30,7 +30,7 @@ fn expired(corpus: &mut Corpus<'_>, now: u64, leeway: u64) {
     corpus.add("in 1970", token, Expected::Expired);
     let token = corpus.with_claims(&[("iat", json!(now - 7200)), ("exp", json!(now - 7200))]);
     corpus.add("lived no time at all", token, Expected::Expired);
-    // Whatever else is wrong wins: an attacker learns nothing from the age of a token that was never good.
+    // Any other fault wins: an attacker must not learn the age of a token that was never good.
     let token = corpus.with_claims(&[("iat", json!(now - 7200)), ("exp", json!(now - 3600)), ("aud", json!("other"))]);
     corpus.invalid("and meant for somebody else", token);
     let old = corpus.with_claims(&[("iat", json!(now - 7200)), ("exp", json!(now - 3600))]);
