@@ -1,7 +1,8 @@
-//! How a reader gets the segment's file descriptor: a Unix stream on which the daemon speaks first.
+//! How a reader gets the segment's file descriptor: over a Unix stream on which only the daemon
+//! sends.
 //!
-//! One fixed-size message, with the descriptor beside it; another one for every later segment, for as long as the
-//! reader keeps the connection. The reader never says anything. docs/shm.md has the bytes.
+//! The daemon sends one fixed-size message with the descriptor, and another for every later segment
+//! while the reader stays connected. The reader never sends. docs/shm.md has the bytes.
 
 mod client;
 mod message;

@@ -1,4 +1,4 @@
-//! The two coarse clocks against which a segment's validity is judged.
+//! The two coarse clocks that limit a segment's validity.
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -8,19 +8,20 @@ pub const NANOS: u64 = 1_000_000_000;
 /// One reading of both clocks, in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
-    /// `CLOCK_MONOTONIC`: stands still in suspend, is never stepped.
+    /// `CLOCK_MONOTONIC`: stops during suspend, is never stepped.
     pub monotonic_ns: u64,
-    /// `CLOCK_REALTIME`: goes on in suspend, may be stepped; nanoseconds since 1970.
+    /// `CLOCK_REALTIME`: continues during suspend, may be stepped; nanoseconds since 1970.
     pub realtime_ns: u64,
 }
 
-/// Where a reader's time comes from.
+/// A reader's source of time.
 pub trait Clock {
     /// Reads both clocks.
     fn now(&self) -> Now;
 }
 
-/// The kernel's coarse clocks: a few nanoseconds each, read without a system call, at most a tick (10 ms) behind.
+/// The kernel's coarse clocks: a few nanoseconds per reading, no system call, at most a tick (10
+/// ms) behind.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CoarseClock;
 
@@ -34,6 +35,7 @@ impl Clock for CoarseClock {
 #[inline]
 fn nanoseconds(clock: ClockId) -> u64 {
     let time = clock_gettime(clock);
-    // A wall clock before 1970 reads as 0: every promise then looks unexpired by it, and the monotonic clock decides.
+    // A wall clock before 1970 reads as 0: every promise then looks unexpired, and the monotonic
+    // clock decides.
     (time.tv_sec.max(0) as u64).saturating_mul(NANOS).saturating_add(time.tv_nsec.max(0) as u64)
 }

@@ -1,6 +1,7 @@
-//! Keyed hashes: which line of a table, and which tag in it, stand for a token, a session or a subject.
+//! Keyed hashes: map a token, a session or a subject to a line and a tag of a table.
 //!
-//! SipHash-2-4 with 128 bits of output under the segment's random key: one half chooses the line, the other is the tag.
+//! SipHash-2-4 with 128 bits of output under the segment's random key: one half selects the line,
+//! the other is the tag.
 
 use std::hash::Hasher as _;
 
@@ -8,11 +9,13 @@ use siphasher::sip128::{Hasher128 as _, SipHasher24};
 
 use crate::layout::{Header, Region};
 
-/// Set in slot 0 of a line: a tag that was due here lies in a later line. In slot 1: not everything due here is stored.
+/// In slot 0 of a line: a tag of this home line is in a later line. In slot 1: some entries of this
+/// home line are not stored.
 pub(crate) const FLAG: u64 = 1 << 63;
-/// A subject's watermark that is dead whatever the token's `iat`.
+/// The threshold of a subject whose tokens are revoked whatever their `iat`.
 pub(crate) const ALWAYS: u32 = u32::MAX;
-/// Equal to no word of a line: stands for "not looked for", since kind 0 is an empty word's, and an empty word is zero.
+/// Equal to no word of a line, so it never matches: no stored word has kind 0, and an empty word is
+/// zero.
 const NOTHING: u64 = 1;
 
 const KIND_SHIFT: u32 = 61;
@@ -20,11 +23,12 @@ const TOKEN: u64 = 1;
 const SESSION: u64 = 2;
 const SUBJECT: u64 = 3;
 
-/// 48 bits that name a subject: the first six bytes of SHA-256 of `sub`, big endian; all ones is folded to zero.
+/// A subject's 48-bit tag: the first six bytes of SHA-256 of `sub`, big endian; all ones is mapped
+/// to zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Subject(pub u64);
 
-/// What a token says of itself, as far as revocation goes.
+/// The claims of a token that matter for revocation.
 #[derive(Clone, Copy, Debug)]
 pub struct TokenFacts<'a> {
     /// The token's `jti`, as text.
@@ -39,7 +43,7 @@ pub struct TokenFacts<'a> {
     pub exp_s: u64,
 }
 
-/// A token's place in one segment, worked out once, so that each check is a few loads.
+/// A token's location in one segment, computed once, so that each check is a few loads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Probe {
     pub(crate) segment: u64,
@@ -54,7 +58,7 @@ pub struct Probe {
     pub(crate) exp_s: u64,
 }
 
-/// What to look for in a chain of lines.
+/// The words to search for in a chain of lines.
 #[derive(Clone, Copy)]
 pub(crate) struct Want {
     pub(crate) token: u64,
@@ -64,15 +68,15 @@ pub(crate) struct Want {
 }
 
 impl Want {
-    /// One word and nothing else.
+    /// Only one word.
     pub(crate) fn word(word: u64) -> Self {
         Self { token: word, session: NOTHING, subject: NOTHING, iat_s: 0 }
     }
 
-    /// Whether one of the words of a line, their flags left out, is one of those looked for.
+    /// Whether one of the words is in the line, ignoring the line's flags.
     #[inline]
     pub(crate) fn is_in(&self, line: &[u64; 8]) -> bool {
-        // Without branches, and first without thresholds: nearly every line has nothing of what is looked for.
+        // Without branches, and first without thresholds: nearly every line has none of the words.
         let maybe = line.iter().fold(false, |maybe, word| {
             let word = word << 1;
             maybe | (word == self.token << 1) | (word == self.session << 1) | (word >> 33 == self.subject)
@@ -88,7 +92,7 @@ impl Want {
     }
 }
 
-/// Where an identifier or subject lives in a table, and as which word.
+/// The location of an identifier or subject in a table: its home line, and its word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) home: usize,
@@ -109,12 +113,12 @@ impl Header {
         Place { home: region.home(line), word: kind << KIND_SHIFT | tag >> 3 }
     }
 
-    /// A token id's place in the table of unbound ones; its word is the same in either table.
+    /// A token id's location in the table of unbound ids; its word is the same in both tables.
     pub(crate) fn token(&self, jti: &[u8]) -> Place {
         self.id(self.unbound, TOKEN, jti)
     }
 
-    /// A session id's place in the table of unbound ones; its word is the same in either table.
+    /// A session id's location in the table of unbound ids; its word is the same in both tables.
     pub(crate) fn session(&self, sid: &[u8]) -> Place {
         self.id(self.unbound, SESSION, sid)
     }
@@ -125,7 +129,7 @@ impl Header {
         Place { home: self.table.home(line), word: SUBJECT << KIND_SHIFT | tag >> 35 << 32 }
     }
 
-    /// Everything that must be looked for before this token is believed.
+    /// Everything that must be looked up before this token is accepted.
     pub(crate) fn probe(&self, facts: &TokenFacts<'_>) -> Probe {
         let token = self.token(facts.jti.as_bytes());
         let session = self.session(facts.sid.as_bytes());
@@ -145,11 +149,11 @@ impl Header {
 }
 
 impl Probe {
-    /// How many words a probe is.
+    /// The number of words in a probe.
     pub const WORDS: usize = 9;
-    /// Which of them is the token's `iat`.
+    /// The index of the token's `iat`.
     pub const IAT: usize = 7;
-    /// Which of them is the token's `exp`.
+    /// The index of the token's `exp`.
     pub const EXP: usize = 8;
 
     /// The token's line in the table, for [`crate::Reader::fetch`].
@@ -158,7 +162,7 @@ impl Probe {
         self.home as u32
     }
 
-    /// The probe as plain words, to be kept beside a token.
+    /// The probe as plain words, to be stored beside a token.
     pub fn to_words(self) -> [u64; Self::WORDS] {
         [
             self.segment,
@@ -173,7 +177,8 @@ impl Probe {
         ]
     }
 
-    /// A probe from the words of [`Probe::to_words`]; any other words are a bug, upon which a check may panic.
+    /// A probe from the words of [`Probe::to_words`]. Other words are a bug, and a check may then
+    /// panic.
     #[inline]
     pub fn from_words(words: [u64; Self::WORDS]) -> Self {
         let [segment, home, token, session, subject, unbound_token, unbound_session, iat_s, exp_s] = words;

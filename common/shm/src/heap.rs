@@ -1,4 +1,4 @@
-//! The same words on the heap, so that loom, Miri and tests can drive the very code that works on mapped memory.
+//! Words on the heap, so that loom, Miri and tests can run the code for mapped memory.
 
 #[cfg(loom)]
 use loom::sync::Arc;
@@ -25,7 +25,7 @@ impl HeapWords {
         return Self(zeros.into());
     }
 
-    /// Stores a word without ordering anything: what a broken writer would do, for tests that must notice.
+    /// Stores a word without ordering: the bug of a broken writer, for tests that must detect it.
     pub fn store_relaxed(&self, index: usize, value: u64) {
         self.0[index].store(value, Ordering::Relaxed);
     }

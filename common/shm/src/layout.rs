@@ -1,4 +1,5 @@
-//! Where every word of a segment is, how large its parts are, and what its header must look like.
+//! The layout of a segment: the offset of every word, the sizes of the parts, and the validation of
+//! the header.
 //!
 //! Words are in the byte order of the host. Offsets are in words unless a name says otherwise; docs/shm.md has the table.
 
@@ -8,16 +9,17 @@ use siphasher::sip::SipHasher24;
 
 use crate::words::Load;
 
-/// `SIDEGATE` as it stands in memory on a little-endian host.
+/// `SIDEGATE` in the memory of a little-endian host.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"SIDEGATE");
-/// The layout that this build writes and reads.
+/// The layout version of this build.
 pub const VERSION: u64 = 1;
 /// Words in a line: 64 bytes, one cache line.
 pub const LINE_WORDS: usize = 8;
-/// How many consecutive lines a tag may be in, counted from its home line. At a load of three quarters and two entries a
-/// subject, 4 left 3 % of the lines saturated and 16 still 0.1 %; nearly every look-up ends in the first line anyway.
+/// The length of a chain: a tag is in one of so many consecutive lines from its home line. At a
+/// load of three quarters and two entries a subject, 4 left 3 % of the lines saturated and 16 still
+/// 0.1 %; nearly every look-up ends in the first line anyway.
 pub const PROBE_LINES: usize = 32;
-/// The largest tables that a reader will believe in: 16 GiB.
+/// The largest tables that a reader accepts: 16 GiB.
 pub const LINES_MAX: u64 = 1 << 28;
 
 pub(crate) const H_MAGIC: usize = 0;
@@ -35,19 +37,19 @@ pub(crate) const H_CHECKSUM: usize = 11;
 
 /// First word of the live line.
 pub(crate) const LIVE: usize = 2 * LINE_WORDS;
-/// First word of the counters for people.
+/// First word of the statistics.
 pub(crate) const STATS: usize = 3 * LINE_WORDS;
-/// First word after the fixed page: tables lie here or later.
+/// First word after the fixed page: the tables begin here or later.
 pub(crate) const TABLES: usize = 512;
 
 const _: () = assert!(H_CHECKSUM < LIVE, "the header must not reach the live line");
 const _: () = assert!(LIVE.is_multiple_of(LINE_WORDS), "the live line must be one cache line");
 const _: () = assert!(STATS + LINE_WORDS <= TABLES, "the fixed lines must fit in the first page");
 
-/// How many lines the two tables have: each at least one.
+/// The number of lines of the two tables: each at least one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
-    /// Lines of the table whose lines are chosen by subject.
+    /// Lines of the table that is indexed by subject.
     pub table_lines: u64,
     /// Lines of the table for identifiers whose subject is unknown.
     pub unbound_lines: u64,
@@ -60,42 +62,42 @@ pub struct Region {
     pub(crate) lines: usize,
 }
 
-/// The immutable part of a segment, read once, validated and kept privately.
+/// The immutable part of a segment; a reader validates it once and keeps a private copy.
 #[derive(Clone, Copy, Debug)]
 pub struct Header {
-    /// Random, never zero: which segment this is.
+    /// Random, never zero: the segment's identifier.
     pub id: u64,
-    /// When it was made, seconds since 1970, for people.
+    /// When the segment was created, seconds since 1970, for people.
     pub created_s: u64,
     pub(crate) key: (u64, u64),
     pub(crate) table: Region,
     pub(crate) unbound: Region,
 }
 
-/// Why something is not a segment that this build can read.
+/// Why bytes are not a segment that this build can read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LayoutError {
     /// Too short to have a header, or not a whole number of lines.
     #[error("{0} bytes is not a possible segment size")]
     Size(u64),
-    /// Something else, or a host of another byte order.
+    /// Other data, or a host of another byte order.
     #[error("not a Sidegate segment")]
     Magic,
     /// Written by another version.
     #[error("unsupported segment layout version {0}")]
     Version(u64),
-    /// The header speaks of another length than the file has.
+    /// The header's length differs from the file's.
     #[error("header says {said} bytes, the file has {found}")]
     Length {
-        /// What the header says.
+        /// The length in the header.
         said: u64,
-        /// What the file has.
+        /// The length of the file.
         found: u64,
     },
-    /// The tables overlap the header or each other, or leave the segment.
+    /// The tables overlap the header or each other, or exceed the segment.
     #[error("tables do not fit the segment")]
     Tables,
-    /// Half written or damaged.
+    /// Partly written or damaged.
     #[error("header checksum does not match")]
     Checksum,
     /// The segment's identifier is zero, which means "none".
@@ -104,17 +106,18 @@ pub enum LayoutError {
 }
 
 impl Geometry {
-    /// Room for `entries` at a load of one half, so that half as many again fit before it is time to grow.
+    /// Room for `entries` at a load of one half, so that half as many again fit before the table
+    /// must grow.
     pub fn for_entries(entries: u64) -> Self {
         Self { table_lines: (entries / 4).clamp(64, LINES_MAX), unbound_lines: 64 }
     }
 
-    /// The size of such a segment, in bytes.
+    /// The size of the segment, in bytes.
     pub fn bytes(self) -> u64 {
         (TABLES as u64 + (self.table_lines + self.unbound_lines) * LINE_WORDS as u64) * 8
     }
 
-    /// The size of such a segment, in words.
+    /// The size of the segment, in words.
     pub fn words(self) -> usize {
         (self.bytes() / 8) as usize
     }
@@ -131,13 +134,13 @@ impl Region {
         self.lines * LINE_WORDS
     }
 
-    /// The line that a hash falls on: the high bits decide, by multiplication, so any number of lines will do.
+    /// The line of a hash: the high bits decide, by multiplication, so any number of lines works.
     #[inline]
     pub(crate) fn home(self, hash: u64) -> usize {
         ((u128::from(hash) * self.lines as u128) >> 64) as usize
     }
 
-    /// The `step`-th line of the chain that begins at line `home`; the table is a ring.
+    /// The `step`-th line of the chain from line `home`; the table wraps around.
     #[inline]
     pub(crate) fn step(self, home: usize, step: usize) -> usize {
         let line = home + step;
@@ -150,7 +153,7 @@ impl Region {
         self.first + line * LINE_WORDS
     }
 
-    /// How many lines a chain has.
+    /// The number of lines in a chain.
     pub(crate) fn chain(self) -> usize {
         self.lines.min(PROBE_LINES)
     }
@@ -182,7 +185,7 @@ impl Header {
     /// Reads and validates a header.
     ///
     /// # Errors
-    /// The first thing that is wrong with it.
+    /// The first fault in the header.
     pub fn read(words: &impl Load) -> Result<Self, LayoutError> {
         let found = words.len() as u64 * 8;
         if words.len() < TABLES || !words.len().is_multiple_of(LINE_WORDS) {

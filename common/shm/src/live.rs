@@ -1,31 +1,32 @@
-//! The live line: whether the segment may be believed, until when, and since which policy.
+//! The live line: whether the segment is valid, until when, and under which key epoch.
 
 use crate::layout::LIVE;
 use crate::words::{Load, Store};
 
-/// What a segment is good for.
+/// The state of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// Being filled: ask the daemon.
     Filling,
-    /// Complete: may be believed until it lapses.
+    /// Complete: valid until it lapses.
     Live,
-    /// Not to be believed (a stale feed under `ON_STALE=deny`, or the daemon is leaving): ask the daemon.
+    /// Invalid (a stale feed under `ON_STALE=deny`, or the daemon is stopping): ask the daemon.
     Closed,
 }
 
-/// What the live line says.
+/// The content of the live line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Live {
-    /// Nothing may be believed at or after this moment of `CLOCK_MONOTONIC`, in nanoseconds.
+    /// The segment is invalid at or after this time of `CLOCK_MONOTONIC`, in nanoseconds.
     pub valid_until_monotonic_ns: u64,
-    /// Nor at or after this moment of `CLOCK_REALTIME`, in nanoseconds since 1970.
+    /// The segment is invalid at or after this time of `CLOCK_REALTIME`, in nanoseconds since 1970.
     pub valid_until_realtime_ns: u64,
-    /// What the segment is good for.
+    /// The segment's state.
     pub state: State,
-    /// Changes whenever an answer given before could be another one now: a key retired, a policy changed.
+    /// Changes whenever an earlier answer could differ now: a key was retired, a policy changed.
     pub key_epoch: u64,
-    /// The daemon's time, seconds since 1970, which never goes back: a token with `exp` at or before it needs asking.
+    /// The daemon's time, seconds since 1970, which never goes back: readers ask about a token with
+    /// `exp` at or before it.
     pub time_floor_s: u64,
 }
 
@@ -35,9 +36,9 @@ pub(crate) const STATE: usize = LIVE + 2;
 pub(crate) const SUCCESSOR: usize = LIVE + 3;
 pub(crate) const KEY_EPOCH: usize = LIVE + 4;
 pub(crate) const TIME_FLOOR: usize = LIVE + 5;
-/// Tokens with `iat` at or before this need asking; zero for none.
+/// Readers ask about tokens with `iat` at or before this; zero disables it.
 pub(crate) const IAT_FLOOR: usize = LIVE + 6;
-/// How many entries the table of unbound ids has; readers skip it while this is zero.
+/// The number of entries in the table of unbound ids; readers skip it while this is zero.
 pub(crate) const UNBOUND: usize = LIVE + 7;
 
 impl State {
@@ -52,10 +53,11 @@ impl State {
     }
 }
 
-/// Publishes everything but what the tables own (successor, watermark, unbound count).
+/// Publishes all words except those that the tables own (successor, watermark, unbound count).
 ///
-/// Each word is true by itself, whatever the writer lives to store after it: what restricts goes first, and the promise
-/// last, so that a reader that sees the new promise sees everything it rests on.
+/// Each word is valid by itself even if the writer dies after storing it: restrictions are stored
+/// first, and the promise last, so a reader that sees the new promise sees everything it is based
+/// on.
 pub(crate) fn publish(words: &impl Store, live: &Live) {
     let set = |index: usize, value: u64| {
         if words.load(index) != value {
@@ -76,7 +78,7 @@ pub(crate) fn publish(words: &impl Store, live: &Live) {
     }
 }
 
-/// Reads the line as it stands, for people and tests; [`crate::Reader::check`] has its own, ordered reading.
+/// Reads the line, for people and tests; [`crate::Reader::check`] has its own, ordered reads.
 pub fn read(words: &impl Load) -> Live {
     let line = words.line(LIVE);
     Live {

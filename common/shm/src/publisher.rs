@@ -1,4 +1,5 @@
-//! The daemon's end of it all: the segment in use, its successor while that is being filled, and those being retired.
+//! The daemon's end: the current segment, its successor while that is being filled, and retired
+//! segments.
 
 use std::sync::Arc;
 
@@ -10,9 +11,10 @@ use crate::segment::SegmentError;
 use crate::words::WordsMut;
 use crate::writer::{Entry, Stats, Writer};
 
-/// Publishes revocations to every reader on the host, whichever segment it looks at.
+/// Publishes revocations to every reader on the host, whichever segment it uses.
 ///
-/// The caller keeps the exact set, gives each live entry once, and calls [`Publisher::tick`] several times a second.
+/// The caller has the exact set, passes each live entry once, and calls [`Publisher::tick`] several
+/// times a second.
 #[derive(Debug)]
 pub struct Publisher {
     current: Writer<WordsMut>,
@@ -24,7 +26,7 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Makes the first segment, and offers it.
+    /// Creates and offers the first segment.
     ///
     /// # Errors
     /// As [`Writer::create`].
@@ -35,12 +37,12 @@ impl Publisher {
         Ok(Self { current, filling: None, retired: Vec::new(), offer, iat_floor_s: 0, live })
     }
 
-    /// The segment that answers given from now on should name; read it *before* judging.
+    /// The segment to name in answers from now on; read it *before* checking the token.
     pub fn segment(&self) -> u64 {
         self.current.id()
     }
 
-    /// Publishes an entry in every segment that somebody may be looking at.
+    /// Publishes an entry in every segment that a reader may be using.
     pub fn insert(&mut self, entry: &Entry<'_>) {
         self.current.insert(entry);
         for writer in &mut self.retired {
@@ -51,14 +53,14 @@ impl Publisher {
         }
     }
 
-    /// Takes an entry out; see [`Writer::remove`] for when that is allowed.
+    /// Removes an entry; see [`Writer::remove`] for when that is allowed.
     pub fn remove(&mut self, entry: &Entry<'_>) {
         for writer in self.everywhere() {
             writer.remove(entry);
         }
     }
 
-    /// Makes readers ask about every token with `iat` at or before this moment.
+    /// Makes readers ask about every token with `iat` at or before this time.
     pub fn raise_iat_floor(&mut self, iat_s: u64) {
         self.iat_floor_s = self.iat_floor_s.max(iat_s);
         for writer in self.everywhere() {
@@ -66,7 +68,8 @@ impl Publisher {
         }
     }
 
-    /// Publishes the live line. Retired segments get everything but a longer life, and go when theirs has passed.
+    /// Publishes the live line. Retired segments get all of it except a longer validity, and are
+    /// dropped when theirs has passed.
     pub fn tick(&mut self, live: &Live, now: Now) {
         self.live = *live;
         self.current.set_live(live);
@@ -80,7 +83,7 @@ impl Publisher {
         });
     }
 
-    /// Says at once that nothing may be believed any more: the daemon is leaving, or has lost its feed for good.
+    /// Invalidates all segments at once: the daemon is stopping, or has lost its feed for good.
     pub fn close(&mut self) {
         let closed = Live { state: State::Closed, ..self.live };
         for writer in self.everywhere() {
@@ -88,29 +91,29 @@ impl Publisher {
         }
     }
 
-    /// The geometry that a successor should have, if it is time for one and none is being filled.
+    /// The geometry of a successor, if the segment needs one and none is being filled.
     pub fn wants_resize(&self) -> Option<Geometry> {
         if self.filling.is_some() { None } else { self.current.wants_resize() }
     }
 
-    /// Begins to fill a successor. From now on give every live entry to [`Publisher::feed`], a few thousand at a time with
-    /// ticks in between, and then call [`Publisher::switch`].
+    /// Begins to fill a successor. From now on pass every live entry to [`Publisher::feed`], a few
+    /// thousand at a time with ticks in between, and then call [`Publisher::switch`].
     ///
     /// # Errors
-    /// As [`Writer::create`]; the old segment then stays in use, and asks more.
+    /// As [`Writer::create`]; the old segment then stays in use, and readers ask more often.
     pub fn begin_resize(&mut self, geometry: Geometry) -> Result<(), SegmentError> {
         self.filling = Some(Writer::create(geometry)?);
         Ok(())
     }
 
-    /// Gives the successor an entry of the index; nothing if there is none being filled.
+    /// Adds an entry of the index to the successor, if one is being filled.
     pub fn feed(&mut self, entry: &Entry<'_>) {
         if let Some((writer, _)) = &mut self.filling {
             writer.insert_if_absent(entry);
         }
     }
 
-    /// Puts the filled successor into use, and retires the segment that was.
+    /// Switches to the filled successor, and retires the previous segment.
     pub fn switch(&mut self) {
         let Some((mut next, fd)) = self.filling.take() else { return };
         next.raise_iat_floor(self.iat_floor_s);
@@ -121,12 +124,12 @@ impl Publisher {
         self.retired.push(old);
     }
 
-    /// What is in the segment in use.
+    /// The statistics of the current segment.
     pub fn stats(&self) -> Stats {
         self.current.stats()
     }
 
-    /// How many readers hold a connection to the attach socket.
+    /// The number of readers connected to the attach socket.
     pub fn readers(&self) -> usize {
         self.offer.readers()
     }

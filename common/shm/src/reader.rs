@@ -8,40 +8,40 @@ use crate::live::{VALID_MONOTONIC, VALID_REALTIME};
 use crate::table::{self, Found};
 use crate::words::{Load, Words};
 
-/// A segment that may be looked at: `W` is the mapping, or words on the heap in tests.
+/// A readable segment: `W` is the mapping, or words on the heap in tests.
 #[derive(Debug)]
 pub struct Reader<W = Words> {
     words: W,
     header: Header,
 }
 
-/// What the segment says of a token that the daemon once called good.
+/// The segment's verdict on a token that the daemon has called good before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Not revoked, not expired, and the list is as fresh as the policy demands.
+    /// Not revoked, not expired, and the list is as fresh as the policy requires.
     Clear,
-    /// Only the daemon can tell.
+    /// The daemon must be asked.
     Ask(AskReason),
 }
 
-/// Why only the daemon can tell.
+/// Why the daemon must be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AskReason {
-    /// The token was prepared for another segment.
+    /// The probe is for another segment.
     OtherSegment,
     /// The segment is being filled, or was closed.
     NotLive,
-    /// The daemon's promise has run out by one of the clocks.
+    /// The segment's validity has ended by one of the clocks.
     Lapsed,
-    /// A key was retired or a policy changed since the daemon judged the token.
+    /// A key was retired or a policy changed since the daemon checked the token.
     OtherEpoch,
-    /// The token's `exp` has come.
+    /// The token's `exp` has passed.
     Expired,
-    /// The token is older than a watermark that concerns everybody.
+    /// The token is older than a watermark for all users.
     Watermark,
     /// A tag of the token, its session or its subject is in the table.
     Revoked,
-    /// The token's line is full, so that not everything due there is stored.
+    /// The token's line is full, so some of its entries are not stored.
     Saturated,
 }
 
@@ -49,13 +49,13 @@ impl<W: Load> Reader<W> {
     /// Validates the header and keeps a private copy of it.
     ///
     /// # Errors
-    /// Whatever is wrong with the header.
+    /// The first fault in the header.
     pub fn new(words: W) -> Result<Self, LayoutError> {
         let header = Header::read(&words)?;
         Ok(Self { words, header })
     }
 
-    /// Which segment this is; never zero.
+    /// The segment's identifier; never zero.
     pub fn id(&self) -> u64 {
         self.header.id
     }
@@ -65,22 +65,23 @@ impl<W: Load> Reader<W> {
         self.words.len() as u64 * 8
     }
 
-    /// Works out where a token would be found. The result holds for this segment only.
+    /// Computes a token's location. The result is for this segment only.
     pub fn probe(&self, facts: &TokenFacts<'_>) -> Probe {
         self.header.probe(facts)
     }
 
-    /// Says that a token whose [`Probe::home`] this is will be checked in a moment, so that its line is under way.
+    /// Prefetches the line of a token with this [`Probe::home`], which will be checked soon.
     #[inline]
     pub fn fetch(&self, home: u32) {
         self.words.fetch(self.header.table.word(home as usize));
     }
 
-    /// Whether a token that the daemon judged good under `key_epoch` still is.
+    /// Whether a token that the daemon accepted under `key_epoch` is still good.
     ///
-    /// The order of the loads is the protocol (docs/shm.md): the promise first, then the tables, then the line again,
-    /// with a fence between each, and the clocks last. So the promise held when the tables were read (nothing older than
-    /// it was missing from them), and nothing was dropped from them that the second reading of the line does not tell.
+    /// The order of the loads is the protocol (docs/shm.md): first the promise, then the tables,
+    /// then the line again, with a fence between each, and the clocks last. So the promise held
+    /// when the tables were read (they lacked no older entry), and if an entry was removed
+    /// meanwhile, the second read of the line shows it.
     #[inline]
     pub fn check(&self, probe: &Probe, key_epoch: u64, clock: &impl Clock) -> Verdict {
         if probe.segment != self.header.id {
@@ -89,14 +90,14 @@ impl<W: Load> Reader<W> {
         let promise = self.words.line(LIVE);
         // SYNC POINT: pairs with the publishing of `valid_until`: every entry that the promise rests on is visible below.
         self.words.acquire();
-        // Not taken from the line above: a promise may be seen there beside an older count (loom found that).
+        // Not the value from the line above: loom found a new promise there beside an older count.
         if let Some(reason) = self.look_up(probe, self.words.load(UNBOUND)) {
             return Verdict::Ask(reason);
         }
         // SYNC POINT: pairs with the zero that expires a tag: the time floor that allowed it is visible below.
         self.words.acquire();
         let line = self.words.line(LIVE);
-        judge(&promise, &line, probe, key_epoch, clock.now())
+        decide(&promise, &line, probe, key_epoch, clock.now())
     }
 
     #[inline]
@@ -118,7 +119,7 @@ impl<W: Load> Reader<W> {
         find(probe.unbound_token, probe.token).or_else(|| find(probe.unbound_session, probe.session))
     }
 
-    /// True if the daemon has made a larger segment, or this one can be believed no more.
+    /// True if the daemon has made another segment, or this one is no longer valid.
     pub fn wants_replacing(&self, clock: &impl Clock) -> bool {
         let now = clock.now();
         let live = self.live();
@@ -128,12 +129,12 @@ impl<W: Load> Reader<W> {
             || now.realtime_ns >= live.valid_until_realtime_ns
     }
 
-    /// The live line as it stands, for people.
+    /// The live line, for people.
     pub fn live(&self) -> Live {
         live::read(&self.words)
     }
 
-    /// The segment that follows this one, if there is one.
+    /// The successor of this segment, if there is one.
     pub fn successor(&self) -> Option<u64> {
         Some(self.words.load(SUCCESSOR)).filter(|id| *id != 0)
     }
@@ -150,9 +151,10 @@ impl Found {
     }
 }
 
-/// Judges by both readings of the live line: the promise must have held before the tables were read *and* hold now.
+/// Decides by both reads of the live line: the promise must have held before the tables were read
+/// *and* hold now.
 #[inline]
-fn judge(promise: &[u64; 8], line: &[u64; 8], probe: &Probe, key_epoch: u64, now: Now) -> Verdict {
+fn decide(promise: &[u64; 8], line: &[u64; 8], probe: &Probe, key_epoch: u64, now: Now) -> Verdict {
     let earlier = |word: usize| promise[word - LIVE];
     let later = |word: usize| line[word - LIVE];
     let reason = if earlier(STATE) != State::LIVE || later(STATE) != State::LIVE {

@@ -1,4 +1,4 @@
-//! The sealed memfd under a segment: made by the daemon, checked and mapped by a reader.
+//! The sealed memfd of a segment: created by the daemon, checked and mapped by a reader.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -12,33 +12,34 @@ use crate::reader::Reader;
 use crate::words::{Words, WordsMut};
 use crate::writer::Writer;
 
-/// The seals without which a reader could be made to fault, or the segment be written by another process.
+/// The required seals. Without them a reader could be made to fault, or another process could write
+/// the segment.
 pub const SEALS: SealFlags =
     SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::FUTURE_WRITE).union(SealFlags::SEAL);
 
-/// The largest segment that a reader will map, in bytes.
+/// The largest segment that a reader maps, in bytes.
 pub const BYTES_MAX: u64 = LINES_MAX * 64 + (1 << 20);
 
-/// Why a file descriptor is not a segment that may be looked at.
+/// Why a file descriptor is not a usable segment.
 #[derive(Debug, thiserror::Error)]
 pub enum SegmentError {
-    /// The kernel refused.
+    /// The kernel rejected a call.
     #[error("{0}: {1}")]
     System(&'static str, std::io::Error),
-    /// No memfd, or one that could still be shrunk or written.
+    /// Not a memfd, or not sealed against shrinking and writing.
     #[error("the file is not sealed")]
     Unsealed,
-    /// The file has holes, which reading might fail to fill.
+    /// The file has holes, which a read might fail to fill.
     #[error("the file is not fully allocated")]
     Sparse,
-    /// It is no segment of a known layout.
+    /// Not a segment of a known layout.
     #[error(transparent)]
     Layout(#[from] LayoutError),
 }
 
 impl Writer<WordsMut> {
-    /// Makes an empty segment, and the descriptor that may be handed to readers: it can be mapped read-only, and neither
-    /// written, grown, shrunk, punched nor mapped writable by anyone.
+    /// Creates an empty segment, and the descriptor for readers: it can be mapped read-only, but no
+    /// process can write, grow, shrink or punch it, or map it writable.
     ///
     /// # Errors
     /// No memory, or a kernel without sealed memfds (before Linux 5.1).
@@ -46,7 +47,8 @@ impl Writer<WordsMut> {
         let fd = memfd()?;
         let bytes = geometry.bytes();
         rustix::fs::ftruncate(&fd, bytes).map_err(system("ftruncate"))?;
-        // All of it now: a full machine must refuse here and not kill the daemon at a later store.
+        // Allocated now: if memory is short, this call must fail instead of a later store that
+        // would kill the daemon.
         rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, bytes).map_err(system("fallocate"))?;
         let words = WordsMut::map(&fd, bytes as usize).map_err(|e| SegmentError::System("mmap", e))?;
         let [id, key0, key1] = random_words()?;
@@ -58,10 +60,10 @@ impl Writer<WordsMut> {
 }
 
 impl Reader<Words> {
-    /// Checks the seals, the size and the header of a segment, and maps it read-only.
+    /// Checks seals, size and header of a segment, and maps it read-only.
     ///
     /// # Errors
-    /// Whatever is wrong with it; the caller then does without shared memory.
+    /// The first fault; the caller then works without shared memory.
     pub fn open(fd: impl AsFd) -> Result<Self, SegmentError> {
         let seals = rustix::fs::fcntl_get_seals(&fd).map_err(|_| SegmentError::Unsealed)?;
         if !seals.contains(SEALS) {
@@ -82,7 +84,7 @@ impl Reader<Words> {
 
 fn memfd() -> Result<OwnedFd, SegmentError> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    // Never executable, where the kernel (6.3) knows how to say so.
+    // Not executable, where the kernel (6.3) supports it.
     match rustix::fs::memfd_create(c"sidegate", flags | MemfdFlags::NOEXEC_SEAL) {
         Err(Errno::INVAL) => rustix::fs::memfd_create(c"sidegate", flags).map_err(system("memfd_create")),
         made => made.map_err(system("memfd_create")),
@@ -93,7 +95,7 @@ fn random_words() -> Result<[u64; 3], SegmentError> {
     let mut words = [0; 3];
     for word in &mut words {
         let mut bytes = [0u8; 8];
-        // The kernel fills requests this small whole.
+        // The kernel fills requests this small completely.
         getrandom(&mut bytes, GetRandomFlags::empty()).map_err(system("getrandom"))?;
         *word = u64::from_ne_bytes(bytes);
     }

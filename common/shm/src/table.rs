@@ -1,13 +1,13 @@
-//! Lines of tags: look one up, place one, take one out.
+//! Lines of tags: look up, insert, remove.
 //!
-//! A tag lies in the first line of its chain that had room, and never moves. A line that was passed over has its
-//! overflow flag set before the tag is stored, so that a reader who follows the flags finds whatever was stored.
+//! A tag is in the first line of its chain that had room, and never moves. Each full line before it
+//! has its overflow flag set first, so a reader that follows the flags finds every stored tag.
 
 use crate::hash::{FLAG, Want};
 use crate::layout::{LINE_WORDS, Region};
 use crate::words::{Load, Store};
 
-/// What a look-up found.
+/// The result of a look-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Found {
     Nothing,
@@ -15,13 +15,13 @@ pub(crate) enum Found {
     Saturated,
 }
 
-/// Which line of its chain a tag went to or came from: 0 is its home.
+/// The line of a chain that a tag was inserted into or removed from: 0 is the home line.
 pub(crate) type Step = usize;
 
 const OVERFLOW_SLOT: usize = 0;
 const SATURATED_SLOT: usize = 1;
 
-/// Looks for the wanted words in the chain that begins at line `home`.
+/// Searches for the wanted words in the chain from line `home`.
 #[inline(always)]
 pub(crate) fn look_up(words: &impl Load, region: Region, home: usize, want: &Want) -> Found {
     let line = words.line(region.word(home));
@@ -52,11 +52,12 @@ fn look_further(words: &impl Load, region: Region, home: usize, want: &Want) -> 
     Found::Nothing
 }
 
-/// The writer's view of one table: the region, and what only the writer needs to know about its lines.
+/// The writer's view of one table: the region, and what only the writer must know about its lines.
 #[derive(Debug)]
 pub(crate) struct Table {
     region: Region,
-    /// Per line: how many stored tags passed over it. At the maximum it is no longer counted, and the flag stays.
+    /// Per line: the number of stored tags that passed over it. At its maximum it no longer
+    /// changes, and the flag stays.
     passed: Vec<u16>,
     /// Stored tags.
     used: u64,
@@ -75,7 +76,7 @@ impl Table {
         self.region.words() as u64
     }
 
-    /// Where in its chain a word would go; none if the chain is full.
+    /// The line of its chain where a word would be stored; `None` if the chain is full.
     pub(crate) fn room(&self, words: &impl Load, home: usize) -> Option<Step> {
         (0..self.region.chain()).find(|&step| {
             let line = words.line(self.region.word(self.region.step(home, step)));
@@ -104,7 +105,7 @@ impl Table {
         self.find(words, home, word).is_some()
     }
 
-    /// Takes one copy of a word out; none if there is none.
+    /// Removes one copy of a word; `None` if there was none.
     pub(crate) fn remove(&mut self, words: &impl Store, home: usize, word: u64) -> Option<Step> {
         let (step, index) = self.find(words, home, word)?;
         // SYNC POINT: publishes the zero after the time floor that made the tag superfluous.
@@ -122,7 +123,7 @@ impl Table {
         Some(step)
     }
 
-    /// Sets or clears "not everything due here is stored" for the tags whose home is this line.
+    /// Sets or clears "some entries of this home line are not stored".
     pub(crate) fn set_saturated(&self, words: &impl Store, home: usize, saturated: bool) {
         self.set_flag(words, home, SATURATED_SLOT, saturated);
     }
@@ -150,9 +151,10 @@ mod tests {
     use super::*;
     use crate::heap::HeapWords;
 
-    /// A line whose overflow slot has been emptied reads as the flag alone, and what lies behind it is still found.
+    /// A line whose overflow slot was emptied reads as the flag alone, and later lines are still
+    /// found.
     #[test]
-    fn a_slot_that_was_emptied_does_not_end_the_chain() {
+    fn emptied_slot_does_not_end_the_chain() {
         let region = Region { first: 0, lines: 8 };
         let words = HeapWords::new(region.words());
         let mut table = Table::new(region);
@@ -163,13 +165,13 @@ mod tests {
         for emptied in [tags[0], tags[8]] {
             table.remove(&words, 0, emptied).unwrap();
             assert_eq!(found(emptied), Found::Nothing);
-            assert!(tags[16..].iter().all(|tag| found(*tag) == Found::Tag), "behind it");
+            assert!(tags[16..].iter().all(|tag| found(*tag) == Found::Tag), "in later lines");
         }
         assert!(table.holds(&words, 0, tags[16]) && !table.holds(&words, 0, tags[8]));
     }
 
     #[test]
-    fn the_flag_goes_when_nothing_lies_behind_any_more() {
+    fn overflow_flag_is_cleared_with_the_last_tag() {
         let region = Region { first: 0, lines: 8 };
         let words = HeapWords::new(region.words());
         let mut table = Table::new(region);
@@ -179,6 +181,6 @@ mod tests {
         }
         assert_ne!(words.load(OVERFLOW_SLOT) & FLAG, 0);
         table.remove(&words, 0, tags[8]).unwrap();
-        assert_eq!(words.load(OVERFLOW_SLOT) & FLAG, 0, "or every look would go on for ever after");
+        assert_eq!(words.load(OVERFLOW_SLOT) & FLAG, 0, "or every look-up would read on for ever");
     }
 }

@@ -1,6 +1,7 @@
-//! Memory seen as 64-bit atomic words: the only file of the tree with `unsafe` in it.
+//! Memory as 64-bit atomic words: the only file of the repository with `unsafe`.
 //!
-//! No reference to mapped bytes is ever formed but `&AtomicU64`, since another process may write them at any time.
+//! The only references to mapped bytes are `&AtomicU64`, since another process may write them at
+//! any time.
 #![allow(unsafe_code)]
 
 use std::os::fd::AsFd;
@@ -16,10 +17,10 @@ const LINE_BYTES: usize = 64;
 
 /// Words that can be read while another thread or process writes them.
 pub trait Load {
-    /// How many words there are.
+    /// The number of words.
     fn len(&self) -> usize;
 
-    /// True if there is no word at all.
+    /// True if there are no words.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -27,25 +28,28 @@ pub trait Load {
     /// Reads the eight words that begin at `first`, each by a relaxed atomic load.
     ///
     /// # Panics
-    /// If they do not lie inside; the geometry is validated when a segment is opened, so they do.
+    /// If they are out of range; the geometry is validated when a segment is opened, so they are
+    /// not.
     fn line(&self, first: usize) -> [u64; 8];
 
     /// Reads one word by a relaxed atomic load. Panics as [`Load::line`].
     fn load(&self, index: usize) -> u64;
 
-    /// Tells the processor that the line at `first` will be wanted in a moment; where that is no line, nothing.
+    /// Prefetches the line at `first`; no effect if there is no such line.
     #[inline]
     fn fetch(&self, first: usize) {
         let _ = first;
     }
 
-    /// Orders the loads before it ahead of everything after it, against the [`Store::publish`] that they read from.
+    /// Orders all earlier loads before all later ones, with the [`Store::publish`] that they read
+    /// from.
     fn acquire(&self);
 }
 
-/// Words that this process, and no other, writes.
+/// Words that only this process writes.
 pub trait Store: Load {
-    /// Stores one word so that whoever sees it (and then [`Load::acquire`]s) sees every earlier store as well.
+    /// Stores one word so that a reader that sees it (and then calls [`Load::acquire`]) also sees
+    /// every earlier store.
     /// Panics as [`Load::line`].
     fn publish(&self, index: usize, value: u64);
 }
@@ -59,11 +63,11 @@ pub struct Words(MmapRaw);
 pub struct WordsMut(MmapRaw);
 
 impl Words {
-    /// Maps the first `bytes` of `file`, which the caller has found to be that long and sealed against shrinking.
-    /// Page tables are filled at once, so that no later load faults.
+    /// Maps the first `bytes` of `file`. The caller has checked that it is that long and sealed
+    /// against shrinking. Page tables are filled at once, so that no later load faults.
     ///
     /// # Errors
-    /// Whatever `mmap` refuses.
+    /// The error of `mmap`.
     pub fn map(file: impl AsFd, bytes: usize) -> std::io::Result<Self> {
         MmapOptions::new().len(bytes).populate().map_raw_read_only(file.as_fd().as_raw_fd()).map(Self)
     }
@@ -73,13 +77,13 @@ impl WordsMut {
     /// Maps the first `bytes` of `file`, which the caller has made that long and allocated.
     ///
     /// # Errors
-    /// Whatever `mmap` refuses.
+    /// The error of `mmap`.
     pub fn map(file: impl AsFd, bytes: usize) -> std::io::Result<Self> {
         MmapOptions::new().len(bytes).map_raw(file.as_fd().as_raw_fd()).map(Self)
     }
 }
 
-/// Tells the processor that `value` will be wanted in a moment, every cache line of it. Changes nothing but the time it takes.
+/// Prefetches every cache line of `value`. Changes only timing.
 #[inline]
 pub fn fetch<T>(value: &T) {
     let first = std::ptr::from_ref(value).cast::<u8>();
@@ -126,7 +130,8 @@ fn line(map: &MmapRaw, first: usize) -> [u64; 8] {
     let pointer = unsafe { map.as_mut_ptr().cast::<u64>().add(first) };
     // SAFETY: for each of the eight words as in `word`, condition by condition; an array has its elements' alignment.
     let words: &[AtomicU64; 8] = unsafe { &*pointer.cast() };
-    // Written out: loops over arrays of this size are not always unrolled, and this is the hot path.
+    // Unrolled by hand: the compiler does not always unroll loops of this size, and this is the hot
+    // path.
     let [a, b, c, d, e, f, g, h] = words;
     let load = |word: &AtomicU64| word.load(Ordering::Relaxed);
     [load(a), load(b), load(c), load(d), load(e), load(f), load(g), load(h)]
@@ -139,7 +144,7 @@ impl Load for Words {
 
     #[inline]
     fn fetch(&self, first: usize) {
-        // Any address will do for a hint, even one that wrapped around.
+        // Any address is valid for a hint, even a wrapped one.
         fetch_at(self.0.as_ptr().wrapping_add(first.wrapping_mul(WORD_BYTES)));
     }
 
@@ -194,7 +199,7 @@ mod tests {
     use crate::{Geometry, Writer};
 
     #[test]
-    fn a_readers_mapping_cannot_be_made_writable() {
+    fn reader_mapping_cannot_be_made_writable() {
         let (_writer, fd) = Writer::create(Geometry::for_entries(0)).unwrap();
         let words = super::Words::map(&fd, 4096).unwrap();
         // SAFETY: asks the kernel to change the protection of a mapping that lives on; should it agree, the test fails

@@ -1,8 +1,9 @@
-//! The writer's end: entries in and out, and the live line.
+//! The writer's end: inserts and removes entries, and publishes the live line.
 //!
-//! One word stands for each entry given; two entries with the same tag are two words. A subject with so many entries that
-//! they would crowd out others gets a single word "ask about this subject", and its further entries are only counted. A
-//! chain that is full gets its home line's saturated flag. Either way nothing is lost: readers ask, and the daemon knows.
+//! Each entry is one word; two entries with the same tag are two words. A subject with so many
+//! entries that they would displace others gets a single word "ask about this subject", and its
+//! further entries are only counted. A full chain sets the saturated flag of its home line. No
+//! revocation is lost either way: readers ask the daemon, whose list is exact.
 
 use std::collections::HashMap;
 
@@ -12,55 +13,56 @@ use crate::live::{self, IAT_FLOOR, Live, SUCCESSOR, UNBOUND};
 use crate::table::Table;
 use crate::words::Store;
 
-/// How many words of one subject may lie outside its home line before it gets the one word instead.
+/// How many words of one subject may be outside its home line before they are replaced by the
+/// single word.
 const SPILL_MAX: u32 = 8;
 
-/// A revocation as the table keeps it. Identifiers are the text that stands in the token, and belong to one subject.
+/// A revocation as the table stores it. Identifiers are as in the token, and belong to one subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry<'a> {
     /// The token with this `jti`; with the tag of its subject, where known.
     Token {
         /// The identifier.
         jti: &'a [u8],
-        /// Whose token.
+        /// The user's tag, where known.
         subject: Option<Subject>,
     },
     /// Every token with this `sid`.
     Session {
         /// The identifier.
         sid: &'a [u8],
-        /// Whose session.
+        /// The user's tag, where known.
         subject: Option<Subject>,
     },
     /// The subject's tokens with `iat` at or before the threshold.
     Subject {
-        /// Who.
+        /// The user's tag.
         subject: Subject,
-        /// The last `iat` that is dead, seconds since 1970.
+        /// The last revoked `iat`, seconds since 1970.
         threshold_s: u64,
     },
 }
 
-/// What is in a segment, for people.
+/// Statistics of a segment, for people.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Entries held, stored or only counted.
+    /// Entries, stored or only counted.
     pub entries: u64,
     /// Words used, of `slots`.
     pub used: u64,
-    /// Words there are for entries.
+    /// Words available for entries.
     pub slots: u64,
-    /// Entries without a known subject (these are among `entries`).
+    /// Entries without a known subject, included in `entries`.
     pub unbound: u64,
-    /// Subjects about which readers always ask, having too many entries.
+    /// Subjects with too many entries: readers always ask about them.
     pub crowded_subjects: u64,
-    /// Lines about which readers always ask, being full.
+    /// Full lines: readers always ask about their tokens.
     pub saturated_lines: u64,
     /// The size of the segment.
     pub bytes: u64,
 }
 
-/// Where a subject's word went.
+/// Where a subject's single word is.
 #[derive(Clone, Copy, Debug)]
 enum AskWord {
     Stored,
@@ -68,12 +70,12 @@ enum AskWord {
 }
 
 #[derive(Debug)]
-struct Crowded {
+struct CollapsedSubject {
     uncounted: u64,
     word: AskWord,
 }
 
-/// The one writer of a segment.
+/// The only writer of a segment.
 #[derive(Debug)]
 pub struct Writer<W> {
     words: W,
@@ -81,10 +83,10 @@ pub struct Writer<W> {
     geometry: Geometry,
     table: Table,
     unbound: Table,
-    /// Per subject: how many of its words lie outside its home line.
+    /// Per subject: the number of its words outside its home line.
     spilled: HashMap<Subject, u32>,
-    crowded: HashMap<Subject, Crowded>,
-    /// Per home line of either table: how many entries or subjects found no room.
+    crowded: HashMap<Subject, CollapsedSubject>,
+    /// Per home line of either table: the number of entries or subjects that found no room.
     saturated: HashMap<usize, u64>,
     saturated_unbound: HashMap<usize, u64>,
     entries: u64,
@@ -92,7 +94,7 @@ pub struct Writer<W> {
 }
 
 impl<W: Store> Writer<W> {
-    /// Lays out an empty segment in zeroed words, which must be as many as the geometry says.
+    /// Initialises an empty segment in zeroed words, as many as the geometry requires.
     pub fn new(words: W, geometry: Geometry, id: u64, key: (u64, u64), created_s: u64) -> Self {
         let header = geometry.header(id, key, created_s);
         // Last word first: the magic appears when all the rest is there.
@@ -114,17 +116,18 @@ impl<W: Store> Writer<W> {
         }
     }
 
-    /// Which segment this is; never zero.
+    /// The segment's identifier; never zero.
     pub fn id(&self) -> u64 {
         self.header.id
     }
 
-    /// How large its parts are.
+    /// The sizes of its parts.
     pub fn geometry(&self) -> Geometry {
         self.geometry
     }
 
-    /// Publishes an entry. When this returns, every check that begins later asks about the tokens it names.
+    /// Publishes an entry. After it returns, every new check asks about the tokens that the entry
+    /// revokes.
     pub fn insert(&mut self, entry: &Entry<'_>) {
         self.entries += 1;
         match self.place_of(entry) {
@@ -133,8 +136,8 @@ impl<W: Store> Writer<W> {
         }
     }
 
-    /// Publishes an entry unless its word is already there. For filling a successor, when the same entry may come both
-    /// from the index and from the feed.
+    /// Publishes an entry unless its word is already there. For filling a successor, when the same
+    /// entry may come both from the index and from the feed.
     pub fn insert_if_absent(&mut self, entry: &Entry<'_>) {
         let (place, subject) = self.place_of(entry);
         let table = if subject.is_some() { &self.table } else { &self.unbound };
@@ -143,8 +146,9 @@ impl<W: Store> Writer<W> {
         }
     }
 
-    /// Takes an entry out again; false if there was none. The caller has published a time floor (see
-    /// [`Writer::set_live`]) at or past the entry's expiry, or has inserted an entry that covers this one.
+    /// Removes an entry; false if there was none. The caller has published a time floor (see
+    /// [`Writer::set_live`]) at or past the entry's expiry, or has inserted an entry that covers
+    /// this one.
     pub fn remove(&mut self, entry: &Entry<'_>) -> bool {
         let removed = match self.place_of(entry) {
             (place, Some(subject)) => self.remove_bound(place, subject),
@@ -154,30 +158,30 @@ impl<W: Store> Writer<W> {
         removed
     }
 
-    /// Makes readers ask about every token with `iat` at or before this moment; never goes back.
+    /// Makes readers ask about every token with `iat` at or before this time; never goes back.
     pub fn raise_iat_floor(&mut self, iat_s: u64) {
         if iat_s > self.words.load(IAT_FLOOR) {
             self.words.publish(IAT_FLOOR, iat_s);
         }
     }
 
-    /// Publishes the live line. The caller has inserted everything that the promise rests on.
+    /// Publishes the live line. The caller has inserted everything that the promise is based on.
     pub fn set_live(&mut self, live: &Live) {
         live::publish(&self.words, live);
         self.publish_stats();
     }
 
-    /// The live line as it stands.
+    /// The live line.
     pub fn live(&self) -> Live {
         live::read(&self.words)
     }
 
-    /// Tells readers which segment to turn to.
+    /// Publishes the segment that readers should switch to.
     pub fn set_successor(&mut self, id: u64) {
         self.words.publish(SUCCESSOR, id);
     }
 
-    /// What is in the segment.
+    /// The segment's statistics.
     pub fn stats(&self) -> Stats {
         Stats {
             entries: self.entries,
@@ -190,7 +194,7 @@ impl<W: Store> Writer<W> {
         }
     }
 
-    /// The geometry that a successor should have, if this one is too full (three quarters) or far too large.
+    /// The geometry of a successor, if this segment is too full (three quarters) or far too large.
     pub fn wants_resize(&self) -> Option<Geometry> {
         let (used, slots) = (self.table.used(), self.table.slots());
         let least = Geometry::for_entries(0);
@@ -236,7 +240,7 @@ impl<W: Store> Writer<W> {
         let spills = room != Some(0);
         let spilled = if spills { self.spilled.get(&subject).copied().unwrap_or(0) } else { 0 };
         if room.is_none() || spilled >= SPILL_MAX {
-            return self.crowd(subject);
+            return self.collapse(subject);
         }
         self.table.place(&self.words, place.home, place.word);
         if spills {
@@ -261,13 +265,13 @@ impl<W: Store> Writer<W> {
         if crowded.uncounted == 0 {
             let word = crowded.word;
             self.crowded.remove(&subject);
-            self.uncrowd(subject, word);
+            self.expand(subject, word);
         }
         true
     }
 
-    /// Gives a subject its one word, for an entry that is not stored.
-    fn crowd(&mut self, subject: Subject) {
+    /// Gives a subject its single word, for an entry that is not stored.
+    fn collapse(&mut self, subject: Subject) {
         let place = self.ask_place(subject);
         let word = match self.table.place(&self.words, place.home, place.word) {
             Some(_) => AskWord::Stored,
@@ -277,10 +281,10 @@ impl<W: Store> Writer<W> {
                 AskWord::Saturated
             }
         };
-        self.crowded.insert(subject, Crowded { uncounted: 1, word });
+        self.crowded.insert(subject, CollapsedSubject { uncounted: 1, word });
     }
 
-    fn uncrowd(&mut self, subject: Subject, word: AskWord) {
+    fn expand(&mut self, subject: Subject, word: AskWord) {
         let place = self.ask_place(subject);
         match word {
             AskWord::Stored => {
@@ -300,7 +304,8 @@ impl<W: Store> Writer<W> {
 
     fn insert_unbound(&mut self, place: Place) {
         self.unbound_entries += 1;
-        // SYNC POINT: the count is published before the tag, so that a reader that sees none may skip the table.
+        // SYNC POINT: the count is published before the tag, so that a reader that sees zero may
+        // skip the table.
         self.words.publish(UNBOUND, self.unbound_entries);
         if self.unbound.place(&self.words, place.home, place.word).is_none() {
             *self.saturated_unbound.entry(place.home).or_insert(0) += 1;
@@ -334,7 +339,7 @@ impl<W: Store> Writer<W> {
     }
 }
 
-/// Counts one down; true if that was the last.
+/// Decrements a count; true if it was the last.
 fn release(counts: &mut HashMap<usize, u64>, line: usize) -> bool {
     let Some(count) = counts.get_mut(&line) else { return false };
     *count -= 1;

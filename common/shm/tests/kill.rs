@@ -1,7 +1,8 @@
-//! A writer is killed in the middle of its writes, again and again, while four other processes read.
+//! Kills a writer in the middle of its writes, repeatedly, while four other processes read.
 //!
-//! The binary starts itself in two more roles. `SIDEGATE_KILLS` says how often (100 by default). Sized so that promises lapse
-//! within a tenth of a second; all comparisons of time are of the same clock that the promise was made on.
+//! The binary starts itself in two more roles. `SIDEGATE_KILLS` is the number of kills (100 by
+//! default). Promises lapse within a tenth of a second; every comparison of times uses the clock
+//! that the promise was made on.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests may fail loudly")]
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -21,7 +22,7 @@ use sidegate_shm::{
 const ROLE: &str = "SIDEGATE_KILL_ROLE";
 const SOCKET: &str = "SIDEGATE_KILL_SOCKET";
 const PROMISE_NS: u64 = 100_000_000;
-/// Identifiers that the writer works through.
+/// The identifiers that the writer uses.
 const IDS: u64 = 60_000;
 
 fn name(n: u64) -> String {
@@ -39,14 +40,14 @@ fn start(role: &str, socket: &Path) -> Child {
         .unwrap()
 }
 
-/// Nothing unless started by the test below: the body of the other processes.
+/// The body of the other processes; does nothing unless the test below started it.
 #[test]
 fn role() {
     let Ok(role) = std::env::var(ROLE) else { return };
     let socket = PathBuf::from(std::env::var_os(SOCKET).unwrap());
     match role.as_str() {
         "writer" => write_until_killed(&socket),
-        _ => read_until_told(&socket),
+        _ => read_until_stopped(&socket),
     }
 }
 
@@ -62,7 +63,8 @@ fn write_until_killed(socket: &Path) {
     let entry = |n: u64| Entry::Session { sid: names[n as usize].as_bytes(), subject: Some(Subject(n / 2)) };
     for n in 0..IDS {
         publisher.insert(&entry(n));
-        // Every third entry goes again, so that slots and flags are cleared and set while others read.
+        // Every third entry is removed again, so that slots and flags are cleared and set during
+        // reads.
         if n % 3 == 2 {
             publisher.remove(&entry(n - 1));
         }
@@ -94,9 +96,9 @@ fn tick(publisher: &mut Publisher) {
     publisher.tick(&live, now);
 }
 
-/// What one reader has seen.
+/// The observations of one reader.
 #[derive(Default)]
-struct Seen {
+struct Observations {
     segments: u64,
     deaths: u64,
     clear: u64,
@@ -104,40 +106,40 @@ struct Seen {
     lapsed: u64,
 }
 
-fn read_until_told(socket: &Path) {
-    let told = Arc::new(AtomicBool::new(false));
-    let telling = Arc::clone(&told);
+fn read_until_stopped(socket: &Path) {
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopper = Arc::clone(&stop);
     std::thread::spawn(move || {
         let _ = std::io::stdin().read(&mut [0]);
-        telling.store(true, Ordering::Relaxed);
+        stopper.store(true, Ordering::Relaxed);
     });
-    let mut seen = Seen::default();
+    let mut seen = Observations::default();
     let mut random = u64::from(std::process::id()) << 32 | 1;
-    while !told.load(Ordering::Relaxed) {
+    while !stop.load(Ordering::Relaxed) {
         match Attachment::connect(socket, Duration::from_millis(200)) {
-            Ok((link, reader)) => follow(&link, reader, &told, &mut seen, &mut random),
+            Ok((link, reader)) => follow(&link, reader, &stop, &mut seen, &mut random),
             Err(AttachError::Io(_) | AttachError::Closed | AttachError::NotYet | AttachError::Clocks) => {
                 std::thread::sleep(Duration::from_millis(1));
             }
             Err(error) => panic!("a segment was refused: {error}"),
         }
     }
-    let Seen { segments, deaths, clear, revoked, lapsed } = seen;
+    let Observations { segments, deaths, clear, revoked, lapsed } = seen;
     println!("seen {segments} {deaths} {clear} {revoked} {lapsed}");
 }
 
-/// Looks at one writer's segments until it has been dead for so long that nothing may be believed.
-fn follow(link: &Attachment, mut reader: Reader, told: &AtomicBool, seen: &mut Seen, random: &mut u64) {
+/// Checks one writer's segments until it has been dead for so long that none may be valid.
+fn follow(link: &Attachment, mut reader: Reader, stop: &AtomicBool, seen: &mut Observations, random: &mut u64) {
     let mut died_ns = None;
     let mut highest = 0;
     seen.segments += 1;
-    while !told.load(Ordering::Relaxed) {
+    while !stop.load(Ordering::Relaxed) {
         for _ in 0..2000 {
-            // The clock is read before the check: later than that it was not believed.
+            // The clock is read before the check: the segment was valid at this time or earlier.
             let now = CoarseClock.now().monotonic_ns;
             let clear = look(&reader, random, &mut highest, seen);
             if let Some(died_ns) = died_ns {
-                assert!(!clear || now < died_ns + PROMISE_NS, "believed a dead writer");
+                assert!(!clear || now < died_ns + PROMISE_NS, "accepted a dead writer's promise");
             }
         }
         match died_ns {
@@ -160,8 +162,9 @@ fn follow(link: &Attachment, mut reader: Reader, told: &AtomicBool, seen: &mut S
     }
 }
 
-/// One check of an identifier that may be revoked, and one of another that never is. True if either was called good.
-fn look(reader: &Reader, random: &mut u64, highest: &mut u64, seen: &mut Seen) -> bool {
+/// Checks an identifier that may be revoked, and another that never is. True if either was called
+/// good.
+fn look(reader: &Reader, random: &mut u64, highest: &mut u64, seen: &mut Observations) -> bool {
     *random ^= *random << 13;
     *random ^= *random >> 7;
     *random ^= *random << 17;
@@ -169,7 +172,8 @@ fn look(reader: &Reader, random: &mut u64, highest: &mut u64, seen: &mut Seen) -
     let verdict = check(reader, &name(n), Subject(n / 2));
     match verdict {
         Verdict::Clear => {
-            // The writer goes upwards and keeps every third: below one that was seen, all are there.
+            // The writer counts up and keeps every third: below one that was seen, all must be
+            // there.
             assert!(n > *highest, "{n} was lost below {highest}");
             seen.clear += 1;
         }
@@ -179,10 +183,10 @@ fn look(reader: &Reader, random: &mut u64, highest: &mut u64, seen: &mut Seen) -
         }
         Verdict::Ask(AskReason::Lapsed | AskReason::NotLive) => seen.lapsed += 1,
         Verdict::Ask(AskReason::Saturated) => {}
-        Verdict::Ask(reason) => panic!("a reason that nobody gave: {reason:?}"),
+        Verdict::Ask(reason) => panic!("an impossible reason: {reason:?}"),
     }
     let stranger = check(reader, "never", Subject(n + (1 << 40)));
-    assert_ne!(stranger, Verdict::Ask(AskReason::Revoked), "something torn looked like an entry");
+    assert_ne!(stranger, Verdict::Ask(AskReason::Revoked), "a torn word looked like an entry");
     verdict == Verdict::Clear || stranger == Verdict::Clear
 }
 
@@ -202,7 +206,8 @@ fn f17_readers_survive_a_writer_that_is_killed_while_it_writes() {
         let mut writer = start("writer", &socket);
         let mut lines = BufReader::new(writer.stdout.take().unwrap()).lines();
         assert!(lines.any(|line| line.is_ok_and(|line| line.contains("ready"))), "the writer did not start");
-        // Somewhere in its work; now and then long enough for every promise to have lapsed afterwards.
+        // At a random point of its work, sometimes late enough for every promise to lapse
+        // afterwards.
         std::thread::sleep(Duration::from_millis(5 + kill * 7 % 60));
         writer.kill().unwrap();
         writer.wait().unwrap();

@@ -1,4 +1,5 @@
-//! The reader/writer protocol, explored exhaustively by loom, and mutants of it that loom must catch.
+//! The reader/writer protocol, explored exhaustively by loom, and mutants of it that loom must
+//! catch.
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test --release -p sidegate-shm --test loom --target-dir target/loom`
 #![cfg(loom)]
@@ -17,7 +18,7 @@ const TWO_LINES: Geometry = Geometry { table_lines: 2, unbound_lines: 1 };
 const SUBJECT: Subject = Subject(5);
 const SESSION: Entry<'static> = Entry::Session { sid: b"s", subject: Some(SUBJECT) };
 
-/// Both clocks say nine seconds.
+/// Both clocks read nine seconds.
 struct Nine;
 
 impl Clock for Nine {
@@ -26,7 +27,7 @@ impl Clock for Nine {
     }
 }
 
-/// A reader's words without the `skip`-th fence of each check; with all of them if that is 0.
+/// A reader's words without the `skip`-th fence of each check; 0 skips none.
 #[derive(Clone)]
 struct Fences {
     words: HeapWords,
@@ -55,7 +56,7 @@ impl Load for Fences {
     }
 }
 
-/// A writer's words; `relaxed` forgets to release.
+/// A writer's words; `relaxed` omits the release ordering.
 struct Stores {
     words: HeapWords,
     relaxed: bool,
@@ -89,7 +90,7 @@ impl Store for Stores {
     }
 }
 
-/// What is broken on purpose.
+/// The mutation under test.
 #[derive(Clone, Copy, Default)]
 struct Mutation {
     skip_fence: usize,
@@ -106,12 +107,12 @@ fn live(valid_until_s: u64, time_floor_s: u64) -> Live {
     }
 }
 
-/// The token of every scenario: of session `s`, until 10 s.
+/// The token of every scenario: session `s`, expiry 10 s.
 fn probe(reader: &Reader<Fences>) -> Probe {
     reader.probe(&TokenFacts { jti: "j", sid: "s", subject: SUBJECT, iat_s: 1, exp_s: 10 })
 }
 
-/// Runs `write` beside `readers` checks; none of them may be `Clear`.
+/// Runs `write` beside `readers` checks; none of them may return `Clear`.
 fn never_clear(
     mutation: Mutation,
     geometry: Geometry,
@@ -134,7 +135,7 @@ fn never_clear(
                     let fences = Fences { words, skip: mutation.skip_fence, seen: Cell::new(0) };
                     let reader = Reader::new(fences).unwrap();
                     let verdict = reader.check(&probe(&reader), 1, &Nine);
-                    assert_ne!(verdict, Verdict::Clear, "a dead token was called good");
+                    assert_ne!(verdict, Verdict::Clear, "a revoked token was called good");
                 })
             })
             .collect();
@@ -143,7 +144,8 @@ fn never_clear(
     });
 }
 
-/// A revocation arrives while the segment has lapsed; only then is it promised to be complete.
+/// A revocation arrives while the segment has lapsed; only then is the list promised to be
+/// complete.
 fn revoke_then_promise(mutation: Mutation, readers: usize) {
     let before = |writer: &mut Writer<Stores>| writer.set_live(&live(5, 0));
     never_clear(mutation, ONE_LINE, readers, before, |writer| {
@@ -152,7 +154,8 @@ fn revoke_then_promise(mutation: Mutation, readers: usize) {
     });
 }
 
-/// The token expires by the daemon's time, which is ahead of the reader's wall clock, and its entry is dropped.
+/// The token expires by the daemon's time, which is ahead of the reader's wall clock, and its entry
+/// is removed.
 fn expire_then_drop(mutation: Mutation, readers: usize) {
     let before = |writer: &mut Writer<Stores>| {
         writer.insert(&SESSION);
@@ -164,7 +167,8 @@ fn expire_then_drop(mutation: Mutation, readers: usize) {
     });
 }
 
-/// The same as the first, for an identifier whose subject is unknown: the count leads to the other table.
+/// As `revoke_then_promise`, for an identifier whose subject is unknown: the count leads to the
+/// other table.
 fn revoke_unbound_then_promise(mutation: Mutation) {
     let before = |writer: &mut Writer<Stores>| writer.set_live(&live(5, 0));
     never_clear(mutation, ONE_LINE, 1, before, |writer| {
@@ -173,7 +177,7 @@ fn revoke_unbound_then_promise(mutation: Mutation) {
     });
 }
 
-/// The entry is already there, in the second line of its chain, while the first line loses and gains others.
+/// The entry is in the second line of its chain, while other entries come and go in the first line.
 fn spilled_entry_stays_found(mutation: Mutation) {
     const FILL: [&[u8]; 8] = [b"0", b"1", b"2", b"3", b"4", b"5", b"6", b"7"];
     let before = |writer: &mut Writer<Stores>| {
@@ -195,42 +199,42 @@ fn caught(mutant: impl FnOnce() + std::panic::UnwindSafe) -> bool {
 }
 
 #[test]
-fn a_revocation_is_visible_wherever_the_promise_is() {
+fn revocation_is_visible_with_the_promise() {
     revoke_then_promise(Mutation::default(), 1);
 }
 
 #[test]
-fn a_dropped_entry_leaves_its_reason_behind() {
+fn removed_entry_leaves_the_time_floor() {
     expire_then_drop(Mutation::default(), 1);
 }
 
 #[test]
-fn two_readers_see_no_less() {
+fn two_readers_see_the_revocation() {
     expire_then_drop(Mutation::default(), 2);
 }
 
 #[test]
-fn an_entry_without_subject_is_found_by_its_count() {
+fn unbound_entry_is_found_by_its_count() {
     revoke_unbound_then_promise(Mutation::default());
 }
 
 #[test]
-fn a_spilled_entry_is_found_while_its_line_changes() {
+fn spilled_entry_is_found_while_its_line_changes() {
     spilled_entry_stays_found(Mutation::default());
 }
 
 #[test]
-fn without_the_first_fence_a_revocation_is_missed() {
+fn without_first_fence_a_revocation_is_missed() {
     assert!(caught(|| revoke_then_promise(Mutation { skip_fence: 1, relaxed: false }, 1)));
 }
 
 #[test]
-fn without_the_second_fence_an_expired_token_lives() {
+fn without_second_fence_an_expired_token_passes() {
     assert!(caught(|| expire_then_drop(Mutation { skip_fence: 2, relaxed: false }, 1)));
 }
 
 #[test]
-fn without_release_nothing_holds() {
+fn without_release_ordering_a_revocation_is_missed() {
     assert!(caught(|| revoke_then_promise(Mutation { skip_fence: 0, relaxed: true }, 1)));
     assert!(caught(|| expire_then_drop(Mutation { skip_fence: 0, relaxed: true }, 1)));
 }

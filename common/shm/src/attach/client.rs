@@ -15,51 +15,53 @@ use crate::clock::NANOS;
 use crate::reader::Reader;
 use crate::segment::SegmentError;
 
-/// How far the daemon's clock may lie outside the time that the handshake took.
+/// How far the daemon's clock reading may lie outside the duration of the handshake.
 const CLOCK_SLACK_NS: u64 = 20_000_000;
 
-/// A connection over which segments came and may still come.
+/// A connection that delivers segments.
 #[derive(Debug)]
 pub struct Attachment {
     stream: UnixStream,
 }
 
-/// Why there is no segment to look at.
+/// Why no segment can be used.
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
-    /// No daemon there, or it did not answer in time.
+    /// No daemon at the socket, or no answer in time.
     #[error("attach socket: {0}")]
     Io(#[from] std::io::Error),
     /// The daemon closed the connection.
     #[error("the daemon closed the connection")]
     Closed,
-    /// Not the protocol spoken here.
+    /// Another protocol.
     #[error(transparent)]
     Message(#[from] MessageError),
-    /// The daemon does not hand the segment to this process.
+    /// The daemon does not give the segment to this process.
     #[error("this process may not attach")]
     Refused,
     /// The daemon has no segment yet.
     #[error("the daemon has no segment yet")]
     NotYet,
-    /// The message spoke of a descriptor that did not come.
+    /// The message announced a descriptor, but none arrived.
     #[error("no file descriptor came")]
     NoDescriptor,
-    /// The daemon's clocks are not this process's, as in another time namespace, so that no promise could be judged.
+    /// The daemon's clocks differ from this process's, as in another time namespace, so no expiry
+    /// could be checked.
     #[error("the daemon's clocks differ from ours")]
     Clocks,
-    /// What came is no segment to be trusted.
+    /// The file is not a valid sealed segment.
     #[error(transparent)]
     Segment(#[from] SegmentError),
-    /// The descriptor is of another segment than the message said.
+    /// The descriptor is of another segment than the announced one.
     #[error("the segment differs from the announced one")]
     OtherSegment,
 }
 
-/// Connects to a Unix socket without ever waiting: a full backlog is an error, as is nobody listening.
+/// Connects to a Unix socket without blocking: a full backlog is an error, and so is a socket
+/// without a listener.
 ///
 /// # Errors
-/// Whatever the kernel says.
+/// The error of the system call.
 pub fn dial(path: &Path) -> std::io::Result<UnixStream> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, rustix::net::SocketType::STREAM, flags, None)?;
@@ -70,10 +72,10 @@ pub fn dial(path: &Path) -> std::io::Result<UnixStream> {
 }
 
 impl Attachment {
-    /// Connects, and takes the segment in use.
+    /// Connects, and receives the current segment.
     ///
     /// # Errors
-    /// Whatever stands against looking at the segment; the socket for checks may work all the same.
+    /// Why the segment cannot be used; checks over the socket may still work.
     pub fn connect(path: &Path, timeout: Duration) -> Result<(Self, Reader), AttachError> {
         let before = precise();
         let stream = dial(path)?;
@@ -92,10 +94,11 @@ impl Attachment {
         Ok((attachment, open(message, fd)?))
     }
 
-    /// Waits up to `timeout` for the daemon to announce another segment; none if it did not.
+    /// Waits up to `timeout` for the daemon to announce another segment; `None` if there was none.
     ///
     /// # Errors
-    /// [`AttachError::Closed`] when the daemon is gone, and whatever is wrong with what it announced.
+    /// [`AttachError::Closed`] when the daemon is gone; otherwise why the announced segment cannot
+    /// be used.
     pub fn next(&self, timeout: Duration) -> Result<Option<Reader>, AttachError> {
         self.stream.set_read_timeout(Some(timeout))?;
         match self.receive() {
@@ -109,7 +112,8 @@ impl Attachment {
         let mut bytes = [0; MESSAGE_BYTES];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
-        // The message is far smaller than a socket's buffer and sent by one call, so it comes whole or is refused.
+        // The message is far smaller than a socket's buffer and sent by one call, so it arrives
+        // complete or not at all.
         let flags = RecvFlags::CMSG_CLOEXEC;
         let got = loop {
             match rustix::net::recvmsg(&self.stream, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags) {
@@ -143,7 +147,7 @@ fn open(message: Message, fd: Option<OwnedFd>) -> Result<Reader, AttachError> {
     }
 }
 
-/// Both clocks, not the coarse ones: monotonic and real, in nanoseconds.
+/// The precise, not the coarse clocks: monotonic and real, in nanoseconds.
 pub(super) fn precise() -> (u64, u64) {
     let read = |clock| {
         let time = clock_gettime(clock);

@@ -1,6 +1,6 @@
 //! The daemon's message on the attach socket, and its bytes.
 
-/// How long every message is.
+/// The length of every message.
 pub const MESSAGE_BYTES: usize = 64;
 
 const MAGIC: [u8; 8] = *b"SGATTACH";
@@ -9,27 +9,27 @@ const SEGMENT: u32 = 1;
 const NOT_YET: u32 = 2;
 const REFUSED: u32 = 3;
 
-/// What the daemon says.
+/// A message from the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message {
-    /// A segment; its descriptor came with this message.
+    /// A segment; its descriptor is attached to the message.
     Segment {
-        /// Which one.
+        /// The segment's identifier.
         id: u64,
-        /// How long it is.
+        /// The segment's length.
         bytes: u64,
-        /// The daemon's `CLOCK_MONOTONIC` when it sent this, nanoseconds.
+        /// The daemon's `CLOCK_MONOTONIC` at sending, in nanoseconds.
         monotonic_ns: u64,
-        /// The daemon's `CLOCK_REALTIME` when it sent this, nanoseconds since 1970.
+        /// The daemon's `CLOCK_REALTIME` at sending, in nanoseconds since 1970.
         realtime_ns: u64,
     },
-    /// There is no segment yet; one may follow on this connection.
+    /// There is no segment yet; a later message may announce one.
     NotYet,
-    /// The peer may not have it; the connection ends.
+    /// The peer is not permitted; the connection ends.
     Refused,
 }
 
-/// Why bytes are no message.
+/// Why bytes are not a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MessageError {
     /// Not from a Sidegate daemon.
@@ -38,13 +38,14 @@ pub enum MessageError {
     /// Another version of the protocol.
     #[error("unsupported attach protocol version {0}")]
     Version(u32),
-    /// A kind of message this build does not know.
+    /// An unknown kind of message.
     #[error("unknown attach message kind {0}")]
     Kind(u32),
 }
 
 impl Message {
-    /// The message's bytes: magic, version, kind, then four 64-bit numbers and two that are zero; host byte order.
+    /// Encodes the message: magic, version, kind, then four 64-bit numbers and two zeros; host byte
+    /// order.
     pub fn encode(&self) -> [u8; MESSAGE_BYTES] {
         let (kind, numbers) = match *self {
             Self::Segment { id, bytes, monotonic_ns, realtime_ns } => (SEGMENT, [id, bytes, monotonic_ns, realtime_ns]),
@@ -61,7 +62,7 @@ impl Message {
         out
     }
 
-    /// Reads a message's bytes.
+    /// Decodes a message.
     ///
     /// # Errors
     /// Another magic, version or kind.
@@ -95,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_message_survives_its_bytes() {
+    fn every_message_round_trips() {
         let segment = Message::Segment { id: u64::MAX, bytes: 4096, monotonic_ns: 3, realtime_ns: 4 };
         for message in [segment, Message::NotYet, Message::Refused] {
             assert_eq!(Message::decode(&message.encode()), Ok(message));
@@ -103,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn other_bytes_are_refused_by_name() {
+    fn malformed_messages_have_distinct_errors() {
         let good = Message::NotYet.encode();
         let with = |at: usize, value: u8| {
             let mut bytes = good;

@@ -14,23 +14,24 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use super::client::precise;
 use super::message::{MESSAGE_BYTES, Message};
 
-/// How many readers may stay connected; those beyond get the segment and are let go.
+/// The most readers that stay connected; further ones get the segment and are disconnected.
 const READERS_MAX: usize = 1024;
-/// How often the thread looks whether it should stop.
-const TURN: Duration = Duration::from_millis(200);
-/// How long to wait when a connection could not be accepted.
+/// How often the thread checks for a stop.
+const POLL_TIMEOUT: Duration = Duration::from_millis(200);
+/// The wait after a failed accept.
 const RETRY: Duration = Duration::from_millis(20);
 
-/// Who may have the segment, beside what the socket's mode says: anyone, or those who are named.
+/// Who may have the segment beside what the socket's mode permits: everyone if both lists are
+/// empty.
 #[derive(Clone, Debug, Default)]
 pub struct Allow {
     /// User ids.
     pub uids: Vec<u32>,
-    /// Group ids: the peer's primary one, which is all that the kernel tells.
+    /// Group ids: the peer's primary group, the only one that the kernel reports.
     pub gids: Vec<u32>,
 }
 
-/// The segment that is handed out on attach: set by the publisher, handed out by the server.
+/// The current segment: set by the publisher, sent by the server.
 #[derive(Debug)]
 pub struct SegmentOffer {
     segment: Mutex<Option<OfferedSegment>>,
@@ -73,9 +74,9 @@ impl Allow {
 }
 
 impl SegmentOffer {
-    /// No segment yet.
+    /// A server without a segment yet.
     ///
-    /// # Errors
+    /// No file descriptors left.
     /// No file descriptors left.
     pub fn new() -> std::io::Result<Arc<Self>> {
         let (bell, rung) = UnixStream::pair()?;
@@ -84,15 +85,15 @@ impl SegmentOffer {
         Ok(Arc::new(Self { segment: Mutex::new(None), readers: AtomicUsize::new(0), bell, rung }))
     }
 
-    /// Offers a segment in place of the one before.
+    /// Offers a segment in place of the previous one.
     pub fn set(&self, id: u64, bytes: u64, fd: OwnedFd) {
         *self.segment.lock().unwrap_or_else(PoisonError::into_inner) =
             Some(OfferedSegment { id, bytes, fd: Arc::new(fd) });
-        // A full pipe means that the server is about to wake anyway.
+        // A full pipe wakes the server anyway.
         let _ = (&self.bell).write(&[1]);
     }
 
-    /// How many readers are connected.
+    /// The number of connected readers.
     pub fn readers(&self) -> usize {
         self.readers.load(Ordering::Relaxed)
     }
@@ -103,7 +104,7 @@ impl SegmentOffer {
 }
 
 impl AttachServer {
-    /// Serves `listener`, which the caller has bound with the mode it wants.
+    /// Serves `listener`, which the caller has bound with its mode.
     ///
     /// # Errors
     /// The listener cannot be made non-blocking.
@@ -112,37 +113,37 @@ impl AttachServer {
         Ok(Self { listener, allow, offer, peers: Vec::new(), readers_max: READERS_MAX })
     }
 
-    /// Keeps at most so many readers connected, where that is fewer than 1,024: each has an open file.
+    /// Limits the connected readers to `most`, at most 1,024: each has an open file.
     #[must_use]
     pub fn readers_max(self, most: usize) -> Self {
         Self { readers_max: self.readers_max.min(most), ..self }
     }
 
-    /// Runs until `stop` is set, which it notices within a fifth of a second.
+    /// Runs until `stop` is set, which takes effect within a fifth of a second.
     ///
     /// # Errors
-    /// The kernel refuses to poll; never something that a peer did.
+    /// The kernel rejects a poll; peers cannot cause an error.
     pub fn run(&mut self, stop: &AtomicBool) -> std::io::Result<()> {
         while !stop.load(Ordering::Relaxed) {
-            self.turn()?;
+            self.poll_once()?;
             self.offer.readers.store(self.peers.len(), Ordering::Relaxed);
         }
         Ok(())
     }
 
-    fn turn(&mut self) -> std::io::Result<()> {
+    fn poll_once(&mut self) -> std::io::Result<()> {
         let ready = {
             let fixed = [self.listener.as_fd(), self.offer.rung.as_fd()];
             let all = fixed.into_iter().chain(self.peers.iter().map(|peer| peer.stream.as_fd()));
             let mut fds: Vec<PollFd<'_>> = all.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
-            let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(TURN.subsec_nanos()) };
+            let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(POLL_TIMEOUT.subsec_nanos()) };
             match poll(&mut fds, Some(&timeout)) {
                 Err(rustix::io::Errno::INTR) => return Ok(()),
                 polled => polled?,
             };
             fds.iter().map(|fd| !fd.revents().is_empty()).collect::<Vec<bool>>()
         };
-        // A reader has nothing to say: whatever makes its end readable ends the connection.
+        // A reader never sends: anything that makes its connection readable ends it.
         let mut spoke = ready[2..].iter();
         self.peers.retain(|_| !spoke.next().copied().unwrap_or(false));
         if ready[1] {
@@ -160,7 +161,8 @@ impl AttachServer {
             let stream = match self.listener.accept() {
                 Ok((stream, _)) => stream,
                 Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return,
-                // The peer's fault (gone already) or the machine's (no descriptors): try again, but not at once.
+                // Either the peer's fault (gone already) or the machine's (no descriptors): try
+                // again after a wait.
                 Err(_) => return std::thread::sleep(RETRY),
             };
             if stream.set_nonblocking(true).is_err() {
@@ -171,7 +173,7 @@ impl AttachServer {
                 continue;
             }
             let mut peer = Peer { stream, has: None };
-            if peer.greet(self.offer.current()) && self.peers.len() < self.readers_max {
+            if peer.send_segment(self.offer.current()) && self.peers.len() < self.readers_max {
                 self.peers.push(peer);
             }
         }
@@ -181,14 +183,14 @@ impl AttachServer {
         let offer = self.offer.current();
         self.peers.retain_mut(|peer| {
             let news = offer.as_ref().filter(|offer| peer.has != Some(offer.id));
-            news.is_none_or(|offer| peer.greet(Some(offer.clone())))
+            news.is_none_or(|offer| peer.send_segment(Some(offer.clone())))
         });
     }
 }
 
 impl Peer {
-    /// Sends what is on offer; false if the peer cannot take it, and is to be let go.
-    fn greet(&mut self, offer: Option<OfferedSegment>) -> bool {
+    /// Sends the current segment; false if the peer cannot receive it and must be disconnected.
+    fn send_segment(&mut self, offer: Option<OfferedSegment>) -> bool {
         let Some(offer) = offer else { return send(&self.stream, &Message::NotYet, None) };
         let (monotonic_ns, realtime_ns) = precise();
         let message = Message::Segment { id: offer.id, bytes: offer.bytes, monotonic_ns, realtime_ns };
@@ -197,7 +199,7 @@ impl Peer {
     }
 }
 
-/// Sends one message whole, without waiting.
+/// Sends one complete message without blocking.
 fn send(stream: &UnixStream, message: &Message, fd: Option<&OwnedFd>) -> bool {
     let bytes = message.encode();
     let fds = fd.map(|fd| [fd.as_fd()]);

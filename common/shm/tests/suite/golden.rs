@@ -1,4 +1,4 @@
-//! The byte layout, word by word: a change of it is a change of the golden file, and of the layout's version.
+//! The byte layout, word by word: a change must change the golden file and the layout's version.
 
 use std::fmt::Write as _;
 
@@ -8,7 +8,7 @@ use sidegate_shm::{Entry, Geometry, Live, State, Subject, Writer};
 
 const GOLDEN: &str = include_str!("../golden/segment-v1.txt");
 
-/// A segment with one of everything, under a fixed key.
+/// A segment with one entry of each kind, under a fixed key.
 fn segment() -> HeapWords {
     let geometry = Geometry { table_lines: 5, unbound_lines: 3 };
     let words = HeapWords::new(geometry.words());
@@ -46,6 +46,6 @@ fn dump(words: &HeapWords) -> String {
 }
 
 #[test]
-fn the_layout_is_the_golden_one() {
+fn layout_matches_the_golden_file() {
     assert_eq!(dump(&segment()), GOLDEN, "docs/shm.md, the layout's version and the golden file change together");
 }

@@ -1,4 +1,4 @@
-//! What the live line does to a verdict: clocks that jump, epochs, watermarks, states, expiry.
+//! The live line's effect on a verdict: clock steps, epochs, watermarks, states, expiry.
 
 use std::cell::Cell;
 
@@ -25,7 +25,8 @@ struct World {
     live: Live,
 }
 
-/// A token of 1000 s to 2000 s, looked at when the clocks say 100 s and 1500 s, under a promise for one second more.
+/// A token from 1000 s to 2000 s, checked at 100 s and 1500 s of the two clocks, under a promise
+/// for one more second.
 fn world() -> World {
     let geometry = Geometry::for_entries(0);
     let words = HeapWords::new(geometry.words());
@@ -57,7 +58,7 @@ impl World {
 }
 
 #[test]
-fn a_promise_lapses_by_either_clock_and_at_the_very_nanosecond() {
+fn promise_lapses_by_either_clock() {
     let world = world();
     assert_eq!(world.check(), Verdict::Clear);
     assert_eq!(world.at(101, 1500), Verdict::Ask(AskReason::Lapsed), "the daemon died");
@@ -72,7 +73,7 @@ fn a_promise_lapses_by_either_clock_and_at_the_very_nanosecond() {
 }
 
 #[test]
-fn a_token_expires_by_the_floor_or_by_the_wall_clock() {
+fn token_expires_by_the_floor_or_the_wall_clock() {
     let mut world = world();
     world.live.valid_until_realtime_ns = u64::MAX;
     world.writer.set_live(&world.live);
@@ -87,7 +88,7 @@ fn a_token_expires_by_the_floor_or_by_the_wall_clock() {
 }
 
 #[test]
-fn another_epoch_a_watermark_a_state_each_need_asking() {
+fn epoch_watermark_and_state_make_the_reader_ask() {
     let mut world = world();
     assert_eq!(world.reader.check(&world.probe, 3, &world.clock), Verdict::Ask(AskReason::OtherEpoch));
     world.live.key_epoch = 5;
@@ -110,7 +111,7 @@ fn another_epoch_a_watermark_a_state_each_need_asking() {
 }
 
 #[test]
-fn a_token_prepared_for_another_segment_needs_asking() {
+fn probe_for_another_segment_makes_the_reader_ask() {
     let world = world();
     let mut words = world.probe.to_words();
     words[0] += 1;
@@ -141,7 +142,7 @@ fn each_kind_of_entry_hits_its_token_only() {
 
 /// From the index and from the feed, while a successor is filled.
 #[test]
-fn an_entry_that_comes_from_two_sides_is_stored_once() {
+fn entry_from_index_and_feed_is_stored_once() {
     let World { mut writer, reader, probe, clock, .. } = world();
     for subject in [None, Some(Subject(5))] {
         let entry = Entry::Token { jti: b"j", subject };
@@ -155,13 +156,13 @@ fn an_entry_that_comes_from_two_sides_is_stored_once() {
 }
 
 #[test]
-fn the_live_line_is_read_as_it_was_published() {
+fn live_line_round_trips() {
     let World { writer, live, .. } = world();
     assert_eq!(writer.live(), live);
 }
 
 #[test]
-fn a_probe_knows_its_line() {
+fn probe_has_its_home_line() {
     let World { reader, .. } = world();
     let home = |subject| {
         let facts = TokenFacts { jti: "j", sid: "s", subject: Subject(subject), iat_s: 1, exp_s: 2 };

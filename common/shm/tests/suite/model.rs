@@ -41,7 +41,7 @@ fn entry(model: &Model) -> Entry<'static> {
     }
 }
 
-/// A token of the small world: the subject that an entry names is the token's own.
+/// Whether a token of the small world is revoked: an entry's subject is the token's own.
 fn dead(entries: &[Model], jti: u8, sid: u8, subject: u8, iat: u8) -> bool {
     entries.iter().any(|entry| match *entry {
         Model::Token(id, of) => id == jti && of.is_none_or(|of| of == subject),
@@ -50,7 +50,7 @@ fn dead(entries: &[Model], jti: u8, sid: u8, subject: u8, iat: u8) -> bool {
     })
 }
 
-/// The subject of an identifier: an identifier belongs to one, which an entry may or may not know.
+/// The subject of an identifier: each belongs to one, which an entry may or may not know.
 fn owner(id: u8) -> u8 {
     id % 5
 }
@@ -94,7 +94,7 @@ fn verdict(reader: &Reader<HeapWords>, jti: u8, sid: u8, subject: u8, iat: u8) -
     reader.check(&probe, 1, &Still)
 }
 
-/// Runs the operations; `exact` says whether a live token may ever be asked about.
+/// Runs the operations; `exact` forbids asking about a token that is not revoked.
 fn run(geometry: Geometry, key: u64, ops: &[Op], exact: bool) {
     let (mut writer, reader) = pair(geometry, key);
     let mut entries: Vec<Model> = Vec::new();
@@ -138,17 +138,17 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn f19_nothing_revoked_is_ever_clear_in_a_crowded_table(lines in 1..6u64, key: u64, ops in ops()) {
+    fn f19_revoked_token_is_never_clear_in_a_full_table(lines in 1..6u64, key: u64, ops in ops()) {
         run(Geometry { table_lines: lines, unbound_lines: lines.min(2) }, key, &ops, false);
     }
 
     #[test]
-    fn nothing_else_is_asked_about_in_a_roomy_table(key: u64, ops in ops().prop_map(|mut ops| { ops.truncate(30); ops })) {
+    fn reader_asks_only_about_revoked_tokens_if_there_is_room(key: u64, ops in ops().prop_map(|mut ops| { ops.truncate(30); ops })) {
         run(Geometry { table_lines: 4096, unbound_lines: 256 }, key, &ops, true);
     }
 
     #[test]
-    fn a_probe_survives_its_words(key: u64, jti in "[!-~]{1,40}", sid in "[!-~]{1,40}", subject in 0..1u64 << 48) {
+    fn probe_round_trips(key: u64, jti in "[!-~]{1,40}", sid in "[!-~]{1,40}", subject in 0..1u64 << 48) {
         let (_, reader) = pair(Geometry { table_lines: 64, unbound_lines: 1 }, key);
         let probe = reader.probe(&TokenFacts { jti: &jti, sid: &sid, subject: Subject(subject), iat_s: 5, exp_s: 6 });
         prop_assert_eq!(sidegate_shm::Probe::from_words(probe.to_words()), probe);
@@ -156,7 +156,7 @@ proptest! {
 }
 
 #[test]
-fn a_subject_with_a_hundred_thousand_logouts_crowds_nobody_out() {
+fn subject_with_100000_logouts_displaces_no_others() {
     let geometry = Geometry::for_entries(10_000);
     let (mut writer, reader) = pair(geometry, 11);
     let names: Vec<String> = (0..100_000).map(|n| format!("session-{n}")).collect();
@@ -182,7 +182,7 @@ fn a_subject_with_a_hundred_thousand_logouts_crowds_nobody_out() {
 }
 
 #[test]
-fn a_watermark_past_32_bits_asks_about_everybody_it_could_mean() {
+fn watermark_past_32_bits_asks_about_all_its_tokens() {
     let (mut writer, reader) = pair(Geometry::for_entries(0), 3);
     writer.insert(&Entry::Subject { subject: Subject(1), threshold_s: 1 << 40 });
     for iat_s in [0, 1 << 33, 1 << 40] {
@@ -192,7 +192,7 @@ fn a_watermark_past_32_bits_asks_about_everybody_it_could_mean() {
 }
 
 #[test]
-fn sixteen_bytes_an_entry_are_enough_however_the_table_grew() {
+fn sixteen_bytes_per_entry_suffice_after_any_growth() {
     let mut geometry = Geometry::for_entries(0);
     let (mut writer, _) = pair(geometry, 5);
     let mut id = 0u64;

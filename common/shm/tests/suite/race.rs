@@ -1,5 +1,5 @@
-//! The writer and readers as real threads over words on the heap: for Miri, which sees races and undefined behaviour, and for
-//! the machine at hand. loom.rs explores the same protocol exhaustively.
+//! The writer and readers as real threads over words on the heap: under Miri, which detects races
+//! and undefined behaviour, and on the host. loom.rs explores the same protocol exhaustively.
 //!
 //! `cargo +nightly miri test -p sidegate-shm --test suite race live --target-dir target/miri`
 
@@ -27,10 +27,10 @@ fn live(valid_until_s: u64, time_floor_s: u64) -> Live {
     }
 }
 
-/// Sessions of a table of two lines are revoked, then promised, then expire by the floor, then are dropped: at no moment may
-/// a reader call their tokens good.
+/// Sessions in a table of two lines are revoked, then promised, then expire by the floor, then are
+/// removed: a reader must never call their tokens good.
 #[test]
-fn a_dead_token_is_never_clear_while_entries_come_and_go() {
+fn revoked_token_is_never_clear_while_entries_change() {
     let geometry = Geometry { table_lines: 2, unbound_lines: 1 };
     let words = HeapWords::new(geometry.words());
     let mut writer = Writer::new(words.clone(), geometry, 7, (1, 2), 0);
@@ -60,7 +60,8 @@ fn a_dead_token_is_never_clear_while_entries_come_and_go() {
         }
         for _ in 0..ROUNDS {
             (0..names.len()).for_each(|n| writer.insert(&entry(n)));
-            // The floor never goes back, so the tokens stay expired after the first round; the promise comes and goes.
+            // The floor never goes back, so the tokens stay expired after the first round; the
+            // promise comes and goes.
             writer.set_live(&live(100, 0));
             writer.set_live(&live(100, 10));
             (0..names.len()).for_each(|n| assert!(writer.remove(&entry(n))));

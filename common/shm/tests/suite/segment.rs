@@ -1,4 +1,5 @@
-//! Real sealed segments over real attach sockets: what a reader gets, what a hostile one cannot do, what is refused.
+//! Real sealed segments over real attach sockets: what a reader gets, what a hostile reader cannot
+//! do, what is rejected.
 
 use std::fs::OpenOptions;
 use std::io::{IoSlice, Write as _};
@@ -24,7 +25,7 @@ use sidegate_shm::{
 
 const WAIT: Duration = Duration::from_secs(20);
 
-/// A directory that goes away with its test.
+/// A directory that is removed when dropped.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -47,7 +48,7 @@ impl Drop for Scratch {
     }
 }
 
-/// An attach server on a thread of its own.
+/// An attach server on its own thread.
 struct Served {
     stop: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
@@ -89,7 +90,7 @@ fn far() -> Live {
     }
 }
 
-/// Any number that belongs to a name.
+/// A fixed number for a name.
 fn subject(name: &str) -> Subject {
     Subject(name.bytes().fold(7, |sum, byte| (sum * 1009 + u64::from(byte)) % (1 << 48)))
 }
@@ -113,7 +114,7 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 #[test]
-fn readers_see_what_is_published_and_follow_a_growing_segment() {
+fn readers_follow_a_growing_segment() {
     let offer = SegmentOffer::new().unwrap();
     let mut publisher = Publisher::new(Geometry::for_entries(0), Arc::clone(&offer)).unwrap();
     let served = Served::new(&offer, Allow::default());
@@ -125,7 +126,8 @@ fn readers_see_what_is_published_and_follow_a_growing_segment() {
     publisher.insert(&one);
     assert_eq!(check(&reader, "one"), Verdict::Ask(AskReason::Revoked));
 
-    // Growth under load: entries come from the index and from the feed, some from both; the old one is still written.
+    // Growth under load: entries come from the index and from the feed, some from both; the old
+    // segment is still written.
     let names: Vec<String> = (0..480).map(|n| format!("{n}")).collect();
     let entry = |n: &'_ str| (n.to_owned(), subject(n));
     let index: Vec<(String, Subject)> = names.iter().map(|n| entry(n)).collect();
@@ -170,7 +172,7 @@ fn readers_see_what_is_published_and_follow_a_growing_segment() {
 }
 
 #[test]
-fn a_retired_segment_lives_no_longer_than_it_was_promised() {
+fn retired_segment_keeps_its_expiry() {
     let offer = SegmentOffer::new().unwrap();
     let mut publisher = Publisher::new(Geometry::for_entries(0), Arc::clone(&offer)).unwrap();
     let served = Served::new(&offer, Allow::default());
@@ -189,7 +191,7 @@ fn a_retired_segment_lives_no_longer_than_it_was_promised() {
 }
 
 #[test]
-fn a_hostile_reader_can_neither_write_nor_shrink_nor_map_it_writable() {
+fn hostile_reader_cannot_change_the_segment() {
     let (mut writer, fd) = Writer::create(Geometry::for_entries(100)).unwrap();
     writer.set_live(&far());
     let reader = Reader::open(&fd).unwrap();
@@ -215,7 +217,7 @@ fn a_hostile_reader_can_neither_write_nor_shrink_nor_map_it_writable() {
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
     let reopened = OpenOptions::new().read(true).write(true).open(path).unwrap();
     attempts("opened again", &OwnedFd::from(reopened));
-    // Through the process's own memory: forced writes work on private mappings only.
+    // Through /proc/self/mem: forced writes work on private mappings only.
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     let line = maps.lines().find(|line| line.contains("memfd:sidegate") && line.contains("r--s")).unwrap();
     let start = u64::from_str_radix(line.split('-').next().unwrap(), 16).unwrap();
@@ -227,7 +229,7 @@ fn a_hostile_reader_can_neither_write_nor_shrink_nor_map_it_writable() {
 }
 
 #[test]
-fn other_users_are_refused_at_the_attach_socket() {
+fn other_users_are_rejected_at_the_attach_socket() {
     let offer = SegmentOffer::new().unwrap();
     let _publisher = Publisher::new(Geometry::for_entries(0), Arc::clone(&offer)).unwrap();
     let me = rustix::process::getuid().as_raw();
@@ -240,7 +242,7 @@ fn other_users_are_refused_at_the_attach_socket() {
 }
 
 #[test]
-fn an_empty_board_says_not_yet_and_a_dead_daemon_is_noticed() {
+fn attach_reports_a_missing_segment_and_a_dead_daemon() {
     let offer = SegmentOffer::new().unwrap();
     let served = Served::new(&offer, Allow::default());
     assert!(matches!(served.attach(), Err(AttachError::NotYet)));
@@ -249,12 +251,12 @@ fn an_empty_board_says_not_yet_and_a_dead_daemon_is_noticed() {
     assert!(link.next(Duration::from_millis(20)).unwrap().is_none());
     drop(served);
     assert!(matches!(link.next(WAIT), Err(AttachError::Closed)));
-    let nobody = Scratch::new();
-    assert!(matches!(Attachment::connect(&nobody.socket(), WAIT), Err(AttachError::Io(_))));
+    let unbound = Scratch::new();
+    assert!(matches!(Attachment::connect(&unbound.socket(), WAIT), Err(AttachError::Io(_))));
 }
 
-/// A peer that says `bytes`, with a descriptor or without; what the client makes of it.
-fn told(bytes: &[u8], fd: Option<&OwnedFd>) -> AttachError {
+/// The client's error for a peer that sends `bytes`, with or without a descriptor.
+fn error_for(bytes: &[u8], fd: Option<&OwnedFd>) -> AttachError {
     let scratch = Scratch::new();
     let listener = UnixListener::bind(scratch.socket()).unwrap();
     std::thread::scope(|scope| {
@@ -278,7 +280,7 @@ fn send_with(stream: &UnixStream, bytes: &[u8], fd: &OwnedFd) {
 }
 
 #[test]
-fn a_hostile_daemon_gets_typed_errors() {
+fn hostile_daemon_causes_typed_errors() {
     let (writer, fd) = Writer::create(Geometry::for_entries(0)).unwrap();
     let nanos = |clock| {
         let time = rustix::time::clock_gettime(clock);
@@ -293,14 +295,14 @@ fn a_hostile_daemon_gets_typed_errors() {
         }
         .encode()
     };
-    // A minute of slack would do for a slow machine; these are off by an hour.
+    // A minute of slack suffices for a slow machine; these are off by an hour.
     let hour = 3_600_000_000_000;
     let bytes = Geometry::for_entries(0).bytes();
-    assert!(matches!(told(b"", None), AttachError::Closed));
-    assert!(matches!(told(b"HTTP/1.1 400 Bad Request\r\n\r\n", None), AttachError::Message(_)));
-    assert!(matches!(told(&[0; 64], None), AttachError::Message(_)));
-    assert!(matches!(told(&message(writer.id(), bytes, hour, 0), Some(&fd)), AttachError::Clocks));
-    assert!(matches!(told(&message(writer.id(), bytes, 0, hour), Some(&fd)), AttachError::Clocks));
+    assert!(matches!(error_for(b"", None), AttachError::Closed));
+    assert!(matches!(error_for(b"HTTP/1.1 400 Bad Request\r\n\r\n", None), AttachError::Message(_)));
+    assert!(matches!(error_for(&[0; 64], None), AttachError::Message(_)));
+    assert!(matches!(error_for(&message(writer.id(), bytes, hour, 0), Some(&fd)), AttachError::Clocks));
+    assert!(matches!(error_for(&message(writer.id(), bytes, 0, hour), Some(&fd)), AttachError::Clocks));
 }
 
 fn memfd(bytes: &[u8], seals: SealFlags) -> OwnedFd {
@@ -317,7 +319,7 @@ fn image(writer_fd: &OwnedFd, bytes: usize) -> Vec<u8> {
 }
 
 #[test]
-fn a_file_that_is_no_sealed_segment_is_refused_by_name() {
+fn file_that_is_not_a_sealed_segment_is_rejected() {
     let all = sidegate_shm::segment::SEALS;
     let (_writer, fd) = Writer::create(Geometry::for_entries(0)).unwrap();
     let good = image(&fd, Geometry::for_entries(0).bytes() as usize);
@@ -357,9 +359,10 @@ fn a_file_that_is_no_sealed_segment_is_refused_by_name() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Any header, even one whose checksum is right: an error or a reader that never leaves the segment.
+    /// Any header, even one with a valid checksum: an error, or a reader that never leaves the
+    /// segment.
     #[test]
-    fn no_header_makes_a_reader_crash(
+    fn any_header_is_safe_to_read(
         changes in prop::collection::vec((2..11usize, prop_oneof![any::<u64>(), 0..2000u64]), 0..4),
         body: u64,
     ) {
@@ -387,7 +390,7 @@ proptest! {
 }
 
 #[test]
-fn dialling_never_waits() {
+fn dial_never_blocks() {
     let scratch = Scratch::new();
     let listener = UnixListener::bind(scratch.socket()).unwrap();
     rustix::net::listen(&listener, 1).unwrap();
