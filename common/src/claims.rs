@@ -3,17 +3,17 @@
 use crate::text::{is_identifier, is_scope};
 use crate::time::UnixTime;
 
-/// The claims of an access token. Every field but `nbf` and `scope` is always there, and each has been checked to be
-/// safe in a header line.
+/// The claims of an access token. Only `nbf` and `scope` are optional. Every value has been checked
+/// to be safe in a header line.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Claims {
-    /// Who issued it (RFC 7519 §4.1.1).
+    /// The issuer (RFC 7519 §4.1.1).
     pub iss: String,
-    /// For whom: one or several audiences (RFC 7519 §4.1.3). Serialised as a string when there is one.
+    /// The audiences (RFC 7519 §4.1.3); a single one is serialised as a string.
     pub aud: Audience,
     /// The user (RFC 7519 §4.1.2).
     pub sub: String,
-    /// The OAuth client it was issued to (RFC 8693 §4.3).
+    /// The OAuth client that requested the token (RFC 8693 §4.3).
     pub client_id: String,
     /// Issued at, in seconds.
     pub iat: u64,
@@ -32,17 +32,17 @@ pub struct Claims {
 }
 
 impl Claims {
-    /// When it was issued.
+    /// The `iat` claim.
     pub const fn issued_at(&self) -> UnixTime {
         UnixTime(self.iat)
     }
 
-    /// When it expires.
+    /// The `exp` claim.
     pub const fn expires_at(&self) -> UnixTime {
         UnixTime(self.exp)
     }
 
-    /// The name of the first claim whose value may not be minted, since it could not stand in a header line.
+    /// The name of the first claim that is not safe in a header line, and so must not be signed.
     pub fn unfit_claim(&self) -> Option<&'static str> {
         let identifiers = [("sub", &self.sub), ("sid", &self.sid), ("jti", &self.jti), ("client_id", &self.client_id)];
         if let Some((name, _)) = identifiers.into_iter().find(|(_, value)| !is_identifier(value)) {
@@ -75,7 +75,7 @@ impl std::fmt::Display for Audience {
 }
 
 impl Audience {
-    /// True if it names `audience`.
+    /// True if `audience` is one of them.
     pub fn names(&self, audience: &str) -> bool {
         match self {
             Self::One(one) => one == audience,

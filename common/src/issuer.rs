@@ -1,4 +1,4 @@
-//! An issuer whose tokens are taken: what its claims must say, and the keys that it signs with.
+//! The accepted issuer: what its claims must contain, and its verification keys.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -6,7 +6,7 @@ use crate::key::KeyRing;
 use crate::time::UnixTime;
 use crate::token::{self, Policy, Rejection, VerifiedToken};
 
-/// An issuer. Keys can be replaced while tokens are verified.
+/// The accepted issuer. Keys can be replaced while tokens are verified.
 #[derive(Debug)]
 pub struct Issuer {
     policy: Policy,
@@ -19,18 +19,18 @@ impl Issuer {
         Self { policy, keys: RwLock::default() }
     }
 
-    /// What its claims must say.
+    /// What the claims must contain.
     pub const fn policy(&self) -> &Policy {
         &self.policy
     }
 
-    /// The keys in force.
+    /// The current keys.
     pub fn keys(&self) -> Arc<KeyRing> {
         Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Puts other keys in force. What was verified has to be verified again: only
-    /// [`TokenChecker`](crate::token_checker::TokenChecker) does this.
+    /// Replaces the keys. Tokens verified before must be verified again, so only
+    /// [`TokenChecker`](crate::token_checker::TokenChecker) calls this.
     pub(crate) fn set_keys(&self, ring: KeyRing) {
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(ring);
     }
@@ -43,7 +43,7 @@ impl Issuer {
         token::verify(&self.keys(), &self.policy, now, token)
     }
 
-    /// The same for a token that may have expired.
+    /// Verifies a token that may have expired.
     ///
     /// # Errors
     /// See [`token::verify_expired_too`].
@@ -51,7 +51,7 @@ impl Issuer {
         token::verify_expired_too(&self.keys(), &self.policy, now, token)
     }
 
-    /// Checks the times of a token that was verified before.
+    /// Checks the times of a token that has been verified before.
     ///
     /// # Errors
     /// See [`token::still_valid`].

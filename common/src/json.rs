@@ -7,16 +7,16 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
-/// How deep values may be nested in one another. Nothing that we read comes near, and each level costs its reader far more than
-/// its byte cost the sender.
+/// The nesting limit. No document that Sidegate reads comes near it, and each level costs the
+/// reader far more than its one byte costs the sender.
 const DEPTH_MAX: u8 = 16;
 
-/// Reads a whole document whose members all have names of their own; none if it is not such a document.
+/// Parses a document without duplicate members; `None` if it is malformed or has one.
 pub(crate) fn parse(bytes: &[u8]) -> Option<serde_json::Value> {
-    // serde_json does not look at the encoding of what it skips.
+    // serde_json does not check the encoding of values that it skips.
     let text = std::str::from_utf8(bytes).ok()?;
     let mut json = serde_json::Deserializer::from_str(text);
-    // The document's length is bound enough.
+    // The document's length is limit enough.
     Unread::new(&Budget::new(usize::MAX)).deserialize(&mut json).ok()?;
     serde_json::from_str(text).ok()
 }
@@ -46,8 +46,8 @@ impl<'de> serde::Deserialize<'de> for Name<'de> {
     }
 }
 
-/// The names that an object has had so far. The first few lie in place: most objects have no more, and a hundred nested ones
-/// must not cost an allocation each.
+/// The names an object has had so far. The first few are stored inline: most objects have no more,
+/// and a hundred nested objects must not cost an allocation each.
 #[derive(Default)]
 struct Names<'de> {
     few: [Cow<'de, str>; 2],
@@ -56,7 +56,7 @@ struct Names<'de> {
 }
 
 impl<'de> Names<'de> {
-    /// False if the object has had this name already.
+    /// Adds a name; false if the object has it already.
     fn add(&mut self, name: Cow<'de, str>) -> bool {
         if self.few[..self.count].contains(&name) {
             return false;
@@ -72,23 +72,24 @@ impl<'de> Names<'de> {
     }
 }
 
-/// A value nobody reads, which must still be JSON without duplicate members, and not nested too deep. So many levels lie above it.
+/// A value that is skipped, but must still be JSON without duplicate members and not nested too
+/// deep. `0` is its depth.
 #[derive(Clone, Copy)]
 pub(crate) struct Unread<'a> {
     above: u8,
     budget: &'a Budget,
 }
 
-/// How many values there may be in values that nobody reads.
+/// How many values the skipped values of a document may contain.
 pub(crate) struct Budget(Cell<usize>);
 
 impl Budget {
-    /// So many.
+    /// A budget of `values`.
     pub(crate) const fn new(values: usize) -> Self {
         Self(Cell::new(values))
     }
 
-    /// Counts one.
+    /// Counts one value.
     pub(crate) fn spend<E: serde::de::Error>(&self) -> Result<(), E> {
         self.0.set(self.0.get().checked_sub(1).ok_or_else(|| E::custom("too many values"))?);
         Ok(())
@@ -96,7 +97,7 @@ impl Budget {
 }
 
 impl<'a> Unread<'a> {
-    /// At the top, with what all of them may hold together.
+    /// At the top level, with the budget that all skipped values share.
     pub(crate) const fn new(budget: &'a Budget) -> Self {
         Self { above: 0, budget }
     }
@@ -176,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_stands_once_however_many_there_are() {
+    fn duplicate_member_is_an_error() {
         for members in [1, 2, 3, 4, 60] {
             let names: Vec<_> = (0..members).map(|n| format!("\"m{n}\":0")).collect();
             assert!(parse(format!("{{{}}}", names.join(",")).as_bytes()).is_some(), "{members}");
@@ -189,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_nested_so_deep_and_no_deeper() {
+    fn nesting_depth_is_limited() {
         for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
             let nested = |depth: usize| format!("{}0{}", open.repeat(depth), close.repeat(depth));
             assert!(parse(nested(usize::from(DEPTH_MAX)).as_bytes()).is_some());

@@ -4,35 +4,35 @@ use jsonwebtoken::jwk::{AlgorithmParameters, Jwk, JwkSet};
 
 use crate::key::{KeyRing, VerifyingKey};
 
-/// The largest JWK set taken, in bytes.
+/// The size limit of a JWK set, in bytes.
 pub const JWKS_BYTES_MAX: usize = 256 * 1024;
-/// The most keys taken of one set.
+/// The limit of keys in a set.
 pub const JWKS_KEYS_MAX: usize = 64;
 
-/// Why a JWK set was refused whole. The keys held before stay in force.
+/// Why a whole JWK set was rejected. The previous keys stay in use.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JwksError {
     /// Larger than [`JWKS_BYTES_MAX`], or more than [`JWKS_KEYS_MAX`] keys.
     #[error("the JWK set is too large")]
     TooLarge,
-    /// Not a JSON object with `keys`, or a member stands twice somewhere in it.
+    /// Not a JSON object with `keys`, or it has a duplicate member.
     #[error("not a JWK set")]
     Malformed,
-    /// A symmetric key in a public document: whoever published it gave the secret away.
+    /// A symmetric key in a public document: its secret is compromised.
     #[error("the JWK set holds a symmetric key")]
     Symmetric,
     /// A private key in a public document.
     #[error("the JWK set holds a private key")]
     Private,
-    /// Two keys with one `kid`.
+    /// Two keys with the same `kid`.
     #[error("the JWK set names the kid {0:?} twice")]
     DuplicateKid(String),
-    /// No key that could verify a token.
+    /// No key that can verify a token.
     #[error("the JWK set holds no key for EdDSA, ES256 or RS256")]
     Empty,
 }
 
-/// Reads a JWK set; keys of other kinds or uses are passed over (RFC 7517 §5).
+/// Reads a JWK set; keys of other kinds or uses are skipped (RFC 7517 §5).
 ///
 /// # Errors
 /// See [`JwksError`].
@@ -52,7 +52,7 @@ pub fn parse(bytes: &[u8]) -> Result<KeyRing, JwksError> {
     if has("d") {
         return Err(JwksError::Private);
     }
-    // One member at a time, so that a malformed or foreign key does not hide the others.
+    // Each member is parsed alone, so that a malformed or unsupported key does not hide the others.
     let keys = members.iter().filter_map(|member| serde_json::from_value::<Jwk>(member.clone()).ok());
     let set = JwkSet { keys: keys.collect() };
     if set.keys.iter().any(|jwk| matches!(jwk.algorithm, AlgorithmParameters::OctetKey(_))) {
@@ -76,13 +76,13 @@ mod tests {
     }
 
     #[test]
-    fn a_key_without_kid_gets_its_thumbprint() {
+    fn key_without_kid_gets_its_thumbprint() {
         let ring = parse(&set(ED25519)).unwrap();
         assert_eq!(ring.keys()[0].kid(), "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k", "RFC 8037 appendix A.3");
     }
 
     #[test]
-    fn foreign_keys_are_passed_over_and_secrets_refused() {
+    fn unsupported_keys_are_skipped_and_secrets_rejected() {
         let foreign = r#"{"kty":"XYZ","kid":"x"},{"kty":"EC","crv":"P-521","x":"AA","y":"AA"},5"#;
         assert_eq!(parse(&set(&format!("{foreign},{ED25519}"))).unwrap().keys().len(), 1);
         assert_eq!(parse(&set(foreign)).unwrap_err(), JwksError::Empty);
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_use_or_algorithm_is_passed_over() {
+    fn wrong_use_or_algorithm_is_skipped() {
         for extra in
             [r#","use":"enc"}"#, r#","alg":"ES256"}"#, r#","alg":"HS256"}"#, r#","kid":""}"#, r#","kid":"a b"}"#]
         {
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_documents() {
+    fn hostile_documents_are_rejected() {
         for bad in ["", "[]", "{}", "null", "{\"keys\":{}}", "{\"keys\":1}", "{\"keys\":[]"] {
             assert_eq!(parse(bad.as_bytes()).unwrap_err(), JwksError::Malformed, "{bad}");
         }

@@ -17,7 +17,7 @@ use crate::secret::Secret;
 /// The shortest HMAC secret, in bytes (RFC 7518 §3.2).
 pub const SECRET_BYTES_MIN: usize = 32;
 
-/// The signature algorithms that Sidegate takes (RFC 7518 §3.1, RFC 8037 §3.1).
+/// The supported signature algorithms (RFC 7518 §3.1, RFC 8037 §3.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Algorithm {
     /// HMAC with SHA-256.
@@ -41,7 +41,8 @@ impl Algorithm {
         }
     }
 
-    /// True if a header's `alg` names this algorithm. RFC 9864 renames EdDSA with this curve to `Ed25519`; both are taken.
+    /// True if a header's `alg` names this algorithm. RFC 9864 renames EdDSA on Ed25519 to
+    /// `Ed25519`; both names are accepted.
     pub fn is_named(self, alg: &str) -> bool {
         alg == self.name() || (self == Self::EdDsa && alg == "Ed25519")
     }
@@ -62,16 +63,16 @@ pub enum KeyError {
     /// An HMAC secret shorter than [`SECRET_BYTES_MIN`].
     #[error("the secret has {0} bytes; at least 32 random ones are needed")]
     SecretTooShort(usize),
-    /// A secret that is in lists of leaked or default secrets.
+    /// A secret in lists of leaked or default secrets.
     #[error("the secret is well known; use 32 or more random bytes")]
     SecretWellKnown,
-    /// Not a PEM private key of a kind we sign with.
+    /// Not a PEM private key of a supported kind.
     #[error("not a PEM private key for Ed25519, P-256 (PKCS#8) or RSA of at least 2048 bits")]
     NotAPrivateKey,
-    /// HKDF gave nothing.
+    /// HKDF failed.
     #[error("key derivation failed")]
     Derivation,
-    /// A public key that is malformed, too weak, or of a kind we do not take.
+    /// A public key that is malformed, too weak, or of an unsupported kind.
     #[error("not a usable public key for Ed25519, P-256 or RSA of at least 2048 bits")]
     NotAPublicKey,
 }
@@ -87,7 +88,8 @@ pub struct VerifyingKey {
     kid: Arc<str>,
     algorithm: Algorithm,
     material: Arc<Material>,
-    /// The first part of every token that Sidegate signs with this key: comparing it saves parsing it.
+    /// The header part of every token that Sidegate signs with this key: comparing it saves parsing
+    /// it.
     usual_header: Arc<str>,
 }
 
@@ -111,7 +113,7 @@ impl VerifyingKey {
         }
     }
 
-    /// The HMAC key of `JWT_SECRET_KEY`; its UTF-8 bytes are the key.
+    /// The HMAC key of `JWT_SECRET_KEY`: its UTF-8 bytes.
     ///
     /// # Errors
     /// A short or well-known secret.
@@ -124,7 +126,8 @@ impl VerifyingKey {
     /// A public key from a JWK (RFC 7517); without `kid` it gets its RFC 7638 thumbprint.
     ///
     /// # Errors
-    /// Another kind of key, another use than signatures, an `alg` that is not the key's, malformed or weak numbers.
+    /// An unsupported kind of key, a use other than signatures, an `alg` that does not fit the key,
+    /// malformed or weak numbers.
     pub fn from_jwk(jwk: &Jwk) -> Result<Self, KeyError> {
         let (algorithm, parsed) = public_key(jwk)?;
         let common = &jwk.common;
@@ -154,7 +157,8 @@ impl VerifyingKey {
         self.algorithm
     }
 
-    /// True if `signature` is this key's over `message`. HMACs are compared in constant time.
+    /// True if `signature` is this key's signature of `message`. HMACs are compared in constant
+    /// time.
     pub fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
         match &*self.material {
             Material::Hmac(key) => hmac::verify(key, message, signature).is_ok(),
@@ -187,7 +191,8 @@ fn public_key(jwk: &Jwk) -> Result<(Algorithm, ParsedPublicKey), KeyError> {
             let (n, e) = (bytes(&key.n)?, bytes(&key.e)?);
             let bits = n.len() * 8;
             let odd = |number: &[u8]| number.last().is_some_and(|last| last & 1 == 1);
-            // With exponent 1 everybody can sign. aws-lc takes up to 33 bits, but only says so when it verifies.
+            // With exponent 1 anyone can sign. aws-lc accepts at most 33 bits, but checks only when
+            // it verifies.
             let exponent = odd(&e) && e != [1] && e.first() != Some(&0) && e.len() <= 4;
             if !(2048..=8192).contains(&bits) || n.first() == Some(&0) || !odd(&n) || !exponent {
                 return Err(KeyError::NotAPublicKey);
@@ -201,8 +206,9 @@ fn public_key(jwk: &Jwk) -> Result<(Algorithm, ParsedPublicKey), KeyError> {
     }
 }
 
-/// True for the points of Ed25519 whose order divides the cofactor, in every encoding: a signature under one of them says
-/// nothing about the message (RFC 8032 §5.1.7; RFC 7748 §6.1 asks for the like check).
+/// True for the points of Ed25519 whose order divides the cofactor, in every encoding: a signature
+/// under such a key is valid for other messages too (RFC 8032 §5.1.7; RFC 7748 §6.1 asks for a
+/// similar check).
 fn is_of_small_order(point: &[u8]) -> bool {
     const ORDER_8: [[u8; 32]; 2] = [
         [
@@ -291,7 +297,7 @@ impl SigningKey {
     /// A private key from PEM: Ed25519, P-256 (PKCS#8) or RSA. `kid` is the RFC 7638 thumbprint of its public half.
     ///
     /// # Errors
-    /// Anything else.
+    /// Any other kind of key, or malformed PEM.
     pub fn from_pem(pem: &[u8]) -> Result<Self, KeyError> {
         let candidates = [
             (Algorithm::EdDsa, EncodingKey::from_ed_pem(pem)),
@@ -321,12 +327,12 @@ impl SigningKey {
         self.verifying.algorithm()
     }
 
-    /// The half that verifies.
+    /// The public half.
     pub const fn verifying(&self) -> &VerifyingKey {
         &self.verifying
     }
 
-    /// The public key as a JWK (RFC 7517); none for an HMAC key, which is never published.
+    /// The public key as a JWK (RFC 7517); `None` for an HMAC key, which is never published.
     pub const fn jwk(&self) -> Option<&Jwk> {
         self.jwk.as_ref()
     }
@@ -337,7 +343,7 @@ impl SigningKey {
     }
 }
 
-/// The keys a verifier knows. A `kid` names at most one of them.
+/// The verification keys. Each `kid` names at most one of them.
 #[derive(Debug, Default)]
 pub struct KeyRing {
     keys: Vec<VerifyingKey>,
@@ -349,7 +355,7 @@ pub struct KeyRing {
 pub struct DuplicateKid(pub String);
 
 impl KeyRing {
-    /// A ring of these keys.
+    /// A ring of `keys`.
     ///
     /// # Errors
     /// Two keys share a `kid`.
@@ -372,7 +378,8 @@ impl KeyRing {
         self.keys.iter().find(|key| *key.usual_header == *header)
     }
 
-    /// The key a header names: by `kid`, or without one the only key of that algorithm. The algorithm must be the key's.
+    /// The key that a header names: by `kid`, or without `kid` the only key of the algorithm. `alg`
+    /// must be the key's algorithm.
     pub(crate) fn named(&self, kid: Option<&str>, alg: &str) -> Option<&VerifyingKey> {
         let mut fitting = self.keys.iter().filter(|key| key.algorithm.is_named(alg));
         match kid {
@@ -381,7 +388,7 @@ impl KeyRing {
         }
     }
 
-    /// True if some key has this `kid`.
+    /// True if a key has this `kid`.
     pub fn knows(&self, kid: &str) -> bool {
         self.keys.iter().any(|key| &*key.kid == kid)
     }
@@ -392,7 +399,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn short_and_well_known_secrets_are_refused() {
+    fn short_and_well_known_secrets_are_rejected() {
         assert_eq!(VerifyingKey::hs256(&Secret::new("short")).unwrap_err(), KeyError::SecretTooShort(5));
         assert_eq!(VerifyingKey::hs256(&Secret::new([b'a'; 31])).unwrap_err(), KeyError::SecretTooShort(31));
         let well_known = Secret::new("abcdefghijklmnopqrstuvwxyz123456");
@@ -401,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kid_of_a_secret_is_stable_and_reveals_nothing() {
+    fn kid_of_a_secret_is_stable() {
         let kid = |secret: &str| hs256_kid(&Secret::new(secret)).unwrap();
         let (kid, of) = (kid("0123456789abcdef0123456789ABCDEF-test"), kid);
         assert_eq!(kid.len(), 22);
@@ -410,14 +417,14 @@ mod tests {
     }
 
     #[test]
-    fn a_derivation_that_fails_is_an_error_and_no_zeros() {
+    fn failed_derivation_is_an_error() {
         let secret = Secret::new("0123456789abcdef0123456789ABCDEF-test");
         assert!(derive::<8160>(&secret, b"x").is_ok());
         assert_eq!(derive::<8161>(&secret, b"x").map(drop), Err(KeyError::Derivation));
     }
 
     #[test]
-    fn a_kid_names_one_key_and_the_algorithm_must_be_its_own() {
+    fn kid_and_algorithm_must_both_match() {
         let secret = Secret::new("one-secret-of-more-than-thirty-two-bytes");
         let key = VerifyingKey::hs256(&secret).unwrap();
         let kid = key.kid().to_owned();

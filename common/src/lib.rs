@@ -1,20 +1,24 @@
-//! The language that issuer and verifier share: tokens, keys, revocations, the proof that the list of them is complete.
+//! The domain that issuer and verifier share: tokens, keys, revocations, and the proof that the
+//! list of revocations is complete.
 //!
 //! A leaf crate: no sockets, no tokio, no Redis, no SQL, no HTTP, and no clock (time is always an argument), so that
 //! model checking, fuzzing and mutation tests build it in seconds.
 //!
 //! # Map
-//! - [`time`]: moments and durations, and the floor under the wall clock. [`clock`]: the same for many threads.
+//! - [`time`]: points in time, durations, the floor under the wall clock. [`clock`]: the floor,
+//!   shared by threads.
 //! - [`text`]: which strings may become a claim, a header value, a scope.
 //! - [`secret`]: bytes that never reach a log.
 //! - [`bearer`]: the one token of an `Authorization` header.
-//! - [`claims`], [`token`], [`key`], [`jwks`]: the access token, its strict verification and its signing.
+//! - [`claims`], [`token`], [`key`], [`jwks`]: the access token, its strict verification and its
+//!   signing.
 //! - [`revocation`]: what a revocation is, and its bytes in the log.
-//! - [`wire`]: key names and messages, the contract between issuer and verifier.
-//! - [`index`]: the revocations held. [`revocation_state`]: where they are taken in, with the proof that they are complete.
+//! - [`log_protocol`]: key names and messages of the revocation log.
+//! - [`index`]: the revocations. [`revocation_state`]: the index with the proof that it is
+//!   complete.
 //! - `sync`: the pure state machine that proves the index complete.
-//! - [`token_checker`]: signature, revocation and freshness put together; the only maker of
-//!   [`GoodToken`](token_checker::GoodToken). [`issuer`]: whose tokens are taken.
+//! - [`token_checker`]: signature, revocation and freshness together; the only source of
+//!   [`GoodToken`](token_checker::GoodToken). [`issuer`]: the accepted issuer.
 //! - [`problem`]: the error body of RFC 9457 and the table of stable codes.
 #![forbid(unsafe_code)]
 
@@ -26,6 +30,7 @@ pub mod issuer;
 mod json;
 pub mod jwks;
 pub mod key;
+pub mod log_protocol;
 pub mod problem;
 pub mod revocation;
 pub mod revocation_state;
@@ -36,4 +41,3 @@ pub mod time;
 pub mod token;
 pub mod token_checker;
 mod weak_secrets;
-pub mod wire;

@@ -1,10 +1,11 @@
-//! The error body: RFC 9457 problem details that are also an RFC 6749 error, and the one table of stable codes.
+//! The error body: RFC 9457 problem details that are also an RFC 6749 error, and the table of
+//! stable codes.
 
 use serde::Serialize;
 
 /// Every error an HTTP client of Sidegate can see. The names are stable; docs/errors.md lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[allow(missing_docs)] // each is its own name; see the table below
+#[allow(missing_docs)] // the names say it; see the table below
 pub enum Code {
     InvalidRequest,
     InvalidCredentials,
@@ -45,7 +46,8 @@ impl Code {
         Self::Internal,
     ];
 
-    /// The stable code, the HTTP status, the `error` of RFC 6749 §5.2 or RFC 6750 §3.1, and the title.
+    /// One row of the table: code, HTTP status, the `error` of RFC 6749 §5.2 or RFC 6750 §3.1,
+    /// title.
     const fn row(self) -> (&'static str, u16, &'static str, &'static str) {
         match self {
             Self::InvalidRequest => ("invalid_request", 400, "invalid_request", "The request is malformed"),
@@ -91,8 +93,9 @@ impl Code {
         self.row().3
     }
 
-    /// The value of `WWW-Authenticate` (RFC 6750 §3), where a protected route answers with this code: a bare challenge
-    /// when no token came, `error` otherwise. `scope` is what the route requires, if it is known.
+    /// The value of `WWW-Authenticate` (RFC 6750 §3) when a protected route answers with this code:
+    /// a bare challenge if the request had no token, otherwise with `error`. `scope` is the route's
+    /// required scope, where known.
     pub fn challenge(self, scope: Option<&str>) -> Option<String> {
         match self {
             Self::TokenMissing => Some("Bearer".to_owned()),
@@ -108,14 +111,14 @@ impl Code {
     }
 }
 
-/// A problem as it is sent: `application/problem+json`.
+/// An error response body: `application/problem+json`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// Which.
+    /// The stable code.
     pub code: Code,
-    /// What exactly, for the person who reads it. Never holds what a client must not know.
+    /// The details, for a person. Never contains what a client must not know.
     pub detail: String,
-    /// The request's identifier, where one is known (RFC 9457 §3.1.5, `instance`).
+    /// The request's identifier, where known (RFC 9457 §3.1.5, `instance`).
     pub request_id: Option<String>,
 }
 
@@ -136,17 +139,17 @@ struct Body<'a> {
 }
 
 impl Problem {
-    /// A problem with its usual words.
+    /// A problem with the code's title as its detail.
     pub fn new(code: Code) -> Self {
         Self::with_detail(code, code.title())
     }
 
-    /// A problem with words of its own.
+    /// A problem with its own detail.
     pub fn with_detail(code: Code, detail: impl Into<String>) -> Self {
         Self { code, detail: detail.into(), request_id: None }
     }
 
-    /// The body.
+    /// The JSON body.
     pub fn to_json(&self) -> Vec<u8> {
         let body = Body {
             r#type: format!("urn:sidegate:error:{}", self.code.name()),
@@ -192,14 +195,14 @@ mod tests {
     }
 
     #[test]
-    fn codes_are_distinct_and_each_has_an_error_status() {
+    fn codes_are_distinct_with_an_error_status() {
         let names: std::collections::HashSet<_> = Code::ALL.iter().map(|code| code.name()).collect();
         assert_eq!(names.len(), Code::ALL.len());
         assert!(Code::ALL.iter().all(|code| (400..600).contains(&code.status())));
     }
 
     #[test]
-    fn the_page_lists_every_code_with_its_status_and_error() {
+    fn docs_list_every_code_with_status_and_error() {
         let page = include_str!("../../docs/errors.md");
         for code in Code::ALL {
             let row = format!("|{}|{}|{}|", code.status(), code.name(), code.error());

@@ -1,4 +1,4 @@
-//! What a revocation is, and its bytes in the log (docs/protocol.md, "Entry").
+//! The revocation, and its bytes in the log (docs/protocol.md, "Entry").
 
 use aws_lc_rs::digest;
 use base64::Engine as _;
@@ -7,22 +7,22 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use crate::text::is_identifier;
 use crate::time::UnixTime;
 
-/// The format that this build writes: the high half of an entry's first byte.
+/// The entry format of this build: the high half of an entry's first byte.
 pub const ENTRY_VERSION: u8 = 1;
-/// The longest entry, in bytes: a subject of 255 bytes with its threshold.
+/// The largest entry, in bytes: a subject of 255 bytes with its threshold.
 pub const ENTRY_BYTES_MAX: usize = 1 + 4 + 6 + 255;
 
-/// 48 bits of SHA-256 of a subject: names its partition, and the line of the shared-memory table that speaks of it.
+/// 48 bits of SHA-256 of a subject: selects the partition and the line of the shared-memory table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SubjectTag(u64);
 
 impl SubjectTag {
-    /// How many bits a tag has.
+    /// The bits of a tag.
     pub const BITS: u32 = 48;
     const NONE: u64 = (1 << Self::BITS) - 1;
 
-    /// The tag of a subject: the first six bytes of its SHA-256, big endian; all ones is folded to zero, since it
-    /// stands for "unknown" in an entry.
+    /// The tag of a subject: the first six bytes of its SHA-256, big endian. All ones is mapped to
+    /// zero, since it means "unknown" in an entry.
     pub fn of(sub: &str) -> Self {
         let hash = digest::digest(&digest::SHA256, sub.as_bytes());
         let mut bytes = [0; 8];
@@ -36,28 +36,28 @@ impl SubjectTag {
         self.0
     }
 
-    /// A tag read back from where [`SubjectTag::value`] put it; none if it is out of range.
+    /// The tag with this [`SubjectTag::value`]; `None` if it is out of range.
     pub fn from_value(value: u64) -> Option<Self> {
         (value < Self::NONE).then_some(Self(value))
     }
 
-    /// The partition that holds everything about the subject, of `partitions` (at least one).
+    /// The partition, of `partitions` (at least one), that has all entries of the subject.
     pub fn partition(self, partitions: u16) -> u16 {
         (self.0 % u64::from(partitions.max(1))) as u16
     }
 }
 
-/// The identifier of a token or session: nearly always 128 bits, which are kept as such.
+/// The identifier of a token or session: nearly always 128 bits, which are stored packed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Id {
     /// A canonical base64url string of 16 bytes.
     Packed([u8; 16]),
-    /// Anything else of 1 to 255 visible ASCII characters.
+    /// Any other 1 to 255 visible ASCII characters.
     Text(Box<str>),
 }
 
 impl Id {
-    /// Reads an identifier as it stands in a token; none if it could not be one.
+    /// Parses an identifier from a token; `None` if it is malformed.
     pub fn parse(text: &str) -> Option<Self> {
         if text.len() == 22 {
             let mut bytes = [0; 16];
@@ -78,33 +78,33 @@ impl std::fmt::Display for Id {
     }
 }
 
-/// Which tokens are dead.
+/// Which tokens are revoked.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Target {
     /// The token with this `jti`.
     Token {
         /// The token's identifier.
         jti: Id,
-        /// Whose token, where known.
+        /// The user's tag, where known.
         subject: Option<SubjectTag>,
     },
     /// Every token with this `sid`.
     Session {
         /// The session's identifier.
         sid: Id,
-        /// Whose session, where known.
+        /// The user's tag, where known.
         subject: Option<SubjectTag>,
     },
     /// Every token of `sub` with `iat` at or before the threshold.
     Subject {
         /// The user.
         sub: Box<str>,
-        /// The last `iat` that is dead.
+        /// The last revoked `iat`.
         threshold: UnixTime,
     },
     /// Every token of the partition with `iat` at or before the threshold.
     All {
-        /// The last `iat` that is dead.
+        /// The last revoked `iat`.
         threshold: UnixTime,
     },
     /// Every token signed under this key.
@@ -114,25 +114,25 @@ pub enum Target {
     },
 }
 
-/// A revocation: which tokens are dead, and until when that must be remembered.
+/// A revocation: which tokens are revoked, and how long the entry must be kept.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Revocation {
     /// Which tokens.
     pub target: Target,
-    /// After this moment none of them could be accepted anyway.
+    /// After this time every token that it revokes has expired.
     pub expires_at: UnixTime,
 }
 
-/// Why the bytes of an entry could not be read.
+/// Why an entry could not be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EntryError {
-    /// Written by a version this build does not know.
+    /// Written by a newer version.
     #[error("entry of unknown version {0}")]
     Version(u8),
-    /// Of a kind this build does not know.
+    /// Of an unknown kind.
     #[error("entry of unknown kind {0}")]
     Kind(u8),
-    /// Cut short, too long, or with a value no entry has.
+    /// Cut short, too long, or with an invalid value.
     #[error("malformed entry")]
     Malformed,
 }
@@ -146,7 +146,7 @@ const KEY: u8 = 5;
 const TEXT: u8 = 8;
 
 impl Revocation {
-    /// The entry's bytes: `version|kind`, `expires_at` (u32 BE), then what the kind needs.
+    /// Encodes the entry: `version|kind`, `expires_at` (u32 BE), then the fields of the kind.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(32);
         out.push(ENTRY_VERSION << 4);
@@ -172,7 +172,7 @@ impl Revocation {
         out
     }
 
-    /// Reads an entry's bytes, strictly.
+    /// Decodes an entry, strictly.
     ///
     /// # Errors
     /// Another version or kind, or bytes that [`Revocation::to_bytes`] never writes.
@@ -271,14 +271,14 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_survives_the_wire() {
+    fn every_kind_round_trips() {
         for revocation in all_kinds() {
             assert_eq!(Revocation::from_bytes(&revocation.to_bytes()), Ok(revocation));
         }
     }
 
     #[test]
-    fn the_longest_identifier_makes_the_longest_entry() {
+    fn longest_identifier_makes_the_largest_entry() {
         let jti = Id::parse(&"x".repeat(255)).unwrap();
         let longest = Revocation { target: Target::Token { jti, subject: None }, expires_at: UnixTime(1) };
         assert_eq!(longest.to_bytes().len(), ENTRY_BYTES_MAX);
@@ -286,12 +286,12 @@ mod tests {
     }
 
     #[test]
-    fn a_session_entry_is_small() {
+    fn session_entry_has_27_bytes() {
         assert_eq!(all_kinds()[2].to_bytes().len(), 27, "27 bytes keep Redis' stream below 40 bytes an entry");
     }
 
     #[test]
-    fn cut_or_padded_entries_are_refused() {
+    fn cut_or_padded_entry_is_an_error() {
         for revocation in all_kinds() {
             let bytes = revocation.to_bytes();
             let fixed = match &revocation.target {
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn another_version_or_kind_is_named() {
+    fn unknown_version_or_kind_is_in_the_error() {
         let mut bytes = all_kinds()[0].to_bytes();
         bytes[0] = 0x21;
         assert_eq!(Revocation::from_bytes(&bytes), Err(EntryError::Version(2)));
@@ -342,7 +342,7 @@ mod tests {
         let tag = SubjectTag::of("42");
         assert_eq!(tag.value(), 0x73_47_5c_b4_0a_56, "first six bytes of SHA-256(\"42\")");
         assert_eq!(tag.partition(1), 0);
-        assert_eq!(tag.partition(0), 0, "none is taken as one");
+        assert_eq!(tag.partition(0), 0, "zero partitions count as one");
         assert_eq!([7, 11, 13].map(|partitions| tag.partition(partitions)), [0, 10, 11]);
     }
 }

@@ -1,29 +1,31 @@
-//! What is known of revocations: a followed log is taken in here and nowhere else, and every check asks here.
+//! The revocations and the proof that they are complete: followed logs write here and nowhere else,
+//! and every check reads here.
 //!
-//! It starts empty, and nothing is proven then: no token is found good before every partition has been loaded. Issuer and
-//! verifier hold one each; what else has to hear of a revocation (shared memory, a journal) is its [`Observer`].
+//! The state starts empty and unproven, so no token passes before every partition has been loaded.
+//! Issuer and verifier have one each. Anything else that needs every revocation (shared memory, a
+//! journal) implements [`Observer`].
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use crate::clock::{Clock, Moment};
+use crate::clock::{CheckTime, Clock};
 use crate::index::{Applied, Index};
 use crate::problem::Code;
 use crate::revocation::{Revocation, Target};
 use crate::sync::{Push, Sink};
-use crate::time::{Instants, UnixTime};
+use crate::time::{ClockReading, UnixTime};
 
-/// What to do when the revocations held may be out of date (`ON_STALE`).
+/// What to do when the revocations may be out of date (`ON_STALE`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnStale {
-    /// Find no token good.
+    /// Reject every token.
     Deny,
-    /// Go on with what is held, and say so.
+    /// Check with the revocations at hand, and say so in the answer.
     Allow,
 }
 
-/// How long the revocations held may go unproven, and what then.
+/// How long the revocations may stay unproven, and what to do then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Staleness {
     /// `MAX_STALENESS`, in milliseconds.
@@ -32,13 +34,13 @@ pub struct Staleness {
     pub policy: OnStale,
 }
 
-/// Why no token can be found good.
+/// Why no token can be checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unavailable {
-    /// No complete list has come in yet.
+    /// No complete list has been loaded yet.
     #[error("the list of revoked tokens has not been loaded yet")]
     NotLoaded,
-    /// The list is older than `MAX_STALENESS`, by this many seconds since it was proven complete.
+    /// The list was last proven complete so many seconds ago, more than `MAX_STALENESS`.
     #[error("the list of revoked tokens was last known complete {0} s ago")]
     Stale(u64),
     /// There are no keys to verify with yet.
@@ -59,25 +61,26 @@ impl Unavailable {
     }
 }
 
-/// Hears of every change, right after the index has it. Calls are cheap and never wait.
+/// Receives every change right after the index has it. Calls must be cheap and must never block.
 pub trait Observer: Send + Sync {
-    /// A revocation is held that was not. The log may not have it yet.
+    /// The index has a new revocation, which the log may not have yet.
     fn revoked(&self, partition: u16, revocation: &Revocation);
 
-    /// The log is known to have this revocation of all tokens or of a key, which may have been held before.
+    /// The log is known to have this `all` or `key`, which the index may have had before.
     fn logged(&self, _partition: u16, _revocation: &Revocation) {}
 
-    /// Tokens with `iat` at or before this moment are refused in one of the partitions.
+    /// One of the partitions now rejects tokens with `iat` at or before this time.
     fn iat_floor(&self, _moment: UnixTime) {}
 
-    /// Tokens verified under an older epoch have to be verified again. Epochs may be told out of order.
+    /// Tokens verified under an older epoch must be verified again. Epochs may arrive out of order.
     fn key_epoch(&self, _epoch: u64) {}
 
-    /// Nothing is proven any more.
+    /// The list is no longer proven complete.
     fn unproven(&self) {}
 }
 
-/// When each partition was last proven complete, in monotonic milliseconds; none until their number is known.
+/// When each partition was last proven complete, in monotonic milliseconds; empty until their
+/// number is known.
 #[derive(Debug, Default)]
 struct Freshness(OnceLock<Box<[AtomicU64]>>);
 
@@ -86,15 +89,16 @@ impl Freshness {
         self.0.get().map_or(&[], |partitions| partitions)
     }
 
-    /// When the partition that lags most was proven complete; none until each has been.
+    /// When the least fresh partition was proven complete; `None` until every partition has been.
     fn oldest(&self) -> Option<u64> {
-        // Zero means "never": a machine that booted this very millisecond waits for the next proof.
+        // Zero means "never". On a machine that booted within this millisecond the next proof
+        // counts.
         let oldest = self.partitions().iter().map(|proven| proven.load(Ordering::Acquire)).min();
         oldest.filter(|proven| *proven > 0)
     }
 }
 
-/// The revocations held, and the proof that they are complete.
+/// The revocations, and the proof that they are complete.
 pub struct RevocationState {
     index: Index,
     freshness: Freshness,
@@ -118,8 +122,8 @@ impl fmt::Debug for RevocationState {
 }
 
 impl RevocationState {
-    /// Nothing is loaded, and it is `now`. `observer` hears of everything from then on.
-    pub fn new(staleness: Staleness, now: Instants, observer: Option<Arc<dyn Observer>>) -> Self {
+    /// An empty, unproven state at time `now`. `observer` receives every later change.
+    pub fn new(staleness: Staleness, now: ClockReading, observer: Option<Arc<dyn Observer>>) -> Self {
         Self {
             index: Index::empty(),
             freshness: Freshness::default(),
@@ -130,37 +134,38 @@ impl RevocationState {
         }
     }
 
-    /// The log has so many `partitions`. Only the first call counts: the number never changes.
+    /// Sets the number of partitions. Only the first call has an effect: the number never changes.
     pub fn begin(&self, partitions: u16) {
         self.index.begin(partitions);
         self.freshness.0.get_or_init(|| (0..partitions.max(1)).map(|_| AtomicU64::new(0)).collect());
     }
 
-    /// The revocations held, for look-ups.
+    /// The index, for look-ups.
     pub const fn index(&self) -> &Index {
         &self.index
     }
 
-    /// The time that tokens are checked and entries expire by.
+    /// The clock for token checks and entry expiry.
     pub const fn clock(&self) -> &Clock {
         &self.clock
     }
 
-    /// How long they may go unproven.
+    /// The staleness settings.
     pub const fn staleness(&self) -> Staleness {
         self.staleness
     }
 
-    /// When the partition that lags most was proven complete (monotonic milliseconds); none until each has been.
+    /// When the least fresh partition was proven complete (monotonic milliseconds); `None` until
+    /// every partition has been.
     pub fn proven(&self) -> Option<u64> {
         self.freshness.oldest()
     }
 
-    /// Seconds of permitted staleness; none if what is held is fresh.
+    /// `None` if the list is fresh; its age in seconds if it is stale and `ON_STALE=allow`.
     ///
     /// # Errors
-    /// It is not loaded, or staler than allowed.
-    pub fn stale_seconds(&self, at: Moment) -> Result<Option<u64>, Unavailable> {
+    /// The list is not loaded, or too stale.
+    pub fn stale_seconds(&self, at: CheckTime) -> Result<Option<u64>, Unavailable> {
         let proven = self.proven().ok_or(Unavailable::NotLoaded)?;
         let age_ms = at.monotonic_ms.saturating_sub(proven);
         if age_ms <= self.staleness.max_ms {
@@ -172,14 +177,16 @@ impl RevocationState {
         }
     }
 
-    /// Changes whenever a verified token must be verified again: other keys, or a key revoked by the log.
+    /// Changes whenever verified tokens must be verified again: keys were replaced, or the log
+    /// revoked one.
     pub fn key_epoch(&self) -> u64 {
         self.key_epoch.load(Ordering::Acquire)
     }
 
-    /// Changes what keys are worth. Clients ask about every token before the first answer that follows from the change, and so
-    /// never call good what this process has refused; and once more after it, since what is answered meanwhile may still
-    /// rest on what was.
+    /// Runs `change`, which alters the valid keys, and starts a new key epoch before and after.
+    /// Before: clients ask about every token before the first answer that depends on the change, so
+    /// they never accept a token that this process has rejected. After: answers given during the
+    /// change may still depend on the old keys.
     pub fn change_keys<T>(&self, change: impl FnOnce() -> T) -> T {
         self.next_key_epoch();
         let changed = change();
@@ -194,7 +201,8 @@ impl RevocationState {
         }
     }
 
-    /// Takes in what this process had before it was restarted. The observer, who may have kept it, is not told.
+    /// Adds a revocation from this process' own snapshot or journal. The observer, which may have
+    /// stored it, gets no call.
     pub fn restore(&self, partition: u16, revocation: &Revocation) {
         self.index.apply(partition, revocation);
     }
@@ -210,7 +218,8 @@ impl RevocationState {
         applied == Applied::New
     }
 
-    /// Takes in what the log is known to have, and tells the observer of an `all` or `key` that it was not known to have.
+    /// Applies an entry that the log has, and reports an `all` or `key` to the observer if it was
+    /// not known to be logged.
     fn log<T>(&self, partition: u16, revocation: &Revocation, take_in: impl FnOnce() -> T) -> T {
         let known = self.index.has_in_log(partition, revocation);
         let taken = take_in();
@@ -231,19 +240,19 @@ impl Sink for RevocationState {
         self.hold(partition, &push.1, || self.index.apply_unconfirmed(partition, push))
     }
 
-    /// The observer has heard that they are held.
+    /// The observer received these when they were pushed.
     fn confirm(&self, partition: u16, pushes: &[Push]) {
         for push in pushes {
             self.log(partition, &push.1, || self.index.confirm(partition, std::slice::from_ref(push)));
         }
     }
 
-    /// The observer has heard that they are held.
+    /// The observer received these when they were pushed.
     fn keep(&self, partition: u16, pushes: &[Push]) {
         self.index.keep(partition, pushes);
     }
 
-    /// Observers are not told: they go on asking about them.
+    /// Observers get no call: for them the token stays suspect, and they ask about it.
     fn drop_pushes(&self, partition: u16, pushes: &[Push]) {
         let drop = || self.index.drop_unconfirmed(partition, pushes);
         if pushes.iter().any(|(_, revocation)| matches!(revocation.target, Target::Key { .. })) {
@@ -254,14 +263,15 @@ impl Sink for RevocationState {
     }
 
     fn since(&self, partition: u16, moment: UnixTime) {
-        self.index.raise_since(partition, moment);
+        self.index.raise_complete_since(partition, moment);
         if let Some(observer) = &self.observer {
             observer.iat_floor(moment);
         }
     }
 
-    fn time(&self, store: UnixTime, now: Instants) -> u64 {
-        // Before the time goes back: nothing is found good until every partition has been read whole again.
+    fn time(&self, store: UnixTime, now: ClockReading) -> u64 {
+        // Before the time goes back: no token passes until every partition has been read completely
+        // again.
         self.clock.confirm(store, now, || {
             self.freshness.partitions().iter().for_each(|proven| proven.store(0, Ordering::Release));
             if let Some(observer) = &self.observer {
@@ -270,7 +280,7 @@ impl Sink for RevocationState {
         })
     }
 
-    fn fresh(&self, partition: u16, as_of: Instants, lowered: u64) {
+    fn fresh(&self, partition: u16, as_of: ClockReading, lowered: u64) {
         self.clock.while_lowered(lowered, || {
             if let Some(proven) = self.freshness.partitions().get(usize::from(partition)) {
                 proven.fetch_max(as_of.monotonic_ms, Ordering::AcqRel);
@@ -282,14 +292,14 @@ impl Sink for RevocationState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::Position;
+    use crate::log_protocol::Position;
     use std::sync::Mutex;
 
-    /// What the observer heard of: "held" and "logged", with the kind.
+    /// Records the observer's calls as "held" or "logged", with the target.
     #[derive(Default)]
-    struct Heard(Mutex<Vec<(&'static str, Target)>>);
+    struct RecordingObserver(Mutex<Vec<(&'static str, Target)>>);
 
-    impl Observer for Heard {
+    impl Observer for RecordingObserver {
         fn revoked(&self, _partition: u16, revocation: &Revocation) {
             self.0.lock().unwrap().push(("held", revocation.target.clone()));
         }
@@ -299,13 +309,13 @@ mod tests {
         }
     }
 
-    fn observed() -> (RevocationState, Arc<Heard>) {
-        let heard = Arc::new(Heard::default());
+    fn observed() -> (RevocationState, Arc<RecordingObserver>) {
+        let calls = Arc::new(RecordingObserver::default());
         let staleness = Staleness { policy: OnStale::Deny, max_ms: 1000 };
-        let now = Instants { wall_ms: 1_000_000, monotonic_ms: 1000 };
-        let state = RevocationState::new(staleness, now, Some(Arc::clone(&heard) as Arc<dyn Observer>));
+        let now = ClockReading { wall_ms: 1_000_000, monotonic_ms: 1000 };
+        let state = RevocationState::new(staleness, now, Some(Arc::clone(&calls) as Arc<dyn Observer>));
         state.begin(1);
-        (state, heard)
+        (state, calls)
     }
 
     fn all_and_key() -> [Push; 2] {
@@ -318,39 +328,39 @@ mod tests {
     }
 
     #[test]
-    fn all_and_key_are_logged_once_when_their_push_is_confirmed() {
-        let (state, heard) = observed();
+    fn confirmed_all_and_key_are_logged_once() {
+        let (state, calls) = observed();
         let pushes = all_and_key();
         let [all, key] = pushes.clone().map(|push| push.1.target);
         for push in &pushes {
             assert!(state.push(0, push));
         }
-        assert_eq!(*heard.0.lock().unwrap(), [("held", all.clone()), ("held", key.clone())], "not logged yet");
+        assert_eq!(*calls.0.lock().unwrap(), [("held", all.clone()), ("held", key.clone())], "not logged yet");
         state.confirm(0, &pushes);
         state.confirm(0, &pushes);
         pushes.iter().for_each(|push| assert!(!state.apply(0, &push.1)));
         let logged = [("held", all.clone()), ("held", key.clone()), ("logged", all), ("logged", key)];
-        assert_eq!(*heard.0.lock().unwrap(), logged);
+        assert_eq!(*calls.0.lock().unwrap(), logged);
     }
 
     #[test]
-    fn all_and_key_that_a_lost_connection_keeps_are_logged_when_the_log_shows_them() {
-        let (state, heard) = observed();
+    fn kept_all_and_key_are_logged_once_the_log_has_them() {
+        let (state, calls) = observed();
         let pushes = all_and_key();
         let [all, key] = pushes.clone().map(|push| push.1.target);
         pushes.iter().for_each(|push| assert!(state.push(0, push)));
         state.keep(0, &pushes);
-        assert_eq!(heard.0.lock().unwrap().len(), 2, "held, and no more");
+        assert_eq!(calls.0.lock().unwrap().len(), 2, "held, not logged");
         pushes.iter().for_each(|push| assert!(!state.apply(0, &push.1), "held already"));
-        assert_eq!(heard.0.lock().unwrap()[2..], [("logged", all), ("logged", key)]);
+        assert_eq!(calls.0.lock().unwrap()[2..], [("logged", all), ("logged", key)]);
     }
 
     #[test]
-    fn pushes_that_are_dropped_are_never_logged() {
-        let (state, heard) = observed();
+    fn dropped_pushes_are_never_logged() {
+        let (state, calls) = observed();
         let pushes = all_and_key();
         pushes.iter().for_each(|push| assert!(state.push(0, push)));
         state.drop_pushes(0, &pushes);
-        assert!(heard.0.lock().unwrap().iter().all(|(what, _)| *what == "held"));
+        assert!(calls.0.lock().unwrap().iter().all(|(what, _)| *what == "held"));
     }
 }

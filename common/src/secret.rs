@@ -9,22 +9,22 @@ use zeroize::Zeroizing;
 pub struct Secret(Zeroizing<Vec<u8>>);
 
 impl Secret {
-    /// Takes the bytes over.
+    /// Takes ownership of the bytes.
     pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
         Self(Zeroizing::new(bytes.into()))
     }
 
-    /// The bytes themselves. Named so that a reviewer sees every place that takes them out.
+    /// The bytes. The name lets a reviewer find every use.
     pub fn expose(&self) -> &[u8] {
         &self.0
     }
 
-    /// The bytes as text, where they are UTF-8.
+    /// The bytes as text, if they are UTF-8.
     pub fn expose_str(&self) -> Option<&str> {
         std::str::from_utf8(&self.0).ok()
     }
 
-    /// Compares in constant time for equal lengths.
+    /// Compares with `presented`; constant time for equal lengths.
     pub fn matches(&self, presented: &[u8]) -> bool {
         use subtle::ConstantTimeEq;
         self.0.as_slice().ct_eq(presented).into()
@@ -37,7 +37,7 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// A secret that may be replaced while the program runs, or may not be set. Clones share it.
+/// An optional secret that can be replaced at run time. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct LiveSecret(Arc<RwLock<Option<Secret>>>);
 
@@ -47,17 +47,17 @@ impl LiveSecret {
         Self(Arc::new(RwLock::new(secret)))
     }
 
-    /// Puts another in force.
+    /// Replaces the secret.
     pub fn replace(&self, secret: Option<Secret>) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = secret;
     }
 
-    /// True if there is one.
+    /// True if a secret is set.
     pub fn is_set(&self) -> bool {
         self.0.read().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
-    /// Compares in constant time for equal lengths; false if there is none.
+    /// Compares with `presented`, in constant time for equal lengths; false if no secret is set.
     pub fn matches(&self, presented: &[u8]) -> bool {
         let held = self.0.read().unwrap_or_else(PoisonError::into_inner);
         held.as_ref().is_some_and(|secret| secret.matches(presented))
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_live_secret_matches_what_it_holds_now() {
+    fn live_secret_matches_its_current_value() {
         let live = LiveSecret::new(None);
         assert!(!live.is_set() && !live.matches(b""));
         let shared = live.clone();
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_shows_nothing_and_comparison_is_exact() {
+    fn debug_is_masked_and_comparison_is_exact() {
         let secret = Secret::new("canary");
         assert_eq!(format!("{secret:?}"), "Secret(***)");
         assert!(secret.matches(b"canary"));

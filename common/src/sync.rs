@@ -1,17 +1,20 @@
 //! The proof that a verifier's list of revocations is complete: a pure state machine, one per partition of the log.
 //!
-//! Events go in, actions come out; there is no socket, no task and no clock here, so the daemon, the simulator and the
-//! model checker run the very same code. docs/protocol.md ("Following the log") says in prose what it does.
+//! Events go in, actions come out. There is no socket, task or clock here, so the daemon, the
+//! simulator and the model checker run the same code. docs/protocol.md ("Following the log")
+//! describes it.
 //!
-//! What it rests on:
-//! - Entries arrive early by push, which may lose, repeat and delay them. A push is always obeyed and never trusted to
-//!   be the next one: it names its predecessor.
-//! - `last` is the position up to which *every* entry of the adopted [`Lineage`] is held. It moves over a push only if
-//!   that push's predecessor is `last`, and over a page of the log read from `last` on.
-//! - A [`Head`] answers a probe after the probe was sent. If `last` has reached it, nothing that was in the log when
-//!   the probe was sent is missing: the list is proven as of that instant, by this machine's own clock.
-//! - Another lineage (the data set's own epoch, and the history id that Redis gives its replication stream) voids `last`,
-//!   never an entry: the log is read from its start and united with what is held.
+//! Invariants:
+//! - Pushes deliver entries early, but may be lost, repeated or delayed. Every push is applied, but
+//!   counts as the next entry only if it names its predecessor.
+//! - `last` is the position up to which *every* entry of the adopted [`Lineage`] is held. It moves
+//!   over a push only if that push's predecessor is `last`, and over a page of the log read from
+//!   `last` on.
+//! - A [`Head`] answers a probe after the probe was sent. If `last` has reached it, nothing is
+//!   missing that was in the log when the probe was sent: the list is proven as of that instant, by
+//!   this machine's clock.
+//! - Another lineage (the data set's epoch, and the replication id of Redis' stream) voids `last`,
+//!   but never an entry: the log is read from its start, and its entries are added to the list.
 
 mod head;
 mod machine;
@@ -33,30 +36,30 @@ pub use report::{Checkpoint, Counters, Phase};
 pub use sink::Sink;
 pub use timing::Timing;
 
+use crate::log_protocol::{Message, Position};
 use crate::revocation::{EntryError, Revocation};
-use crate::time::{Instants, UnixTime};
-use crate::wire::{Message, Position};
+use crate::time::{ClockReading, UnixTime};
 
-/// A pushed revocation: where it says that it stands, and what it says.
+/// A pushed revocation with the position that it claims.
 pub type Push = (Position, Revocation);
 
-/// What happened, as the follower saw it. Pushes and answers of one connection come in the order in which the store
-/// sent them: every push that was sent before an answer is given before it.
+/// What the follower observed. Pushes and answers of one connection arrive in the order in which
+/// the store sent them: a push sent before an answer is delivered before that answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A new connection is up, and the store has confirmed its subscription.
     Subscribed,
-    /// The connection is gone, and with it every question that was under way.
+    /// The connection is closed, with every open request.
     Disconnected,
     /// An entry was pushed.
     Pushed(Message),
-    /// Something was pushed that is no message of ours.
+    /// Something was pushed that is not a revocation message.
     Garbled,
     /// A probe was answered.
     Answered {
         /// The token of the probe.
         token: u64,
-        /// What the store said.
+        /// The store's answer.
         answer: Answer,
     },
     /// A read was answered.
@@ -65,11 +68,11 @@ pub enum Event {
         request: u64,
         /// Entries in the order of the log.
         entries: Vec<Entry>,
-        /// Nothing stood in the log behind these.
+        /// The log has no entry after these.
         complete: bool,
     },
-    /// This host has gone by a time that was ahead and may have dropped entries too early: the log is to be read from its
-    /// start before anything is proven again.
+    /// This host's clock was ahead, so entries may have been dropped too early: the log must be
+    /// read from its start before the list can be proven again.
     ReadWhole,
     /// Time has passed.
     Tick,
@@ -78,54 +81,56 @@ pub enum Event {
 /// One entry of the log, as read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Where it stands.
+    /// The entry's position.
     pub position: Position,
-    /// What it says, where this build can read it.
+    /// The entry, if this build can decode it.
     pub revocation: Result<Revocation, EntryError>,
 }
 
-/// What the follower is to do, in this order.
+/// What the follower must do, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Ask for the head of the log, on the connection that is subscribed.
     Probe {
-        /// To be given back with the answer.
+        /// Returned with the answer.
         token: u64,
     },
     /// Read one page of the log, on the same connection.
     Read {
-        /// To be given back with the page.
+        /// Returned with the page.
         request: u64,
         /// Where the page begins.
         from: ReadFrom,
     },
-    /// Hold this revocation, which was pushed; apart from the others, until one of the next three is asked for.
+    /// Add this pushed revocation to the unconfirmed ones, until `Confirm`, `Keep` or `Drop`
+    /// decides.
     Apply {
-        /// Where it stands; its milliseconds say when it was stored.
+        /// Its position; the milliseconds say when it was stored.
         position: Position,
-        /// What it says.
+        /// The revocation.
         revocation: Revocation,
     },
-    /// Hold these, which were pushed, for good: the log has them.
+    /// Make these pushes permanent: the log has them.
     Confirm(Vec<Push>),
-    /// Hold these, which were pushed, for good: the log can no longer be asked whether it had them.
+    /// Make these pushes permanent: the log can no longer say whether it had them.
     Keep(Vec<Push>),
-    /// Let these go, which were pushed: the log does not have them, and never had.
+    /// Drop these pushes: the log never had them.
     Drop(Vec<Push>),
-    /// Hold these revocations, which were read.
+    /// Add these revocations, which were read from the log.
     ApplyAll(Vec<Revocation>),
-    /// Tokens with `iat` at or before this moment cannot be judged by the list: refuse them.
+    /// Reject tokens with `iat` at or before this time: the list may lack their revocations.
     Since(UnixTime),
-    /// The store's clock, as the head just answered has it; before anything that the head proves
-    /// ([`crate::time::TimeFloor::confirm`]).
+    /// The store's clock, as in the head just received; emitted before anything that the head
+    /// proves ([`crate::time::TimeFloor::confirm`]).
     Time(UnixTime),
     /// The list was complete at this instant.
-    Fresh(Instants),
-    /// Give the connection up and make a new one.
+    Fresh(ClockReading),
+    /// Close the connection and open a new one.
     Reconnect,
-    /// What keeps the list from being proven, when that changes; none when it is proven again.
+    /// What keeps the list from being proven, on every change; `None` when the list is proven
+    /// again.
     Alarm(Option<Alarm>),
-    /// An alarm that does not keep the list from being proven is raised, or over.
+    /// An alarm that does not keep the list from being proven is raised (true) or cleared (false).
     Warning(Alarm, bool),
 }
 
@@ -136,40 +141,42 @@ pub enum ReadFrom {
     Start,
     /// With the entry at this position.
     At(Position),
-    /// With the first entry behind this position.
+    /// With the first entry after this position.
     After(Position),
 }
 
-/// Why a store that answers proves nothing, or what an operator should see to.
+/// Why a store's answer proves nothing, or what an operator should repair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Alarm {
-    /// It holds no data set: it was emptied, or no issuer has ever written to it.
+    /// The store has no data set: it was emptied, or no issuer has ever written to it.
     NoEpoch,
-    /// Its log does not end where its head says: a key was deleted by hand.
+    /// The log does not end where its head says: a key was deleted by hand.
     LogDamaged,
-    /// It refuses the question: rights, loading, busy.
+    /// The store rejects the command: permissions, loading, busy.
     Refused,
-    /// It is a replica.
+    /// The server is a replica.
     Replica,
-    /// It is a master that has lost its replicas, and may have been replaced.
+    /// The server is a master without its replicas, and may have been replaced.
     Isolated,
-    /// It has another number of partitions than this verifier started with.
+    /// The data set's number of partitions has changed since this verifier started.
     Partitions,
-    /// The log has an entry that this build cannot read.
+    /// The log has an entry that this build cannot decode.
     UnreadableEntry,
-    /// This host's wall clock is behind the store's by more than machines may differ. A log that was read whole proves nothing
-    /// meanwhile: what it has forgotten as expired, this host would take for living.
+    /// This host's wall clock is behind the store's by more than the permitted skew. A log that was
+    /// read completely proves nothing meanwhile: the log has trimmed entries as expired whose
+    /// tokens this host would still accept.
     ClockBehind,
-    /// This host's wall clock is ahead of the store's by more than machines may differ.
+    /// This host's wall clock is ahead of the store's by more than the permitted skew.
     ClockAhead,
-    /// The log is believed although the replay after its last change of server or data was never marked as done.
+    /// The log is accepted although the replay after its last change of server or data was never
+    /// marked as done.
     ReplayMissing,
-    /// The data set is of a newer layout than this build reads.
+    /// The data set has a newer layout than this build reads.
     NewerLayout,
 }
 
 impl Alarm {
-    /// Every alarm, for metrics that must exist before they are needed.
+    /// Every alarm, so that metrics exist from the start.
     pub const ALL: [Self; 11] = [
         Self::NoEpoch,
         Self::LogDamaged,
@@ -184,7 +191,7 @@ impl Alarm {
         Self::ReplayMissing,
     ];
 
-    /// Its stable name, for logs and metrics.
+    /// The stable name, for logs and metrics.
     pub const fn name(self) -> &'static str {
         match self {
             Self::NoEpoch => "no_epoch",

@@ -1,12 +1,12 @@
-//! Which strings may become a claim, a header value, a scope.
+//! Which strings are valid as a claim, a header value, a scope.
 
 /// The longest identifier claim, in bytes.
 pub const IDENTIFIER_BYTES_MAX: usize = 255;
-/// The longest scope, in bytes: it ends up in one header line.
+/// The longest scope, in bytes: a proxy sends it in one header line.
 pub const SCOPE_BYTES_MAX: usize = 1024;
 
-/// True for a value that `sub`, `sid`, `jti` or `client_id` may have: 1 to 255 visible ASCII characters, and not `-`,
-/// which stands for "none" in identity headers.
+/// True for a valid `sub`, `sid`, `jti` or `client_id`: 1 to 255 visible ASCII characters, and not
+/// `-`, which means "absent" in identity headers.
 pub fn is_identifier(value: &str) -> bool {
     (1..=IDENTIFIER_BYTES_MAX).contains(&value.len())
         && value != "-"
@@ -24,7 +24,8 @@ pub fn is_scope_token(word: &str) -> bool {
     !word.is_empty() && word.bytes().all(|byte| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e))
 }
 
-/// True if `granted` (space separated) holds every word of `required` (space separated; empty asks for nothing).
+/// True if `granted` (space separated) has every word of `required` (space separated; empty
+/// requires none).
 pub fn scope_covers(granted: Option<&str>, required: &str) -> bool {
     required
         .split(' ')

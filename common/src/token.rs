@@ -1,6 +1,8 @@
-//! The access token: signed by jsonwebtoken, verified here, strictly (RFC 7515, 7519, 8725, 9068; docs/attacks.md).
+//! The access token: signed by jsonwebtoken, verified here, strictly (RFC 7515, 7519, 8725, 9068;
+//! docs/attacks.md).
 //!
-//! Every path of both programs verifies through [`verify`]; [`VerifiedToken`] cannot be made otherwise.
+//! Every path of both programs verifies through [`verify`]; there is no other way to make a
+//! [`VerifiedToken`].
 
 mod compact;
 mod payload;
@@ -12,23 +14,23 @@ use crate::key::{KeyRing, SigningKey};
 use crate::problem::Code;
 use crate::time::UnixTime;
 
-/// What a verifier demands of claims.
+/// What a verifier requires of claims.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// The only `iss` that is taken.
+    /// The only accepted `iss`.
     pub issuer: String,
     /// A token must name at least one of these in `aud`.
     pub audiences: Vec<String>,
     /// How far clocks may differ, in seconds; at most [`crate::time::LEEWAY_MAX_SECONDS`].
     pub leeway_seconds: u64,
-    /// The longest `exp - iat` that is taken, in seconds.
+    /// The longest accepted `exp - iat`, in seconds.
     pub lifetime_max_seconds: u64,
 }
 
-/// Why a token is refused. The client sees [`Rejection::code`]; the rest is for logs and `check`.
+/// Why a token is rejected. The client sees [`Rejection::code`]; the rest is for logs and `check`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Rejection {
-    /// Nothing was presented.
+    /// No token was presented.
     #[error("no token")]
     Missing,
     /// Longer than [`TOKEN_BYTES_MAX`].
@@ -37,7 +39,8 @@ pub enum Rejection {
     /// Not three canonical base64url parts (RFC 7515 §3.1, §2).
     #[error("not a compact JWS")]
     NotCompact,
-    /// The header is not exactly `alg`, `typ` and perhaps `kid`, each a string, once.
+    /// The header has members other than `alg`, `typ` and `kid`, or one that is not a string or
+    /// stands twice.
     #[error("the header is malformed or has members that are not allowed")]
     Header,
     /// `typ` is not `at+jwt` (RFC 9068 §4).
@@ -49,25 +52,26 @@ pub enum Rejection {
     /// The signature is not the key's.
     #[error("the signature is wrong")]
     Signature,
-    /// The payload is not a JSON object without duplicate members, or a claim is missing, mistyped or unfit.
+    /// The payload is not a JSON object without duplicate members, or a claim is missing, mistyped
+    /// or invalid.
     #[error("claim {0} is missing, malformed or repeated")]
     Claim(&'static str),
-    /// Issued by somebody else.
+    /// Another `iss`.
     #[error("another issuer")]
     Issuer,
-    /// Meant for somebody else.
+    /// Another `aud`.
     #[error("another audience")]
     Audience,
-    /// `iat` or `nbf` lies in the future.
+    /// `iat` or `nbf` is in the future.
     #[error("not valid yet")]
     NotYetValid,
-    /// Lives longer than is allowed.
+    /// The lifetime is too long.
     #[error("the lifetime is too long")]
     Lifetime,
-    /// Authentic, and past its `exp`.
+    /// Authentic, but past its `exp`.
     #[error("expired")]
     Expired,
-    /// Authentic, and taken back.
+    /// Authentic, but revoked.
     #[error("revoked")]
     Revoked,
 }
@@ -106,13 +110,13 @@ impl VerifiedToken {
 /// Why claims were not signed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SignError {
-    /// A claim that could not stand in a header line; named.
+    /// This claim is not safe in a header line.
     #[error("claim {0} cannot be put in a token")]
     Unfit(&'static str),
     /// The key failed.
     #[error("the signing key failed")]
     Key,
-    /// The token would be longer than a verifier takes.
+    /// The token would exceed the verifier's limit.
     #[error("the token would be too long")]
     TooLong,
 }
@@ -139,7 +143,7 @@ pub fn verify(keys: &KeyRing, policy: &Policy, now: UnixTime, token: &str) -> Re
     Ok(verified)
 }
 
-/// As [`verify`], but an expired token is taken too: a logout with one still ends its session.
+/// As [`verify`], but accepts an expired token: a logout with one still ends its session.
 ///
 /// # Errors
 /// See [`Rejection`]; never [`Rejection::Expired`].
@@ -177,7 +181,8 @@ pub fn verify_expired_too(
     Ok(VerifiedToken { claims, kid: key.kid().to_owned() })
 }
 
-/// The part of [`verify`] that depends on the time alone: looked at again whenever a verified token is used again.
+/// The part of [`verify`] that depends on the time alone; repeated whenever a verified token is
+/// used again.
 ///
 /// # Errors
 /// [`Rejection::Expired`].
@@ -185,7 +190,7 @@ pub fn still_valid(token: &VerifiedToken, policy: &Policy, now: UnixTime) -> Res
     if now >= token.claims.expires_at().plus(policy.leeway_seconds) { Err(Rejection::Expired) } else { Ok(()) }
 }
 
-/// What a token's header says of its key, unverified: only to decide whether new keys should be fetched.
+/// The key named in a token's header, unverified: only to decide whether to fetch new keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnverifiedKey {
     /// `alg`.
@@ -194,12 +199,12 @@ pub struct UnverifiedKey {
     pub kid: Option<String>,
 }
 
-/// The key that a token's header names, if it has a header that is allowed at all.
+/// The key that a token's header names, if the header is well-formed.
 pub fn unverified_key(token: &str) -> Option<UnverifiedKey> {
     compact::unverified_key(compact::split(token).ok()?.header)
 }
 
-/// The claims of a token, unverified: only to say in a log what was wrong with them.
+/// The claims of a token, unverified: only for log lines that say what was wrong with them.
 pub fn unverified_claims(token: &str) -> Option<Claims> {
     payload::parse(&compact::decode(compact::split(token).ok()?.payload).ok()?).ok()
 }

@@ -1,15 +1,15 @@
-//! Whether a token is good right now: signature, revocation and freshness put together, on every check.
+//! Decides whether a token is good now: signature, revocation and freshness, on every check.
 
 use std::sync::Arc;
 
 use crate::claims::Claims;
-use crate::clock::Moment;
+use crate::clock::CheckTime;
 use crate::issuer::Issuer;
 use crate::key::KeyRing;
 use crate::revocation_state::{RevocationState, Unavailable};
 use crate::token::{Policy, Rejection, VerifiedToken};
 
-/// A token that is good right now. Only [`TokenChecker`] makes these.
+/// A token that is good now. Only [`TokenChecker`] makes these.
 #[derive(Clone, Debug)]
 pub struct GoodToken {
     token: Arc<VerifiedToken>,
@@ -17,7 +17,7 @@ pub struct GoodToken {
 }
 
 impl GoodToken {
-    /// Its claims.
+    /// The token's claims.
     pub fn claims(&self) -> &Claims {
         self.token.claims()
     }
@@ -27,29 +27,29 @@ impl GoodToken {
         self.token.kid()
     }
 
-    /// The verified token, to be kept for [`TokenChecker::recheck`].
+    /// The verified token, to be cached for [`TokenChecker::recheck`].
     pub const fn token(&self) -> &Arc<VerifiedToken> {
         &self.token
     }
 
-    /// How old the list is, where it is older than allowed and `ON_STALE=allow` let it pass.
+    /// The list's age, if it is older than allowed and `ON_STALE=allow` let the token pass.
     pub const fn stale_seconds(&self) -> Option<u64> {
         self.stale_seconds
     }
 }
 
-/// Why a token is not found good.
+/// Why a token is not good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// It is not good.
+    /// The token is rejected.
     #[error(transparent)]
     Rejected(#[from] Rejection),
-    /// It cannot be said whether it is.
+    /// The token cannot be checked now.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
 }
 
-/// Checks tokens of the home issuer against the revocations held.
+/// Checks tokens of the accepted issuer against the revocations.
 #[derive(Debug)]
 pub struct TokenChecker {
     issuer: Issuer,
@@ -62,37 +62,40 @@ impl TokenChecker {
         Self { issuer: Issuer::new(policy), state }
     }
 
-    /// Whose tokens are taken.
+    /// The accepted issuer.
     pub const fn issuer(&self) -> &Issuer {
         &self.issuer
     }
 
-    /// The revocations held, and the proof that they are complete.
+    /// The revocations, and the proof that they are complete.
     pub const fn state(&self) -> &Arc<RevocationState> {
         &self.state
     }
 
-    /// Puts other keys in force. Whatever was verified has to be verified again: see [`RevocationState::key_epoch`].
+    /// Replaces the keys. Tokens verified before must be verified again: see
+    /// [`RevocationState::key_epoch`].
     pub fn set_keys(&self, ring: KeyRing) {
         self.state.change_keys(|| self.issuer.set_keys(ring));
     }
 
-    /// Checks a token seen for the first time.
+    /// Checks a token that is not cached.
     ///
     /// # Errors
     /// See [`TokenError`].
-    pub fn check(&self, token: &str, at: Moment) -> Result<GoodToken, TokenError> {
+    pub fn check(&self, token: &str, at: CheckTime) -> Result<GoodToken, TokenError> {
         self.ensure_loaded(at)?;
         self.recheck(&Arc::new(self.issuer.verify(at.now, token)?), at)
     }
 
-    /// Checks a token that was verified before under the same key epoch: time, revocation and freshness only.
+    /// Checks a token that was verified under the same key epoch: time, revocation and freshness
+    /// only.
     ///
     /// # Errors
     /// See [`TokenError`].
-    pub fn recheck(&self, token: &Arc<VerifiedToken>, at: Moment) -> Result<GoodToken, TokenError> {
+    pub fn recheck(&self, token: &Arc<VerifiedToken>, at: CheckTime) -> Result<GoodToken, TokenError> {
         self.issuer.still_valid(at.now, token)?;
-        // Freshness is read before the index: a proof read afterwards could speak of entries this look-up missed.
+        // Freshness is read before the index: a later proof could cover entries that this look-up
+        // missed.
         let stale_seconds = self.state.stale_seconds(at);
         if self.state.index().revokes(token.claims(), token.kid()) {
             return Err(Rejection::Revoked.into());
@@ -100,16 +103,17 @@ impl TokenChecker {
         Ok(GoodToken { token: Arc::clone(token), stale_seconds: stale_seconds? })
     }
 
-    /// Whether any token could be found good: keys loaded, a complete list in, fresh enough. Seconds of permitted staleness.
+    /// Checks that tokens can be accepted at all: keys are loaded, the list is complete and fresh
+    /// enough. Returns the list's age where it is stale and permitted.
     ///
     /// # Errors
-    /// Says what is missing.
-    pub fn ensure_ready(&self, at: Moment) -> Result<Option<u64>, Unavailable> {
+    /// What is missing.
+    pub fn ensure_ready(&self, at: CheckTime) -> Result<Option<u64>, Unavailable> {
         self.ensure_loaded(at)?;
         self.state.stale_seconds(at)
     }
 
-    fn ensure_loaded(&self, at: Moment) -> Result<(), Unavailable> {
+    fn ensure_loaded(&self, at: CheckTime) -> Result<(), Unavailable> {
         match self.state.stale_seconds(at) {
             Err(Unavailable::NotLoaded) => Err(Unavailable::NotLoaded),
             _ if self.issuer.keys().keys().is_empty() => Err(Unavailable::NoKeys),
@@ -123,15 +127,15 @@ mod tests {
     use super::*;
     use crate::claims::Audience;
     use crate::key::SigningKey;
+    use crate::log_protocol::Position;
     use crate::revocation::{Revocation, Target};
     use crate::revocation_state::{OnStale, Staleness};
     use crate::secret::Secret;
     use crate::sync::Sink as _;
-    use crate::time::{Instants, UnixTime};
+    use crate::time::{ClockReading, UnixTime};
     use crate::token;
-    use crate::wire::Position;
 
-    const AT: Moment = Moment { now: UnixTime(1_700_000_000), monotonic_ms: 50_000 };
+    const AT: CheckTime = CheckTime { now: UnixTime(1_700_000_000), monotonic_ms: 50_000 };
 
     fn key() -> SigningKey {
         SigningKey::hs256(&Secret::new("a-test-secret-of-thirty-two-bytes-or-more")).unwrap()
@@ -160,12 +164,12 @@ mod tests {
             leeway_seconds: 5,
             lifetime_max_seconds: 86_400,
         };
-        let now = Instants { wall_ms: AT.now.0 * 1000, monotonic_ms: 1 };
+        let now = ClockReading { wall_ms: AT.now.0 * 1000, monotonic_ms: 1 };
         let state = RevocationState::new(Staleness { max_ms: 30_000, policy }, now, None);
         TokenChecker::new(claims, Arc::new(state))
     }
 
-    /// With the key, and two partitions that nothing has proven.
+    /// A checker with the key and two partitions, neither proven.
     fn checker(policy: OnStale) -> TokenChecker {
         let checker = empty(policy);
         checker.state().begin(2);
@@ -174,7 +178,7 @@ mod tests {
     }
 
     fn prove(checker: &TokenChecker, partition: u16, monotonic_ms: u64) {
-        checker.state().fresh(partition, Instants { wall_ms: 0, monotonic_ms }, 0);
+        checker.state().fresh(partition, ClockReading { wall_ms: 0, monotonic_ms }, 0);
     }
 
     fn prove_all(checker: &TokenChecker, at_ms: u64) {
@@ -203,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn no_token_is_good_before_the_first_complete_list_and_keys() {
+    fn no_token_is_good_before_keys_and_list_are_loaded() {
         let nothing = empty(OnStale::Allow);
         assert_eq!(
             unavailable(nothing.check(&good(), AT)),
@@ -222,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_revoked_token_is_rejected() {
+    fn revoked_token_is_rejected() {
         let checker = checker(OnStale::Deny);
         prove_all(&checker, 49_000);
         let token = checker.check(&good(), AT).unwrap();
@@ -233,13 +237,13 @@ mod tests {
     }
 
     #[test]
-    fn a_stale_list_denies_or_says_so() {
-        let late = Moment { monotonic_ms: 80_001, ..AT };
+    fn stale_list_denies_or_reports_its_age() {
+        let late = CheckTime { monotonic_ms: 80_001, ..AT };
         let strict = checker(OnStale::Deny);
         prove_all(&strict, 50_000);
-        assert!(strict.check(&good(), Moment { monotonic_ms: 80_000, ..AT }).is_ok());
+        assert!(strict.check(&good(), CheckTime { monotonic_ms: 80_000, ..AT }).is_ok());
         assert_eq!(unavailable(strict.check(&good(), late)), Unavailable::Stale(30));
-        assert_eq!(rejected(strict.check("junk", late)), Rejection::NotCompact, "junk needs no list");
+        assert_eq!(rejected(strict.check("junk", late)), Rejection::NotCompact, "a malformed token needs no list");
         assert_eq!(strict.ensure_ready(late), Err(Unavailable::Stale(30)));
         let lenient = checker(OnStale::Allow);
         prove_all(&lenient, 50_000);
@@ -249,16 +253,16 @@ mod tests {
     }
 
     #[test]
-    fn the_partition_that_lags_most_counts() {
+    fn freshness_is_that_of_the_slowest_partition() {
         let checker = checker(OnStale::Deny);
         prove(&checker, 0, 80_000);
         prove(&checker, 1, 50_000);
-        let late = Moment { monotonic_ms: 80_001, ..AT };
+        let late = CheckTime { monotonic_ms: 80_001, ..AT };
         assert!(matches!(unavailable(checker.check(&good(), late)), Unavailable::Stale(_)));
         prove(&checker, 1, 40_000);
         assert_eq!(checker.state().proven(), Some(50_000), "a proof never goes back");
-        // Both clocks say that the time was an hour ahead.
-        let back = Instants { wall_ms: (AT.now.0 - 3_600) * 1000, monotonic_ms: 80_001 };
+        // Both clocks agree that the time was an hour ahead.
+        let back = ClockReading { wall_ms: (AT.now.0 - 3_600) * 1000, monotonic_ms: 80_001 };
         assert_eq!(checker.state().time(UnixTime(AT.now.0 - 3_600), back), 1);
         assert_eq!(unavailable(checker.check(&good(), late)), Unavailable::NotLoaded);
         prove_all(&checker, 80_001);
@@ -266,16 +270,16 @@ mod tests {
     }
 
     #[test]
-    fn a_kept_token_expires_all_the_same() {
+    fn cached_token_expires() {
         let checker = checker(OnStale::Deny);
         prove_all(&checker, 49_000);
         let token = checker.check(&good(), AT).unwrap();
-        let later = Moment { now: AT.now.plus(105), ..AT };
+        let later = CheckTime { now: AT.now.plus(105), ..AT };
         assert_eq!(rejected(checker.recheck(token.token(), later)), Rejection::Expired);
     }
 
     #[test]
-    fn other_keys_and_revoked_keys_change_the_epoch() {
+    fn replaced_and_revoked_keys_change_the_epoch() {
         let checker = checker(OnStale::Deny);
         let epoch = || checker.state().key_epoch();
         let first = epoch();
@@ -287,7 +291,7 @@ mod tests {
         assert_eq!(epoch(), first + 4);
         checker.state().confirm(0, std::slice::from_ref(&push));
         assert!(!checker.state().apply(0, &key));
-        assert_eq!(epoch(), first + 4, "it was known");
+        assert_eq!(epoch(), first + 4, "known already");
         let other = (push.0, Revocation { target: Target::Key { kid: "other".into() }, ..key });
         checker.state().push(0, &other);
         checker.state().drop_pushes(0, &[other]);

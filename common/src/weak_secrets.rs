@@ -1,4 +1,4 @@
-//! Secrets nobody may use: those that are leaked, default or published, placeholders, and those that hardly vary.
+//! Weak secrets: leaked, default or published ones, placeholders, and those with little variation.
 
 mod published;
 
@@ -9,29 +9,29 @@ use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use crate::key::SECRET_BYTES_MIN;
 use published::PUBLISHED;
 
-/// Sorted first eight bytes of the SHA-256 of each well-known secret of 32 bytes or more. Only the hashes are kept here:
-/// the list itself is no part of the project. A random secret is refused by mistake once in 2^53.
+/// Sorted first eight bytes of the SHA-256 of each well-known secret of 32 bytes or more; the list
+/// itself is not part of the project. The chance of rejecting a random secret is 1 in 2^53.
 static KNOWN: &[u8] = include_bytes!("weak_secrets.bin");
 
-/// Fewer different bytes than this make no secret, however long it is.
+/// A secret with fewer distinct bytes is weak, however long it is.
 const DISTINCT_BYTES_MIN: usize = 8;
-/// A secret that hides one of the first and one of the second, and this many letters of them in all, is a placeholder. A
-/// random one has them less than once in 2^40.
+/// A secret that contains a word of each list, with this many letters in total, is a placeholder. A
+/// random secret contains them with a chance below 1 in 2^40.
 const PLACEHOLDER_LETTERS_MIN: usize = 10;
 const PLACEHOLDERS: [&str; 6] = ["your", "super", "change", "replace", "example", "insecure"];
 const PLACEHOLDER_NOUNS: [&str; 5] = ["secret", "password", "token", "key", "jwt"];
 
-/// True for a secret that is well known or hardly varies, also where it is written in base64 or hexadecimal.
+/// True for a weak secret, also in base64 or hexadecimal.
 pub fn is_weak(secret: &[u8]) -> bool {
     let trimmed = secret.trim_ascii();
-    hardly_varies(secret)
+    has_little_variation(secret)
         || is_placeholder(secret)
         || [secret, trimmed].into_iter().any(is_known)
-        || hides_weak(trimmed)
+        || decodes_to_weak(trimmed)
 }
 
-/// True if what is encoded varies less than it seems to.
-fn hides_weak(text: &[u8]) -> bool {
+/// True if the decoded text is weak.
+fn decodes_to_weak(text: &[u8]) -> bool {
     let hexadecimal = text.len().is_multiple_of(2) && text.iter().all(u8::is_ascii_hexdigit);
     let unpadded = text.strip_suffix(b"==").or_else(|| text.strip_suffix(b"=")).unwrap_or(text);
     let decoded = if hexadecimal {
@@ -39,15 +39,15 @@ fn hides_weak(text: &[u8]) -> bool {
     } else {
         STANDARD_NO_PAD.decode(unpadded).or_else(|_| URL_SAFE_NO_PAD.decode(unpadded)).ok()
     };
-    decoded.is_some_and(|bytes: Vec<u8>| hardly_varies(&bytes) || is_placeholder(&bytes) || is_known(&bytes))
+    decoded.is_some_and(|bytes: Vec<u8>| has_little_variation(&bytes) || is_placeholder(&bytes) || is_known(&bytes))
 }
 
 fn digit(hexadecimal: u8) -> u8 {
     char::from(hexadecimal).to_digit(16).unwrap_or_default() as u8
 }
 
-/// True if there are few different bytes, if the same short piece is repeated, or if most bytes follow from the one before.
-fn hardly_varies(secret: &[u8]) -> bool {
+/// True if the secret has few distinct bytes, repeats a short piece, or is mostly a sequence.
+fn has_little_variation(secret: &[u8]) -> bool {
     let mut seen = [false; 256];
     secret.iter().for_each(|byte| seen[usize::from(*byte)] = true);
     let distinct = seen.iter().filter(|seen| **seen).count();
@@ -59,9 +59,11 @@ fn hardly_varies(secret: &[u8]) -> bool {
         || (period < SECRET_BYTES_MIN && period * 2 <= secret.len())
 }
 
-/// The length of the shortest piece whose repetition makes the whole; the last one may be cut off.
+/// The length of the shortest piece whose repetition makes the whole; the last repetition may be
+/// cut off.
 fn period(whole: &[u8]) -> usize {
-    // How long the longest proper beginning is that is also an end, for each beginning (Knuth, Morris, Pratt).
+    // For each prefix, the length of its longest proper prefix that is also a suffix (Knuth,
+    // Morris, Pratt).
     let mut borders = vec![0; whole.len()];
     for at in 1..whole.len() {
         let mut border: usize = borders[at - 1];
@@ -96,14 +98,14 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn the_filter_is_sorted_and_small() {
+    fn filter_is_sorted_and_small() {
         let (known, rest) = KNOWN.as_chunks::<8>();
         assert!(rest.is_empty() && known.len() > 1_000 && KNOWN.len() <= 16 * 1024);
         assert!(known.is_sorted());
     }
 
     #[test]
-    fn repetition_is_no_secret() {
+    fn repetition_is_weak() {
         for weak in [
             "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
             "abcabcabcabcabcabcabcabcabcabcabcabc",
@@ -130,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn what_documentation_shows_is_no_secret() {
+    fn published_secrets_are_weak() {
         for published in PUBLISHED {
             assert!(published.len() >= SECRET_BYTES_MIN, "{published} is refused for its length");
             assert!(is_weak(published.as_bytes()), "{published}");
@@ -162,8 +164,8 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(20_000))]
 
         #[test]
-        fn no_random_secret_is_refused(bytes in prop::collection::vec(any::<u8>(), 24..=64), seed in any::<[u8; 32]>()) {
-            // Uniform bytes: the strategy's own are biased towards few and small ones.
+        fn random_secret_is_accepted(bytes in prop::collection::vec(any::<u8>(), 24..=64), seed in any::<[u8; 32]>()) {
+            // Uniform bytes: proptest's own strategy prefers few and small ones.
             let stretch = |at: u8| digest::digest(&digest::SHA256, &[&seed[..], &bytes, &[at]].concat());
             let random = [stretch(0).as_ref(), stretch(1).as_ref()].concat();
             for text in encoded(&random[..bytes.len()]) {
@@ -172,13 +174,13 @@ mod tests {
         }
 
         #[test]
-        fn no_repetition_of_less_than_32_bytes_passes(unit in prop::collection::vec(any::<u8>(), 1..32), times in 2..9_usize) {
+        fn repetition_of_a_short_piece_is_weak(unit in prop::collection::vec(any::<u8>(), 1..32), times in 2..9_usize) {
             prop_assert!(is_weak(&unit.repeat(times.max(64_usize.div_ceil(unit.len())))));
         }
     }
 
     #[test]
-    fn none_of_the_published_list_passes() {
+    fn every_published_secret_is_weak() {
         let vectors = std::env::var("SIDEGATE_VECTORS")
             .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/vectors").to_owned());
         let Ok(list) = std::fs::read(format!("{vectors}/weak-secrets/jwt.secrets.list")) else {

@@ -1,4 +1,4 @@
-//! A dropped secret is gone from this process' memory: looked for where it was, through /proc.
+//! A dropped secret is wiped from memory: the test reads its old address through /proc.
 
 #![allow(clippy::unwrap_used, missing_docs)] // helpers outside of test functions
 
@@ -8,40 +8,41 @@ use std::sync::{Mutex, PoisonError};
 
 use sidegate_common::secret::Secret;
 
-/// One test at a time: the other's canary may be put where the first one's was.
+/// One test at a time: one test's canary may get the address of the other's.
 static ALONE: Mutex<()> = Mutex::new(());
 
 const CANARY: &[u8; 256] = &[0xa7; 256];
 
-/// Once freed, the first bytes are the allocator's: what it writes there at random may be the canary's byte.
-const ALLOCATORS: usize = 16;
+/// The allocator may write to the first bytes of freed memory, also the canary's byte.
+const ALLOCATOR_BYTES: usize = 16;
 
-/// How many bytes of the canary are still there, `length` bytes from `address` on but for the allocator's.
+/// How many bytes of the canary are still in the `length` bytes at `address`, without the
+/// allocator's.
 fn left(address: usize, length: usize) -> usize {
-    let (address, length) = (address + ALLOCATORS, length - ALLOCATORS);
+    let (address, length) = (address + ALLOCATOR_BYTES, length - ALLOCATOR_BYTES);
     let mut found = vec![0; length];
     File::open("/proc/self/mem").unwrap().read_exact_at(&mut found, u64::try_from(address).unwrap()).unwrap();
     found.iter().zip(CANARY).filter(|(found, canary)| found == canary).count()
 }
 
 #[test]
-fn a_dropped_secret_is_wiped_and_plain_bytes_are_not() {
+fn dropped_secret_is_wiped() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let secret = Secret::new(CANARY.to_vec());
     let address = secret.expose().as_ptr().addr();
-    assert_eq!(left(address, CANARY.len()), CANARY.len() - ALLOCATORS, "it is looked for at the right place");
+    assert_eq!(left(address, CANARY.len()), CANARY.len() - ALLOCATOR_BYTES, "the address is right");
     drop(secret);
     assert_eq!(left(address, CANARY.len()), 0);
-    // The test can fail: what is not a secret stays behind, but for what the allocator writes over its first bytes.
+    // The counter-test: bytes that are not secret stay, except where the allocator writes.
     let plain = CANARY.to_vec();
-    // Or the compiler would see that nobody reads it, and not write it at all.
+    // Stops the compiler from optimising the unused bytes away.
     let address = std::hint::black_box(&plain).as_ptr().addr();
     drop(plain);
     assert!(left(address, CANARY.len()) > 200, "freed memory cannot be looked at this way here");
 }
 
 #[test]
-fn a_copy_is_wiped_as_well() {
+fn copy_of_a_secret_is_wiped() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let secret = Secret::new(CANARY.to_vec());
     let copy = secret.clone();

@@ -115,7 +115,7 @@ impl App {
         let (passwords, rehashed) = PasswordPool::start(config.passwords)?;
         check_users(&users, &passwords).await?;
         let (store, source) = open_store(&config, redis).await?;
-        let state = Arc::new(RevocationState::new(config.staleness, clock::instants(), store.observer()));
+        let state = Arc::new(RevocationState::new(config.staleness, clock::reading(), store.observer()));
         state.begin(store.partitions());
         let feed_status = Arc::new(Status::default());
         if let AnyStore::Redis(store) = &store {
@@ -234,7 +234,7 @@ impl App {
             () = stopped(&mut stop) => {}
             Ok(error) = &mut refused => return Err(error.into()),
         }
-        systemd::tell_stopping();
+        systemd::notify_stopping();
         tracing::info!("stopping: finishing what is in flight");
         while serving.join_next().await.is_some() {}
         background.shutdown().await;
@@ -341,7 +341,7 @@ async fn open_store(config: &Config, redis: Option<(Link, RedisSource)>) -> Resu
 
 /// The clock that tokens are checked by: it never goes back.
 fn clock_of(state: Arc<RevocationState>) -> Clock {
-    Arc::new(move || state.clock().moment(clock::monotonic_ms(), clock::instants))
+    Arc::new(move || state.clock().check_time(clock::monotonic_ms(), clock::reading))
 }
 
 fn warn_of_weaknesses(config: &Config) {

@@ -12,7 +12,7 @@ use sidegate_common::secret::Secret;
 use sidegate_common::sync::Sink as _;
 use sidegate_common::time::UnixTime;
 use sidegate_common::token;
-use sidegate_runtime::clock::{instants, unix_now};
+use sidegate_runtime::clock::{reading, unix_now};
 use sidegate_runtime::program::Signals;
 use sidegate_runtime::settings::Settings;
 use sidegate_verifier::app::{self, App};
@@ -74,7 +74,7 @@ impl Daemon {
 
     /// The list is complete as of now.
     pub fn prove(&self) {
-        self.state.fresh(0, instants(), 0);
+        self.state.fresh(0, reading(), 0);
     }
 
     /// Ends a session.

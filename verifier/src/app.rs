@@ -1,4 +1,4 @@
-//! The only place that knows all parts: binds, connects, serves, reloads, drains.
+//! The composition root: binds, connects, serves, reloads, drains.
 
 use std::io;
 use std::path::Path;
@@ -28,13 +28,14 @@ use crate::wire::admin::Admin;
 use crate::wire::grpc::{AUTHORIZATION, Grpc};
 use crate::wire::http::CheckService;
 
-/// Open files kept for the feed, files, keys, 64 connections of the admin listener, and what the libraries open.
+/// File descriptors reserved for the feed, files, keys, 64 connections of the admin listener, and
+/// the libraries.
 const RESERVED_FILES: usize = 192;
 
-/// How often files and readiness are looked at.
+/// How often files and readiness are checked.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// How long writing the last snapshot may take.
+/// The timeout for writing the last snapshot.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A verifier with its sockets bound.
@@ -49,10 +50,10 @@ pub struct App {
     feed: Arc<Status>,
 }
 
-/// Reads `ROUTES_FILE`, if there is one.
+/// Reads `ROUTES_FILE`, if it is set.
 ///
 /// # Errors
-/// It cannot be read, or a rule is wrong.
+/// The file cannot be read, or a rule is invalid.
 pub fn read_routes(config: &Config) -> Result<Option<Routes>, ConfigError> {
     let Some(path) = &config.routes_file else { return Ok(None) };
     let refused = |why: String| ConfigError::new("ROUTES_FILE", format!("{}: {why}", path.display()));
@@ -61,7 +62,8 @@ pub fn read_routes(config: &Config) -> Result<Option<Routes>, ConfigError> {
 }
 
 impl App {
-    /// Binds every socket. `source` is where the configuration came from, to be read again on SIGHUP.
+    /// Binds every socket. `source` is the source of the configuration, which is read again on
+    /// SIGHUP.
     ///
     /// # Errors
     /// A socket cannot be bound.
@@ -87,22 +89,22 @@ impl App {
         Ok(Self { config, source, verifier, listeners, admin, attach, feed })
     }
 
-    /// What the listeners share.
+    /// The verifier that the listeners share.
     pub const fn verifier(&self) -> &Arc<Verifier> {
         &self.verifier
     }
 
-    /// Where checks are answered, as a person would write it.
+    /// The addresses for checks, for people.
     pub fn addresses(&self) -> Vec<String> {
         self.listeners.iter().map(Listener::describe).collect()
     }
 
-    /// Where the admin listener is.
+    /// The address of the admin listener.
     pub fn admin_address(&self) -> Option<std::net::SocketAddr> {
         self.admin.as_ref().and_then(Listener::tcp_address)
     }
 
-    /// Serves until told to stop, then drains.
+    /// Serves until the stop signal, then drains.
     pub async fn run(self, signals: Signals) {
         let Self { config, source, verifier, listeners, admin, attach, feed } = self;
         let listening: Vec<String> = listeners.iter().map(Listener::describe).collect();
@@ -121,7 +123,7 @@ impl App {
             async move { verifier.keys().keep_reading(again).await }
         });
         background.spawn(reload(config.clone(), source, Arc::clone(&verifier), signals.reload.clone()));
-        // The list is kept current until the last answer is given.
+        // The list is updated until the last response is sent.
         let (last_answer, answered) = watch::channel(false);
         let following = tokio::spawn(follow(config.clone(), Arc::clone(&verifier), Arc::clone(&feed), answered));
         background.spawn(look_at_refusals(Arc::clone(&verifier)));
@@ -144,7 +146,7 @@ impl App {
         systemd::notify_ready();
         let mut stop = signals.stop.clone();
         stopped(&mut stop).await;
-        systemd::tell_stopping();
+        systemd::notify_stopping();
         tracing::info!("stopping: finishing what is in flight");
         mark_not_serving(health).await;
         while serving.join_next().await.is_some() {}
@@ -156,7 +158,8 @@ impl App {
     }
 }
 
-/// Probes hear that nothing is served any more; clearing ends the streams of those who watch, which nothing else would.
+/// Reports "not serving" to health probes. Clearing ends the streams of watching clients, which
+/// would otherwise stay open.
 async fn mark_not_serving(mut health: HealthReporter) {
     for service in ["", AUTHORIZATION] {
         health.set_service_status(service, ServingStatus::NotServing).await;
@@ -164,7 +167,7 @@ async fn mark_not_serving(mut health: HealthReporter) {
     }
 }
 
-/// Says so when all tokens are refused alike. Never returns.
+/// Logs when all tokens are rejected for the same reason. Never returns.
 async fn look_at_refusals(verifier: Arc<Verifier>) {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
@@ -172,22 +175,23 @@ async fn look_at_refusals(verifier: Arc<Verifier>) {
     }
 }
 
-/// Tells the standard gRPC health service whether tokens can be judged. Never returns.
+/// Reports to the standard gRPC health service whether tokens can be checked. Never returns.
 async fn report_health(verifier: Arc<Verifier>, health: HealthReporter) {
-    let mut told = None;
+    let mut reported = None;
     loop {
         let status = if verifier.ready().is_ok() { ServingStatus::Serving } else { ServingStatus::NotServing };
-        if told != Some(status) {
+        if reported != Some(status) {
             for service in ["", AUTHORIZATION] {
                 health.set_service_status(service, status).await;
             }
-            told = Some(status);
+            reported = Some(status);
         }
         tokio::time::sleep(LOOK_EVERY / 10).await;
     }
 }
 
-/// Reads routes again when their file changes; and routes, secrets and the feed's credentials on SIGHUP. Never returns.
+/// Reloads routes when their file changes; and routes, secrets and the feed's credentials on
+/// SIGHUP. Never returns.
 async fn reload(config: Config, source: Source, verifier: Arc<Verifier>, mut again: watch::Receiver<u64>) {
     let mut held = source.settings().ok();
     let mut seen = config.routes_file.as_deref().and_then(stamp);
@@ -210,7 +214,7 @@ async fn reload(config: Config, source: Source, verifier: Arc<Verifier>, mut aga
     }
 }
 
-/// Puts in force what has changed in the settings that can be, and logs what needs a restart.
+/// Applies changed settings where possible, and logs those that need a restart.
 fn reload_settings(config: &Config, source: &Source, verifier: &Verifier, held: &mut Option<Settings>) {
     let (settings, fresh) = match source.read() {
         Ok(read) => read,

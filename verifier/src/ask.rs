@@ -1,4 +1,5 @@
-//! Asking the running daemon, for its own commands: one HTTP/1.0 request on a socket of its own, no runtime.
+//! The client for the program's own commands: one HTTP/1.0 request to the running daemon, no async
+//! runtime.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -6,12 +7,12 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// A daemon that takes longer is as good as down.
+/// A daemon that takes longer counts as down.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// More than any answer of ours.
+/// The limit of a response, in bytes.
 const ANSWER_BYTES_MAX: u64 = 1024 * 1024;
 
-/// Where the daemon listens.
+/// The daemon's address.
 #[derive(Clone, Debug)]
 pub enum At {
     /// A Unix socket.
@@ -20,7 +21,7 @@ pub enum At {
     Tcp(SocketAddr),
 }
 
-/// What the daemon answered.
+/// The daemon's response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     /// The HTTP status.
@@ -29,7 +30,7 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
-/// Sends one request and reads the answer.
+/// Sends one request and reads the response.
 ///
 /// # Errors
 /// The daemon cannot be reached, does not answer in time, or does not speak HTTP.
@@ -70,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_are_taken_apart() {
+    fn response_parses() {
         let answer = parse(b"HTTP/1.0 401 Unauthorized\r\na: b\r\n\r\n{}").unwrap();
         assert_eq!(answer, Answer { status: 401, body: b"{}".to_vec() });
         for bad in [&b""[..], b"HTTP/1.1 200 OK\r\n", b"SSH-2.0\r\n\r\n", b"HTTP/1.1 x\r\n\r\n"] {

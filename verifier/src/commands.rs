@@ -1,4 +1,4 @@
-//! What the program can be told to do; each command returns its exit code.
+//! The commands of the program; each returns its exit code.
 #![allow(clippy::print_stderr)] // messages for the person at the terminal
 
 use std::io::Read as _;
@@ -15,10 +15,10 @@ use crate::ask::{At, ask};
 use crate::config::{self, Config, ListenConfig, SETTINGS};
 use crate::wire::admin::{PartitionReadiness, Readiness, SharedMemory};
 
-/// Exit code for "cannot be said" (EX_UNAVAILABLE of sysexits.h).
+/// Exit code for "could not be checked" (EX_UNAVAILABLE of sysexits.h).
 const EX_UNAVAILABLE: u8 = 69;
 
-/// Where settings come from: the environment, and this file.
+/// The source of settings: the environment, and this file.
 #[derive(Clone, Debug)]
 pub struct Source {
     /// `--config`.
@@ -26,7 +26,7 @@ pub struct Source {
 }
 
 impl Source {
-    /// The settings as they are now.
+    /// Reads the current settings.
     ///
     /// # Errors
     /// The file or a secret's file cannot be read.
@@ -34,23 +34,24 @@ impl Source {
         Settings::load(SETTINGS, &ProcessEnvironment, self.file.as_deref())
     }
 
-    /// The settings and the effective configuration as they are now.
+    /// Reads the current settings and the effective configuration.
     ///
     /// # Errors
-    /// The first setting that is wrong.
+    /// The first invalid setting.
     pub fn read(&self) -> Result<(Settings, Config), ConfigError> {
         let settings = self.settings()?;
         Config::read(&settings).map(|config| (settings, config))
     }
 
-    /// Where the daemon listens: all that a command needs that only asks it, so that it needs no keys.
+    /// The daemon's listeners: the only settings that a client command needs, so it works without
+    /// keys.
     fn listen(&self) -> Result<ListenConfig, ConfigError> {
         ListenConfig::read(&self.settings()?)
     }
 }
 
-/// Where to ask a daemon that listens at `address`: "all addresses" is where a server listens, and a client goes to its
-/// own machine.
+/// The address to connect to for a daemon that listens at `address`: for a wildcard address, the
+/// loopback address.
 fn here(mut address: SocketAddr) -> At {
     if address.ip().is_unspecified() {
         let ip = if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
@@ -59,7 +60,7 @@ fn here(mut address: SocketAddr) -> At {
     At::Tcp(address)
 }
 
-/// Serves until a signal says stop.
+/// Serves until a stop signal.
 ///
 /// # Errors
 /// The configuration is wrong.
@@ -93,7 +94,7 @@ pub fn serve(source: &Source) -> Result<ExitCode, ConfigError> {
     }
 }
 
-/// Checks and prints the configuration; explains which rules `routes` ("GET /a") meet.
+/// Checks and prints the configuration; prints the rules that match `routes` ("GET /a").
 ///
 /// # Errors
 /// The configuration is wrong.
@@ -120,7 +121,7 @@ pub fn check_config(source: &Source, routes: &[String]) -> Result<ExitCode, Conf
     Ok(ExitCode::SUCCESS)
 }
 
-/// Asks the running daemon about a token.
+/// Checks a token with the running daemon.
 ///
 /// # Errors
 /// The configuration is wrong.
@@ -173,7 +174,7 @@ fn readiness(source: &Source) -> Result<Result<Readiness, String>, ConfigError> 
     }))
 }
 
-/// Shows what the running daemon knows of itself.
+/// Prints the state of the running daemon.
 ///
 /// # Errors
 /// The configuration is wrong.
@@ -223,7 +224,7 @@ pub fn status(source: &Source) -> Result<ExitCode, ConfigError> {
 fn describe(partition: &PartitionReadiness) -> String {
     let PartitionReadiness { phase, position, gaps, resyncs, reconnects, .. } = partition;
     let mut line = format!("{phase} at {position}; gaps {gaps}, resyncs {resyncs}, reconnects {reconnects}");
-    for (what, why) in [("alarm", &partition.alarm), ("trouble", &partition.trouble)] {
+    for (what, why) in [("alarm", &partition.alarm), ("trouble", &partition.last_error)] {
         if let Some(why) = why {
             line.push_str(&format!("; {what}: {why}"));
         }
@@ -231,7 +232,8 @@ fn describe(partition: &PartitionReadiness) -> String {
     line
 }
 
-/// Whether the running daemon can judge, as an exit code; if not, why, for the log of a probe.
+/// The running daemon's readiness as an exit code; if not ready, prints the reason for a probe's
+/// log.
 ///
 /// # Errors
 /// The configuration is wrong.

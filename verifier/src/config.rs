@@ -1,4 +1,4 @@
-//! Every setting of the verifier, its default and its reason, in one table.
+//! Every setting of the verifier with its default and description, in one table.
 
 mod checks;
 
@@ -20,10 +20,10 @@ use sidegate_runtime::redis_url::{RedisUrl, SENTINEL_SETTINGS};
 use sidegate_runtime::settings::{ConfigError, Setting, Settings, secret, secret_url, setting};
 use sidegate_runtime::{logging, socket, trace};
 
-/// What to write for a socket or listener that is not wanted.
+/// The value that disables a socket or listener.
 const OFF: &str = "off";
 
-/// The table.
+/// The table of settings.
 pub static SETTINGS: &[Setting] = &[
     setting("VERIFIER_SOCKET", "/run/sidegate/verifier.sock", "Unix socket for checks, HTTP and gRPC; off: none"),
     setting("VERIFIER_SOCKET_MODE", "0660", "mode of the Unix sockets"),
@@ -106,7 +106,7 @@ pub static SETTINGS: &[Setting] = &[
     trace::SETTINGS[4],
 ];
 
-/// Where public keys come from.
+/// The source of public keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JwksSource {
     /// Fetched over HTTP or HTTPS.
@@ -115,7 +115,7 @@ pub enum JwksSource {
     File(PathBuf),
 }
 
-/// Keys: secrets given outright, and where to find public ones.
+/// Keys: secrets, and the source of public keys.
 #[derive(Clone, Debug)]
 pub struct KeyConfig {
     /// From `JWT_SECRET_KEY` and `JWT_SECRET_KEY_PREVIOUS`.
@@ -146,10 +146,10 @@ pub struct ListenConfig {
 }
 
 impl ListenConfig {
-    /// Reads its settings alone.
+    /// Reads the settings for listeners only.
     ///
     /// # Errors
-    /// The first one that is wrong.
+    /// The first invalid setting.
     pub fn read(settings: &Settings) -> Result<Self, ConfigError> {
         let address = "an address and port such as 127.0.0.1:8081";
         let admin = match settings.text("VERIFIER_ADMIN_LISTEN") {
@@ -175,10 +175,10 @@ impl ListenConfig {
     }
 }
 
-/// Where revocations come from.
+/// The source of revocations.
 #[derive(Clone, Debug)]
 pub struct FeedConfig {
-    /// `REDIS_URL`, `ISSUER_FEED_URL` and what belongs to them.
+    /// `REDIS_URL`, `ISSUER_FEED_URL` and related settings.
     pub source: FeedSource,
     /// `PROBE_INTERVAL`.
     pub probe_interval: Duration,
@@ -198,8 +198,8 @@ pub enum FeedSource {
 }
 
 impl FeedSource {
-    /// Takes over what may change while it is followed: where it is and who may log in. False if it is another kind of
-    /// source, which only a restart can follow.
+    /// Applies what may change while the feed is followed: address and credentials. False if `with`
+    /// is another kind of source, which needs a restart.
     pub fn renew(&self, with: &Self) -> bool {
         match (self, with) {
             (Self::Redis(ours), Self::Redis(new)) => ours.renew(new),
@@ -226,13 +226,13 @@ pub struct AttachConfig {
 pub struct Config {
     /// Sockets and listeners.
     pub listen: ListenConfig,
-    /// Where revocations come from.
+    /// The source of revocations.
     pub feed: FeedConfig,
     /// Keys.
     pub keys: KeyConfig,
-    /// What is demanded of claims.
+    /// What tokens must contain.
     pub policy: Policy,
-    /// How old the proof of completeness may be, and what then.
+    /// How old the proof of completeness may be, and what to do then.
     pub staleness: Staleness,
     /// Who may attach to the shared-memory segment.
     pub attach: AttachConfig,
@@ -252,7 +252,7 @@ impl Config {
     /// Reads every setting.
     ///
     /// # Errors
-    /// The first one that is wrong.
+    /// The first invalid setting.
     pub fn read(settings: &Settings) -> Result<Self, ConfigError> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = match settings.text("WORKER_THREADS") {
@@ -277,7 +277,10 @@ impl Config {
             worker_threads: threads,
         };
         if config.listen.socket.is_none() && config.listen.tcp.is_none() {
-            return Err(ConfigError::new("VERIFIER_SOCKET", "is off and VERIFIER_LISTEN is not set: nobody could ask"));
+            return Err(ConfigError::new(
+                "VERIFIER_SOCKET",
+                "is off and VERIFIER_LISTEN is not set: no client could connect",
+            ));
         }
         checks::check(settings, &config)?;
         Ok(config)
@@ -390,7 +393,7 @@ fn staleness(settings: &Settings) -> Result<Staleness, ConfigError> {
     Ok(Staleness { max_ms: u64::try_from(max.as_millis()).unwrap_or(u64::MAX), policy })
 }
 
-/// Short enough to guess is as good as none, since nothing limits the rate of guesses.
+/// A short token could be guessed, since the rate of attempts is not limited.
 fn introspect_token(settings: &Settings) -> Result<Option<Secret>, ConfigError> {
     match settings.secret("INTROSPECT_TOKEN") {
         Some(token) if token.expose().len() < 16 => {
@@ -474,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn redis_comes_before_the_issuers_feed() {
+    fn redis_takes_precedence_over_the_issuers_feed() {
         let config = read(&[KEY, ("REDIS_URL", "redis://127.0.0.1/")]).unwrap();
         assert!(matches!(config.feed.source, FeedSource::Redis(_)));
     }

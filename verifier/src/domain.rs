@@ -1,4 +1,4 @@
-//! What the verifier decides, without sockets, HTTP, Redis or a clock: time is an argument.
+//! The verifier's decisions, without sockets, HTTP, Redis or a clock: time is an argument.
 
 pub mod path;
 pub mod refusals;

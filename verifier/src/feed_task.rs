@@ -1,4 +1,4 @@
-//! The feed task: loads the revocations, keeps them current, and hands the segment out.
+//! The feed task: loads the revocations, keeps them current, and serves the attach socket.
 
 use std::io;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sidegate_runtime::bind_error;
-use sidegate_runtime::clock::instants;
+use sidegate_runtime::clock::reading;
 use sidegate_runtime::fault_log::FaultLog;
 use sidegate_runtime::feed::Source;
 use sidegate_runtime::feed::driver::{self, Intervals};
@@ -17,15 +17,15 @@ use sidegate_shm::attach::{Allow, AttachServer, SegmentOffer};
 use tokio::sync::watch;
 
 use crate::config::{Config, FeedSource};
-use crate::snapshot::{self, Keeper};
+use crate::snapshot::{self, SnapshotWriter};
 use crate::verifier::Verifier;
 
-/// How often readers' trust is extended: ten times before it would lapse.
+/// How often the segment's validity is extended: ten times before it would lapse.
 const TICK_EVERY: Duration = Duration::from_millis(100);
-/// How many ticks lie between two sweeps for expired entries.
+/// The number of ticks between two sweeps for expired entries.
 const TICKS_PER_SWEEP: u32 = 100;
 
-/// How many readers of shared memory may stay connected: a quarter of the open files, 1,024 at most.
+/// The most connected readers of shared memory: a quarter of the open files, 1,024 at most.
 pub fn readers_max() -> usize {
     (open_files_max() / 4).min(1024)
 }
@@ -50,9 +50,9 @@ async fn follow_source<S: Source>(
     let snapshot_file = config.feed.snapshot_file.clone();
     let _housekeeping = Housekeeping::start(Arc::clone(&verifier));
     let state = Arc::clone(verifier.state());
-    // The feed may be down: the list on disk says how many partitions there are.
+    // The feed may be down: the snapshot has the number of partitions.
     let checkpoints = match snapshot::load(snapshot_file.as_deref()) {
-        Some(kept) => kept.restore(&state, instants()),
+        Some(kept) => kept.restore(&state, reading()),
         None => match driver::partitions(&source, &pace, &status, &mut stop).await {
             Some(partitions) => {
                 state.begin(partitions);
@@ -61,16 +61,16 @@ async fn follow_source<S: Source>(
             None => return,
         },
     };
-    let keeper = snapshot_file.map(|path| Keeper::start(path, verifier, Arc::clone(&status)));
-    if let Some(Err(error)) = &keeper {
+    let writer = snapshot_file.map(|path| SnapshotWriter::start(path, verifier, Arc::clone(&status)));
+    if let Some(Err(error)) = &writer {
         tracing::error!(%error, "no thread to write the snapshot");
     }
     let partitions = state.index().partitions();
     driver::follow(Arc::new(source), partitions, checkpoints, state, pace, status, stop).await;
 }
 
-/// A thread beside the runtime, so that a busy runtime does not make readers lose their trust: extends it, sweeps expired
-/// entries out, and lets the segment grow. Ends when dropped.
+/// A thread beside the runtime, so that a busy runtime does not let readers' validity lapse. It
+/// extends the validity, sweeps expired entries, and resizes the segment. Dropping stops it.
 struct Housekeeping {
     stop: Arc<AtomicBool>,
 }
@@ -84,8 +84,8 @@ impl Housekeeping {
             while !stopped.load(Ordering::Acquire) {
                 ticks = ticks.wrapping_add(1);
                 if let Some(segment) = verifier.segment() {
-                    segment.tick(verifier.tokens(), verifier.moment());
-                    match segment.resize(verifier.tokens(), verifier.moment()) {
+                    segment.tick(verifier.tokens(), verifier.check_time());
+                    match segment.resize(verifier.tokens(), verifier.check_time()) {
                         Err(error) => {
                             if let Some(unlogged) = faults.happened(&error.to_string()) {
                                 tracing::warn!(%error, unlogged, "the shared segment cannot grow; readers ask more");
@@ -120,7 +120,7 @@ impl Drop for Housekeeping {
     }
 }
 
-/// The listener that hands the segment out; closed when dropped.
+/// The attach socket's listener; closed when dropped.
 #[derive(Debug)]
 pub struct AttachListener {
     offer: Arc<SegmentOffer>,
@@ -129,7 +129,7 @@ pub struct AttachListener {
 }
 
 impl AttachListener {
-    /// Binds `ATTACH_SOCKET` and serves it from a thread; none if it is off.
+    /// Binds `ATTACH_SOCKET` and serves it from a thread; `None` if it is off.
     ///
     /// # Errors
     /// The socket cannot be bound.
@@ -153,7 +153,7 @@ impl AttachListener {
         Ok(Some(Self { offer, stop, thread }))
     }
 
-    /// Where segments are put on offer.
+    /// Where the publisher offers segments.
     pub const fn offer(&self) -> &Arc<SegmentOffer> {
         &self.offer
     }

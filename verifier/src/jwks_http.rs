@@ -1,4 +1,4 @@
-//! Fetching a JWK set over HTTP or HTTPS: one GET, no redirects, bounded in size and time.
+//! Fetches a JWK set over HTTP or HTTPS: one GET, no redirects, limited in size and time.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -14,28 +14,28 @@ use sidegate_runtime::serve::read_body;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-/// From the first packet to the last byte.
+/// The timeout of the whole request.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why a set could not be fetched.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    /// No connection, or it broke.
+    /// No connection, or a broken one.
     #[error("cannot reach {0}: {1}")]
     Unreachable(String, std::io::Error),
     /// Not HTTP.
     #[error("malformed HTTP answer")]
     Http(#[from] hyper::Error),
-    /// Not 200.
+    /// A status other than 200.
     #[error("status {0} instead of 200")]
     Status(u16),
-    /// The body is larger than any set we take, or never came.
+    /// The body exceeds the limit, or did not arrive.
     #[error("the body is too large or did not arrive")]
     Body,
     /// It took longer than five seconds.
     #[error("no answer in time")]
     Timeout,
-    /// The URL has no host name that a certificate could be checked against, or there are no roots to check it with.
+    /// The URL has no host name for the certificate check, or there are no root certificates.
     #[error("TLS cannot be set up for this host")]
     Tls,
 }
@@ -81,8 +81,8 @@ where
     Ok(body.to_vec())
 }
 
-/// The machine's own roots (`SSL_CERT_FILE`, `SSL_CERT_DIR` or the usual places), and Mozilla's, since an image from
-/// scratch has none.
+/// The machine's root certificates (`SSL_CERT_FILE`, `SSL_CERT_DIR` or the usual places), and
+/// Mozilla's, since an image from scratch has none.
 fn tls() -> Result<&'static Arc<rustls::ClientConfig>, FetchError> {
     static CONFIG: OnceLock<Option<Arc<rustls::ClientConfig>>> = OnceLock::new();
     let make = || {

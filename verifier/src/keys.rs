@@ -1,5 +1,6 @@
-//! The verification keys: secrets given outright, and a JWK set that is read again and again. Keys once read stay in
-//! force while their source is down; that a key is unknown is only ever concluded from a set that was read.
+//! The verification keys: configured secrets, and a JWK set that is fetched periodically. Keys stay
+//! in use while their source is down; a key counts as unknown only after a successful fetch without
+//! it.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,22 +18,24 @@ use crate::config::{JwksSource, KeyConfig};
 use crate::jwks_http;
 use crate::metrics::Metrics;
 
-/// However many tokens with unknown kids come, the set is read for them once in this time.
+/// However many tokens have unknown kids, the set is fetched for them at most once in this time.
 const COOLDOWN: Duration = Duration::from_secs(30);
-/// How many kids that turned out to be unknown are remembered.
+/// How many unknown kids are cached.
 const UNKNOWN_KIDS_MAX: u64 = 10_000;
-/// How soon a read that failed is tried again; doubled each time, up to `COOLDOWN` or the usual interval.
+/// The first retry interval after a failed fetch; doubled each time, up to `COOLDOWN` or the
+/// refresh interval.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// The keys and where they come from.
+/// The keys and their source.
 #[derive(Debug)]
 pub struct Keys {
     source: Option<JwksSource>,
     refresh: Duration,
     held: Mutex<Held>,
-    /// Where the keys are put in force.
+    /// The checker that uses the keys.
     tokens: Arc<TokenChecker>,
-    /// Kids that were not in the set when it was read to look for them: losing one costs a read.
+    /// Kids that were not in the set when it was fetched for them; an evicted kid costs another
+    /// fetch.
     unknown: moka::sync::Cache<String, ()>,
     reading: tokio::sync::Mutex<()>,
     busy: AtomicBool,
@@ -40,7 +43,7 @@ pub struct Keys {
     metrics: Arc<Metrics>,
 }
 
-/// How the last read went, and when a token may cause the next one (monotonic milliseconds).
+/// The result of the last fetch, and when a token may cause the next one (monotonic milliseconds).
 #[derive(Clone, Copy, Debug)]
 struct Reads {
     ok: bool,
@@ -48,16 +51,17 @@ struct Reads {
     next_ms: u64,
 }
 
-/// What is known of the key of a token that no key held verifies.
+/// The result of a look-up for the key of a token that no current key verifies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyLookup {
-    /// The set was read, and the key is not in it; or it cannot be in a set.
+    /// The set was fetched and lacks the key, or no set can have it.
     Absent,
-    /// The set could not be read, so nothing is known of the key.
+    /// The set could not be fetched, so the key may exist.
     Failed,
-    /// It is held now: the token can be checked again.
+    /// The key is available now: check the token again.
     Held,
-    /// The set should be read for it: [`Keys::fetch_for`]. Holds its `kid`, if the token names one.
+    /// The set should be fetched for it: [`Keys::fetch_for`]. Has the token's `kid`, if it names
+    /// one.
     Due(Option<String>),
 }
 
@@ -71,7 +75,8 @@ struct Held {
 impl Held {
     fn ring(&self) -> KeyRing {
         let all: Vec<VerifyingKey> = self.secrets.iter().chain(&self.public).cloned().collect();
-        // A set that claims a secret's kid must not displace the secret, nor take the other keys down with it.
+        // A set with a secret's kid must neither displace the secret nor make the other keys
+        // unusable.
         KeyRing::new(all).or_else(|_| KeyRing::new(self.secrets.clone())).unwrap_or_default()
     }
 }
@@ -82,16 +87,16 @@ pub enum ReadError {
     /// The file cannot be read.
     #[error("{0}")]
     File(#[from] std::io::Error),
-    /// The issuer does not answer as it should.
+    /// The HTTP request failed.
     #[error("{0}")]
     Http(#[from] jwks_http::FetchError),
-    /// What came is not a set of keys that may be used.
+    /// The document is not an acceptable key set.
     #[error("{0}")]
     Jwks(#[from] jwks::JwksError),
 }
 
 impl Keys {
-    /// The keys of a configuration, for `tokens`; public ones are not read yet.
+    /// The configured keys, for `tokens`; public keys are not fetched yet.
     pub fn new(config: KeyConfig, tokens: Arc<TokenChecker>, metrics: Arc<Metrics>) -> Self {
         let unknown = moka::sync::Cache::builder().max_capacity(UNKNOWN_KIDS_MAX).time_to_live(config.refresh).build();
         let held = Held { secrets: config.secrets, ..Held::default() };
@@ -115,13 +120,13 @@ impl Keys {
         !held.secrets.is_empty() || !held.public.is_empty()
     }
 
-    /// How many keys there are.
+    /// The number of keys.
     pub fn count(&self) -> usize {
         let held = self.held();
         held.secrets.len() + held.public.len()
     }
 
-    /// Puts other secrets in force.
+    /// Replaces the secrets.
     pub fn set_secrets(&self, secrets: Vec<VerifyingKey>) {
         let mut held = self.held();
         let kids = |keys: &[VerifyingKey]| keys.iter().map(|key| key.kid().to_owned()).collect::<Vec<_>>();
@@ -131,7 +136,7 @@ impl Keys {
         }
     }
 
-    /// What is known of the key of a token that was refused because no key held has its `kid` and algorithm.
+    /// Looks up the key of a token that was rejected because no key has its `kid` and algorithm.
     pub fn look_up(&self, token: &str) -> KeyLookup {
         let (Some(_), Some(key)) = (&self.source, unverified_key(token)) else { return KeyLookup::Absent };
         let asymmetric = [Algorithm::EdDsa, Algorithm::Es256, Algorithm::Rs256];
@@ -147,7 +152,7 @@ impl Keys {
         let reads = *self.reads();
         let due = monotonic_ms() >= reads.next_ms || self.busy.load(Ordering::Acquire);
         match (reads.ok, due) {
-            // Without a kid there is nothing to look for in a set that was read.
+            // Without a kid there is nothing to look for in the set.
             (true, true) if key.kid.is_some() => KeyLookup::Due(key.kid),
             (true, _) => KeyLookup::Absent,
             (false, true) => KeyLookup::Due(key.kid),
@@ -155,8 +160,8 @@ impl Keys {
         }
     }
 
-    /// True if keys are held that make it certain that the token's key is wrong: its `kid` belongs to another algorithm, or
-    /// it has none and several keys fit.
+    /// True if the current keys show that the token's key is wrong: its `kid` belongs to another
+    /// algorithm, or it has no `kid` and several keys fit.
     fn conflicts(&self, kid: Option<&str>, algorithm: Algorithm) -> bool {
         let held = self.held();
         let mut all = held.secrets.iter().chain(&held.public);
@@ -166,8 +171,8 @@ impl Keys {
         }
     }
 
-    /// Reads the set, unless that was just done, and remembers if `kid` is not in it. A read that failed is remembered only
-    /// as a reason to try again.
+    /// Fetches the set, unless that was just done, and caches `kid` as unknown if the set lacks it.
+    /// A failed fetch only schedules a retry.
     pub async fn fetch_for(&self, kid: Option<String>) -> KeyLookup {
         let _one_at_a_time = self.reading.lock().await;
         let next_ms = self.reads().next_ms;
@@ -189,7 +194,7 @@ impl Keys {
         }
     }
 
-    /// Reads the set now and then, and at once when `again` changes. Never returns.
+    /// Fetches the set periodically, and at once when `again` changes. Never returns.
     pub async fn keep_reading(&self, mut again: tokio::sync::watch::Receiver<u64>) {
         loop {
             let pause = {
@@ -203,7 +208,7 @@ impl Keys {
         }
     }
 
-    /// Reads the set; gives how long to wait until the next time.
+    /// Fetches the set; returns the wait until the next fetch.
     async fn read_now(&self) -> Duration {
         self.busy.store(true, Ordering::Release);
         let read = self.read().await;
@@ -224,7 +229,7 @@ impl Keys {
                 self.refresh
             }
             Err(error) => {
-                // Once for an outage: the metric counts every attempt.
+                // One line per outage: the metric counts every attempt.
                 if was.ok || was.retry == RETRY {
                     let (setting, source) = self.source_name();
                     tracing::warn!(
@@ -239,7 +244,7 @@ impl Keys {
         }
     }
 
-    /// The setting that names the set, and where it is; a URL without what may be a password.
+    /// The setting that names the set, and its location; in a URL the password is masked.
     fn source_name(&self) -> (&'static str, String) {
         match &self.source {
             None => ("JWKS_URL", String::new()),
@@ -279,7 +284,7 @@ async fn read_file(path: &Path) -> Result<Vec<u8>, ReadError> {
     use tokio::io::AsyncReadExt as _;
     let mut document = Vec::new();
     let file = tokio::fs::File::open(path).await?;
-    // One more than is taken, so that a larger file is seen to be one.
+    // One byte more than the limit, so that a larger file is detected.
     file.take(jwks::JWKS_BYTES_MAX as u64 + 1).read_to_end(&mut document).await?;
     Ok(document)
 }

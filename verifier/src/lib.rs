@@ -1,11 +1,16 @@
-//! The verifier: one per host or pod; says of every access token whether it is good right now.
+//! The verifier: one per host or pod; decides for every access token whether it is good now.
 //!
 //! # Map
-//! - [`config`]: every setting. [`app`]: the only place that knows all parts. [`commands`]: what the program can do.
-//! - [`verifier`]: from a request to a verdict, for every interface. [`token_cache`], [`rendered`]: tokens verified before, and the wire's answers to them. [`segment`]: the revocations in shared memory. [`feed_task`]: following the feed. [`snapshot`]: the list on disk. [`keys`], [`jwks_http`]: where keys come from. [`metrics`]: what is counted.
-//! - [`domain`]: what is decided, without sockets or clocks: what is asked and denied, canonical paths, routes, refusals.
-//! - [`wire`]: what is spoken: HTTP, the protocols of the proxies, gRPC, the admin listener.
-//! - [`ask`]: a client of this daemon, for its own commands.
+//! - [`config`]: every setting. [`app`]: the composition root. [`commands`]: the program's
+//!   commands.
+//! - [`verifier`]: from a request to a verdict, for every interface. [`token_cache`], [`rendered`]:
+//!   verified tokens and their rendered responses. [`segment`]: the revocations in shared memory.
+//!   [`feed_task`]: follows the feed. [`snapshot`]: the list on disk. [`keys`], [`jwks_http`]: the
+//!   verification keys. [`metrics`]: the counters.
+//! - [`domain`]: decisions without sockets or clocks: requests and denials, canonical paths,
+//!   routes, refusals.
+//! - [`wire`]: the protocols: HTTP, the proxies' conventions, gRPC, the admin listener.
+//! - [`ask`]: the client for the program's own commands.
 #![forbid(unsafe_code)]
 
 pub mod app;

@@ -42,7 +42,8 @@ enum Command {
     Health,
 }
 
-/// Gives memory back after a burst, and bears many short-lived connections without fragments: docs/scale.md has the figures.
+/// Returns memory after a burst, and does not fragment under many short-lived connections:
+/// docs/scale.md has the figures.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,4 +1,4 @@
-//! Every metric of the verifier, by name.
+//! Every metric of the verifier.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -13,7 +13,7 @@ use sidegate_common::problem::Code;
 
 use crate::domain::refusals::REASONS;
 
-/// The interfaces that are counted.
+/// The interfaces with their own counters.
 pub const INTERFACES: [&str; 8] = ["check", "envoy", "nginx", "forward", "haproxy", "grpc", "introspect", "verify"];
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -37,13 +37,14 @@ struct KindLabels {
     kind: &'static str,
 }
 
-/// The kinds that are counted one by one; the watermark over everybody is one number, not an entry.
+/// The kinds with their own counters; the watermark for all users is one number, not an entry.
 const KINDS: [&str; 4] = ["token", "session", "subject", "key"];
 
-/// The counters, and how they are shown.
+/// The counters, and their registry.
 #[derive(Debug)]
 pub struct Metrics {
-    /// All counters exist from the start, so that counting takes no lock; the most frequent ones come first.
+    /// All counters exist from the start, so that counting takes no lock; the most frequent come
+    /// first.
     checks: Vec<(&'static str, Vec<(&'static str, Counter)>)>,
     jwks_reads: [Counter; 2],
     refusals: [Counter; REASONS.len()],
@@ -55,7 +56,7 @@ pub struct Metrics {
 impl Metrics {
     /// All counters at zero.
     pub fn new() -> Self {
-        // Only what is counted here bears the program's name: the feed's metrics are the same in every program.
+        // Only these metrics have the program's prefix: the feed's are the same in every program.
         let mut all = Registry::default();
         let registry = all.sub_registry_with_prefix("sidegate_verifier");
         let version = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
@@ -82,34 +83,34 @@ impl Metrics {
         Self { checks, jwks_reads, refusals, held, ready, registry: Mutex::new(all) }
     }
 
-    /// Counts an answered check.
+    /// Counts a check.
     pub fn count(&self, interface: &'static str, outcome: &'static str) {
-        // A few short words to compare cost less than hashing them.
+        // Comparing a few short strings costs less than hashing them.
         let counters = self.checks.iter().find(|(name, _)| *name == interface);
         if let Some((_, counter)) = counters.and_then(|(_, held)| held.iter().find(|(name, _)| *name == outcome)) {
             counter.inc();
         }
     }
 
-    /// Counts a refused token.
+    /// Counts a rejected token.
     pub fn refused(&self, reason: &'static str) {
         if let Some(at) = REASONS.iter().position(|known| *known == reason) {
             self.refusals[at].inc();
         }
     }
 
-    /// How many checks found a good token.
+    /// The number of checks with a good token.
     pub fn good(&self) -> u64 {
         let allowed = self.checks.iter().flat_map(|(_, held)| held.iter().filter(|(outcome, _)| *outcome == "allowed"));
         allowed.map(|(_, counter)| counter.get()).sum()
     }
 
-    /// Counts a reading of the JWK set.
+    /// Counts a fetch of the JWK set.
     pub fn jwks_read(&self, ok: bool) {
         self.jwks_reads[usize::from(ok)].inc();
     }
 
-    /// How many revocations of each kind are held; to be told before they are shown.
+    /// Sets the number of revocations of each kind; call before [`Metrics::text`].
     pub fn held(&self, counts: Counts) {
         let counts = [counts.tokens, counts.sessions, counts.subjects, counts.keys];
         for (gauge, count) in self.held.iter().zip(counts) {
@@ -117,12 +118,12 @@ impl Metrics {
         }
     }
 
-    /// Lets another part of the program add what it counts, under a name of its own.
+    /// Lets another part of the program register its metrics under its own prefix.
     pub fn register(&self, add: impl FnOnce(&mut Registry)) {
         add(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// All metrics in the OpenMetrics text format, with whether a token could be judged now.
+    /// All metrics in the OpenMetrics text format, and whether tokens can be checked now.
     pub fn text(&self, ready: bool) -> String {
         self.ready.set(i64::from(ready));
         let mut out = String::new();
@@ -143,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_outcome_of_every_interface_is_there_from_the_start() {
+    fn every_outcome_of_every_interface_exists_from_the_start() {
         let metrics = Metrics::new();
         metrics.count("check", "token_revoked");
         metrics.count("check", "no such outcome");

@@ -1,12 +1,11 @@
-//! What the wire has made of a good token, kept with the token: the wire alone fills it, once, and the verifier only carries
-//! it.
+//! The rendered response to a good token, cached with the token: only the wire fills it, once.
 
 use std::sync::OnceLock;
 
 use bytes::Bytes;
 use http::HeaderMap;
 
-/// The allowing answer to a token, in the forms that have been asked for.
+/// The allowing response to a token, in the forms requested so far.
 #[derive(Debug, Default)]
 pub struct RenderedAnswer {
     headers: OnceLock<HeaderMap>,
@@ -14,12 +13,12 @@ pub struct RenderedAnswer {
 }
 
 impl RenderedAnswer {
-    /// The headers that say who sent the token, made by `render` the first time.
+    /// The identity headers, made by `render` on the first call.
     pub fn headers(&self, render: impl FnOnce() -> HeaderMap) -> &HeaderMap {
         self.headers.get_or_init(render)
     }
 
-    /// The answer as a message of gRPC, made by `encode` the first time.
+    /// The gRPC response message, made by `encode` on the first call.
     pub fn grpc(&self, encode: impl FnOnce() -> Bytes) -> &Bytes {
         self.grpc.get_or_init(encode)
     }

@@ -1,11 +1,11 @@
-//! The shared-memory segment of this daemon: tells readers of other processes when to ask. Every change is in the index
-//! first, so that whoever asks hears the newest.
+//! The daemon's shared-memory segment, which makes readers in other processes ask when needed.
+//! Every change is in the index first, so a reader that asks gets the newest answer.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use sidegate_common::clock::Moment;
+use sidegate_common::clock::CheckTime;
 use sidegate_common::index::HeldId;
 use sidegate_common::revocation::{Id, Revocation, SubjectTag, Target};
 use sidegate_common::revocation_state::{Observer, OnStale, Unavailable};
@@ -17,25 +17,25 @@ use sidegate_shm::hash::Subject;
 use sidegate_shm::writer::Entry;
 use sidegate_shm::{Clock as _, CoarseClock, Geometry, Live, Publisher, SegmentError, State, Stats};
 
-/// How long readers may go on believing a daemon that has stopped ticking.
-const TICK_TRUSTED_NS: u64 = NANOS;
-/// How many entries are fed to a growing segment before others get a turn.
+/// How long a segment stays valid after its daemon has stopped ticking.
+const TICK_VALID_NS: u64 = NANOS;
+/// How many entries are fed to a growing segment before the lock is released.
 const FEED_AT_ONCE: usize = 2048;
 
-/// The segment in use.
+/// The current segment.
 #[derive(Debug)]
 pub struct SharedSegment {
     shared: Mutex<Shared>,
     id: AtomicU64,
 }
 
-/// The segment, and what of it has to be remembered to take entries out again.
+/// The segment, and what is needed to remove entries again.
 #[derive(Debug)]
 struct Shared {
     publisher: Publisher,
-    /// The threshold that is published for a user, and when it may go.
+    /// The published threshold of each user, and its expiry.
     watermarks: HashMap<Box<str>, Watermark>,
-    /// The live line as last published.
+    /// The live line as published last.
     live: Live,
 }
 
@@ -46,10 +46,10 @@ struct Watermark {
 }
 
 impl SharedSegment {
-    /// An empty segment, offered at once; readers ask about everything until the first tick.
+    /// An empty segment, offered at once; readers ask about every token until the first tick.
     ///
     /// # Errors
-    /// The kernel refuses the segment.
+    /// The kernel rejects the segment.
     pub fn new(offer: Arc<SegmentOffer>) -> Result<Self, SegmentError> {
         let publisher = Publisher::new(Geometry::for_entries(0), offer)?;
         let id = AtomicU64::new(publisher.segment());
@@ -63,12 +63,12 @@ impl SharedSegment {
         Ok(Self { shared: Mutex::new(Shared { publisher, watermarks: HashMap::new(), live }), id })
     }
 
-    /// The segment that readers should use.
+    /// The current segment's identifier.
     pub fn id(&self) -> u64 {
         self.id.load(Ordering::Acquire)
     }
 
-    /// What is in the segment, and how many readers are attached.
+    /// The segment's statistics, and the number of attached readers.
     pub fn stats(&self) -> (Stats, usize) {
         let shared = self.lock();
         (shared.publisher.stats(), shared.publisher.readers())
@@ -78,15 +78,17 @@ impl SharedSegment {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Extends readers' trust in what `checker` would say, by at most a second; several times a second.
-    pub fn tick(&self, checker: &TokenChecker, at: Moment) {
+    /// Extends the validity of what `checker` would answer, by at most a second; call several times
+    /// a second.
+    pub fn tick(&self, checker: &TokenChecker, at: CheckTime) {
         let mut shared = self.lock();
         shared.live = live(checker, at);
         shared.tick();
     }
 
-    /// Drops entries that no unexpired token can match. Readers are told the time first: they then ask about such tokens.
-    pub fn expire(&self, checker: &TokenChecker, at: Moment) {
+    /// Drops entries that no unexpired token can match. The time floor is published first, so
+    /// readers then ask about such tokens.
+    pub fn expire(&self, checker: &TokenChecker, at: CheckTime) {
         self.tick(checker, at);
         let expired = checker.state().index().expire(at.now);
         for (ids, session) in [(&expired.tokens, false), (&expired.sessions, true)] {
@@ -97,7 +99,7 @@ impl SharedSegment {
         }
         let mut shared = self.lock();
         for sub in &expired.subjects {
-            // It may have been raised again meanwhile.
+            // The watermark may have been raised meanwhile.
             if let Some(Watermark { threshold, expires_at }) = shared.watermarks.get(sub).copied()
                 && expires_at < at.now
             {
@@ -107,17 +109,18 @@ impl SharedSegment {
         }
     }
 
-    /// Moves to a larger or smaller segment, if it is time for one. Readers keep the old one until they have the new.
+    /// Switches to a larger or smaller segment, if needed. Readers keep the old one until they have
+    /// the new one.
     ///
     /// # Errors
-    /// The kernel refuses the segment; readers then ask more.
-    pub fn resize(&self, checker: &TokenChecker, at: Moment) -> Result<(), SegmentError> {
+    /// The kernel rejects the segment; readers then ask more often.
+    pub fn resize(&self, checker: &TokenChecker, at: CheckTime) -> Result<(), SegmentError> {
         let mut shared = self.lock();
         let Some(geometry) = shared.publisher.wants_resize() else { return Ok(()) };
         shared.publisher.begin_resize(geometry)?;
         drop(shared);
         let (index, mut batch) = (checker.state().index(), Vec::with_capacity(FEED_AT_ONCE));
-        // First: a push that the log confirms meanwhile stands in the index before it leaves these.
+        // First: a push that the log confirms meanwhile is in the index before it leaves these.
         index.each_unconfirmed(|_, revocation| batch.push(revocation.clone()));
         self.feed(&mut batch);
         index.each(|revocation| {
@@ -139,7 +142,7 @@ impl SharedSegment {
         for revocation in batch.drain(..) {
             match &revocation.target {
                 Target::Subject { sub, .. } => {
-                    // What is published, which the entry at hand may be older or newer than.
+                    // The published threshold; this entry may be older or newer.
                     if let Some(Watermark { threshold, .. }) = shared.watermarks.get(sub).copied() {
                         shared.publisher.feed(&watermark(sub, threshold));
                     }
@@ -149,22 +152,22 @@ impl SharedSegment {
         }
     }
 
-    /// Readers are to believe nothing any more: the daemon is leaving.
+    /// Invalidates the segment: the daemon is stopping.
     pub fn close(&self) {
         self.lock().publisher.close();
     }
 }
 
-fn live(checker: &TokenChecker, at: Moment) -> Live {
+fn live(checker: &TokenChecker, at: CheckTime) -> Live {
     let (state, now) = (checker.state(), CoarseClock.now());
     let staleness = state.staleness();
     let age_ms = state.proven().map_or(u64::MAX, |proven| at.monotonic_ms.saturating_sub(proven));
     let left_ms = match staleness.policy {
         OnStale::Deny => staleness.max_ms.saturating_sub(age_ms),
-        // A lost feed is covered; a dead daemon is not.
+        // A lost feed is allowed; a dead daemon is not.
         OnStale::Allow => u64::MAX,
     };
-    let trusted_ns = left_ms.saturating_mul(NANOS / 1000).min(TICK_TRUSTED_NS);
+    let trusted_ns = left_ms.saturating_mul(NANOS / 1000).min(TICK_VALID_NS);
     Live {
         valid_until_monotonic_ns: now.monotonic_ns.saturating_add(trusted_ns),
         valid_until_realtime_ns: now.realtime_ns.saturating_add(trusted_ns),
@@ -206,7 +209,7 @@ impl Observer for SharedSegment {
 
     fn key_epoch(&self, epoch: u64) {
         let mut shared = self.lock();
-        // Not at the next tick: until then readers would go by the old one.
+        // Not at the next tick: until then readers would use the old epoch.
         shared.live.key_epoch = shared.live.key_epoch.max(epoch);
         shared.tick();
     }
@@ -240,7 +243,7 @@ fn with_target(target: &Target, act: impl FnOnce(&Entry<'_>)) {
         Target::Session { sid, subject: whose } => {
             act(&Entry::Session { sid: text(sid).as_bytes(), subject: subject(*whose) });
         }
-        // Not in the table: watermarks are handled with their history, keys by the key epoch.
+        // Not in the table: watermarks have their own path, keys the key epoch.
         Target::Subject { .. } | Target::All { .. } | Target::Key { .. } => {}
     }
 }
@@ -254,7 +257,7 @@ fn with_id(held: &HeldId, session: bool, act: impl FnOnce(&Entry<'_>)) {
     }
 }
 
-/// As it stands in the token, which is what readers hash.
+/// As in the token, which is what readers hash.
 fn text(id: &Id) -> String {
     id.to_string()
 }
@@ -263,16 +266,16 @@ fn text(id: &Id) -> String {
 mod tests {
     use super::*;
     use crate::testing;
+    use sidegate_common::log_protocol::Position;
     use sidegate_common::revocation_state::{RevocationState, Staleness};
     use sidegate_common::sync::Sink as _;
-    use sidegate_common::time::Instants;
-    use sidegate_common::wire::Position;
+    use sidegate_common::time::ClockReading;
 
     #[test]
     fn segment_that_grows_takes_unconfirmed_pushes_along() {
         let segment = Arc::new(SharedSegment::new(SegmentOffer::new().unwrap()).unwrap());
         let staleness = Staleness { max_ms: 30_000, policy: OnStale::Deny };
-        let now = Instants { wall_ms: testing::AT.now.0 * 1000, monotonic_ms: 1 };
+        let now = ClockReading { wall_ms: testing::AT.now.0 * 1000, monotonic_ms: 1 };
         let observer = Arc::clone(&segment) as Arc<dyn Observer>;
         let state = Arc::new(RevocationState::new(staleness, now, Some(observer)));
         state.begin(1);

@@ -1,9 +1,11 @@
-//! The list on disk (`SNAPSHOT_FILE`): what a restarted verifier starts from, stale until it has caught up with the log.
+//! The snapshot (`SNAPSHOT_FILE`): the list from which a restarted verifier starts, stale until it
+//! has caught up with the log.
 //!
-//! Format 2: one line of JSON (what of the log the list holds), then each entry as in the log behind its length (u16 BE),
-//! then a length of zero, the count (u64 BE), and the CRC-64/XZ of everything before it (u64 BE). A file is replaced by
-//! rename, so that a crash leaves the old one whole; one that is cut short, of another format, or of another checksum is
-//! refused whole, and the log is read from its start.
+//! Format 2: one line of JSON (the checkpoints of the log), then each entry as in the log after its
+//! length (u16 BE), then a length of zero, the count (u64 BE), and the CRC-64/XZ of everything
+//! before it (u64 BE). A file is replaced by rename, so a crash leaves the old one intact. A file
+//! that is cut short, of another format, or with another checksum is rejected as a whole, and the
+//! log is read from its start.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -18,11 +20,11 @@ use crc::{CRC_64_XZ, Crc, Digest, Table};
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use sidegate_common::index::Index;
+use sidegate_common::log_protocol::Position;
 use sidegate_common::revocation::{ENTRY_BYTES_MAX, Revocation, Target};
 use sidegate_common::revocation_state::RevocationState;
 use sidegate_common::sync::{Checkpoint, Lineage, Sink as _};
-use sidegate_common::time::{CLOCK_SKEW_SECONDS, Instants, UnixTime};
-use sidegate_common::wire::Position;
+use sidegate_common::time::{CLOCK_SKEW_SECONDS, ClockReading, UnixTime};
 use sidegate_runtime::feed::backoff::random;
 use sidegate_runtime::feed::status::Status;
 
@@ -30,23 +32,24 @@ use crate::verifier::Verifier;
 
 const VERSION: u32 = 2;
 static CRC: Crc<u64, Table<16>> = Crc::<u64, Table<16>>::new(&CRC_64_XZ);
-/// What a file that was being written by a process that died is left for.
+/// The age at which a dead process' temporary file is removed.
 const ABANDONED_AFTER: Duration = Duration::from_secs(60 * 60);
-/// How often the list is written while the program runs; it is also written when it stops.
+/// How often the list is written at run time; it is also written on a stop.
 const WRITE_EVERY: Duration = Duration::from_secs(60);
-/// How often it is tried again where that failed.
+/// The retry interval after a failed write.
 const RETRY_EVERY: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// What the file says of one partition.
+/// The file's data about one partition.
 #[derive(Debug, Serialize, Deserialize)]
 struct Partition {
     epoch: String,
-    history: String,
+    #[serde(rename = "history")]
+    replication_id: String,
     last: String,
     since: u64,
     proven: u64,
-    /// Watermarks over the whole partition: the last dead `iat`, and the last unknowable one.
+    /// The partition's watermarks: the last revoked `iat`, and the last that cannot be checked.
     all: u64,
     unknowable: u64,
 }
@@ -54,12 +57,13 @@ struct Partition {
 #[derive(Debug, Serialize, Deserialize)]
 struct Head {
     v: u32,
-    /// The verifier's time when it was written, seconds since 1970: what had expired by then was dropped.
+    /// The verifier's time at writing, seconds since 1970: entries expired by then are not in the
+    /// file.
     time: u64,
     partitions: Vec<Partition>,
 }
 
-/// A list that was read from disk.
+/// A list read from disk.
 #[derive(Debug)]
 pub struct Kept {
     head: Head,
@@ -73,15 +77,15 @@ pub enum SnapshotError {
     /// The file cannot be read.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// It is no snapshot of this format, or damaged.
+    /// Not a snapshot of this format, or damaged.
     #[error("not a whole snapshot of format {VERSION}")]
     Damaged,
-    /// It says something else than what was written.
+    /// The content differs from what was written.
     #[error("its checksum is wrong")]
     Checksum,
 }
 
-/// What is read or written, and its checksum so far.
+/// A reader or writer with a running checksum.
 struct Summed<T> {
     inner: T,
     digest: Digest<'static, u64, Table<16>>,
@@ -113,10 +117,10 @@ impl<T: io::Write> io::Write for Summed<T> {
     }
 }
 
-/// Reads the snapshot; none if there is no file.
+/// Reads the snapshot; `None` if there is no file.
 ///
 /// # Errors
-/// It cannot be read, or is not a whole snapshot.
+/// The file cannot be read, or is not a complete snapshot.
 pub fn read(path: &Path) -> Result<Option<Kept>, SnapshotError> {
     let opened = File::options().read(true).custom_flags(OFlags::NOFOLLOW.bits() as i32).open(path);
     let file = match opened {
@@ -165,7 +169,10 @@ fn read_entries(file: &mut impl io::Read) -> Result<Vec<Revocation>, SnapshotErr
 
 fn checkpoint(partition: &Partition) -> Option<Checkpoint> {
     Some(Checkpoint {
-        lineage: Lineage { epoch: partition.epoch.as_str().into(), history: partition.history.as_str().into() },
+        lineage: Lineage {
+            epoch: partition.epoch.as_str().into(),
+            replication_id: partition.replication_id.as_str().into(),
+        },
         last: Position::parse(&partition.last)?,
         since: UnixTime(partition.since),
         proven: UnixTime(partition.proven),
@@ -173,15 +180,16 @@ fn checkpoint(partition: &Partition) -> Option<Checkpoint> {
 }
 
 impl Kept {
-    /// How many entries it holds.
+    /// The number of entries.
     pub fn entries(&self) -> usize {
         self.entries.len()
     }
 
-    /// Puts everything into `state`, which is stale from then on: at least by a moment, whatever the file's age, since
-    /// nothing was proven by this process. Returns where to go on in the log; nowhere (so that all of it is read) if the
-    /// file was written by a clock that was ahead, since what it had dropped may still matter.
-    pub fn restore(self, state: &RevocationState, now: Instants) -> Vec<Checkpoint> {
+    /// Adds all entries to `state`, which then counts as stale whatever the file's age, since this
+    /// process has proven nothing. Returns where to resume in the log; nothing (so that all of it
+    /// is read) if the writer's clock was ahead, since entries it dropped as expired may still
+    /// matter.
+    pub fn restore(self, state: &RevocationState, now: ClockReading) -> Vec<Checkpoint> {
         state.begin(self.checkpoints.len() as u16);
         for revocation in &self.entries {
             state.apply(0, revocation);
@@ -197,9 +205,10 @@ impl Kept {
             }
             let age_ms = now.wall_ms.saturating_sub(kept.proven.saturating_mul(1000));
             let age_ms = age_ms.max(state.staleness().max_ms + 1);
-            // A machine that booted only now has no moment that lies so far back: it waits for the log.
+            // A machine that has just booted has no monotonic time so far back: it waits for the
+            // log.
             if let Some(monotonic_ms) = now.monotonic_ms.checked_sub(age_ms).filter(|moment| *moment > 0) {
-                let as_of = Instants { wall_ms: now.wall_ms.saturating_sub(age_ms), monotonic_ms };
+                let as_of = ClockReading { wall_ms: now.wall_ms.saturating_sub(age_ms), monotonic_ms };
                 state.fresh(partition, as_of, 0);
             }
         }
@@ -207,10 +216,11 @@ impl Kept {
     }
 }
 
-/// Writes `index` to `path` at `now`. The checkpoints must have been taken before: the index may hold more than they say.
+/// Writes `index` to `path` at `now`. The checkpoints must have been taken before: the index may
+/// have more entries than they cover.
 ///
 /// # Errors
-/// The file cannot be written; the old one is left as it was.
+/// The file cannot be written; the old one is unchanged.
 pub fn write(path: &Path, checkpoints: &[Checkpoint], index: &Index, now: UnixTime) -> io::Result<u64> {
     let partition = |(number, checkpoint): (u16, &Checkpoint)| {
         let mut pushed = UnixTime(0);
@@ -221,7 +231,7 @@ pub fn write(path: &Path, checkpoints: &[Checkpoint], index: &Index, now: UnixTi
         let (all, unknowable) = index.marks(number);
         Partition {
             epoch: checkpoint.lineage.epoch.to_string(),
-            history: checkpoint.lineage.history.to_string(),
+            replication_id: checkpoint.lineage.replication_id.to_string(),
             last: checkpoint.last.to_string(),
             since: checkpoint.since.0,
             proven: checkpoint.proven.0,
@@ -250,8 +260,8 @@ fn write_list(file: File, head: &Head, index: &Index) -> io::Result<u64> {
         count += 1;
         failed = failed.take().or(written.err());
     };
-    // Pushes that the log has not confirmed are kept too, as they are when a connection ends: it may have them all the same.
-    // They come first: one that is confirmed meanwhile is held for good before it is no longer one of these.
+    // Unconfirmed pushes are included, as a lost connection keeps them: the log may have them. They
+    // come first: a push confirmed meanwhile is in the index before it leaves these.
     index.each_unconfirmed(|_, revocation| {
         if !matches!(revocation.target, Target::All { .. }) {
             put(revocation);
@@ -269,15 +279,15 @@ fn write_list(file: File, head: &Head, index: &Index) -> io::Result<u64> {
     Ok(count)
 }
 
-/// A name that nobody else writes to, beside the file: processes in containers may all be number 1.
+/// A unique temporary name beside the file: processes in containers may all have pid 1.
 fn temporary(path: &Path) -> PathBuf {
     let mut name = path.file_name().map(OsString::from).unwrap_or_default();
     name.push(format!(".{}-{:013x}.new", std::process::id(), (random() * (1_u64 << 52) as f64) as u64));
     path.with_file_name(name)
 }
 
-/// Removes what processes that died have left beside the file while they were writing.
-#[allow(clippy::disallowed_methods)] // compared with the file system's own clock
+/// Removes temporary files that dead processes have left beside the file.
+#[allow(clippy::disallowed_methods)] // compared with the file system's clock
 fn remove_abandoned(path: &Path) {
     let (Some(folder), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else { return };
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
@@ -294,18 +304,18 @@ fn remove_abandoned(path: &Path) {
     }
 }
 
-/// A thread that writes the list down now and then, and once more when it is dropped.
+/// A thread that writes the list periodically, and once more when dropped.
 #[derive(Debug)]
-pub struct Keeper {
+pub struct SnapshotWriter {
     stop: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
-impl Keeper {
-    /// Keeps the revocations of `verifier` in `path`.
+impl SnapshotWriter {
+    /// Writes the revocations of `verifier` to `path`.
     ///
     /// # Errors
-    /// No thread can be started.
+    /// The thread cannot be started.
     pub fn start(path: PathBuf, verifier: Arc<Verifier>, status: Arc<Status>) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
@@ -315,8 +325,8 @@ impl Keeper {
             loop {
                 let last = stopped.load(Ordering::Acquire);
                 if last || Instant::now() >= due {
-                    match keep_once(&path, verifier.state().index(), &status, verifier.moment().now) {
-                        // Nothing complete yet: looked at again with the next turn.
+                    match write_once(&path, verifier.state().index(), &status, verifier.check_time().now) {
+                        // Not complete yet: checked again in the next round.
                         None => {}
                         Some(written) => {
                             due = Instant::now() + if written.is_ok() { WRITE_EVERY } else { RETRY_EVERY };
@@ -335,13 +345,13 @@ impl Keeper {
     }
 }
 
-/// Writes the list down, if it is complete; says why not where it cannot be written.
-fn keep_once(path: &Path, index: &Index, status: &Status, now: UnixTime) -> Option<Result<u64, io::Error>> {
+/// Writes the list if it is complete; returns the error of a failed write.
+fn write_once(path: &Path, index: &Index, status: &Status, now: UnixTime) -> Option<Result<u64, io::Error>> {
     let checkpoints = status.checkpoints()?;
     Some(write(path, &checkpoints, index, now))
 }
 
-/// Logs that the snapshot cannot be written, and that it can be again, once each. True while it cannot.
+/// Logs when writes begin to fail and when they work again. True while they fail.
 fn report(written: &Result<u64, io::Error>, failing: bool, path: &Path) -> bool {
     match (written, failing) {
         (Ok(entries), false) => tracing::debug!(entries, "wrote the snapshot"),
@@ -357,7 +367,7 @@ fn report(written: &Result<u64, io::Error>, failing: bool, path: &Path) -> bool 
     written.is_err()
 }
 
-impl Drop for Keeper {
+impl Drop for SnapshotWriter {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
         if let Some(thread) = self.thread.take() {
@@ -366,7 +376,7 @@ impl Drop for Keeper {
     }
 }
 
-/// Reads the snapshot named in the settings; a damaged one is logged and passed over.
+/// Reads the configured snapshot; a damaged one is logged and skipped.
 pub fn load(path: Option<&Path>) -> Option<Kept> {
     let path = path?;
     match read(path) {
@@ -386,12 +396,12 @@ pub fn load(path: Option<&Path>) -> Option<Kept> {
 mod tests {
     use super::*;
     use crate::testing;
-    use sidegate_common::clock::Moment;
+    use sidegate_common::clock::CheckTime;
     use sidegate_common::revocation::{Id, SubjectTag};
     use sidegate_common::revocation_state::{OnStale, Unavailable};
     use sidegate_common::token_checker::TokenChecker;
 
-    /// Nothing has proven it yet.
+    /// A checker whose list is unproven.
     fn tokens() -> Arc<TokenChecker> {
         testing::unproven(OnStale::Deny)
     }
@@ -409,7 +419,7 @@ mod tests {
     }
 
     fn checkpoint() -> Checkpoint {
-        let lineage = Lineage { epoch: "e".into(), history: "h".into() };
+        let lineage = Lineage { epoch: "e".into(), replication_id: "h".into() };
         Checkpoint {
             lineage,
             last: Position { ms: 5, sequence: 1 },
@@ -421,15 +431,15 @@ mod tests {
     const NOW: UnixTime = UnixTime(1_700_000_000);
 
     #[test]
-    fn a_snapshot_of_a_clock_that_was_ahead_is_no_place_to_go_on_from() {
+    fn snapshot_of_a_fast_clock_is_not_resumed() {
         let path = scratch("ahead");
         let before = tokens();
         entries().iter().for_each(|entry| assert!(before.state().apply(0, entry)));
         write(&path, &[checkpoint()], before.state().index(), UnixTime(1_700_003_600)).unwrap();
         let after = tokens();
-        let now = Instants { wall_ms: 1_700_000_001_000, monotonic_ms: 50_000_000 };
+        let now = ClockReading { wall_ms: 1_700_000_001_000, monotonic_ms: 50_000_000 };
         assert!(read(&path).unwrap().unwrap().restore(after.state(), now).is_empty());
-        assert_eq!(after.state().index().counts().total(), 4, "what it holds is held all the same");
+        assert_eq!(after.state().index().counts().total(), 4, "its entries count all the same");
         std::fs::remove_file(path).unwrap();
     }
 
@@ -438,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_is_read_and_is_stale() {
+    fn snapshot_round_trips_and_is_stale() {
         let path = scratch("whole");
         let before = tokens();
         entries().iter().for_each(|entry| assert!(before.state().apply(0, entry)));
@@ -448,18 +458,18 @@ mod tests {
         assert_eq!(write(&path, &[checkpoint()], before.state().index(), NOW).unwrap(), 4);
         let kept = read(&path).unwrap().unwrap();
         let after = tokens();
-        let now = Instants { wall_ms: 1_700_000_001_000, monotonic_ms: 50_000_000 };
+        let now = ClockReading { wall_ms: 1_700_000_001_000, monotonic_ms: 50_000_000 };
         assert_eq!(kept.restore(after.state(), now), vec![checkpoint()]);
         assert_eq!(after.state().index().counts(), before.state().index().counts());
         assert_eq!(after.state().index().marks(0), (UnixTime(77), UnixTime(66)));
         let (token, _) = testing::verified("a-jti");
-        let at = Moment { monotonic_ms: now.monotonic_ms, ..testing::AT };
+        let at = CheckTime { monotonic_ms: now.monotonic_ms, ..testing::AT };
         assert!(after.check(&token, at).is_err());
         assert!(matches!(after.ensure_ready(at), Err(Unavailable::Stale(_))), "a second old, and stale all the same");
         std::fs::remove_file(path).unwrap();
     }
 
-    /// The log may have what it has not confirmed yet, and a restart must not forget it.
+    /// The log may have entries that it has not confirmed yet, and a restart must not lose them.
     #[test]
     fn snapshot_has_unconfirmed_pushes() {
         let path = scratch("unconfirmed");
@@ -473,7 +483,7 @@ mod tests {
         read(&path)
             .unwrap()
             .unwrap()
-            .restore(after.state(), Instants { wall_ms: 1_700_000_001_000, monotonic_ms: 50_000_000 });
+            .restore(after.state(), ClockReading { wall_ms: 1_700_000_001_000, monotonic_ms: 50_000_000 });
         let mut held = vec![];
         after.state().index().each(|revocation| held.push(revocation));
         assert!(entries().iter().all(|entry| held.contains(entry)), "{held:?}");
@@ -482,18 +492,18 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_that_has_just_booted_waits_for_the_log() {
+    fn freshly_booted_machine_waits_for_the_log() {
         let path = scratch("boot");
         write(&path, &[checkpoint()], tokens().state().index(), NOW).unwrap();
         let after = tokens();
-        let now = Instants { wall_ms: 1_700_000_001_000, monotonic_ms: 10 };
+        let now = ClockReading { wall_ms: 1_700_000_001_000, monotonic_ms: 10 };
         read(&path).unwrap().unwrap().restore(after.state(), now);
         assert_eq!(after.state().proven(), None);
         std::fs::remove_file(path).unwrap();
     }
 
     #[test]
-    fn a_cut_or_foreign_file_is_refused_whole() {
+    fn damaged_or_other_file_is_rejected() {
         let path = scratch("cut");
         let before = tokens();
         entries().iter().for_each(|entry| assert!(before.state().apply(0, entry)));
@@ -507,7 +517,7 @@ mod tests {
             let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
             std::fs::write(&path, &flipped).unwrap();
-            assert!(read(&path).is_err(), "bit {bit} is another one");
+            assert!(read(&path).is_err(), "bit {bit} flipped");
         }
         let other = String::from_utf8_lossy(&bytes[..10]).replace("\"v\":2", "\"v\":1");
         std::fs::write(&path, [other.as_bytes(), &bytes[10..]].concat()).unwrap();
@@ -516,9 +526,10 @@ mod tests {
         assert!(read(&path).unwrap().is_none());
     }
 
-    /// Two verifiers of one folder do not write into each other's files, and what somebody has put there is not followed.
+    /// Verifiers that share a folder do not overwrite each other's temporary files, and a planted
+    /// link is not followed.
     #[test]
-    fn a_snapshot_is_written_to_a_name_of_its_own() {
+    fn snapshot_has_a_unique_temporary_name() {
         let folder = scratch("folder");
         std::fs::create_dir(&folder).unwrap();
         let (path, victim) = (folder.join("list"), folder.join("victim"));
@@ -531,7 +542,7 @@ mod tests {
         write(&path, &[checkpoint()], tokens().state().index(), NOW).unwrap();
         assert_eq!(std::fs::read_to_string(&victim).unwrap(), "as it was");
         assert!(std::fs::symlink_metadata(&path).unwrap().is_file() && read(&path).unwrap().is_some());
-        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 3, "nothing is left behind");
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 3, "no temporary file is left");
         std::fs::remove_dir_all(folder).unwrap();
     }
 }

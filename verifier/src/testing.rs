@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use sidegate_common::claims::{Audience, Claims};
-use sidegate_common::clock::Moment;
+use sidegate_common::clock::CheckTime;
 use sidegate_common::key::{KeyRing, SigningKey};
 use sidegate_common::revocation::{Id, Revocation, Target};
 use sidegate_common::revocation_state::{OnStale, RevocationState, Staleness};
 use sidegate_common::secret::Secret;
 use sidegate_common::sync::Sink as _;
-use sidegate_common::time::{Instants, UnixTime};
+use sidegate_common::time::{ClockReading, UnixTime};
 use sidegate_common::token::{self, Policy, VerifiedToken};
 use sidegate_common::token_checker::TokenChecker;
 use sidegate_runtime::settings::Settings;
@@ -21,8 +21,8 @@ use crate::domain::routes::Routes;
 use crate::metrics::Metrics;
 use crate::verifier::Verifier;
 
-/// When the tests of the domain take place.
-pub const AT: Moment = Moment { now: UnixTime(1_700_000_000), monotonic_ms: 50_000 };
+/// The time of the domain's tests.
+pub const AT: CheckTime = CheckTime { now: UnixTime(1_700_000_000), monotonic_ms: 50_000 };
 
 const SECRET: &str = "a-test-secret-of-thirty-two-bytes-or-more";
 
@@ -55,7 +55,7 @@ pub fn claims(jti: &str) -> Claims {
     }
 }
 
-/// A good token at [`AT`], and the same verified.
+/// A good token at [`AT`], and its verified form.
 pub fn verified(jti: &str) -> (String, Arc<VerifiedToken>) {
     let token = token::sign(&key(), &claims(jti)).unwrap();
     let ring = KeyRing::new(vec![key().verifying().clone()]).unwrap();
@@ -63,10 +63,10 @@ pub fn verified(jti: &str) -> (String, Arc<VerifiedToken>) {
     (token, Arc::new(verified))
 }
 
-/// A checker with the key, and one partition that nothing has proven.
+/// A checker with the key, and one unproven partition.
 pub fn unproven(on_stale: OnStale) -> Arc<TokenChecker> {
     let staleness = Staleness { max_ms: 30_000, policy: on_stale };
-    let now = Instants { wall_ms: AT.now.0 * 1000, monotonic_ms: 1 };
+    let now = ClockReading { wall_ms: AT.now.0 * 1000, monotonic_ms: 1 };
     let state = RevocationState::new(staleness, now, None);
     state.begin(1);
     let tokens = TokenChecker::new(policy(), Arc::new(state));
@@ -74,7 +74,7 @@ pub fn unproven(on_stale: OnStale) -> Arc<TokenChecker> {
     Arc::new(tokens)
 }
 
-/// A verifier with the key, and one partition proven complete at [`AT`]; `routes` are a routes file.
+/// A verifier with the key, and one partition proven complete at [`AT`]; `routes` is a routes file.
 pub fn verifier(on_stale: &str, routes: Option<&str>) -> Verifier {
     let settings = [("JWT_SECRET_KEY", SECRET), ("MAX_STALENESS", "30s"), ("ON_STALE", on_stale)];
     let environment: BTreeMap<_, _> = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
@@ -82,7 +82,7 @@ pub fn verifier(on_stale: &str, routes: Option<&str>) -> Verifier {
     let routes = routes.map(|text| Routes::parse(text, &config.policy.audiences).unwrap());
     let verifier = Verifier::new(&config, routes, Arc::new(Metrics::new()), None);
     verifier.state().begin(1);
-    verifier.state().fresh(0, Instants { wall_ms: 0, monotonic_ms: AT.monotonic_ms }, 0);
+    verifier.state().fresh(0, ClockReading { wall_ms: 0, monotonic_ms: AT.monotonic_ms }, 0);
     verifier
 }
 

@@ -1,9 +1,9 @@
-//! Tokens that this daemon has verified, so that seeing one again costs no cryptography.
+//! The cache of verified tokens: a repeated token needs no cryptography.
 //!
-//! A private, bounded cache. It says only "the signature and claims of exactly these bytes were right under that key
-//! epoch"; time, revocation and freshness are looked at on every check. A token is found by
-//! bytes of its signature, which only the holder of the key can choose, and compared whole. Losing an entry costs one
-//! verification.
+//! A private, bounded cache. A hit means only "the signature and claims of exactly these bytes were
+//! right under that key epoch"; time, revocation and freshness are checked every time. The key is
+//! bytes of the token's signature, which only the signing key's owner can choose, and the whole
+//! token is compared. A lost entry costs one verification.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,12 +12,12 @@ use sidegate_common::token::VerifiedToken;
 
 use crate::rendered::RenderedAnswer;
 
-/// Tokens that share a place; a lookup compares at most this many.
+/// The tokens per bucket; a look-up compares at most this many.
 const WAYS: usize = 4;
 /// Longer tokens are verified every time, so that the cache's memory has a bound.
 const KEPT_BYTES_MAX: usize = 2048;
 
-/// A verified token, with what the wire has made of it.
+/// A verified token with its rendered response.
 #[derive(Debug)]
 pub struct CachedToken {
     token: Box<str>,
@@ -27,12 +27,12 @@ pub struct CachedToken {
 }
 
 impl CachedToken {
-    /// The proof that it was verified.
+    /// The verified token.
     pub const fn verified(&self) -> &Arc<VerifiedToken> {
         &self.verified
     }
 
-    /// The answer that allows it.
+    /// The allowing response.
     pub const fn rendered(&self) -> &RenderedAnswer {
         &self.rendered
     }
@@ -40,20 +40,20 @@ impl CachedToken {
 
 type Bucket = [Option<Arc<CachedToken>>; WAYS];
 
-/// A fixed number of places for verified tokens.
+/// A fixed number of slots for verified tokens.
 #[derive(Debug)]
 pub struct TokenCache {
     buckets: Box<[Mutex<Bucket>]>,
 }
 
 impl TokenCache {
-    /// Room for about `entries` tokens (rounded up to a power of two); 0 keeps none.
+    /// Room for about `entries` tokens (rounded up to a power of two); 0 disables the cache.
     pub fn new(entries: usize) -> Self {
         let buckets = if entries == 0 { 0 } else { entries.div_ceil(WAYS).next_power_of_two() };
         Self { buckets: (0..buckets).map(|_| Mutex::new(Bucket::default())).collect() }
     }
 
-    /// The token, if these very bytes were verified under `key_epoch`.
+    /// The token, if exactly these bytes were verified under `key_epoch`.
     pub fn find(&self, token: &str, key_epoch: u64) -> Option<Arc<CachedToken>> {
         let mut bucket = self.bucket(token)?.lock().unwrap_or_else(PoisonError::into_inner);
         let is_it = |slot: &Option<Arc<CachedToken>>| slot.as_ref().is_some_and(|cached| *cached.token == *token);
@@ -62,13 +62,14 @@ impl TokenCache {
             bucket[at] = None;
             return None;
         }
-        // What is asked for moves towards the front; the last place is given up first.
+        // A hit moves towards the front; the last slot is evicted first.
         let front = at.saturating_sub(1);
         bucket.swap(at, front);
         bucket[front].clone()
     }
 
-    /// Keeps a token that was verified under `key_epoch`, which must have been read before verifying.
+    /// Caches a token that was verified under `key_epoch`, which must have been read before
+    /// verifying.
     pub fn keep(&self, token: &str, key_epoch: u64, verified: Arc<VerifiedToken>) -> Arc<CachedToken> {
         let cached =
             Arc::new(CachedToken { token: token.into(), key_epoch, verified, rendered: RenderedAnswer::default() });
@@ -81,7 +82,8 @@ impl TokenCache {
         cached
     }
 
-    /// Drops tokens that are no longer good at `now` by their `exp`, with `leeway` seconds beyond it, and those of other keys.
+    /// Drops tokens that have expired at `now` by their `exp` and `leeway` seconds, and those of
+    /// other keys.
     pub fn expire(&self, now: UnixTime, leeway: u64, key_epoch: u64) {
         for bucket in &self.buckets {
             let mut bucket = bucket.lock().unwrap_or_else(PoisonError::into_inner);
@@ -97,7 +99,7 @@ impl TokenCache {
     }
 
     fn bucket(&self, token: &str) -> Option<&Mutex<Bucket>> {
-        // Not the very end: the last characters of a signature hold few bits.
+        // Not the very end: the last characters of a signature have few bits.
         let tail = token.len().checked_sub(12)?;
         let bytes = token.as_bytes()[tail..].first_chunk::<8>()?;
         let spread = u64::from_le_bytes(*bytes).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
@@ -112,7 +114,7 @@ mod tests {
     use crate::testing;
 
     #[test]
-    fn only_the_very_same_bytes_under_the_same_epoch_are_found() {
+    fn only_the_same_bytes_under_the_same_epoch_are_found() {
         let (token, verified) = testing::verified("a");
         let cache = TokenCache::new(64);
         assert!(cache.find(&token, 1).is_none());
@@ -134,14 +136,14 @@ mod tests {
         cache.expire(exp.plus(5), 5, 1);
         assert!(cache.find(&token, 1).is_some(), "still good within the leeway");
         cache.expire(exp.plus(6), 5, 1);
-        assert_eq!(Arc::strong_count(&verified), 1, "its memory is given back");
+        assert_eq!(Arc::strong_count(&verified), 1, "its memory is freed");
         cache.keep(&token, 1, Arc::clone(&verified));
         cache.expire(exp, 5, 2);
         assert_eq!(Arc::strong_count(&verified), 1);
     }
 
     #[test]
-    fn the_cache_is_bounded() {
+    fn cache_is_bounded() {
         let cache = TokenCache::new(8);
         let tokens: Vec<String> = (0..100).map(|n| testing::verified(&format!("jti-{n}")).0).collect();
         let (_, verified) = testing::verified("x");

@@ -2,18 +2,18 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use sidegate_common::clock::Moment;
+use sidegate_common::clock::CheckTime;
 use sidegate_common::revocation_state::{Observer, RevocationState, Unavailable};
 use sidegate_common::secret::LiveSecret;
 use sidegate_common::time::LEEWAY_MAX_SECONDS;
 use sidegate_common::token::Rejection;
 use sidegate_common::token_checker::{GoodToken, TokenChecker, TokenError};
-use sidegate_runtime::clock::{instants, monotonic_ms};
+use sidegate_runtime::clock::{monotonic_ms, reading};
 use sidegate_runtime::trace;
 use sidegate_shm::attach::SegmentOffer;
 
 use crate::config::Config;
-use crate::domain::refusals::{self, Finding, Refusals};
+use crate::domain::refusals::{self, RefusalTrend, Refusals};
 use crate::domain::request::{CheckRequest, Denial, Presented};
 use crate::domain::routes::{Access, Routes};
 use crate::keys::{KeyLookup, Keys};
@@ -21,26 +21,26 @@ use crate::metrics::Metrics;
 use crate::segment::SharedSegment;
 use crate::token_cache::{CachedToken, TokenCache};
 
-/// The answer to "may this request pass?".
+/// The verdict on a request.
 #[derive(Debug)]
 pub enum Verdict {
-    /// Yes, and this is who sends it.
+    /// Allowed, with the token's identity.
     Allow(GoodToken, Arc<CachedToken>),
-    /// Yes, whoever sends it.
+    /// Allowed without an identity.
     Public,
-    /// No.
+    /// Denied.
     Deny(Denial),
-    /// That cannot be said.
+    /// Cannot be checked now.
     Unavailable(Unavailable),
 }
 
-/// A key that no token can be checked with yet, and that may be new.
+/// A key that must be looked up before the token can be checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MissingKey {
     kid: Option<String>,
 }
 
-/// What all listeners share.
+/// The state that all listeners share.
 #[derive(Debug)]
 pub struct Verifier {
     tokens: Arc<TokenChecker>,
@@ -55,7 +55,7 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// One that has not loaded any revocations yet; its segment, if there is to be one, is offered at once.
+    /// A verifier without revocations yet; its segment, if configured, is offered at once.
     pub fn new(
         config: &Config,
         routes: Option<Routes>,
@@ -69,7 +69,7 @@ impl Verifier {
                 .map(Arc::new)
         });
         let observer = segment.clone().map(|segment| segment as Arc<dyn Observer>);
-        let state = Arc::new(RevocationState::new(config.staleness, instants(), observer));
+        let state = Arc::new(RevocationState::new(config.staleness, reading(), observer));
         let tokens = Arc::new(TokenChecker::new(config.policy.clone(), state));
         Self {
             tokens: Arc::clone(&tokens),
@@ -84,12 +84,12 @@ impl Verifier {
         }
     }
 
-    /// Checks tokens alone.
+    /// The token checker.
     pub fn tokens(&self) -> &TokenChecker {
         &self.tokens
     }
 
-    /// The revocations held.
+    /// The revocations.
     pub fn state(&self) -> &Arc<RevocationState> {
         self.tokens.state()
     }
@@ -99,39 +99,40 @@ impl Verifier {
         self.segment.as_ref()
     }
 
-    /// The moment it is now.
-    pub fn moment(&self) -> Moment {
-        self.state().clock().moment(monotonic_ms(), instants)
+    /// The current time for checks.
+    pub fn check_time(&self) -> CheckTime {
+        self.state().clock().check_time(monotonic_ms(), reading)
     }
 
-    /// Whether any token could be judged good.
+    /// Whether any token could pass.
     ///
     /// # Errors
-    /// Says what is missing.
+    /// What is missing.
     pub fn ready(&self) -> Result<Option<u64>, Unavailable> {
-        self.tokens.ensure_ready(self.moment())
+        self.tokens.ensure_ready(self.check_time())
     }
 
-    /// The verdict on a request: the one entry point of every interface. A key that might be new is fetched first.
+    /// Checks a request: the entry point of every interface. A key that might be new is fetched
+    /// first.
     pub async fn check(&self, request: &CheckRequest<'_>) -> Verdict {
         let missing = match self.check_at_once(request) {
             Ok(verdict) => return verdict,
             Err(missing) => missing,
         };
         let verdict = match self.keys.fetch_for(missing.kid).await {
-            KeyLookup::Held => self.decide(request, self.moment()),
+            KeyLookup::Held => self.decide(request, self.check_time()),
             KeyLookup::Failed => Verdict::Unavailable(Unavailable::KeyLookupFailed),
             KeyLookup::Absent | KeyLookup::Due(_) => Verdict::Deny(Denial::Token(Rejection::UnknownKey)),
         };
         self.noted(verdict, request)
     }
 
-    /// The first half of [`Verifier::check`], which nearly always gives the verdict.
+    /// The synchronous part of [`Verifier::check`], which nearly always suffices.
     ///
     /// # Errors
-    /// The token's key has to be looked for first, which may take a while.
+    /// The token's key must be looked up first, which may take a while.
     pub fn check_at_once(&self, request: &CheckRequest<'_>) -> Result<Verdict, MissingKey> {
-        let mut verdict = self.decide(request, self.moment());
+        let mut verdict = self.decide(request, self.check_time());
         if let (Verdict::Deny(Denial::Token(Rejection::UnknownKey)), Presented::Token(token)) =
             (&verdict, request.token)
         {
@@ -144,8 +145,8 @@ impl Verifier {
         Ok(self.noted(verdict, request))
     }
 
-    /// What the route asks for, and what the token is worth.
-    pub(crate) fn decide(&self, request: &CheckRequest<'_>, at: Moment) -> Verdict {
+    /// Combines the route's requirement and the token's verdict.
+    pub(crate) fn decide(&self, request: &CheckRequest<'_>, at: CheckTime) -> Verdict {
         let routes = self.routes.as_ref().filter(|_| request.target.is_some());
         let routes = routes.map(|routes| Arc::clone(&routes.read().unwrap_or_else(PoisonError::into_inner)));
         let needed = match (&routes, request.target) {
@@ -168,22 +169,23 @@ impl Verifier {
         }
     }
 
-    /// Everybody may pass; whoever brings a good token passes by name.
-    fn public(&self, presented: Presented<'_>, at: Moment) -> Verdict {
+    /// Every request may pass; one with a good token passes with its identity.
+    fn public(&self, presented: Presented<'_>, at: CheckTime) -> Verdict {
         match self.token(presented, at) {
             Verdict::Allow(good, cached) => Verdict::Allow(good, cached),
             _ => Verdict::Public,
         }
     }
 
-    /// Checks the token alone: by what was verified before if it is there, else in full.
-    fn token(&self, presented: Presented<'_>, at: Moment) -> Verdict {
+    /// Checks the token alone: from the cache if possible, otherwise completely.
+    fn token(&self, presented: Presented<'_>, at: CheckTime) -> Verdict {
         let token = match presented {
             Presented::Nothing => return Verdict::Deny(Denial::Token(Rejection::Missing)),
             Presented::Refused(what) => return Verdict::Deny(Denial::NotOneToken(what)),
             Presented::Token(token) => token,
         };
-        // Read before the keys are: a token verified while they change is kept under the old epoch, and so not used.
+        // Read before the keys are: a token verified during a change is cached under the old epoch,
+        // and so not used.
         let key_epoch = self.key_epoch();
         let cached = self.cache.find(token, key_epoch);
         let checked = match &cached {
@@ -200,7 +202,7 @@ impl Verifier {
         }
     }
 
-    /// Takes note of a refused token.
+    /// Records a rejected token.
     fn noted(&self, verdict: Verdict, request: &CheckRequest<'_>) -> Verdict {
         if let (Verdict::Deny(Denial::Token(rejection)), Presented::Token(token)) = (&verdict, request.token) {
             self.refused(*rejection, token);
@@ -208,22 +210,22 @@ impl Verifier {
         verdict
     }
 
-    /// Counts a refused token by its reason, for [`Verifier::look_at_refusals`].
+    /// Counts a rejected token by its reason, for [`Verifier::look_at_refusals`].
     fn refused(&self, rejection: Rejection, token: &str) {
         let Some(reason) = refusals::reason(rejection) else { return };
         self.metrics.refused(reason);
         let difference = || {
             let kids: Vec<String> = self.tokens.issuer().keys().keys().iter().map(|key| key.kid().to_owned()).collect();
-            refusals::difference(rejection, token, self.tokens.issuer().policy(), &kids, self.moment().now)
+            refusals::difference(rejection, token, self.tokens.issuer().policy(), &kids, self.check_time().now)
         };
         self.refusals.note(reason, monotonic_ms(), || self.metrics.good(), difference);
     }
 
-    /// Logs it if all tokens of the last minute were refused alike.
+    /// Logs if all tokens of the last minute were rejected for the same reason.
     pub fn look_at_refusals(&self) {
-        match self.refusals.look(monotonic_ms(), self.metrics.good()) {
+        match self.refusals.evaluate(monotonic_ms(), self.metrics.good()) {
             None => {}
-            Some(Finding::AllAlike(reason, difference, tokens)) => {
+            Some(RefusalTrend::AllAlike(reason, difference, tokens)) => {
                 let refusals::Difference { setting, ours, theirs } = difference;
                 tracing::warn!(
                     reason,
@@ -234,17 +236,18 @@ impl Verifier {
                     "every token of the last minute was refused alike: issuer and verifier seem to differ"
                 );
             }
-            Some(Finding::Over) => tracing::info!("tokens are accepted again"),
+            Some(RefusalTrend::Over) => tracing::info!("tokens are accepted again"),
         }
     }
 
-    /// Drops what has expired: revocations, by a time that does not go back meanwhile, and tokens verified before.
+    /// Drops expired revocations, by a time that does not go back meanwhile, and expired cached
+    /// tokens.
     pub fn expire(&self) {
         self.state().clock().sweep(|| match &self.segment {
-            Some(segment) => segment.expire(&self.tokens, self.moment()),
-            None => drop(self.state().index().expire(self.moment().now)),
+            Some(segment) => segment.expire(&self.tokens, self.check_time()),
+            None => drop(self.state().index().expire(self.check_time().now)),
         });
-        self.cache.expire(self.moment().now, LEEWAY_MAX_SECONDS, self.key_epoch());
+        self.cache.expire(self.check_time().now, LEEWAY_MAX_SECONDS, self.key_epoch());
     }
 
     /// True if there is a routes file.
@@ -252,7 +255,7 @@ impl Verifier {
         self.routes.is_some()
     }
 
-    /// Puts other routes in force.
+    /// Replaces the routes.
     pub fn set_routes(&self, routes: Routes) {
         if let Some(held) = &self.routes {
             *held.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(routes);
@@ -264,7 +267,7 @@ impl Verifier {
         &self.keys
     }
 
-    /// Counts an answer, and tells the request's span, where there is one.
+    /// Counts a response, and sets the outcome of the request's span.
     pub fn answered(&self, interface: &'static str, outcome: &'static str) {
         self.metrics.count(interface, outcome);
         trace::outcome(outcome);
@@ -285,12 +288,12 @@ impl Verifier {
         &self.introspect_token
     }
 
-    /// The shared-memory segment that readers should use, 0 if there is none.
+    /// The current shared-memory segment; 0 if it is disabled.
     pub fn segment_id(&self) -> u64 {
         self.segment.as_ref().map_or(0, |segment| segment.id())
     }
 
-    /// Changes whenever clients must ask again about tokens they hold to be good.
+    /// Changes whenever clients must ask again about tokens they have cached.
     pub fn key_epoch(&self) -> u64 {
         self.state().key_epoch()
     }
@@ -334,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn a_protected_route_needs_one_good_token() {
+    fn protected_route_needs_one_good_token() {
         let (token, _) = testing::verified("one");
         assert_eq!(ask(Presented::Token(&token), "/any", None), "42");
         assert_eq!(ask(Presented::Nothing, "/any", None), "token_missing");
@@ -343,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn a_public_route_names_whoever_brings_a_good_token() {
+    fn public_route_reports_a_good_tokens_identity() {
         let (token, _) = testing::verified("one");
         assert_eq!(ask(Presented::Token(&token), "/public", None), "42");
         for presented in [Presented::Nothing, Presented::Refused("x"), Presented::Token("a.b.c")] {
@@ -364,21 +367,21 @@ mod tests {
     }
 
     #[test]
-    fn a_remembered_token_is_checked_each_time() {
+    fn cached_token_is_checked_each_time() {
         let verifier = testing::verifier("deny", None);
         let (token, verified) = testing::verified("one");
         let ask = |at| shown(verifier.decide(&CheckRequest::of_token(&token), at));
         assert_eq!(ask(AT), "42");
         assert!(verifier.cache.find(&token, verifier.key_epoch()).is_some());
-        let late = Moment { monotonic_ms: AT.monotonic_ms + 1_000_000, ..AT };
+        let late = CheckTime { monotonic_ms: AT.monotonic_ms + 1_000_000, ..AT };
         assert!(ask(late).contains("1000 s ago"));
-        assert_eq!(ask(Moment { now: verified.claims().expires_at().plus(60), ..AT }), "token_expired");
+        assert_eq!(ask(CheckTime { now: verified.claims().expires_at().plus(60), ..AT }), "token_expired");
         testing::revoke_session(verifier.tokens(), &verified.claims().sid);
         assert_eq!(ask(AT), "token_revoked");
     }
 
     #[test]
-    fn other_keys_forget_what_was_verified() {
+    fn replaced_keys_void_cached_tokens() {
         let verifier = testing::verifier("deny", None);
         let (token, _) = testing::verified("one");
         let ask = || verifier.check_at_once(&CheckRequest::of_token(&token));

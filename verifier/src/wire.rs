@@ -1,4 +1,4 @@
-//! Bytes in, bytes out: every interface of docs/proxies.md and docs/other-languages.md.
+//! The wire protocols: every interface of docs/proxies.md and docs/other-languages.md.
 
 pub mod admin;
 pub mod answer;

@@ -1,9 +1,9 @@
-//! What is said when a socket cannot be bound: the setting, the cause, and what would work.
+//! Error messages for sockets that cannot be bound: the setting, the cause, and the remedy.
 
 use std::io;
 use std::path::Path;
 
-/// Names `setting` in an error of binding a TCP address, and says what to do.
+/// Adds `setting` and a remedy to an error of binding a TCP address.
 pub fn tcp(setting: &str, error: &io::Error) -> io::Error {
     let advice = match error.kind() {
         io::ErrorKind::AddrInUse => "stop what listens there, or set another address",
@@ -16,7 +16,7 @@ pub fn tcp(setting: &str, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{setting}: {error}: {advice}"))
 }
 
-/// Names `setting` in an error of binding a Unix socket, and says what to do.
+/// Adds `setting` and a remedy to an error of binding a Unix socket.
 pub fn unix(setting: &str, path: &Path, error: &io::Error) -> io::Error {
     let name = path.file_name().map_or_else(|| "verifier.sock".into(), |name| name.to_string_lossy());
     let folder = std::env::var("XDG_RUNTIME_DIR").unwrap_or_else(|_| std::env::temp_dir().display().to_string());

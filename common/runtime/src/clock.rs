@@ -1,14 +1,14 @@
-//! The only reader of the machine's clocks.
+//! The only code that reads the machine's clocks.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use sidegate_common::time::{Instants, UnixTime};
+use sidegate_common::time::{ClockReading, UnixTime};
 
-/// What both clocks read now. Monotonic milliseconds count from CLOCK_MONOTONIC's own origin, so that processes of one
-/// host can compare them.
-pub fn instants() -> Instants {
-    Instants { wall_ms: wall_ms(), monotonic_ms: monotonic_ms() }
+/// Reads both clocks. Monotonic milliseconds count from CLOCK_MONOTONIC's own origin, so processes
+/// of one host can compare them.
+pub fn reading() -> ClockReading {
+    ClockReading { wall_ms: wall_ms(), monotonic_ms: monotonic_ms() }
 }
 
 /// The wall clock in whole seconds.
@@ -17,12 +17,12 @@ pub fn unix_now() -> UnixTime {
 }
 
 /// The wall clock in milliseconds since 1970; 0 before.
-#[allow(clippy::disallowed_methods)] // this is the one place
+#[allow(clippy::disallowed_methods)] // all other code calls this
 pub fn wall_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
-/// A moment as people read it (RFC 9110, section 5.6.7), for logs.
+/// Formats a time for people (RFC 9110, section 5.6.7), for logs.
 pub fn date(moment: UnixTime) -> String {
     let since_1970 = Duration::from_secs(moment.0);
     UNIX_EPOCH.checked_add(since_1970).map_or_else(|| moment.0.to_string(), httpdate::fmt_http_date)
@@ -34,7 +34,7 @@ pub fn monotonic_ms() -> u64 {
     now.tv_sec.unsigned_abs() * 1000 + now.tv_nsec.unsigned_abs() / 1_000_000
 }
 
-/// Time since the program first asked, for uptime figures.
+/// Time since the first call, for uptime figures.
 pub fn uptime_seconds() -> u64 {
     static STARTED: OnceLock<Instant> = OnceLock::new();
     STARTED.get_or_init(Instant::now).elapsed().as_secs()
@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_moment_is_a_date() {
+    fn date_formats_a_time() {
         assert_eq!(date(UnixTime(784_111_777)), "Sun, 06 Nov 1994 08:49:37 GMT");
     }
 }

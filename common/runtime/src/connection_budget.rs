@@ -1,9 +1,12 @@
-//! Memory that connections may hold, shared by the listeners of a program, and which connection is closed when it runs short.
+//! The memory budget for connections, shared by a program's listeners, and the choice of the
+//! connection to close when it runs short.
 //!
-//! A connection is charged for its buffers when it is accepted, and again when it turns out to be h2, sends a long head, opens a
-//! stream or does not read its answers. A charge that does not fit makes room: idle connections are closed, the oldest first; where
-//! none is idle, the one that holds most, unless the one that asks would hold more. What cannot be charged is refused. The figures
-//! are measured and rounded up, so that `bytes_max` bounds what connections add to resident memory.
+//! A connection is charged for its buffers when it is accepted, and again when it speaks h2, sends
+//! a long head, opens a stream or does not read its responses. A charge that does not fit closes
+//! other connections: idle ones, the oldest first; if none is idle, the connection with the largest
+//! charge, unless the charging one would then have more. Otherwise the charge is rejected. The
+//! figures are measured and rounded up, so `bytes_max` bounds what connections add to resident
+//! memory.
 
 use std::collections::VecDeque;
 use std::pin::pin;
@@ -17,27 +20,32 @@ use tokio::time::Instant;
 use crate::connection_timeouts::ConnectionActivity;
 use crate::settings::{ConfigError, Setting, Settings, setting};
 
-/// What every connection is charged, in bytes: its task, and hyper's first buffers for reading and writing.
+/// The charge of every connection, in bytes: its task, and hyper's first buffers for reading and
+/// writing.
 pub(crate) const CONNECTION_BYTES: usize = 20 * 1024;
-/// What an h2 connection is charged besides: frame buffers, header tables, and unread data up to its window.
+/// The extra charge of an h2 connection: frame buffers, header tables, and unread data up to its
+/// window.
 pub(crate) const H2_BYTES: usize = 92 * 1024;
-/// What an h2 request is charged besides its headers: the stream, the task that answers it, a gRPC call.
+/// The extra charge of an h2 request besides its headers: the stream, the handler's task, a gRPC
+/// call.
 pub(crate) const STREAM_BYTES: usize = 8 * 1024;
-/// What a header field is charged besides its name and value.
+/// The charge of a header field besides its name and value.
 pub(crate) const FIELD_BYTES: usize = 128;
-/// What a connection is charged whose client does not read: answers wait in the kernel's buffer and in ours.
+/// The extra charge of a connection whose client does not read: responses wait in the kernel's
+/// buffer and in ours.
 pub(crate) const UNREAD_BYTES: usize = 128 * 1024;
-/// A connection that would hold more than this closes no idle ones for it.
+/// A connection that would have more than this does not close idle ones.
 const MODEST_BYTES: usize = 256 * 1024;
-/// An idle connection this young may be about to ask: only newer ones push it out.
+/// An idle connection this young may be about to send a request: only new connections may close it,
+/// not charges of existing ones.
 const YOUNG: Duration = Duration::from_secs(1);
-/// No connection may hold more than this part of the budget.
+/// No connection may use more than this fraction of the budget.
 const CONNECTION_SHARE: usize = 4;
-/// The whole list of connections is searched at most this often.
+/// The minimum interval between searches of the whole list of connections.
 const SEARCH_EVERY: Duration = Duration::from_millis(2);
-/// How soon more connections are closed where those that were did not suffice.
+/// After this time more connections are closed if the room does not suffice.
 const ROOM_RETRY: Duration = Duration::from_millis(20);
-/// A shortage has ended when there has been none for so long.
+/// A shortage is over when no charge has failed for this long.
 const QUIET: Duration = Duration::from_secs(10);
 const MIB: usize = 1024 * 1024;
 
@@ -53,12 +61,12 @@ pub const fn connection_memory(default: &'static str) -> Setting {
 /// Reads `CONNECTION_MEMORY`, in bytes.
 ///
 /// # Errors
-/// It is not a number of MiB within reason.
+/// Not a number of MiB within the limits.
 pub fn read_connection_memory(settings: &Settings) -> Result<usize, ConfigError> {
     Ok(settings.number("CONNECTION_MEMORY", 1..=65_536)? as usize * MIB)
 }
 
-/// What connections may hold, and what they hold.
+/// The budget and its current use.
 #[derive(Debug)]
 pub struct ConnectionBudget {
     bytes_max: usize,
@@ -71,15 +79,16 @@ pub struct ConnectionBudget {
 
 #[derive(Debug, Default)]
 struct Open {
-    /// Every connection that was not told to close, the oldest first but for those that were busy when it was their turn.
+    /// Every connection that was not asked to close, oldest first; connections that were busy when
+    /// they came first move to the end.
     queue: VecDeque<Weak<ConnectionActivity>>,
     searched: Option<Instant>,
-    /// When the shortage was last felt, while there is one.
+    /// When a charge last did not fit, during a shortage.
     shortage: Option<Instant>,
 }
 
 impl ConnectionBudget {
-    /// Room for so many bytes and connections.
+    /// A budget of `bytes_max` bytes and `connections_max` connections.
     pub fn new(bytes_max: usize, connections_max: usize) -> Arc<Self> {
         Arc::new(Self {
             bytes_max,
@@ -91,18 +100,18 @@ impl ConnectionBudget {
         })
     }
 
-    /// For a listener that only operators and their tools reach: 64 connections, 4 MiB.
+    /// The budget of a listener for operators and their tools: 64 connections, 4 MiB.
     pub fn admin() -> Arc<Self> {
         Self::new(4 * MIB, 64)
     }
 
-    /// Waits until there is room for one more connection, closing others for it.
+    /// Waits until there is room for one more connection, and closes others for it.
     pub(crate) async fn admit(self: &Arc<Self>) -> Arc<ConnectionActivity> {
         loop {
             let mut freed = pin!(self.freed.notified());
             freed.as_mut().enable();
-            if let Some(stage) = self.try_admit() {
-                return stage;
+            if let Some(activity) = self.try_admit() {
+                return activity;
             }
             self.make_room(CONNECTION_BYTES, CONNECTION_BYTES, None);
             let _looked_again = tokio::time::timeout(ROOM_RETRY, freed).await;
@@ -116,21 +125,22 @@ impl ConnectionBudget {
         Some(self.register())
     }
 
-    /// Admits a connection whether there is room or not: one that was waiting when the program was told to stop.
-    pub(crate) fn admit_at_last(self: &Arc<Self>) -> Arc<ConnectionActivity> {
+    /// Admits a connection even without room: one that was already waiting when the program
+    /// received its stop signal.
+    pub(crate) fn admit_without_room(self: &Arc<Self>) -> Arc<ConnectionActivity> {
         self.bytes.fetch_add(CONNECTION_BYTES, Ordering::AcqRel);
         self.register()
     }
 
     fn register(self: &Arc<Self>) -> Arc<ConnectionActivity> {
         let connections = self.connections.fetch_add(1, Ordering::AcqRel) + 1;
-        let stage = Arc::new(ConnectionActivity::new(Arc::clone(self)));
+        let activity = Arc::new(ConnectionActivity::new(Arc::clone(self)));
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.queue.len() > 2 * connections + 64 {
-            open.queue.retain(|stage| stage.strong_count() > 0);
+            open.queue.retain(|activity| activity.strong_count() > 0);
         }
-        open.queue.push_back(Arc::downgrade(&stage));
-        stage
+        open.queue.push_back(Arc::downgrade(&activity));
+        activity
     }
 
     fn try_charge(&self, bytes: usize) -> bool {
@@ -138,15 +148,16 @@ impl ConnectionBudget {
         self.bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).is_ok()
     }
 
-    /// Charges `bytes` more to `stage`, which holds `held`. True if they fit, or will once those are gone that were told to close.
-    pub(crate) fn charge(&self, stage: &ConnectionActivity, held: usize, bytes: usize) -> bool {
+    /// Charges `bytes` more to `activity`, which has `held`. True if they fit now, or will once the
+    /// connections asked to close are gone.
+    pub(crate) fn charge(&self, activity: &ConnectionActivity, held: usize, bytes: usize) -> bool {
         if held + bytes > self.bytes_max / CONNECTION_SHARE {
             return false;
         }
         if self.try_charge(bytes) {
             return true;
         }
-        let room = self.make_room(bytes, held + bytes, Some(stage));
+        let room = self.make_room(bytes, held + bytes, Some(activity));
         if room {
             self.bytes.fetch_add(bytes, Ordering::AcqRel);
         }
@@ -158,14 +169,15 @@ impl ConnectionBudget {
         self.freed.notify_waiters();
     }
 
-    /// A connection is gone, with all that it held.
+    /// Releases a closed connection and its charges.
     pub(crate) fn leave(&self, bytes: usize) {
         self.connections.fetch_sub(1, Ordering::AcqRel);
         self.release(bytes);
     }
 
-    /// Tells connections to close, until they hold `bytes` together, for a connection that will then hold `total`: a new one, or
-    /// `asking`. False if that much was not found, or looked for a moment ago.
+    /// Asks connections to close until their charges sum up to `bytes`, for a connection that will
+    /// then have `total`: a new one, or `asking`. False if there are not enough, or the list was
+    /// searched a moment ago.
     fn make_room(&self, bytes: usize, total: usize, asking: Option<&ConnectionActivity>) -> bool {
         let now = Instant::now();
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
@@ -176,11 +188,11 @@ impl ConnectionBudget {
         let oldest_only = asking.is_some();
         let mut found = 0;
         for _ in 0..if total <= MODEST_BYTES { open.queue.len() } else { 0 } {
-            let Some(stage) = open.queue.pop_front() else { break };
-            let Some(idle) = stage.upgrade() else { continue };
+            let Some(activity) = open.queue.pop_front() else { break };
+            let Some(idle) = activity.upgrade() else { continue };
             let young = oldest_only && now.duration_since(idle.opened()) < YOUNG;
             if young || !idle.is_idle() || is_it(asking, &idle) {
-                open.queue.push_back(stage);
+                open.queue.push_back(activity);
                 continue;
             }
             idle.close_if_idle();
@@ -191,15 +203,15 @@ impl ConnectionBudget {
         }
         open.searched = Some(now);
         let all = open.queue.iter().rev().filter_map(Weak::upgrade);
-        // The oldest of several.
-        let heaviest = all.filter(|stage| !is_it(asking, stage)).max_by_key(|stage| stage.held());
+        // `max_by_key` returns the last of several, and the iterator is reversed: the oldest.
+        let heaviest = all.filter(|activity| !is_it(asking, activity)).max_by_key(|activity| activity.held());
         let Some(heaviest) = heaviest.filter(|heaviest| heaviest.held() >= total) else { return false };
         heaviest.close();
-        open.queue.retain(|stage| !std::ptr::eq(stage.as_ptr(), Arc::as_ptr(&heaviest)));
+        open.queue.retain(|activity| !std::ptr::eq(activity.as_ptr(), Arc::as_ptr(&heaviest)));
         found + heaviest.held() >= bytes
     }
 
-    /// One line at the beginning of a shortage, which ends when none was felt for a while.
+    /// Logs one line at the beginning of a shortage.
     fn log_shortage(&self, open: &mut Open, now: Instant) {
         if open.shortage.replace(now).is_none_or(|felt| now.duration_since(felt) > QUIET) {
             tracing::warn!(
@@ -212,8 +224,8 @@ impl ConnectionBudget {
     }
 }
 
-fn is_it(asking: Option<&ConnectionActivity>, stage: &Arc<ConnectionActivity>) -> bool {
-    asking.is_some_and(|asking| std::ptr::eq(asking, Arc::as_ptr(stage)))
+fn is_it(asking: Option<&ConnectionActivity>, activity: &Arc<ConnectionActivity>) -> bool {
+    asking.is_some_and(|asking| std::ptr::eq(asking, Arc::as_ptr(activity)))
 }
 
 #[cfg(test)]
@@ -234,52 +246,52 @@ mod tests {
             async move { budget.admit().await }
         });
         tokio::time::sleep(Duration::from_millis(1)).await;
-        assert_eq!(all.each_ref().map(|stage| stage.is_told_to_close()), [false, true, false]);
+        assert_eq!(all.each_ref().map(|activity| activity.is_closing()), [false, true, false]);
         let [_first, second, _third] = all;
         drop(second);
         waiting.await.unwrap();
     }
 
     #[tokio::test]
-    async fn heaviest_connection_goes_where_none_is_idle() {
+    async fn heaviest_connection_is_closed_if_none_is_idle() {
         let budget = budget(16);
         let (light, heavy, asking) = (budget.admit().await, budget.admit().await, budget.admit().await);
         let _busy = (light.request(0), heavy.request(3 * CONNECTION_BYTES), asking.request(0));
-        let others: Vec<_> = (0..10).map(|_| budget.admit_at_last()).collect();
-        let _busy_too: Vec<_> = others.iter().map(|stage| stage.request(0)).collect();
-        assert!(asking.charge(CONNECTION_BYTES), "the heavy one goes");
-        assert!(heavy.is_told_to_close() && !light.is_told_to_close() && !asking.is_told_to_close());
+        let others: Vec<_> = (0..10).map(|_| budget.admit_without_room()).collect();
+        let _busy_too: Vec<_> = others.iter().map(|activity| activity.request(0)).collect();
+        assert!(asking.charge(CONNECTION_BYTES), "the heavy connection is closed");
+        assert!(heavy.is_closing() && !light.is_closing() && !asking.is_closing());
         tokio::time::sleep(SEARCH_EVERY).await;
-        assert!(!asking.charge(CONNECTION_BYTES), "nobody left holds more than it would");
+        assert!(!asking.charge(CONNECTION_BYTES), "no other connection would have more");
     }
 
     #[tokio::test]
-    async fn streams_do_not_push_out_a_connection_that_is_about_to_ask() {
+    async fn streams_close_no_young_idle_connection() {
         let budget = budget(16);
         let asking = budget.admit().await;
-        let fresh: Vec<_> = (0..15).map(|_| budget.admit_at_last()).collect();
-        let told = || fresh.iter().filter(|stage| stage.is_told_to_close()).count();
+        let fresh: Vec<_> = (0..15).map(|_| budget.admit_without_room()).collect();
+        let closing = || fresh.iter().filter(|activity| activity.is_closing()).count();
         assert!(!asking.charge(CONNECTION_BYTES));
-        assert_eq!(told(), 0);
+        assert_eq!(closing(), 0);
         tokio::time::sleep(YOUNG).await;
-        assert!(asking.charge(CONNECTION_BYTES), "an idle one may go for a modest need");
-        assert_eq!(told(), 1);
+        assert!(asking.charge(CONNECTION_BYTES), "a small charge may close an idle one");
+        assert_eq!(closing(), 1);
     }
 
     #[tokio::test]
-    async fn no_connection_takes_more_than_its_share_and_all_is_given_back() {
+    async fn share_is_limited_and_charges_are_released() {
         let budget = budget(64);
-        let stage = budget.admit().await;
-        assert!(!stage.charge(16 * CONNECTION_BYTES), "a quarter is its own share, with what it holds already");
-        assert!(stage.charge(15 * CONNECTION_BYTES));
-        let open = stage.request(CONNECTION_BYTES);
+        let activity = budget.admit().await;
+        assert!(!activity.charge(16 * CONNECTION_BYTES), "a quarter of the budget is its share, with the first charge");
+        assert!(activity.charge(15 * CONNECTION_BYTES));
+        let open = activity.request(CONNECTION_BYTES);
         assert!(open.is_none(), "no more for a request either");
-        drop(stage);
+        drop(activity);
         assert_eq!((budget.bytes.load(Ordering::Relaxed), budget.connections.load(Ordering::Relaxed)), (0, 0));
     }
 
     #[tokio::test]
-    async fn number_of_connections_is_bounded_too() {
+    async fn number_of_connections_is_bounded() {
         let budget = ConnectionBudget::new(usize::MAX, 1);
         let only = budget.admit().await;
         assert!(budget.try_admit().is_none());

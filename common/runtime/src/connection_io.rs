@@ -1,4 +1,5 @@
-//! A connection's bytes: tells what comes and what the kernel takes, and has it charged.
+//! A connection's byte stream: reports received and blocked bytes to [`ConnectionActivity`], and
+//! charges them to the budget.
 
 use std::io::{IoSlice, Result};
 use std::pin::Pin;
@@ -11,80 +12,82 @@ use crate::connection_budget::{H2_BYTES, UNREAD_BYTES};
 use crate::connection_timeouts::{ConnectionActivity, out_of_memory};
 use crate::unix_authority::UnixAuthority;
 
-/// What every h2 connection begins with (RFC 9113 §3.4).
+/// The beginning of every h2 connection (RFC 9113 §3.4).
 pub(crate) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// How much of a head or body is covered by what every connection is charged, in bytes.
+/// The part of a head or body that the charge of every connection covers, in bytes.
 const FREE_BYTES: usize = 8 * 1024;
-/// The most that is charged for what is being received over HTTP/1: hyper's largest buffer, and the one it grew from.
+/// The most that is charged for a message being received over HTTP/1: hyper's largest buffer, and
+/// the one before its last growth.
 const RECEIVING_BYTES_MAX: usize = 128 * 1024;
 
-/// A connection's bytes, telling [`ConnectionActivity`] of them.
+/// A connection's byte stream that reports to [`ConnectionActivity`].
 #[derive(Debug)]
 pub(crate) struct TimedIo<I> {
     io: I,
-    stage: Arc<ConnectionActivity>,
-    /// How much of the preface has come; none once it is known what the client speaks.
+    activity: Arc<ConnectionActivity>,
+    /// How much of the preface has been received; `None` once the protocol is known.
     preface: Option<usize>,
-    /// Bytes that have come since the last answer.
+    /// Bytes received since the last response.
     receiving: usize,
-    /// The most that was charged for such, in bytes: buffers do not shrink.
+    /// The most charged for received bytes so far: buffers do not shrink.
     charged: usize,
-    /// The kernel took no more bytes when asked last.
+    /// The kernel accepted no more bytes at the last write.
     blocked: bool,
     charged_unread: bool,
-    /// Over a Unix socket, while it is or may be h2.
+    /// For a Unix socket, while the connection is or may be h2.
     authority: Option<UnixAuthority>,
 }
 
 impl<I> TimedIo<I> {
-    pub(crate) const fn new(io: I, stage: Arc<ConnectionActivity>) -> Self {
+    pub(crate) const fn new(io: I, activity: Arc<ConnectionActivity>) -> Self {
         let (preface, receiving, charged) = (Some(0), 0, 0);
-        Self { io, stage, preface, receiving, charged, blocked: false, charged_unread: false, authority: None }
+        Self { io, activity, preface, receiving, charged, blocked: false, charged_unread: false, authority: None }
     }
 
-    /// Takes whatever gRPC clients call a Unix socket.
+    /// Accepts the `:authority` values that gRPC clients send over a Unix socket.
     pub(crate) fn over_unix(self) -> Self {
         Self { authority: Some(UnixAuthority::new()), ..self }
     }
 
-    /// False if there is no memory for what comes.
-    fn hear(&mut self, length: usize, start: [u8; PREFACE.len()]) -> bool {
+    /// Handles received bytes; false if there is no memory for them.
+    fn on_received(&mut self, length: usize, start: [u8; PREFACE.len()]) -> bool {
         if length == 0 {
             return true;
         }
-        self.receiving = if self.stage.bytes_came() { self.receiving + length } else { length };
+        self.receiving = if self.activity.bytes_came() { self.receiving + length } else { length };
         if let Some(known) = self.preface {
             let (awaited, bytes) = (&PREFACE[known..], &start[..length.min(PREFACE.len())]);
             let common = bytes.iter().zip(awaited).take_while(|(byte, awaited)| byte == awaited).count();
             if known + common == PREFACE.len() {
                 self.preface = None;
-                self.stage.speaks_h2();
-                return self.stage.charge(H2_BYTES);
+                self.activity.speaks_h2();
+                return self.activity.charge(H2_BYTES);
             }
             self.preface = Some(known + common).filter(|_| common == bytes.len());
         }
-        self.receiving <= FREE_BYTES || self.stage.is_h2() || self.charge_receiving()
+        self.receiving <= FREE_BYTES || self.activity.is_h2() || self.charge_receiving()
     }
 
-    /// Charges for a long head or body, twice its length: a buffer that grows is copied.
+    /// Charges twice the length of a long head or body: growing a buffer copies it.
     fn charge_receiving(&mut self) -> bool {
         let due = (2 * self.receiving).next_multiple_of(FREE_BYTES).min(RECEIVING_BYTES_MAX);
         let more = due.saturating_sub(self.charged);
-        let charged = more == 0 || self.stage.charge(more);
+        let charged = more == 0 || self.activity.charge(more);
         if charged {
             self.charged += more;
         }
         charged
     }
 
-    /// Notes whether the kernel takes what is written; an error if there is no memory for a client that does not read.
+    /// Notes whether the kernel accepts writes; an error if there is no memory for a client that
+    /// does not read.
     fn wrote(&mut self, written: Poll<Result<usize>>) -> Poll<Result<usize>> {
         if written.is_pending() != self.blocked {
             self.blocked = !self.blocked;
-            self.stage.blocked_or_not();
+            self.activity.blocked_or_not();
             if self.blocked && !self.charged_unread {
-                if !self.stage.charge(UNREAD_BYTES) {
+                if !self.activity.charge(UNREAD_BYTES) {
                     return Poll::Ready(Err(out_of_memory()));
                 }
                 self.charged_unread = true;
@@ -104,14 +107,14 @@ impl<I: AsyncRead + Unpin> AsyncRead for TimedIo<I> {
             let length = bytes.len().min(start.len());
             start[..length].copy_from_slice(&bytes[..length]);
         }
-        if !self.hear(bytes.len(), start) {
+        if !self.on_received(bytes.len(), start) {
             return Poll::Ready(Err(out_of_memory()));
         }
-        if self.preface.is_none() && !self.stage.is_h2() {
+        if self.preface.is_none() && !self.activity.is_h2() {
             self.authority = None;
         }
         if let Some(authority) = &mut self.authority {
-            authority.mend(&mut buffer.filled_mut()[before..]);
+            authority.rewrite(&mut buffer.filled_mut()[before..]);
         }
         read
     }

@@ -1,10 +1,13 @@
-//! How long a connection may keep its place: one that has begun a request's head must finish it soon, one that asks nothing may
-//! stay a while, one whose client does not read is closed after [`ConnectionTimeouts::write`], and one whose request is being answered is
-//! left alone. What it holds is charged to the program's budget (`connection_budget`), which may tell it to close.
+//! Per-connection head, idle and write timeouts. A started head must be complete within
+//! [`ConnectionTimeouts::head`], a connection without requests is closed after a while, a client
+//! that does not read is disconnected after [`ConnectionTimeouts::write`], and a connection whose
+//! request is being processed has no deadline. Buffers are charged to the program's budget
+//! (`connection_budget`), which may ask a connection to close.
 //!
-//! hyper's own timer counts idle time as reading a head, and makes and unmakes a timer for every request. Here one timer
-//! belongs to each connection and goes off now and then; nobody looks at the clock for a request. This also covers what
-//! hyper-util reads before hyper runs: a client that sends nothing, or half of h2's preface.
+//! hyper's own timer counts idle time as reading a head, and creates a timer for every request.
+//! Here each connection has one timer that fires rarely, and no request reads the clock. It also
+//! covers what hyper-util reads before hyper runs: a client that sends nothing, or half of h2's
+//! preface.
 
 use std::future::poll_fn;
 use std::io::{Error, ErrorKind};
@@ -23,19 +26,20 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use crate::connection_budget::{CONNECTION_BYTES, ConnectionBudget};
 
-/// How long a connection may take.
+/// The timeouts of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ConnectionTimeouts {
     /// From the first byte of a head (or of h2's preface) to its end.
     pub head: Duration,
     /// Without any request.
     pub idle: Duration,
-    /// Without the client taking anything of an answer that is there; found out within this time and half of it again.
+    /// How long a client may read nothing of a response that is ready; detected within this time
+    /// and a half.
     pub write: Duration,
 }
 
-/// How long an idle connection that is told to close may take for its goodbye.
-const GOODBYE: Duration = Duration::from_millis(250);
+/// How long an idle connection may take to close gracefully after it was asked to close.
+const CLOSE_GRACE: Duration = Duration::from_millis(250);
 
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,28 +48,30 @@ enum Phase {
     Serving,
     /// Part of a head has come.
     Head,
-    /// Nothing is asked.
+    /// No request is in flight.
     Idle,
 }
 
-/// What is known of a connection, told by its bytes and by its requests, which may run in tasks of their own.
+/// What is known of a connection. Its byte stream and its requests, which may run in other tasks,
+/// report here.
 #[derive(Debug)]
 pub(crate) struct ConnectionActivity {
-    /// From the lowest: 16 bits for the requests being answered, 16 for the answers of them that wait for the client to take them,
-    /// 32 for how often the first number has changed.
+    /// From the lowest: 16 bits for the requests in flight, 16 for their responses that wait for
+    /// the client to read, 32 for the number of changes of the first.
     requests: AtomicU64,
-    /// Bytes have come since the last answer.
-    heard: AtomicBool,
-    /// It speaks h2, where bytes of a head cannot be told from others here; hyper's pings find out who is gone.
+    /// Bytes have been received since the last response.
+    received: AtomicBool,
+    /// The connection speaks h2, where a head's bytes snapshot like any others here; hyper's pings
+    /// detect dead clients.
     h2: AtomicBool,
-    /// Odd while the kernel takes no more bytes for the client; counts how often that has changed.
+    /// Odd while the kernel accepts no more bytes for the client; counts the changes.
     blocked: AtomicU32,
-    /// [`CLOSE_IF_IDLE`] or [`CLOSE`] once it is told to.
-    told_to_close: AtomicU8,
+    /// [`CLOSE_IF_IDLE`] or [`CLOSE`] once the budget has asked for it.
+    close_request: AtomicU8,
     task: AtomicWaker,
     opened: Instant,
     budget: Arc<ConnectionBudget>,
-    /// What it is charged now, in bytes.
+    /// The current charge, in bytes.
     held: AtomicUsize,
 }
 
@@ -75,14 +81,14 @@ const CLOSE_IF_IDLE: u8 = 1;
 const CLOSE: u8 = 2;
 
 impl ConnectionActivity {
-    /// A connection that `budget` has charged for already.
+    /// A connection that `budget` has already charged for.
     pub(crate) fn new(budget: Arc<ConnectionBudget>) -> Self {
         Self {
             requests: AtomicU64::new(0),
-            heard: AtomicBool::new(false),
+            received: AtomicBool::new(false),
             h2: AtomicBool::new(false),
             blocked: AtomicU32::new(0),
-            told_to_close: AtomicU8::new(0),
+            close_request: AtomicU8::new(0),
             task: AtomicWaker::new(),
             opened: Instant::now(),
             budget,
@@ -90,17 +96,17 @@ impl ConnectionActivity {
         }
     }
 
-    /// A request has come that holds `bytes` beside what its connection holds; it is being answered until what is returned is
-    /// dropped. None if there is no memory for it.
+    /// A request has started that uses `bytes` beside its connection's charge; it is in flight
+    /// until the returned value is dropped. `None` if there is no memory for it.
     pub(crate) fn request(self: &Arc<Self>, bytes: usize) -> Option<InFlight> {
         if bytes > 0 && !self.charge(bytes) {
             return None;
         }
         self.requests.fetch_add(TURN + 1, Ordering::AcqRel);
-        Some(InFlight { stage: Arc::clone(self), bytes })
+        Some(InFlight { activity: Arc::clone(self), bytes })
     }
 
-    /// Charges more; false if it is not to be had.
+    /// Charges more; false if the budget does not have it.
     pub(crate) fn charge(&self, bytes: usize) -> bool {
         let charged = self.budget.charge(self, self.held(), bytes);
         if charged {
@@ -109,14 +115,14 @@ impl ConnectionActivity {
         charged
     }
 
-    /// Bytes have come; true if others had since the last answer.
+    /// Records received bytes; true if others were received since the last response.
     pub(crate) fn bytes_came(&self) -> bool {
-        let more = self.heard.load(Ordering::Acquire);
-        self.heard.store(true, Ordering::Release);
+        let more = self.received.load(Ordering::Acquire);
+        self.received.store(true, Ordering::Release);
         more
     }
 
-    /// Its client has sent the whole preface of h2.
+    /// The client has sent h2's whole preface.
     pub(crate) fn speaks_h2(&self) {
         self.h2.store(true, Ordering::Release);
     }
@@ -125,54 +131,54 @@ impl ConnectionActivity {
         self.h2.load(Ordering::Acquire)
     }
 
-    /// The kernel no longer takes bytes for the client, or takes them again.
+    /// The kernel stops accepting bytes for the client, or accepts them again.
     pub(crate) fn blocked_or_not(&self) {
         self.blocked.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// What it is charged, in bytes.
+    /// The charge, in bytes.
     pub(crate) fn held(&self) -> usize {
         self.held.load(Ordering::Acquire)
     }
 
-    /// When it was accepted.
+    /// When the connection was accepted.
     pub(crate) const fn opened(&self) -> Instant {
         self.opened
     }
 
-    /// True if no request is being answered.
+    /// True if no request is in flight.
     pub(crate) fn is_idle(&self) -> bool {
-        self.look().0 != Phase::Serving
+        self.snapshot().0 != Phase::Serving
     }
 
-    /// Tells it to close unless a request has just come, which is answered first.
+    /// Asks the connection to close unless a request has just started, which is finished first.
     pub(crate) fn close_if_idle(&self) {
-        self.told_to_close.fetch_max(CLOSE_IF_IDLE, Ordering::AcqRel);
+        self.close_request.fetch_max(CLOSE_IF_IDLE, Ordering::AcqRel);
         self.task.wake();
     }
 
-    /// Tells it to close, whatever it is doing.
+    /// Asks the connection to close, whatever it is doing.
     pub(crate) fn close(&self) {
-        self.told_to_close.fetch_max(CLOSE, Ordering::AcqRel);
+        self.close_request.fetch_max(CLOSE, Ordering::AcqRel);
         self.task.wake();
     }
 
     #[cfg(test)]
-    pub(crate) fn is_told_to_close(&self) -> bool {
-        self.told_to_close.load(Ordering::Acquire) > 0
+    pub(crate) fn is_closing(&self) -> bool {
+        self.close_request.load(Ordering::Acquire) > 0
     }
 
-    fn look(&self) -> (Phase, u64) {
+    fn snapshot(&self) -> (Phase, u64) {
         let requests = self.requests.load(Ordering::Acquire);
         let phase = match requests % UNTAKEN {
-            0 if self.heard.load(Ordering::Acquire) && !self.h2.load(Ordering::Acquire) => Phase::Head,
+            0 if self.received.load(Ordering::Acquire) && !self.h2.load(Ordering::Acquire) => Phase::Head,
             0 => Phase::Idle,
             _ => Phase::Serving,
         };
         (phase, requests)
     }
 
-    /// How things stand between us and a client that should be reading; none if it should not.
+    /// The state of an unread response; `None` if the client has nothing to read.
     fn waits_for_reader(&self) -> Option<(u64, u32)> {
         let (requests, blocked) = (self.requests.load(Ordering::Acquire), self.blocked.load(Ordering::Acquire));
         (requests % TURN >= UNTAKEN || blocked % 2 == 1).then_some((requests, blocked))
@@ -185,36 +191,36 @@ impl Drop for ConnectionActivity {
     }
 }
 
-/// A request that is being answered.
+/// A request in flight.
 #[derive(Debug)]
 pub(crate) struct InFlight {
-    stage: Arc<ConnectionActivity>,
+    activity: Arc<ConnectionActivity>,
     bytes: usize,
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let Self { stage, bytes } = self;
+        let Self { activity, bytes } = self;
         if *bytes > 0 {
-            stage.held.fetch_sub(*bytes, Ordering::AcqRel);
-            stage.budget.release(*bytes);
+            activity.held.fetch_sub(*bytes, Ordering::AcqRel);
+            activity.budget.release(*bytes);
         }
-        stage.heard.store(false, Ordering::Release);
-        stage.requests.fetch_add(TURN - 1, Ordering::AcqRel);
+        activity.received.store(false, Ordering::Release);
+        activity.requests.fetch_add(TURN - 1, Ordering::AcqRel);
     }
 }
 
-/// The body of an answer, with which the request ends.
+/// A response body; the request ends with it.
 #[derive(Debug)]
 pub(crate) enum Answering<B> {
-    /// From the service.
+    /// The service's response.
     Served {
         body: B,
         open: InFlight,
-        /// The client has not taken what is there.
+        /// The client has not read what is ready.
         untaken: bool,
     },
-    /// Ours, where the service was not asked.
+    /// Our own response; the service did not see the request.
     Refused(Option<Bytes>),
 }
 
@@ -223,17 +229,17 @@ impl<B: Body> Answering<B> {
         let mut answering = Self::Served { untaken: false, open, body };
         if let Self::Served { body, open, untaken } = &mut answering {
             let more = !body.is_end_stream();
-            mark(&open.stage, untaken, more);
+            note_untaken(&open.activity, untaken, more);
         }
         answering
     }
 }
 
-/// Notes whether an answer waits for its client.
-fn mark(stage: &ConnectionActivity, untaken: &mut bool, now: bool) {
+/// Records whether a response waits for its client.
+fn note_untaken(activity: &ConnectionActivity, untaken: &mut bool, now: bool) {
     if *untaken != now {
         let difference = if now { UNTAKEN } else { UNTAKEN.wrapping_neg() };
-        stage.requests.fetch_add(difference, Ordering::AcqRel);
+        activity.requests.fetch_add(difference, Ordering::AcqRel);
         *untaken = now;
     }
 }
@@ -241,7 +247,7 @@ fn mark(stage: &ConnectionActivity, untaken: &mut bool, now: bool) {
 impl<B> Drop for Answering<B> {
     fn drop(&mut self) {
         if let Self::Served { open, untaken, .. } = self {
-            mark(&open.stage, untaken, false);
+            note_untaken(&open.activity, untaken, false);
         }
     }
 }
@@ -254,8 +260,8 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Answering<B> {
         match &mut *self {
             Self::Served { body, open, untaken } => {
                 let frame = Pin::new(body).poll_frame(context);
-                // Asked for more, it has none: now the client waits for us.
-                mark(&open.stage, untaken, matches!(frame, Poll::Ready(Some(_))));
+                // If the body is pending, the client waits for the service.
+                note_untaken(&open.activity, untaken, matches!(frame, Poll::Ready(Some(_))));
                 frame
             }
             Self::Refused(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
@@ -277,18 +283,18 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Answering<B> {
     }
 }
 
-/// There is no memory for what a connection does.
+/// The budget has no memory for the connection.
 pub(crate) fn out_of_memory() -> Error {
     Error::new(ErrorKind::OutOfMemory, "connections hold all the memory they may")
 }
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Runs a connection to its end: its own, or the one of its timeouts, or the drain that `stop` asks for. Must run as a task of its
-/// own: what wakes it is set up once.
+/// Runs a connection until it ends by itself, a timeout closes it, or `stop` drains it. Must run as
+/// its own task: the waker is registered once.
 pub(crate) async fn drive<C>(
     connection: C,
-    stage: Arc<ConnectionActivity>,
+    activity: Arc<ConnectionActivity>,
     timeouts: ConnectionTimeouts,
     mut stop: watch::Receiver<()>,
 ) -> Result<(), AnyError>
@@ -296,52 +302,54 @@ where
     C: GracefulConnection,
     C::Error: Into<AnyError>,
 {
-    let told = stop.clone();
+    let stop_watch = stop.clone();
     let (mut connection, mut stop) = (pin!(connection), pin!(stop.changed()));
     let every = (timeouts.idle / 4).min(timeouts.write / 2);
     let mut timer = LazyTimer { sleep: pin!(sleep(every)), every, armed: false };
-    // No deadline: it will be set when the alarm goes off next, and so an idle connection may stay up to a quarter longer.
-    let (mut seen, mut deadline) = (stage.look(), Some(Instant::now() + timeouts.idle));
+    // No deadline yet: the timer's next firing sets it, so an idle connection may stay up to a
+    // quarter longer.
+    let (mut seen, mut deadline) = (activity.snapshot(), Some(Instant::now() + timeouts.idle));
     let (mut listening, mut leaving, mut closing) = (false, false, false);
     let mut unread = None;
     poll_fn(move |context| {
-        // The first poll sees to it that a stop wakes this task; from then on a look at the version is cheaper.
+        // The first poll registers the wake-up for a stop; later a cheaper check of the version
+        // suffices.
         let stopped =
-            if listening { told.has_changed().unwrap_or(true) } else { stop.as_mut().poll(context).is_ready() };
+            if listening { stop_watch.has_changed().unwrap_or(true) } else { stop.as_mut().poll(context).is_ready() };
         if !listening {
-            stage.task.register(context.waker());
+            activity.task.register(context.waker());
         }
         listening = true;
         if stopped && !leaving {
             leaving = true;
             connection.as_mut().graceful_shutdown();
         }
-        let told_to_close = stage.told_to_close.load(Ordering::Acquire);
-        if told_to_close == CLOSE || told_to_close == CLOSE_IF_IDLE && stage.look().0 == Phase::Head {
+        let close_request = activity.close_request.load(Ordering::Acquire);
+        if close_request == CLOSE || close_request == CLOSE_IF_IDLE && activity.snapshot().0 == Phase::Head {
             return Poll::Ready(Err(out_of_memory().into()));
         }
-        if told_to_close == CLOSE_IF_IDLE && !closing {
+        if close_request == CLOSE_IF_IDLE && !closing {
             (closing, leaving) = (true, true);
             connection.as_mut().graceful_shutdown();
-            deadline = Some(Instant::now() + GOODBYE);
+            deadline = Some(Instant::now() + CLOSE_GRACE);
         }
         loop {
             if let Poll::Ready(ended) = connection.as_mut().poll(context) {
                 return Poll::Ready(ended.map_err(Into::into));
             }
-            let now_seen = stage.look();
+            let now_seen = activity.snapshot();
             if now_seen != seen {
                 seen = now_seen;
                 deadline = match seen.0 {
                     Phase::Head => Some(Instant::now() + timeouts.head),
-                    _ if closing => Some(Instant::now() + GOODBYE),
+                    _ if closing => Some(Instant::now() + CLOSE_GRACE),
                     _ => None,
                 };
             }
             if !timer.passed(deadline, context) {
                 return Poll::Pending;
             }
-            let waits = stage.waits_for_reader();
+            let waits = activity.waits_for_reader();
             if waits.is_some() && waits == unread {
                 return Poll::Ready(Err(Error::new(ErrorKind::TimedOut, "the client does not read").into()));
             }
@@ -354,7 +362,7 @@ where
                 Phase::Serving => deadline = Some(Instant::now() + every),
                 Phase::Idle if deadline.is_none() => deadline = Some(Instant::now() + timeouts.idle),
                 Phase::Idle if !leaving => {
-                    // h2 says goodbye, and what the client has just begun is finished.
+                    // h2 sends GOAWAY, and requests that the client has just started are finished.
                     leaving = true;
                     connection.as_mut().graceful_shutdown();
                     deadline = Some(Instant::now() + timeouts.head);
@@ -366,17 +374,19 @@ where
     .await
 }
 
-/// A timer that is set as seldom as can be: it may go off before the deadline, and is then set to it.
+/// A timer that is reset as rarely as possible: it may fire before the deadline, and is then reset
+/// to it.
 struct LazyTimer<'a> {
     sleep: Pin<&'a mut Sleep>,
-    /// It goes off at least this often.
+    /// The longest interval between firings.
     every: Duration,
     /// The timer will wake the task.
     armed: bool,
 }
 
 impl LazyTimer<'_> {
-    /// True once `deadline` has passed, or, if there is none, the alarm has gone off; until then the task is woken in time.
+    /// True once `deadline` has passed, or without a deadline the timer has fired; otherwise the
+    /// task will be woken in time.
     fn passed(&mut self, deadline: Option<Instant>, context: &mut Context<'_>) -> bool {
         loop {
             if let Some(deadline) = deadline.filter(|deadline| *deadline < self.sleep.deadline()) {
@@ -419,22 +429,22 @@ mod tests {
     const SHORT_IDLE: ConnectionTimeouts = ConnectionTimeouts { head: LONG, idle: SHORT, write: LONG };
     const SHORT_WRITE: ConnectionTimeouts = ConnectionTimeouts { head: LONG, idle: LONG, write: SHORT };
 
-    /// A client's end of a connection that is served, each request after `work` with so many bytes; its stage; and what stops it
-    /// when dropped.
+    /// A client's end of a served connection, with `work` and so many response bytes for each
+    /// request; its activity; and the sender that stops it when dropped.
     async fn serve(
         timeouts: ConnectionTimeouts,
         work: Duration,
         bytes: usize,
     ) -> (DuplexStream, Weak<ConnectionActivity>, watch::Sender<()>) {
         let (client, server) = duplex(4096);
-        let stage = ConnectionBudget::admin().admit().await;
-        let known = Arc::downgrade(&stage);
+        let activity = ConnectionBudget::admin().admit().await;
+        let known = Arc::downgrade(&activity);
         let (going_on, stop) = watch::channel(());
-        let heard = TimedIo::new(server, Arc::clone(&stage));
+        let received = TimedIo::new(server, Arc::clone(&activity));
         tokio::spawn(async move {
-            let told = Arc::clone(&stage);
+            let watched = Arc::clone(&activity);
             let service = service_fn(move |_| {
-                let open = told.request(0).expect("no memory is asked for");
+                let open = watched.request(0).expect("no memory is asked for");
                 async move {
                     tokio::time::sleep(work).await;
                     let body = Full::new(Bytes::from(vec![b'x'; bytes]));
@@ -442,16 +452,16 @@ mod tests {
                 }
             });
             let builder = auto::Builder::new(TokioExecutor::new());
-            let connection = builder.serve_connection(TokioIo::new(heard), service).into_owned();
-            drive(connection, stage, timeouts, stop).await
+            let connection = builder.serve_connection(TokioIo::new(received), service).into_owned();
+            drive(connection, activity, timeouts, stop).await
         });
         (client, known, going_on)
     }
 
-    /// The connection ends, and with it what was charged for it, though its client neither reads nor closes.
-    async fn ends(client: DuplexStream, stage: &Weak<ConnectionActivity>) {
+    /// The connection ends, and its charges with it, though its client neither reads nor closes.
+    async fn ends(client: DuplexStream, activity: &Weak<ConnectionActivity>) {
         let gone = async {
-            while stage.strong_count() > 0 {
+            while activity.strong_count() > 0 {
                 tokio::time::sleep(SHORT / 10).await;
             }
         };
@@ -461,21 +471,22 @@ mod tests {
 
     #[tokio::test]
     async fn client_that_never_reads_is_closed() {
-        let (mut client, stage, _going_on) = serve(SHORT_WRITE, Duration::ZERO, 64 * 1024).await;
+        let (mut client, activity, _going_on) = serve(SHORT_WRITE, Duration::ZERO, 64 * 1024).await;
         client.write_all(REQUEST).await.unwrap();
-        ends(client, &stage).await;
+        ends(client, &activity).await;
     }
 
     #[tokio::test]
     async fn h2_client_that_opens_no_window_is_closed() {
-        let (mut client, stage, _going_on) = serve(SHORT_WRITE, Duration::ZERO, 1024).await;
-        // SETTINGS_INITIAL_WINDOW_SIZE 0, and GET / on stream 1. Frames are read, so that only the window holds the answer back.
+        let (mut client, activity, _going_on) = serve(SHORT_WRITE, Duration::ZERO, 1024).await;
+        // SETTINGS_INITIAL_WINDOW_SIZE 0, and GET / on stream 1. The frames are read, so only the
+        // window blocks the response.
         let settings = [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0];
         let request = [0, 0, 3, 1, 5, 0, 0, 0, 1, 0x82, 0x84, 0x86];
         client.write_all(&[&PREFACE[..], &settings, &request].concat()).await.unwrap();
         let mut out = Vec::new();
         tokio::time::timeout(Duration::from_secs(20), client.read_to_end(&mut out)).await.expect("it ends").unwrap();
-        ends(client, &stage).await;
+        ends(client, &activity).await;
     }
 
     #[tokio::test]
@@ -491,28 +502,28 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn connection_that_is_told_to_close_does() {
+    async fn connection_closes_when_asked() {
         for (said, busy) in [(&b""[..], false), (b"GET /", false), (REQUEST, false), (PREFACE, false), (REQUEST, true)]
         {
             let work = if busy { LONG } else { Duration::ZERO };
-            let (mut client, stage, _going_on) =
+            let (mut client, activity, _going_on) =
                 serve(ConnectionTimeouts { head: LONG, idle: LONG, write: LONG }, work, 0).await;
             client.write_all(said).await.unwrap();
             tokio::time::sleep(SHORT).await;
-            let told = stage.upgrade().expect("it is served");
-            assert_eq!(told.is_idle(), !busy, "{said:?}");
+            let watched = activity.upgrade().expect("it is served");
+            assert_eq!(watched.is_idle(), !busy, "{said:?}");
             if busy {
-                told.close()
+                watched.close()
             } else {
-                told.close_if_idle()
+                watched.close_if_idle()
             }
-            drop(told);
-            ends(client, &stage).await;
+            drop(watched);
+            ends(client, &activity).await;
         }
     }
 
-    /// What the server answers and whether it ends the connection if the client sends `said` piece by piece and then falls silent
-    /// with its end held open. Each answer takes `work`.
+    /// What the server sends, and whether it closes the connection, if the client sends `said`
+    /// piece by piece and then nothing, without closing. Each request takes `work`.
     async fn after(said: &[&[u8]], timeouts: ConnectionTimeouts, work: Duration) -> (Vec<u8>, bool) {
         let (mut client, _, _going_on) = serve(timeouts, work, 0).await;
         let mut out = Vec::new();
@@ -525,7 +536,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn half_a_head_ends_soon_and_silence_does_not() {
+    async fn head_timeout_covers_only_heads() {
         for said in [&b"P"[..], b"PRI * HTTP/2.0\r\n", &PREFACE[..23], b"G", b"GET / HTTP/1.1\r\nhost: x\r\nx: y"] {
             assert!(after(&[said], SHORT_HEAD, Duration::ZERO).await.1, "{said:?}");
         }
@@ -537,15 +548,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_asks_nothing_goes_after_a_while() {
+    async fn idle_connection_is_closed() {
         for said in [&[][..], &[REQUEST], &[REQUEST, REQUEST]] {
             assert!(after(said, SHORT_IDLE, Duration::ZERO).await.1, "{said:?}");
         }
-        assert!(!after(&[b"GET /"], SHORT_IDLE, Duration::ZERO).await.1, "a head has its own time");
+        assert!(!after(&[b"GET /"], SHORT_IDLE, Duration::ZERO).await.1, "a head has its own timeout");
     }
 
     #[tokio::test]
-    async fn an_answer_may_take_longer_than_either() {
+    async fn response_may_take_longer_than_the_timeouts() {
         let both = ConnectionTimeouts { head: SHORT, idle: SHORT, write: LONG };
         let (out, ended) = after(&[REQUEST, REQUEST], both, SHORT * 4).await;
         assert_eq!(out.windows(15).filter(|window| window == b"HTTP/1.1 200 OK").count(), 2);
@@ -553,7 +564,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn h2_is_told_before_it_ends() {
+    async fn h2_client_gets_goaway_before_the_close() {
         // The client's settings; then the server's, a GOAWAY (frame type 7) and the end.
         let (out, ended) = after(&[PREFACE, &[0, 0, 0, 4, 0, 0, 0, 0, 0]], SHORT_IDLE, Duration::ZERO).await;
         let mut rest = out.as_slice();
@@ -563,11 +574,11 @@ mod tests {
             rest = rest.get(9 + usize::from(c) + (usize::from(b) << 8) + (usize::from(a) << 16)..).unwrap_or_default();
         }
         assert!(kinds.contains(&7), "{kinds:?}");
-        assert!(!ended, "it may still finish what it began");
+        assert!(!ended, "the client may still finish its requests");
     }
 
     #[tokio::test]
-    async fn h2_whose_client_does_not_answer_the_goodbye_ends_too() {
+    async fn h2_client_that_ignores_goaway_is_closed() {
         let both = ConnectionTimeouts { head: SHORT, idle: SHORT, write: LONG };
         assert!(after(&[PREFACE, &[0, 0, 0, 4, 0, 0, 0, 0, 0]], both, Duration::ZERO).await.1);
     }

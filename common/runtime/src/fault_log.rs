@@ -1,15 +1,16 @@
-//! A fault that lasts is one line when it begins and one a minute after that, not one for every request or attempt it fails.
+//! Logs a lasting fault once when it begins and then once a minute, not for every failed request or
+//! attempt.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A fault that goes on is logged again this often.
+/// The interval between log lines of a lasting fault.
 const REMIND_EVERY: Duration = Duration::from_secs(60);
-/// Different faults that are told apart at once.
+/// How many different faults are tracked at once.
 const FAULTS_MAX: usize = 16;
 
-/// The faults of one place that were logged.
+/// The recently logged faults of one place.
 #[derive(Debug, Default)]
 pub struct FaultLog {
     faults: Mutex<BTreeMap<String, Fault>>,
@@ -18,17 +19,18 @@ pub struct FaultLog {
 #[derive(Debug)]
 struct Fault {
     logged: Instant,
-    /// Times it happened since.
+    /// Repetitions since the last line.
     repeated: u64,
 }
 
 impl FaultLog {
-    /// Nothing is wrong yet.
+    /// No fault yet.
     pub const fn new() -> Self {
         Self { faults: Mutex::new(BTreeMap::new()) }
     }
 
-    /// Whether `fault` is worth a line now: it is new, or was logged a minute ago. Then, how often it has happened since that line.
+    /// `Some` if `fault` should be logged now: it is new, or its last line is a minute old. The
+    /// value is how often it happened since that line.
     pub fn happened(&self, fault: &str) -> Option<u64> {
         self.happened_at(fault, Instant::now())
     }
@@ -51,7 +53,7 @@ impl FaultLog {
         Some(0)
     }
 
-    /// All is well again; true if something was wrong.
+    /// All faults are over; true if there was one.
     pub fn ended(&self) -> bool {
         let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
         !std::mem::take(&mut *faults).is_empty()

@@ -1,18 +1,21 @@
-//! What both programs need of the outside world: settings, logs, clocks, listeners, Redis, and the revocation feeds.
+//! What both programs need from the operating system and the network: settings, logs, clocks,
+//! listeners, Redis, and the revocation feeds.
 //!
 //! # Map
-//! - [`settings`]: a table of settings read from the environment, a TOML file and defaults; errors name the setting.
-//! - [`clock`]: the only reader of the wall clock.
+//! - [`settings`]: a table of settings read from the environment, a TOML file and defaults; errors
+//!   name the setting.
+//! - [`clock`]: the only code that reads the clocks.
 //! - [`logging`]: JSON or text logs.
-//! - [`connection_budget`]: what connections may hold, and which is closed when memory runs short.
-//! - [`fault_log`]: a lasting fault is one line, not one for every attempt.
-//! - [`program`]: exit codes and the signals a program obeys.
+//! - [`connection_budget`]: memory for connections, and the choice of the one to close when it runs
+//!   short.
+//! - [`fault_log`]: logs a lasting fault once, not for every attempt.
+//! - [`program`]: exit codes and signals.
 //! - [`socket`]: binding TCP and Unix sockets without stealing a live one.
-//! - [`redis_cluster`]: what a Cluster tells of its nodes.
+//! - [`redis_cluster`]: the nodes of a Cluster.
 //! - [`redis_url`]: how to reach Redis: one server, Sentinels or a Cluster.
 //! - [`feed`]: the revocation feeds: following the log over Redis or gRPC.
-//! - [`systemd`]: sockets passed by systemd, and telling it how we are.
-//! - [`trace`]: which trace a request belongs to; spans for a collector, with the feature `otel`.
+//! - [`systemd`]: socket activation and notifications.
+//! - [`trace`]: the trace of a request; spans for a collector, with the feature `otel`.
 //! - [`serve`]: HTTP/1 and h2c on a listener, with limits and a drain.
 #![forbid(unsafe_code)]
 

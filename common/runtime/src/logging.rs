@@ -1,4 +1,4 @@
-//! Logs: JSON lines by default, text for people; one place sets them up.
+//! Sets up logging: JSON lines by default, text for people.
 
 use std::io::IsTerminal as _;
 
@@ -13,7 +13,7 @@ pub const SETTINGS: [Setting; 2] = [
     setting("RUST_LOG", "info", "log filter in tracing's syntax, such as info or sidegate_issuer=debug"),
 ];
 
-/// Looks at the settings and changes nothing.
+/// Checks the settings without starting.
 ///
 /// # Errors
 /// An unknown format or filter.
@@ -30,7 +30,7 @@ pub fn start(settings: &Settings) -> Result<(), ConfigError> {
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let ansi = std::io::stderr().is_terminal() && !no_color;
     let builder = fmt().with_env_filter(filter).with_ansi(ansi).with_writer(std::io::stderr);
-    // A second start in one process (tests) keeps the first one's output.
+    // A second start in one process (tests) keeps the first output.
     let _already_started = if format == "json" {
         builder.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init()
     } else {

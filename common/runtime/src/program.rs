@@ -1,4 +1,4 @@
-//! Exit codes, and the signals a program obeys.
+//! Exit codes and signals.
 
 use std::process::ExitCode;
 
@@ -11,26 +11,26 @@ use crate::settings::ConfigError;
 pub const EX_USAGE: u8 = 64;
 
 /// Prints a configuration error for people and returns the exit code for it.
-#[allow(clippy::print_stderr)] // logs may not be set up yet, and this is for the person who started the program
+#[allow(clippy::print_stderr)] // logging may not be set up yet, and the message is for the person at the terminal
 pub fn refuse(error: &ConfigError) -> ExitCode {
     eprintln!("configuration error: {error}");
     ExitCode::from(EX_USAGE)
 }
 
-/// What the world asks of the program: to stop, or to read its files again.
+/// The signals for the program: stop, or reload.
 #[derive(Clone, Debug)]
 pub struct Signals {
-    /// Turns true once, on SIGTERM or SIGINT.
+    /// Becomes true once, on SIGTERM or SIGINT.
     pub stop: watch::Receiver<bool>,
     /// Counts SIGHUPs.
     pub reload: watch::Receiver<u64>,
 }
 
 impl Signals {
-    /// Listens for SIGTERM, SIGINT and SIGHUP from now on. Must run inside a tokio runtime.
+    /// Installs handlers for SIGTERM, SIGINT and SIGHUP. Must run inside a tokio runtime.
     ///
     /// # Errors
-    /// The operating system refuses a handler.
+    /// The operating system rejects a handler.
     pub fn listen() -> std::io::Result<Self> {
         let (stop_sender, stop) = watch::channel(false);
         let (reload_sender, reload) = watch::channel(0);
@@ -55,11 +55,12 @@ pub async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _sender_gone = stop.wait_for(|stopped| *stopped).await;
 }
 
-/// Makes the process' memory unreadable to others and keeps it out of core dumps: RLIMIT_CORE 0, PR_SET_DUMPABLE 0. And lets
-/// it open as many files as it may: with the usual 1,024, as many silent clients would keep everybody else out.
+/// Makes the process' memory unreadable to others and keeps it out of core dumps: RLIMIT_CORE 0,
+/// PR_SET_DUMPABLE 0. Also raises the limit of open files to the hard limit: with the usual 1,024,
+/// that many idle clients would block all others.
 ///
 /// # Errors
-/// The kernel refuses.
+/// The kernel rejects the call.
 pub fn harden() -> std::io::Result<()> {
     use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
     let files = getrlimit(Resource::Nofile);
@@ -75,8 +76,8 @@ pub fn open_files_max() -> usize {
     getrlimit(Resource::Nofile).current.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX))
 }
 
-/// How many connections of clients may be open at once, so that the program always has descriptors for the rest: `reserve` for
-/// its stores, feeds, files and admin listener, or half of a limit that is too small for that.
+/// How many client connections may be open at once. `reserve` descriptors stay for stores, feeds,
+/// files and the admin listener, or half of the limit if it is too small for that.
 pub fn connections_max(reserve: usize) -> usize {
     let files = open_files_max();
     let connections = files.saturating_sub(reserve).max(files / 2);

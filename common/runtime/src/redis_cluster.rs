@@ -1,5 +1,6 @@
-//! What a Redis Cluster tells of its nodes: which node owns a partition's slot, and which nodes there are beside those of
-//! the URL. Without it a program is lost as soon as the nodes of its URL are away or no longer masters.
+//! The nodes of a Redis Cluster: which node owns a partition's slot, and which nodes exist beside
+//! those of the URL. Without them a program cannot reconnect once the URL's nodes are down or no
+//! longer masters.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,7 +12,7 @@ use crate::redis_url::redirected;
 /// Host and port of a node.
 pub type Address = (String, u16);
 
-/// The nodes of a Cluster, as far as they are known.
+/// The known nodes of a Cluster.
 #[derive(Debug, Default)]
 pub struct Members(Mutex<State>);
 
@@ -23,9 +24,9 @@ struct State {
 }
 
 impl Members {
-    /// The nodes to ask for a partition, each once: the owner last known, the configured ones, the others. The owner is
-    /// forgotten until it has answered again, and the rest begins elsewhere each time: a node that never answers must not
-    /// use up the time of every attempt.
+    /// The nodes to try for a partition, each once: the last known owner, the configured nodes, the
+    /// others. The owner is dropped until it has answered again, and each call starts elsewhere in
+    /// the rest: a node that never answers must not use up the time of every attempt.
     pub fn to_ask(&self, partition: u16, configured: &[Address]) -> Vec<Address> {
         let mut state = self.locked();
         let owner = state.owners.remove(&partition);
@@ -38,19 +39,19 @@ impl Members {
         owner.into_iter().chain(rest).collect()
     }
 
-    /// Notes which node owns a partition's slot.
+    /// Records the owner of a partition's slot.
     pub fn set_owner(&self, partition: u16, owner: Address) {
         self.locked().owners.insert(partition, owner);
     }
 
-    /// Notes which nodes there are; an empty list changes nothing.
+    /// Records the nodes; an empty list changes nothing.
     pub fn set_nodes(&self, nodes: Vec<Address>) {
         if !nodes.is_empty() {
             self.locked().nodes = nodes;
         }
     }
 
-    /// The configured nodes and all others that are known.
+    /// The configured nodes and all other known ones.
     pub fn with_known(&self, configured: &[Address]) -> Vec<Address> {
         let mut all = configured.to_vec();
         all.extend(self.locked().nodes.iter().filter(|node| !configured.contains(node)).cloned());
@@ -62,7 +63,8 @@ impl Members {
     }
 }
 
-/// The nodes in the answer to `CLUSTER SLOTS`, masters and replicas, each once; `asked` is the host that gave it.
+/// The nodes in a reply to `CLUSTER SLOTS`, masters and replicas, each once; `asked` is the
+/// replying host.
 pub fn nodes(answer: &Value, asked: &str) -> Vec<Address> {
     let mut nodes: Vec<Address> = Vec::new();
     let Value::Array(ranges) = answer else { return nodes };
@@ -94,12 +96,12 @@ mod tests {
     }
 
     #[test]
-    fn the_owner_is_asked_first_and_only_once_without_an_answer() {
+    fn owner_is_tried_first_but_once_without_an_answer() {
         let members = Members::default();
         members.set_nodes(vec![at(1), at(3)]);
         members.set_owner(7, at(3));
         assert_eq!(members.to_ask(7, &[at(1), at(2)]), [at(3), at(1), at(2)]);
-        assert_eq!(members.to_ask(7, &[at(1), at(2)]), [at(2), at(3), at(1)], "it did not answer: others first");
+        assert_eq!(members.to_ask(7, &[at(1), at(2)]), [at(2), at(3), at(1)], "no answer: others first");
         assert_eq!(members.to_ask(7, &[at(1), at(2)]), [at(3), at(1), at(2)]);
         members.set_nodes(Vec::new());
         assert_eq!(members.with_known(&[at(1), at(2)]), [at(1), at(2), at(3)]);

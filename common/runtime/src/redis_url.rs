@@ -1,11 +1,11 @@
-//! How to reach Redis: one server, the master that Sentinels name, or a Cluster; resolved anew for every connection.
+//! How to reach Redis: one server, the master that Sentinels name, or a Cluster; resolved again for every connection.
 //!
 //! `redis://[user:password@]host[:port][/db]` is one server and `rediss://` the same over TLS.
 //! `redis+sentinel://[user:password@]host[:port],…/service[/db]` is the master that Sentinels name, and
 //! `redis+cluster://[user:password@]host[:port],…` a Cluster; `rediss+sentinel` and `rediss+cluster` speak TLS.
 //!
-//! With TLS the machine's own roots are trusted (`SSL_CERT_FILE`, `SSL_CERT_DIR` or the usual places), or Mozilla's where
-//! there are none, as in an image from scratch.
+//! With TLS the machine's root certificates are trusted (`SSL_CERT_FILE`, `SSL_CERT_DIR` or the
+//! usual places), or Mozilla's if there are none, as in an image from scratch.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use redis::{
 
 use crate::settings::{ConfigError, Setting, Settings, secret, setting};
 
-/// The settings of the login at Sentinels, the same in both programs.
+/// The settings of the Sentinel login, the same in both programs.
 pub const SENTINEL_SETTINGS: [Setting; 2] = [
     setting("REDIS_SENTINEL_USERNAME", "", "user name at the Sentinels of REDIS_URL; unset: their default user")
         .reloaded(),
@@ -31,17 +31,17 @@ pub const SENTINEL_SETTINGS: [Setting; 2] = [
 
 const SENTINEL_PORT: u16 = 26379;
 const REDIS_PORT: u16 = 6379;
-/// A peer that does not acknowledge what was sent is given up after this long.
+/// A connection is closed if the peer does not acknowledge data for this long.
 const USER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a Sentinel, or the server that it names, may take to connect and to answer.
 const SENTINEL_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// A Redis URL, understood.
+/// A parsed Redis URL.
 #[derive(Clone, Debug)]
 pub enum RedisUrl {
     /// One server.
     Single(ConnectionInfo),
-    /// The master of a service, as the Sentinels name it.
+    /// The master of a service, as Sentinels name it.
     Sentinel(Nodes),
     /// The node that owns a slot.
     Cluster(Nodes),
@@ -58,20 +58,20 @@ pub struct Nodes {
     pub password: Option<String>,
     /// Host names and ports.
     pub hosts: Vec<(String, u16)>,
-    /// The service the Sentinels know (empty for a Cluster).
+    /// The service name at the Sentinels (empty for a Cluster).
     pub service: String,
     /// The number of the database.
     pub db: i64,
-    /// The login at the Sentinels themselves (`REDIS_SENTINEL_USERNAME`, `REDIS_SENTINEL_PASSWORD`).
+    /// The login at the Sentinels (`REDIS_SENTINEL_USERNAME`, `REDIS_SENTINEL_PASSWORD`).
     pub sentinel_login: Login,
 }
 
 /// A user and password of Redis.
 #[derive(Clone, Default)]
 pub struct Login {
-    /// The user; `default` if none.
+    /// The user; `default` if absent.
     pub username: Option<String>,
-    /// The password; no login if none.
+    /// The password; no login if absent.
     pub password: Option<String>,
 }
 
@@ -101,10 +101,10 @@ impl std::fmt::Debug for Nodes {
 }
 
 impl RedisUrl {
-    /// Reads `REDIS_URL` and the login at its Sentinels; none if there is no URL.
+    /// Reads `REDIS_URL` and the Sentinel login; `None` if there is no URL.
     ///
     /// # Errors
-    /// The URL has none of the forms above, or there is a login at Sentinels that it does not name.
+    /// The URL has no known form, or a Sentinel login is set for a URL without Sentinels.
     pub fn read(settings: &Settings) -> Result<Option<Self>, ConfigError> {
         let text = |name| settings.text(name).map(str::to_owned);
         let login = Login { username: text("REDIS_SENTINEL_USERNAME"), password: text("REDIS_SENTINEL_PASSWORD") };
@@ -128,10 +128,10 @@ impl RedisUrl {
         }
     }
 
-    /// Reads a URL of one of the forms above.
+    /// Parses a URL of one of the forms above.
     ///
     /// # Errors
-    /// It has none of them.
+    /// The URL has no known form.
     pub fn parse(url: &str) -> Result<Self, RedisError> {
         let several = url.split_once("://").and_then(|(scheme, rest)| match scheme {
             "redis+sentinel" => Some((false, true, rest)),
@@ -156,7 +156,7 @@ impl RedisUrl {
         }
     }
 
-    /// The same, with a login at the Sentinels; no effect without Sentinels.
+    /// Adds a Sentinel login; no effect without Sentinels.
     #[must_use]
     pub fn with_sentinel_login(mut self, login: Login) -> Self {
         if let Self::Sentinel(nodes) = &mut self {
@@ -165,8 +165,8 @@ impl RedisUrl {
         self
     }
 
-    /// Where to connect now, best first: the one server, the master that the Sentinels name at this moment, or the nodes
-    /// of the Cluster that were given (any of them knows the owner of a slot).
+    /// The servers to try now, best first: the single server, the master that the Sentinels name at
+    /// present, or the configured nodes of the Cluster (any of them knows the owner of a slot).
     ///
     /// # Errors
     /// No Sentinel names a master.
@@ -195,8 +195,8 @@ impl Nodes {
         path.next().is_none().then_some(Self { tls, username, password, hosts, service, db, sentinel_login })
     }
 
-    /// The master that a Sentinel names. A Sentinel may be behind, so the server must say itself that it is the master;
-    /// else the next Sentinel is asked.
+    /// The master that a Sentinel names. A Sentinel may be outdated, so the server itself must
+    /// confirm that it is the master; otherwise the next Sentinel is tried.
     async fn master(&self) -> Result<ConnectionInfo, RedisError> {
         let mut last_error = RedisError::from((ErrorKind::EmptySentinelList, "the Redis URL names no Sentinel"));
         for (host, port) in &self.hosts {
@@ -230,10 +230,10 @@ impl Nodes {
         Err(from(RedisError::from((ErrorKind::Client, "not the master", behind))))
     }
 
-    /// The server at this address, with the login of the URL.
+    /// The server at this address, with the URL's login.
     ///
     /// # Errors
-    /// The machine's root certificates cannot be used.
+    /// The machine's root certificates are unusable.
     pub fn server(&self, host: &str, port: u16) -> Result<ConnectionInfo, RedisError> {
         let login = Login { username: self.username.clone(), password: self.password.clone() };
         let info = address(host, port, self.tls).into_connection_info()?;
@@ -248,7 +248,7 @@ async fn connect(info: ConnectionInfo) -> Result<MultiplexedConnection, RedisErr
     Client::open(info)?.get_multiplexed_async_connection_with_config(&config).await
 }
 
-/// An error with the server that it came from in its text. The kind stays what it is.
+/// Adds the server to an error's text. The kind stays the same.
 pub fn said_by(what: &str, host: &str, port: u16, error: &RedisError) -> RedisError {
     RedisError::from((error.kind(), "no connection", format!("{what} {}: {error}", join(host, port))))
 }
@@ -266,15 +266,15 @@ pub fn host_of(info: &ConnectionInfo) -> Option<(String, u16)> {
     }
 }
 
-/// The address (`host:port`) in a Cluster's redirection; none if it is malformed. A node that does not know its own name
-/// gives an empty host or `?`, which means the host `asked`.
+/// The address (`host:port`) in a Cluster's redirection; `None` if it is malformed. A node that
+/// does not know its own name sends an empty host or `?`, which means the host `asked`.
 pub fn redirected(asked: &str, to: &str) -> Option<(String, u16)> {
     let (host, port) = to.rsplit_once(':')?;
     let host = if matches!(host, "" | "?") { asked } else { host.trim_start_matches('[').trim_end_matches(']') };
     Some((host.to_owned(), port.parse().ok()?))
 }
 
-/// No delay, keepalive and a user timeout: a peer that is gone is noticed.
+/// No delay, keepalive and a user timeout, so that a dead peer is detected.
 pub fn tcp_settings() -> TcpSettings {
     let keepalive = redis::io::tcp::socket2::TcpKeepalive::new()
         .with_time(Duration::from_secs(5))
@@ -293,12 +293,13 @@ fn settled(info: ConnectionInfo) -> Result<ConnectionInfo, RedisError> {
     }
 }
 
-/// The machine's own roots, in the form that the client library takes; none where there are none, and it uses Mozilla's.
+/// The machine's root certificates in the client library's form; `None` if there are none, and the
+/// library uses Mozilla's.
 pub fn machine_roots() -> Option<&'static TlsCertificates> {
     static ROOTS: LazyLock<Option<TlsCertificates>> = LazyLock::new(|| {
         let mut pem = String::new();
         for certificate in rustls_native_certs::load_native_certs().certs {
-            // One that cannot be a root is left out: the library would refuse them all for its sake.
+            // Unusable certificates are skipped: the library would reject all of them for one.
             if rustls::RootCertStore::empty().add(certificate.clone()).is_ok() {
                 let body = STANDARD.encode(&certificate);
                 pem.push_str("-----BEGIN CERTIFICATE-----\n");
@@ -332,7 +333,7 @@ fn host_and_port(text: &str, default_port: u16) -> Option<(String, u16)> {
     (!host.is_empty()).then(|| (host.to_owned(), port))
 }
 
-/// Percent-decoding (RFC 3986 §2.1); what is no escape is taken as it is.
+/// Percent-decoding (RFC 3986 §2.1); malformed escapes are kept as they are.
 fn unescape(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -357,7 +358,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn several_hosts() {
+    fn several_hosts_parse() {
         let RedisUrl::Sentinel(nodes) = RedisUrl::parse("redis+sentinel://app:p%40ss@a,b:1,[::1]:2/main/3").unwrap()
         else {
             panic!("not taken for Sentinels")
@@ -371,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_redis_url_is_refused() {
+    fn malformed_url_is_an_error() {
         for bad in ["", "http://a", "redis+other://a", "redis+sentinel://a", "redis+sentinel://a/s/x"] {
             assert!(RedisUrl::parse(bad).is_err(), "{bad}");
         }
@@ -381,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn redirections_name_a_server() {
+    fn redirection_yields_an_address() {
         for (to, host, port) in [("two:7001", "two", 7001), (":7002", "one", 7002), ("?:7003", "one", 7003)] {
             assert_eq!(redirected("one", to), Some((host.to_owned(), port)), "{to}");
         }
@@ -390,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_of_several_has_the_login_and_the_database_of_the_url() {
+    fn each_server_gets_the_urls_login_and_database() {
         let url = RedisUrl::parse("redis+sentinel://u:p@one/main/3").unwrap();
         let login = Login { username: None, password: Some("watch".to_owned()) };
         let RedisUrl::Sentinel(nodes) = url.with_sentinel_login(login) else { panic!("not taken for Sentinels") };

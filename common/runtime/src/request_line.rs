@@ -1,8 +1,10 @@
-//! Number signs in the request lines of HTTP/1, which `http::Uri` drops together with everything behind them.
+//! Replaces number signs in HTTP/1 request lines, which `http::Uri` drops together with the rest of
+//! the target.
 //!
-//! `GET /public/x#/../../admin` would be judged as `/public/x`, whatever the proxy and the application make of it. A number
-//! sign in a request line therefore becomes a backslash before hyper reads it: no legal target holds either of them (RFC 3986
-//! §3.3), and a path with a backslash is ambiguous for every rule.
+//! `GET /public/x#/../../admin` would be checked as `/public/x`, while proxy and application may
+//! read it otherwise. A number sign in a request line therefore becomes a backslash before hyper
+//! reads it: no legal target has either of them (RFC 3986 §3.3), and every rule treats a path with
+//! a backslash as ambiguous.
 
 use std::io::{IoSlice, Result};
 use std::pin::Pin;
@@ -10,10 +12,10 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// How every HTTP/2 connection starts (RFC 9113 §3.4); no such connection is changed.
+/// The beginning of every HTTP/2 connection (RFC 9113 §3.4); such connections are not changed.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
 
-/// A connection whose request lines hold no number sign.
+/// A connection without number signs in its request lines.
 #[derive(Debug)]
 pub(crate) struct RequestLines<I> {
     io: I,
@@ -21,17 +23,17 @@ pub(crate) struct RequestLines<I> {
     line: Line,
 }
 
-/// Which protocol the client speaks.
+/// The client's protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Start {
-    /// So many bytes of the preface have come, and nothing else.
+    /// So many bytes of the preface have been received, and nothing else.
     Preface(usize),
     Http1,
     Http2,
 }
 
-/// Where in a line the client is. A request line is a method, a space, and `/` or a letter. Header lines and JSON and form bodies
-/// hold no such line, so the ends of messages need not be known.
+/// The position in a line. A request line is a method, a space, and `/` or a letter. Header lines
+/// and JSON and form bodies have no such line, so the ends of messages need not be known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Line {
     Begin,
@@ -88,7 +90,7 @@ impl<I> RequestLines<I> {
             }
             return;
         }
-        // Nothing to replace: only the last line matters for what comes next.
+        // Nothing to replace: only the last line matters for the next read.
         let last = bytes.iter().rposition(|byte| *byte == b'\n');
         if last.is_some() {
             self.line = Line::Begin;
@@ -136,7 +138,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for RequestLines<I> {
 mod tests {
     use super::*;
 
-    /// What is read of `sent`, which comes in pieces of `size` bytes.
+    /// The bytes read when `sent` arrives in pieces of `size` bytes.
     fn read(sent: &[u8], size: usize) -> Vec<u8> {
         let mut lines = RequestLines::new(());
         let mut bytes = sent.to_vec();
@@ -170,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn http2_is_left_alone() {
+    fn http2_is_not_changed() {
         let sent = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nGET /a#b HTTP/1.1\r\n";
         for size in 1..=sent.len() {
             assert_eq!(read(sent, size), sent, "in pieces of {size}");

@@ -1,4 +1,5 @@
-//! HTTP/1.0, HTTP/1.1 and h2c on one listener, with limits on everything and a drain that finishes what is in flight.
+//! Serves HTTP/1.0, HTTP/1.1 and h2c on one listener, with limits, and drains requests in flight on
+//! a stop.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,34 +27,34 @@ use crate::program::stopped;
 use crate::request_line::RequestLines;
 use crate::socket::{Accepted, Listener};
 
-/// Who is at the other end of a connection.
+/// The peer of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
     /// A TCP client.
     Tcp(SocketAddr),
-    /// A process on this host, let in by the socket's mode.
+    /// A process on this host, with access by the socket's mode.
     Unix,
 }
 
-/// What a listener allows.
+/// A listener's limits.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// What its connections may hold, together with those of other listeners that share it.
+    /// The memory budget, shared with other listeners of the program.
     pub budget: Arc<ConnectionBudget>,
-    /// How long a client may take to send a request's head, from its first byte on.
+    /// How long a client may take to send a request's head, from its first byte.
     pub head_timeout: Duration,
     /// How long a connection may stay without a request.
     pub idle_timeout: Duration,
-    /// How long a client may take nothing of an answer.
+    /// How long a client may read nothing of a response.
     pub write_timeout: Duration,
     /// Streams of one h2 connection.
     pub streams_max: u32,
-    /// How long requests in flight may take once a stop is asked for.
+    /// How long requests in flight may take after a stop.
     pub grace: Duration,
 }
 
 impl Limits {
-    /// What is usual, within `budget`, and `grace` for requests in flight once a stop is asked for.
+    /// The default limits, within `budget`; `grace` is for requests in flight after a stop.
     pub const fn new(budget: Arc<ConnectionBudget>, grace: Duration) -> Self {
         Self {
             budget,
@@ -66,24 +67,24 @@ impl Limits {
     }
 }
 
-/// Room for one request's head in HTTP/1, in bytes.
+/// The limit of a request's head in HTTP/1, in bytes.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 const H2_HEAD_BYTES_MAX: u32 = 16 * 1024;
-/// What h2 clients may send unread, a stream and a connection: bodies are small.
+/// How much an h2 client may send unread per stream and per connection: bodies are small.
 const H2_WINDOW: u32 = 65_535;
-/// What is kept of one stream's answer until the client takes it.
+/// How much of a stream's response is buffered until the client reads.
 const H2_SEND_BYTES_MAX: usize = 16 * 1024;
-/// Seconds after which a request may be sent again that was refused for want of memory.
+/// The `Retry-After`, in seconds, of a request rejected for lack of memory.
 const RETRY_SECONDS: &str = "1";
-/// Accepting can fail for want of file descriptors: wait a little rather than spin.
+/// Accepting can fail for lack of file descriptors: wait a little instead of spinning.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
-/// Once a stop is asked for, open connections are served this much longer, and told to close with every answer: to close
-/// them at once would lose the requests that are on their way.
+/// After a stop, open connections are served this much longer, and every response asks them to
+/// close: closing them at once would lose requests in transit.
 const LINGER: Duration = Duration::from_millis(250);
 const LINGER_LOOK: Duration = Duration::from_millis(5);
 
-/// Serves `listener` until `stop`, then drains: nobody new is let in, who is in gets an answer and is told to close.
-/// `service_for` makes the service of one connection.
+/// Serves `listener` until `stop`, then drains: no new connection is accepted, and open ones get
+/// their responses and are closed. `service_for` makes the service of one connection.
 pub async fn serve<M, S, B>(listener: Listener, limits: Limits, mut stop: watch::Receiver<bool>, service_for: M)
 where
     M: Fn(Peer) -> S,
@@ -93,20 +94,21 @@ where
     B: Body<Data = Bytes> + Unpin + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    // Each connection holds a receiver: a message makes it finish, and when all are gone the drain is done.
+    // Each connection has a receiver: a message makes it finish; when all are gone the drain is
+    // done.
     let (drain, draining) = watch::channel(());
     let mut accepts = AcceptState::default();
     let closing = Arc::new(AtomicBool::new(false));
-    let begin = |(io, peer): (Io, Peer), stage: Arc<ConnectionActivity>| {
-        let service = Parting { service: service_for(peer), closing: Arc::clone(&closing) };
+    let begin = |(io, peer): (Io, Peer), activity: Arc<ConnectionActivity>| {
+        let service = ClosingService { service: service_for(peer), closing: Arc::clone(&closing) };
         match io {
             Io::Tcp(stream) => {
-                let heard = TimedIo::new(RequestLines::new(stream), Arc::clone(&stage));
-                spawn(heard, service, &limits, draining.clone(), stage);
+                let io = TimedIo::new(RequestLines::new(stream), Arc::clone(&activity));
+                spawn(io, service, &limits, draining.clone(), activity);
             }
             Io::Unix(stream) => {
-                let heard = TimedIo::new(RequestLines::new(stream), Arc::clone(&stage)).over_unix();
-                spawn(heard, service, &limits, draining.clone(), stage);
+                let io = TimedIo::new(RequestLines::new(stream), Arc::clone(&activity)).over_unix();
+                spawn(io, service, &limits, draining.clone(), activity);
             }
         }
     };
@@ -120,14 +122,14 @@ where
             Ok(accepted) => {
                 accepts.succeeded(&address);
                 tokio::select! {
-                    stage = limits.budget.admit() => begin(accepted, stage),
+                    activity = limits.budget.admit() => begin(accepted, activity),
                     () = stopped(&mut stop) => {
-                        begin(accepted, limits.budget.admit_at_last());
+                        begin(accepted, limits.budget.admit_without_room());
                         break;
                     }
                 }
             }
-            // The client has gone meanwhile: nothing is wrong here.
+            // The client has closed meanwhile, which is not an error.
             Err(error) if is_of_client(&error) => {}
             Err(error) => {
                 accepts.failed(&address, &error);
@@ -138,7 +140,7 @@ where
     closing.store(true, Ordering::Relaxed);
     let end = tokio::time::Instant::now() + limits.grace;
     listener.close(|accepted| match wrap(accepted) {
-        Ok(accepted) => begin(accepted, limits.budget.admit_at_last()),
+        Ok(accepted) => begin(accepted, limits.budget.admit_without_room()),
         Err(error) => tracing::warn!(%error, "pending connection lost"),
     });
     drop(draining);
@@ -148,13 +150,13 @@ where
         }
     };
     let _some_stay = tokio::time::timeout(LINGER.min(limits.grace), all_gone).await;
-    let _nobody_is_connected = drain.send(());
+    let _no_connection_is_open = drain.send(());
     if tokio::time::timeout_at(end, drain.closed()).await.is_err() {
         tracing::warn!(address, "requests were still in flight at the end of the grace period");
     }
 }
 
-/// Whether accepting works: a line is logged when that changes, not for every attempt.
+/// Whether accepting works, so that a line is logged on a change only.
 #[derive(Default)]
 struct AcceptState {
     failures: u64,
@@ -178,20 +180,21 @@ impl AcceptState {
 
 fn is_of_client(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, InvalidInput};
-    // InvalidInput: an option of a connection that is closed already cannot be set.
+    // InvalidInput: setting an option on a connection that is already closed.
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | InvalidInput)
 }
 
-/// A service that tells HTTP/1 clients to close once the server is stopping. (h2 has GOAWAY for that.)
-struct Parting<S> {
+/// A service that asks HTTP/1 clients to close once the server is stopping. (h2 has GOAWAY for
+/// that.)
+struct ClosingService<S> {
     service: S,
     closing: Arc<AtomicBool>,
 }
 
-/// What is done to an answer: nothing, as a rule.
+/// Changes a response; usually the identity.
 type Finish<R, E> = fn(Result<R, E>) -> Result<R, E>;
 
-impl<S, B> Service<Request<Incoming>> for Parting<S>
+impl<S, B> Service<Request<Incoming>> for ClosingService<S>
 where
     S: Service<Request<Incoming>, Response = Response<B>>,
 {
@@ -201,12 +204,12 @@ where
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let parting = self.closing.load(Ordering::Relaxed) && request.version() <= Version::HTTP_11;
-        let finish: Finish<S::Response, S::Error> = if parting { say_close } else { std::convert::identity };
+        let finish: Finish<S::Response, S::Error> = if parting { add_connection_close } else { std::convert::identity };
         self.service.call(request).map(finish)
     }
 }
 
-fn say_close<B, E>(answer: Result<Response<B>, E>) -> Result<Response<B>, E> {
+fn add_connection_close<B, E>(answer: Result<Response<B>, E>) -> Result<Response<B>, E> {
     answer.map(|mut response| {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         response
@@ -248,7 +251,7 @@ fn spawn<I, S, B>(
     service: S,
     limits: &Limits,
     draining: watch::Receiver<()>,
-    stage: Arc<ConnectionActivity>,
+    activity: Arc<ConnectionActivity>,
 ) where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
@@ -258,8 +261,9 @@ fn spawn<I, S, B>(
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    // Answers are small: one write of what lies together is cheaper than gathering it.
-    // Not max_headers: hyper takes at most 100 by itself, and being told so makes it allocate for every request.
+    // Responses are small: one copied write is cheaper than a vectored one.
+    // Not max_headers: hyper's default limit is 100, and setting it makes hyper allocate for every
+    // request.
     builder.http1().header_read_timeout(None).writev(false).max_buf_size(HEAD_BYTES_MAX).half_close(true);
     builder
         .http2()
@@ -273,15 +277,15 @@ fn spawn<I, S, B>(
         .keep_alive_interval(Some(Duration::from_secs(30)))
         .keep_alive_timeout(Duration::from_secs(20));
     let stream = TokioIo::new(stream);
-    let patience =
+    let timeouts =
         ConnectionTimeouts { head: limits.head_timeout, idle: limits.idle_timeout, write: limits.write_timeout };
     tokio::spawn(async move {
-        let told = Arc::clone(&stage);
+        let requests = Arc::clone(&activity);
         let service = service_fn(move |request| {
-            // What is refused goes no further, and what it holds is dropped at once.
+            // A rejected request is dropped at once, with its charge.
             let asked = match refusal(&request) {
                 Some(problem) => Err(problem),
-                None => told
+                None => requests
                     .request(bytes_held(&request))
                     .map(|open| (open, service.call(request)))
                     .ok_or_else(|| Problem::new(Code::TemporarilyUnavailable)),
@@ -294,13 +298,14 @@ fn spawn<I, S, B>(
             }
         });
         let connection = builder.serve_connection(stream, service).into_owned();
-        if let Err(error) = drive(connection, stage, patience, draining).await {
+        if let Err(error) = drive(connection, activity, timeouts, draining).await {
             tracing::debug!(%error, "connection ended");
         }
     });
 }
 
-/// What a request holds beside its connection's buffers, in bytes: in HTTP/1 its head lies in them.
+/// The charge of a request beside its connection's buffers, in bytes: HTTP/1 heads are in the
+/// buffers.
 fn bytes_held(request: &Request<Incoming>) -> usize {
     if request.version() != Version::HTTP_2 {
         return 0;
@@ -309,13 +314,14 @@ fn bytes_held(request: &Request<Incoming>) -> usize {
     STREAM_BYTES + fields.sum::<usize>()
 }
 
-/// What is wrong with a request on whatever listener: two servers might read two `Host` fields differently (RFC 9112 §3.2).
+/// Why a request is rejected on every listener: two servers may read two `Host` fields differently
+/// (RFC 9112 §3.2).
 fn refusal(request: &Request<Incoming>) -> Option<Problem> {
     let hosts = request.headers().get_all(HOST).iter().take(2).count();
     (hosts > 1).then(|| Problem::with_detail(Code::InvalidRequest, "two Host fields"))
 }
 
-/// An answer that the service was not asked for.
+/// A response without a call of the service.
 fn refused<B>(problem: &Problem) -> Response<Answering<B>> {
     let mut response = Response::new(Answering::Refused(Some(Bytes::from(problem.to_json()))));
     *response.status_mut() = StatusCode::from_u16(problem.code.status()).unwrap_or(StatusCode::BAD_REQUEST);
@@ -328,16 +334,17 @@ fn refused<B>(problem: &Problem) -> Response<Answering<B>> {
     response
 }
 
-/// True if a body is compressed or otherwise encoded, which nothing here decodes: 415 (RFC 9110 §15.5.16).
+/// True if a body is compressed or otherwise encoded, which is not supported: 415 (RFC 9110
+/// §15.5.16).
 pub fn is_encoded(headers: &HeaderMap) -> bool {
     let encodings = headers.get_all(CONTENT_ENCODING);
     encodings.iter().any(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 
-/// Why a request's body was not taken.
+/// Why a request's body could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
-    /// Longer than allowed.
+    /// Longer than the limit.
     #[error("body too large")]
     TooLarge,
     /// Not sent in time, or the connection broke.
@@ -348,7 +355,7 @@ pub enum BodyError {
 /// Reads a whole body of at most `bytes_max`, within `timeout`.
 ///
 /// # Errors
-/// It is larger, or does not arrive.
+/// The body is too long, or does not arrive.
 pub async fn read_body<B>(body: B, bytes_max: usize, timeout: Duration) -> Result<bytes::Bytes, BodyError>
 where
     B: Body,

@@ -1,7 +1,8 @@
 //! Settings: one table per program, read from the environment, then a TOML file, then defaults.
 //!
-//! The table is the only place that names a setting; `--help`, `check-config` and every error come from it. An empty
-//! value counts as unset. A secret setting `X` may also be given as `X_FILE`, the name of a file that holds it.
+//! The table is the only place that names a setting; `--help`, `check-config` and every error are
+//! derived from it. An empty value counts as unset. A secret setting `X` may also be given as
+//! `X_FILE`, the path of a file with the value.
 
 mod mask;
 mod near;
@@ -22,28 +23,28 @@ pub use mask::{mask_credentials, mask_if_url};
 pub use near::NearMiss;
 use near::{near_misses, suggestion};
 
-/// The source of a value that nobody gave.
+/// The source of a default value.
 const DEFAULT: &str = "default";
 
-/// One setting, as `--help` shows it.
+/// One setting, as in `--help`.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
     /// The environment variable; in a file the same name in any case.
     pub name: &'static str,
-    /// The default, or empty for none.
+    /// The default; empty if the setting has no default.
     pub default: &'static str,
-    /// Masked wherever it is printed, and also readable from `NAME_FILE`.
+    /// Masked wherever it is printed; also readable from `NAME_FILE`.
     pub secret: bool,
-    /// A URL, of which only the password is secret.
+    /// A URL, in which only the password is secret.
     pub url: bool,
     /// Reloaded on SIGHUP, without a restart.
     pub reloaded: bool,
-    /// What it does, in one sentence.
+    /// A description in one sentence.
     pub help: &'static str,
 }
 
 impl Setting {
-    /// The same, reloaded on SIGHUP.
+    /// Marks the setting as reloaded on SIGHUP.
     #[must_use]
     pub const fn reloaded(self) -> Self {
         Self { reloaded: true, ..self }
@@ -65,13 +66,14 @@ pub const fn secret_url(name: &'static str, help: &'static str) -> Setting {
     Setting { name, default: "", secret: true, url: true, reloaded: false, help }
 }
 
-/// What is wrong with the configuration: the setting, and what would be right. Never shows a secret's value.
+/// A configuration error: the setting, what is wrong, and what would be right. Never shows a
+/// secret's value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{setting}: {problem}")]
 pub struct ConfigError {
-    /// The setting at fault.
+    /// The invalid setting.
     pub setting: String,
-    /// What is wrong with it and what would be right.
+    /// What is wrong, and what would be right.
     pub problem: String,
 }
 
@@ -82,7 +84,7 @@ impl ConfigError {
     }
 }
 
-/// Where environment variables come from: the process, or a map in tests.
+/// The source of environment variables: the process, or a map in tests.
 pub trait Environment {
     /// The variable's value, if it is set.
     fn variable(&self, name: &str) -> Option<OsString>;
@@ -127,17 +129,17 @@ pub struct Settings {
     near_misses: Vec<NearMiss>,
 }
 
-/// What a reload changes.
+/// The effects of a reload.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// Settings with a new value that is in force from now on.
+    /// Settings whose new value is in force now.
     pub taken_up: Vec<&'static str>,
-    /// Settings with a new value that only a restart brings into force.
+    /// Settings whose new value needs a restart.
     pub need_restart: Vec<&'static str>,
 }
 
 impl Changes {
-    /// Logs what a reload has done.
+    /// Logs the effects of a reload.
     pub fn log(&self) {
         tracing::info!(taken_up = ?self.taken_up, "config reloaded");
         if !self.need_restart.is_empty() {
@@ -150,8 +152,8 @@ impl Settings {
     /// Reads every setting of `table`: environment first, then `file`, then the default.
     ///
     /// # Errors
-    /// A file that cannot be read or is not TOML, a key that is no setting, a secret's file that cannot be read, or both
-    /// a secret and its file.
+    /// A file that cannot be read or is not TOML, an unknown key, a secret's file that cannot be
+    /// read, or both a secret and its file.
     pub fn load(
         table: &'static [Setting],
         environment: &impl Environment,
@@ -186,17 +188,18 @@ impl Settings {
         Ok(Self { table, values, near_misses: near_misses(table, environment.names()) })
     }
 
-    /// Variables that are no settings, but nearly have the name of one.
+    /// Unknown variables whose names are close to a setting's.
     pub fn near_misses(&self) -> &[NearMiss] {
         &self.near_misses
     }
 
-    /// True if the value was given, and is not the default.
+    /// True if the value was set, and is not the default.
     pub fn is_given(&self, name: &'static str) -> bool {
         self.values.get(name).is_some_and(|value| value.source != DEFAULT)
     }
 
-    /// Takes over from `fresh` every value that is taken up on SIGHUP, but not those of `unable`; the others stay as they are.
+    /// Applies from `fresh` every value that is reloaded on SIGHUP, except those of `unable`; the
+    /// others stay.
     pub fn take_up(&mut self, fresh: &Self, unable: &[&'static str]) -> Changes {
         let mut changes = Changes::default();
         for setting in self.table {
@@ -228,7 +231,7 @@ impl Settings {
         self.text(name).map(Secret::new)
     }
 
-    /// The value of a setting that must be there.
+    /// The value of a required setting.
     ///
     /// # Errors
     /// It is not set.
@@ -239,7 +242,7 @@ impl Settings {
         })
     }
 
-    /// The value read as `T`.
+    /// The value parsed as `T`.
     ///
     /// # Errors
     /// It is not set, or is not `expected`.
@@ -248,7 +251,7 @@ impl Settings {
         text.parse().map_err(|_| self.unfit(name, expected))
     }
 
-    /// The value read as `T`, where it is set.
+    /// The value parsed as `T`, if it is set.
     ///
     /// # Errors
     /// It is set and is not `expected`.
@@ -269,7 +272,7 @@ impl Settings {
     /// A duration such as `30s`, `15m`, `24h`, `30d`.
     ///
     /// # Errors
-    /// It is not one.
+    /// The value is not a duration.
     pub fn duration(&self, name: &'static str) -> Result<Duration, ConfigError> {
         parse_duration(self.required(name)?)
             .map_err(|problem| self.unfit(name, &problem.to_string().replace("not ", "")))
@@ -278,7 +281,7 @@ impl Settings {
     /// A switch: `true` or `false` (also `1`/`0`, `yes`/`no`, `on`/`off`).
     ///
     /// # Errors
-    /// Anything else.
+    /// The value is not a switch.
     pub fn flag(&self, name: &'static str) -> Result<bool, ConfigError> {
         match self.required(name)?.to_ascii_lowercase().as_str() {
             "true" | "1" | "yes" | "on" => Ok(true),
@@ -290,7 +293,7 @@ impl Settings {
     /// One of a few words.
     ///
     /// # Errors
-    /// None of them.
+    /// The value is not one of `words`.
     pub fn one_of(&self, name: &'static str, words: &'static [&'static str]) -> Result<&'static str, ConfigError> {
         let text = self.required(name)?;
         let known = words.iter().find(|word| **word == text);
@@ -303,7 +306,7 @@ impl Settings {
         text.split(',').map(str::trim).filter(|item| !item.is_empty()).collect()
     }
 
-    /// An error that shows the value (masked if secret) and says what would be right.
+    /// An error that shows the value (masked if secret) and what would be right.
     pub fn unfit(&self, name: &'static str, expected: &str) -> ConfigError {
         let secret = self.table.iter().any(|setting| setting.name == name && setting.secret);
         let shown = if secret { "the value given" } else { self.text(name).unwrap_or_default() };
@@ -311,8 +314,8 @@ impl Settings {
         ConfigError::new(name, format!("{quoted} is not {expected}"))
     }
 
-    /// The effective settings, one a line as a TOML file would have them, with their source; secrets masked, of a URL only
-    /// the password.
+    /// The effective settings, one per line in TOML, with their source. Secrets are masked, in a
+    /// URL only the password.
     pub fn describe(&self) -> String {
         let mut out = String::new();
         for setting in self.table {
@@ -451,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_comes_from_a_file_and_is_never_shown() {
+    fn secret_is_read_from_a_file_and_never_shown() {
         let path = scratch("key", "canary-value\n");
         let settings = load(&[("KEY_FILE", path.to_str().unwrap())]).unwrap();
         assert_eq!(settings.text("KEY"), Some("canary-value"));
@@ -467,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_is_no_setting_is_refused() {
+    fn unknown_key_is_an_error() {
         let path = scratch("b.toml", "lisen = \"x\"\n");
         let error = Settings::load(TABLE, &environment(&[]), Some(&path)).err().unwrap();
         assert_eq!(error.setting, "lisen");
@@ -476,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reload_takes_up_what_it_may_and_names_the_rest() {
+    fn reload_applies_values_or_names_those_needing_restart() {
         let mut held = load(&[("KEY", "old"), ("TTL", "1h"), ("ADDRESS", "redis://u:old@h")]).unwrap();
         let fresh = load(&[("KEY", "new"), ("TTL", "2h"), ("STORE", "s")]).unwrap();
         let changes = held.take_up(&fresh, &[]);
@@ -491,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_is_not_text_is_refused_and_not_passed_over() {
+    fn value_that_is_not_utf8_is_an_error() {
         struct Bytes;
         impl Environment for Bytes {
             fn variable(&self, name: &str) -> Option<OsString> {
@@ -506,7 +509,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_password_of_a_url_is_masked() {
+    fn only_the_url_password_is_masked() {
         let settings = load(&[("ADDRESS", "redis://u:canary@h:1/0"), ("KEY", "canary")]).unwrap();
         let text = settings.describe();
         assert!(text.contains("ADDRESS = \"redis://u:***@h:1/0\"") && !text.contains("canary"), "{text}");

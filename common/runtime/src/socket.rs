@@ -1,4 +1,4 @@
-//! Binding TCP and Unix sockets: a live socket is never stolen, a dead one is removed.
+//! Binds TCP and Unix sockets: a live socket is never replaced, a dead one is removed.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, UnixListener};
 
 use crate::systemd::{inherited_tcp, inherited_unix};
 
-/// How many connections may wait to be accepted.
+/// The length of the accept queue.
 const BACKLOG: i32 = 4096;
 /// The kernel's buffers of a TCP connection, which it doubles for its own needs, in bytes.
 const KERNEL_BUFFER_BYTES: usize = 64 * 1024;
@@ -18,41 +18,42 @@ const KERNEL_BUFFER_BYTES: usize = 64 * 1024;
 /// A bound socket that accepts connections.
 #[derive(Debug)]
 pub enum Listener {
-    /// A TCP port, and whose it is.
+    /// A TCP port, and its owner.
     Tcp(TcpListener, Owner),
     /// A Unix socket; its file is removed when the listener is dropped.
     Unix(UnixListener, SocketFile),
 }
 
-/// Who opened a listening socket, and keeps it open when this process has ended.
+/// The owner of a listening socket, which decides whether it outlives this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
-    /// This process: it ends with it.
+    /// This process.
     Us,
-    /// The service manager: who connects between two processes waits for the next one.
+    /// The service manager: connections made between two processes wait for the next one.
     ServiceManager,
 }
 
-/// A connection that was taken from the kernel's queue at the end.
+/// A connection accepted from the kernel's queue during a stop.
 #[derive(Debug)]
 pub enum Accepted {
-    /// Over TCP, from there.
+    /// Over TCP, with the client's address.
     Tcp(std::net::TcpStream, SocketAddr),
     /// Over a Unix socket.
     Unix(std::os::unix::net::UnixStream),
 }
 
-/// The file of a Unix socket; dropping it removes the file if this process made it and it is still ours.
+/// The file of a Unix socket. Dropping it removes the file if this process made it and no other
+/// process has replaced it.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
-    /// None where the service manager made the file.
+    /// `None` if the service manager made the file.
     inode: Option<u64>,
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Another process may have put its own socket here since: only ours is removed.
+        // Another process may have put its own socket here since: only our own file is removed.
         if self.inode.is_some() && inode(&self.path).ok() == self.inode {
             let _gone_already = std::fs::remove_file(&self.path);
         }
@@ -65,10 +66,11 @@ fn inode(path: &Path) -> io::Result<u64> {
 }
 
 impl Listener {
-    /// Binds a TCP address; port 0 takes a free one. A socket there that the service manager passed is taken instead.
+    /// Binds a TCP address; port 0 takes a free one. A socket that the service manager passed for
+    /// the address is used instead.
     ///
     /// # Errors
-    /// As the operating system says, with the address named.
+    /// The operating system's error, with the address.
     pub fn tcp(address: SocketAddr) -> io::Result<Self> {
         let bind = || {
             if let Some(inherited) = inherited_tcp(address)? {
@@ -77,7 +79,8 @@ impl Listener {
             let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
             socket.set_reuse_address(true)?;
             socket.set_nonblocking(true)?;
-            // Connections inherit them: the kernel's buffers grow to megabytes for a client that does not read.
+            // Connections inherit them: otherwise the kernel's buffers grow to megabytes for a
+            // client that does not read.
             socket.set_send_buffer_size(KERNEL_BUFFER_BYTES)?;
             socket.set_recv_buffer_size(KERNEL_BUFFER_BYTES)?;
             socket.bind(&address.into())?;
@@ -87,17 +90,19 @@ impl Listener {
         bind().map_err(|error| named(&address.to_string(), &error))
     }
 
-    /// Binds a Unix socket with `mode`, and `group` (name or number) if one is given. A dead socket at `path` is
-    /// replaced; a live one, or a file that is no socket, is left alone. A socket there that the service manager passed is
-    /// taken as it is, and its mode and group are the service manager's.
+    /// Binds a Unix socket with `mode`, and `group` (name or number) if one is given. A dead socket
+    /// at `path` is replaced; a live one, or a file that is not a socket, is left alone. A socket
+    /// that the service manager passed for `path` is used as it is, with the service manager's mode
+    /// and group.
     ///
     /// # Errors
-    /// `AddrInUse` if somebody answers at `path`; otherwise as the operating system says, with the path named.
+    /// `AddrInUse` if a process accepts connections at `path`; otherwise the operating system's
+    /// error, with the path.
     pub fn unix(path: &Path, mode: u32, group: Option<u32>) -> io::Result<Self> {
         bind_unix(path, mode, group).map_err(|error| named(&path.display().to_string(), &error))
     }
 
-    /// The address as a person would write it.
+    /// The address for people.
     pub fn describe(&self) -> String {
         match self {
             Self::Tcp(listener, _) => {
@@ -115,7 +120,7 @@ impl Listener {
         }
     }
 
-    /// Whose it is.
+    /// The owner of the socket.
     pub const fn owner(&self) -> Owner {
         match self {
             Self::Tcp(_, owner) => *owner,
@@ -124,8 +129,8 @@ impl Listener {
         }
     }
 
-    /// Lets nobody new in, and gives `take` those who have connected already and wait. Where the service manager keeps the
-    /// socket open, they wait for the next process instead.
+    /// Stops accepting, and passes connections that already wait in the queue to `take`. If the
+    /// service manager keeps the socket open, they wait for the next process instead.
     pub fn close(self, take: impl Fn(Accepted)) {
         if self.owner() == Owner::ServiceManager {
             return;
@@ -135,7 +140,8 @@ impl Listener {
                 listener.accept().map(|(stream, from)| take(Accepted::Tcp(stream, from)))
             }),
             Self::Unix(listener, _file) => {
-                // From here on connecting fails, and no connection slips in behind the last one taken.
+                // From here on connecting fails, and no connection slips in after the last accepted
+                // one.
                 let _it_is_listening = rustix::net::shutdown(&listener, rustix::net::Shutdown::Both);
                 take_waiting(listener.into_std(), |listener| {
                     listener.accept().map(|(stream, _)| take(Accepted::Unix(stream)))
@@ -148,7 +154,7 @@ impl Listener {
     }
 }
 
-/// Accepts until nobody waits.
+/// Accepts until the queue is empty.
 fn take_waiting<L>(listener: io::Result<L>, accept: impl Fn(&L) -> io::Result<()>) -> io::Result<()> {
     let listener = listener?;
     loop {
@@ -173,7 +179,7 @@ fn bind_unix(path: &Path, mode: u32, group: Option<u32>) -> io::Result<Listener>
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         std::fs::create_dir_all(folder)?;
     }
-    // Two programs that start at once must not both find the path free: whoever holds the lock decides.
+    // Two programs that start at once must not both find the path free: the lock's owner decides.
     let _lock = take_lock(&lock_path(path))?;
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -192,7 +198,7 @@ fn bind_unix(path: &Path, mode: u32, group: Option<u32>) -> io::Result<Listener>
     let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     socket.bind(&socket2::SockAddr::unix(path)?)?;
-    // Permissions before listen: nobody can connect in between.
+    // Permissions before listen: no client can connect in between.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
     if let Some(gid) = group {
         std::os::unix::fs::chown(path, None, Some(gid))?;
@@ -202,24 +208,25 @@ fn bind_unix(path: &Path, mode: u32, group: Option<u32>) -> io::Result<Listener>
     Ok(Listener::Unix(UnixListener::from_std(socket.into())?, file))
 }
 
-/// How long another process may hold the lock of a socket: it binds within milliseconds.
+/// How long another process may hold the lock of a socket: binding takes milliseconds.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
 
-/// Takes the lock of a socket; says so if it has to wait for another process, and does not wait for ever.
+/// Takes the lock of a socket; logs a wait for another process, and limits it.
 fn take_lock(path: &Path) -> io::Result<std::fs::File> {
     let named = |error: io::Error| io::Error::new(error.kind(), format!("its lock {}: {error}", path.display()));
     let options = std::fs::File::options().create(true).truncate(false).write(true).mode(0o600).to_owned();
     let lock = options.open(path).map_err(named)?;
-    // One made by an earlier version may be open to other users, who could hold it; another user's is left as it is.
+    // An earlier version's lock file may be open to other users, who could hold the lock; another
+    // user's file is left as it is.
     let _left = lock.set_permissions(std::fs::Permissions::from_mode(0o600));
-    let (since, mut told) = (Instant::now(), false);
+    let (since, mut logged) = (Instant::now(), false);
     loop {
         match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(lock),
             Err(rustix::io::Errno::WOULDBLOCK) if since.elapsed() < LOCK_WAIT => {
-                if !told {
+                if !logged {
                     tracing::warn!(lock = %path.display(), "another process holds the lock of the socket; waiting for it");
-                    told = true;
+                    logged = true;
                 }
                 std::thread::sleep(Duration::from_millis(20));
             }
@@ -238,12 +245,12 @@ fn lock_path(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Reads a mode such as `0660`.
+/// Parses a mode such as `0660`.
 pub fn parse_mode(text: &str) -> Option<u32> {
     u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777)
 }
 
-/// Reads a group: a number, or a name in /etc/group.
+/// Parses a group: a number, or a name in /etc/group.
 pub fn parse_group(text: &str) -> Option<u32> {
     text.parse().ok().or_else(|| {
         let groups = std::fs::read_to_string("/etc/group").ok()?;
@@ -263,7 +270,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_lock_that_another_process_holds_is_waited_for_and_then_named() {
+    async fn held_lock_is_waited_for_and_then_an_error() {
         let folder = folder("lock");
         let path = folder.join("a.sock");
         let lock = take_lock(&lock_path(&path)).unwrap();
@@ -283,7 +290,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_live_socket_is_never_stolen_and_a_dead_one_is_replaced() {
+    async fn live_socket_is_kept_and_dead_one_replaced() {
         let folder = folder("live");
         let path = folder.join("a.sock");
         let first = Listener::unix(&path, 0o660, None).unwrap();
@@ -291,7 +298,7 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "{error}");
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
         drop(first);
-        assert!(!path.exists(), "a clean stop leaves nothing");
+        assert!(!path.exists(), "a clean stop removes the socket");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert!(path.exists(), "a killed process leaves its socket");
         drop(Listener::unix(&path, 0o600, None).unwrap());
@@ -299,7 +306,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_is_no_socket_is_left_alone() {
+    async fn file_that_is_not_a_socket_is_left_alone() {
         let folder = folder("file");
         let path = folder.join("precious");
         std::fs::write(&path, "data").unwrap();
@@ -309,7 +316,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn somebody_elses_socket_is_not_removed_at_the_end() {
+    async fn socket_of_another_process_is_not_removed() {
         let folder = folder("theirs");
         let path = folder.join("a.sock");
         let ours = Listener::unix(&path, 0o660, None).unwrap();
@@ -322,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn modes_and_groups() {
+    fn modes_and_groups_parse() {
         assert_eq!(parse_mode("0660"), Some(0o660));
         assert_eq!(parse_mode("999"), None);
         assert_eq!(parse_group("root"), Some(0));

@@ -1,7 +1,8 @@
-//! systemd's side of a program's life: sockets it opened for us (sd_listen_fds(3)), and how we are (sd_notify(3)).
+//! systemd integration: socket activation (sd_listen_fds(3)) and notifications (sd_notify(3)).
 //!
-//! An inherited socket is taken by whoever is about to bind the same address, so no setting names it. It stays open in the
-//! service manager when this process ends: who connects meanwhile waits for the next process, and nobody is refused.
+//! A passed socket is used by the setting that names the same address. It stays open in the service
+//! manager when this process ends: connections made meanwhile wait for the next process, and none
+//! is refused.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -18,21 +19,21 @@ use sd_notify::NotifyState;
 use crate::socket::{Listener, Owner};
 
 /// Clients give up after two seconds.
-const HELD_BACK_MAX: Duration = Duration::from_secs(1);
-const HELD_BACK_LOOK: Duration = Duration::from_millis(2);
+const DEFER_MAX: Duration = Duration::from_secs(1);
+const DEFER_POLL: Duration = Duration::from_millis(2);
 
-/// The listening TCP socket that was opened for us at `address`, if there is one.
+/// The passed TCP socket for `address`, if there is one.
 ///
 /// # Errors
-/// Sockets were passed, and cannot be taken over.
+/// A passed socket cannot be used.
 pub fn inherited_tcp(address: SocketAddr) -> io::Result<Option<std::net::TcpListener>> {
     inherited(|socket| socket.local_addr().is_ok_and(|local| local.as_socket() == Some(address)))
 }
 
-/// The listening Unix socket that was opened for us at `path`, if there is one.
+/// The passed Unix socket for `path`, if there is one.
 ///
 /// # Errors
-/// Sockets were passed, and cannot be taken over.
+/// A passed socket cannot be used.
 pub fn inherited_unix(path: &Path) -> io::Result<Option<UnixListener>> {
     inherited(|socket| socket.local_addr().is_ok_and(|local| local.as_pathname() == Some(path)))
 }
@@ -49,13 +50,14 @@ fn inherited<L: From<socket2::Socket>>(is_it: impl Fn(&socket2::Socket) -> bool)
     Ok(None)
 }
 
-/// Numbers of the passed sockets that a setting named.
+/// The descriptors of the passed sockets in use.
 static TAKEN: Mutex<BTreeSet<RawFd>> = Mutex::new(BTreeSet::new());
 
-/// Call when everything is bound: whoever connects to a passed socket that nobody serves would wait for ever.
+/// Call when everything is bound: a client of a passed socket that no setting names would wait for
+/// ever.
 ///
 /// # Errors
-/// There is one; it and `settings`, those that name addresses, are named.
+/// There is such a socket; the error names it and `settings`, those with addresses.
 pub fn refuse_unserved(settings: &str) -> io::Result<()> {
     let taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
     let mut unserved = Vec::new();
@@ -82,47 +84,48 @@ fn describe(socket: &socket2::Socket) -> String {
         .unwrap_or_else(|| "an unnamed socket".to_owned())
 }
 
-/// A descriptor of our own for what has `number` in this process: the kernel looks it up, so a wrong number is an error and
-/// not a danger.
+/// Duplicates the descriptor `number` of this process. The kernel looks it up, so a wrong number is
+/// an error and not undefined behaviour.
 fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
     let this_process = pidfd_open(getpid(), PidfdFlags::empty())?;
     Ok(pidfd_getfd(this_process, number, PidfdGetfdFlags::empty())?)
 }
 
-/// Waits until `ready`, a second at most, if the service manager keeps this socket: who connected while no process was there
-/// waits a moment longer rather than hear 503 from one that has just started.
+/// Waits until `ready`, at most a second, if the service manager keeps this socket: a client that
+/// connected between two processes waits a moment longer instead of getting 503 from a process that
+/// has just started.
 pub async fn defer_accept(listener: &Listener, ready: impl Fn() -> bool) {
     if listener.owner() != Owner::ServiceManager {
         return;
     }
     let started = tokio::time::Instant::now();
-    while !ready() && started.elapsed() < HELD_BACK_MAX {
-        tokio::time::sleep(HELD_BACK_LOOK).await;
+    while !ready() && started.elapsed() < DEFER_MAX {
+        tokio::time::sleep(DEFER_POLL).await;
     }
 }
 
-/// Says that every socket is bound. Does nothing where no service manager listens.
+/// Notifies systemd that every socket is bound. No effect without a service manager.
 pub fn notify_ready() {
-    tell(&[NotifyState::Ready]);
+    notify(&[NotifyState::Ready]);
 }
 
-/// Says that a stop was asked for and what is in flight is being finished.
-pub fn tell_stopping() {
-    tell(&[NotifyState::Stopping]);
+/// Notifies systemd that the program is stopping and drains requests.
+pub fn notify_stopping() {
+    notify(&[NotifyState::Stopping]);
 }
 
-/// Says twice in every `WatchdogSec` that the runtime still turns. Never returns.
+/// Notifies the watchdog twice in every `WatchdogSec`, as long as the runtime works. Never returns.
 pub async fn feed_watchdog() {
-    let Some(patience) = sd_notify::watchdog_enabled().filter(|patience| *patience > Duration::ZERO) else {
+    let Some(interval) = sd_notify::watchdog_enabled().filter(|interval| *interval > Duration::ZERO) else {
         return std::future::pending().await;
     };
     loop {
-        tell(&[NotifyState::Watchdog]);
-        tokio::time::sleep(patience / 2).await;
+        notify(&[NotifyState::Watchdog]);
+        tokio::time::sleep(interval / 2).await;
     }
 }
 
-fn tell(state: &[NotifyState<'_>]) {
+fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::warn!(%error, "sd_notify failed");
     }
@@ -134,13 +137,13 @@ mod tests {
     use std::os::fd::AsRawFd as _;
 
     #[test]
-    fn nothing_is_inherited_where_nothing_was_passed() {
+    fn no_socket_is_inherited_without_systemd() {
         assert!(inherited_unix(Path::new("/nonexistent.sock")).unwrap().is_none());
         assert!(inherited_tcp(SocketAddr::from(([127, 0, 0, 1], 1))).unwrap().is_none());
     }
 
     #[test]
-    fn a_duplicate_is_the_same_socket_and_a_wrong_number_is_an_error() {
+    fn duplicate_is_the_same_socket() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let copy = std::net::TcpListener::from(duplicate(listener.as_raw_fd()).unwrap());
         assert_eq!(copy.local_addr().unwrap(), listener.local_addr().unwrap());

@@ -1,6 +1,6 @@
-//! Traces: which one a request belongs to, for the log; and, with the feature `otel`, spans for a collector.
+//! Traces: the trace id of a request, for the log; with the feature `otel`, spans for a collector.
 //!
-//! Without the feature nothing of this is left on a request's way but reading `traceparent`, where a log line wants it.
+//! Without the feature only `traceparent` is read, for log lines.
 
 #[cfg(feature = "otel")]
 mod export;
@@ -16,8 +16,8 @@ pub use parent::{Parent, TraceId};
 
 use crate::settings::{Setting, Settings, setting};
 
-/// The settings of this module: the standard's names and meanings. Whatever is wrong with them is warned of and passed over,
-/// as the standard asks: traces keep no program from starting.
+/// The settings of this module: the standard's names and meanings. Invalid values are logged and
+/// ignored, as the standard asks: traces must not keep a program from starting.
 pub const SETTINGS: [Setting; 5] = [
     setting(
         ENDPOINT,
@@ -40,7 +40,7 @@ const SERVICE_NAME: &str = "OTEL_SERVICE_NAME";
 const SAMPLER: &str = "OTEL_TRACES_SAMPLER";
 const SAMPLER_ARG: &str = "OTEL_TRACES_SAMPLER_ARG";
 
-/// The setting that asks for traces, and the collector that it names.
+/// The setting that enables traces, and the collector's address.
 fn endpoint(settings: &Settings) -> Option<(&'static str, &str)> {
     [TRACES_ENDPOINT, ENDPOINT].into_iter().find_map(|name| Some((name, settings.text(name)?)))
 }

@@ -1,6 +1,7 @@
-//! Makes gRPC's C-core welcome on Unix sockets: it names the socket's path, percent-encoded, as `:authority`, which is none by RFC 3986,
-//! and h2 resets such a stream. Nobody reads the authority of a Unix socket, so that `%` is replaced by `-` where it stands, before
-//! h2 reads it. Only whole HEADERS frames are looked at, and only texts as they are, which is what C-core sends (RFC 7541 §6.2).
+//! Makes gRPC's C-core work over Unix sockets. C-core sends the socket's path, percent-encoded, as
+//! `:authority`, which is invalid by RFC 3986, so h2 resets the stream. Since no code reads the
+//! authority of a Unix socket, `%` is replaced by `-` before h2 reads it. Only complete HEADERS
+//! frames with plain strings are changed, as C-core sends them (RFC 7541 §6.2).
 
 /// Bytes before the first frame.
 const PREFACE_BYTES: usize = 24;
@@ -10,24 +11,24 @@ const PRIORITY: u8 = 0x20;
 /// `:authority` in HPACK's static table.
 const AUTHORITY_INDEX: usize = 1;
 
-/// Where the bytes of an h2 connection stand.
+/// The position in the bytes of an h2 connection.
 #[derive(Debug)]
 pub(crate) struct UnixAuthority {
     /// Bytes until the next frame begins.
     skip: usize,
-    /// The head of that frame, as far as it has come.
+    /// The received part of that frame's header.
     head: [u8; 9],
     known: usize,
 }
 
 impl UnixAuthority {
-    /// At the very first byte of a connection.
+    /// At the first byte of a connection.
     pub(crate) const fn new() -> Self {
         Self { skip: PREFACE_BYTES, head: [0; 9], known: 0 }
     }
 
-    /// Looks at the next bytes of a connection.
-    pub(crate) fn mend(&mut self, mut bytes: &mut [u8]) {
+    /// Rewrites the next bytes of a connection.
+    pub(crate) fn rewrite(&mut self, mut bytes: &mut [u8]) {
         loop {
             let skipped = self.skip.min(bytes.len());
             self.skip -= skipped;
@@ -46,15 +47,15 @@ impl UnixAuthority {
             let [a, b, c, kind, flags, ..] = self.head;
             self.skip = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
             if kind == HEADERS && self.skip <= payload.len() {
-                let _malformed = mend_block(&mut payload[..self.skip], flags);
+                let _malformed = rewrite_block(&mut payload[..self.skip], flags);
             }
             bytes = payload;
         }
     }
 }
 
-/// None where the block is malformed, of which h2 will say more.
-fn mend_block(frame: &mut [u8], flags: u8) -> Option<()> {
+/// `None` if the block is malformed; h2 reports it.
+fn rewrite_block(frame: &mut [u8], flags: u8) -> Option<()> {
     let mut at = usize::from(flags & PADDED != 0) + if flags & PRIORITY == 0 { 0 } else { 5 };
     while let Some(&first) = frame.get(at) {
         let prefix = match first {
@@ -81,7 +82,7 @@ fn mend_block(frame: &mut [u8], flags: u8) -> Option<()> {
     Some(())
 }
 
-/// An integer whose first byte has so many bits of it (RFC 7541 §5.1).
+/// An integer with a prefix of `prefix` bits (RFC 7541 §5.1).
 fn number(bytes: &[u8], at: &mut usize, prefix: u8) -> Option<usize> {
     let most = (1_usize << prefix) - 1;
     let mut value = usize::from(*bytes.get(*at)?) & most;
@@ -100,7 +101,7 @@ fn number(bytes: &[u8], at: &mut usize, prefix: u8) -> Option<usize> {
     None
 }
 
-/// Where a text lies (RFC 7541 §5.2); an empty place for one in Huffman's code, which is not looked at.
+/// The range of a string (RFC 7541 §5.2); empty for a Huffman-coded string, which is not rewritten.
 fn text(bytes: &[u8], at: &mut usize) -> Option<std::ops::Range<usize>> {
     let huffman = bytes.get(*at)? & 0x80 != 0;
     let length = number(bytes, at, 7)?;
@@ -136,34 +137,35 @@ mod tests {
         bytes
     }
 
-    fn mended(bytes: &[u8], pieces: usize) -> Vec<u8> {
+    fn rewritten(bytes: &[u8], pieces: usize) -> Vec<u8> {
         let mut bytes = bytes.to_vec();
         let mut authority = UnixAuthority::new();
-        bytes.chunks_mut(pieces).for_each(|piece| authority.mend(piece));
+        bytes.chunks_mut(pieces).for_each(|piece| authority.rewrite(piece));
         bytes
     }
 
     #[test]
-    fn authority_of_a_recorded_call_is_mended_and_nothing_else() {
+    fn only_the_authority_of_a_recorded_call_changes() {
         let bytes = recorded();
         let text = String::from_utf8_lossy(&bytes).replace("tmp%2Fhm%2Frec.sock", "tmp-2Fhm-2Frec.sock");
-        assert_eq!(String::from_utf8_lossy(&mended(&bytes, bytes.len())), text);
-        assert_eq!(mended(&mended(&bytes, bytes.len()), bytes.len()), mended(&bytes, bytes.len()));
+        assert_eq!(String::from_utf8_lossy(&rewritten(&bytes, bytes.len())), text);
+        assert_eq!(rewritten(&rewritten(&bytes, bytes.len()), bytes.len()), rewritten(&bytes, bytes.len()));
     }
 
     #[test]
-    fn frames_in_any_pieces_are_followed() {
+    fn frames_in_any_pieces_are_parsed() {
         let bytes = recorded();
-        // The preface and the settings first, a byte at a time: the frames after them come whole.
+        // The preface and the settings first, a byte at a time: the frames after them arrive
+        // complete.
         for cut in 1..91 {
             let mut copy = bytes.clone();
             let mut authority = UnixAuthority::new();
             let (first, rest) = copy.split_at_mut(cut);
-            first.chunks_mut(1).for_each(|byte| authority.mend(byte));
-            authority.mend(rest);
-            assert_eq!(copy, mended(&bytes, bytes.len()), "{cut}");
+            first.chunks_mut(1).for_each(|byte| authority.rewrite(byte));
+            authority.rewrite(rest);
+            assert_eq!(copy, rewritten(&bytes, bytes.len()), "{cut}");
         }
-        assert_eq!(mended(&bytes, 1), bytes, "what does not come whole is left as it is");
+        assert_eq!(rewritten(&bytes, 1), bytes, "frames in pieces are not changed");
     }
 
     #[test]
@@ -172,12 +174,12 @@ mod tests {
             [&b"@"[..], b"@\x7f\xff\xff\xff\xff\xff", b"@\n:authority", b"\x41\x7f%", b"\x41", b"\xff\xff", b"@\x85xx"]
         {
             let mut copy = block.to_vec();
-            let _malformed = mend_block(&mut copy, PADDED | PRIORITY);
-            let _malformed = mend_block(&mut copy, 0);
+            let _malformed = rewrite_block(&mut copy, PADDED | PRIORITY);
+            let _malformed = rewrite_block(&mut copy, 0);
             assert_eq!(copy, block);
         }
         let mut indexed = b"\x3f\x01\x82\x41\x04a%2F".to_vec();
-        assert_eq!(mend_block(&mut indexed, 0), Some(()));
+        assert_eq!(rewrite_block(&mut indexed, 0), Some(()));
         assert_eq!(indexed, b"\x3f\x01\x82\x41\x04a-2F");
     }
 }

@@ -1,4 +1,4 @@
-//! Pushed revocations that the log has not confirmed: few, and each can be let go.
+//! Pushed revocations that the log has not confirmed: few, and each can be dropped.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,10 +9,10 @@ use crate::revocation::{Id, Revocation, Target};
 use crate::sync::Push;
 use crate::time::UnixTime;
 
-/// What stands apart, over all partitions.
+/// The unconfirmed pushes of all partitions.
 #[derive(Debug, Default)]
 pub(super) struct UnconfirmedSet {
-    /// How many there are: mostly none, and then no lock is taken.
+    /// The number of pushes. Usually zero, and then look-ups take no lock.
     count: AtomicUsize,
     held: RwLock<Held>,
 }
@@ -50,10 +50,10 @@ fn later(held: &mut UnixTime, at: UnixTime) {
 }
 
 impl UnconfirmedSet {
-    /// Adds a push; false if that very one stands here already.
+    /// Adds a push; false if the same push is here already.
     pub(super) fn add(&self, partition: u16, push: &Push) -> bool {
         let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
-        // The newest are at the end, and so is a repetition.
+        // A repeated push comes soon after the first, so only the newest are compared.
         if held.pushes.iter().rev().take(16).any(|(of, known)| *of == partition && known == push) {
             return false;
         }
@@ -63,7 +63,7 @@ impl UnconfirmedSet {
         true
     }
 
-    /// Takes pushes out: they are held elsewhere by now, or are to be held no more.
+    /// Removes pushes: the index holds them now, or they are to be dropped.
     pub(super) fn remove(&self, partition: u16, pushes: &[Push]) {
         if pushes.is_empty() || self.count.load(Ordering::Acquire) == 0 {
             return;

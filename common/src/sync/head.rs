@@ -1,17 +1,17 @@
-//! What a store says of the head of one partition's log, and what that is worth.
+//! The head of a partition's log as the store reports it, and whether the report counts.
 
+use crate::log_protocol::Position;
 use crate::sync::Alarm;
 use crate::time::UnixTime;
-use crate::wire::Position;
 
-/// Which log this is. Two logs of one lineage are the same log, one perhaps longer.
+/// The identity of a log. Two logs of one lineage are the same log, one perhaps longer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Lineage {
     /// The data set's identifier, stored in the data: changes when the data is lost and rebuilt.
     pub epoch: Box<str>,
-    /// The identifier of the store's history of writes (Redis' replication id): changes at every restart and failover,
-    /// when acknowledged writes may have been lost.
-    pub history: Box<str>,
+    /// Redis' replication id: changes at every restart and failover, when acknowledged writes may
+    /// have been lost.
+    pub replication_id: Box<str>,
 }
 
 /// The answer to a probe.
@@ -19,24 +19,25 @@ pub struct Lineage {
 pub enum Answer {
     /// The head of the log.
     Head(Head),
-    /// The store holds no data set.
+    /// The store has no data set.
     NoEpoch,
     /// The store's log does not end where its head says.
     LogDamaged,
-    /// The store refused the question.
+    /// The store rejected the probe.
     Refused,
-    /// The store's data is of a newer layout than this build reads: an issuer of a newer version wrote it.
+    /// The store's data has a newer layout than this build reads: an issuer of a newer version
+    /// wrote it.
     NewerLayout,
 }
 
 /// The head of a partition's log, read in one atomic step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
-    /// Which log.
+    /// The log's identity.
     pub lineage: Lineage,
-    /// Its newest entry ([`Position::START`] if it never had one).
+    /// The newest entry's position ([`Position::START`] if there never was one).
     pub last: Position,
-    /// Nothing stands in the log (any more): everything in it has expired.
+    /// The log has no entries (any more): all have expired.
     pub empty: bool,
     /// Every revocation after this moment is in the log.
     pub since: UnixTime,
@@ -44,24 +45,25 @@ pub struct Head {
     pub now: UnixTime,
     /// How many partitions the data set has.
     pub partitions: u16,
-    /// What the server is.
+    /// The server's replication role.
     pub role: Role,
-    /// Every listed issuer has put back into this log what it acknowledged and heard: the settled mark (`meta.settled`)
-    /// names this lineage. Always true for the embedded store, which loses nothing that it acknowledged.
+    /// Every listed issuer has put back into this log what it acknowledged or received: the settled
+    /// mark (`meta.settled`) names this lineage. Always true for the embedded store, which never
+    /// loses an acknowledged entry.
     pub settled: bool,
 }
 
-/// What a server is to its replicas, and so whether its word counts.
+/// The server's replication role, which decides whether its answers count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
-    /// It takes writes.
+    /// Accepts writes.
     Master {
-        /// Replicas without which it refuses writes (`min-replicas-to-write`; 0: none).
+        /// The replicas without which it rejects writes (`min-replicas-to-write`; 0: none).
         replicas_needed: u64,
-        /// Replicas that are connected and not lagging.
+        /// The replicas that are connected and not lagging.
         replicas_good: u64,
     },
-    /// It follows another server.
+    /// Follows another server.
     Replica,
 }
 
@@ -71,8 +73,8 @@ impl Role {
 }
 
 impl Head {
-    /// Why this head proves nothing, if so. A master cut off from its replicas still answers, while another may have
-    /// been promoted and taken revocations.
+    /// Why this head proves nothing, if so. A master cut off from its replicas still answers
+    /// although another may have been promoted and have accepted revocations.
     pub fn objection(&self, partitions: u16) -> Option<Alarm> {
         match self.role {
             Role::Replica => Some(Alarm::Replica),

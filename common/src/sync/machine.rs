@@ -1,17 +1,19 @@
-//! The state machine of one partition: what is held of which log, and what is being done to hold all of it.
+//! The state machine of one partition: which entries of which log are held, and how to obtain the
+//! rest.
 
 use std::collections::VecDeque;
 
+use crate::log_protocol::{Message, Position};
 use crate::revocation::Revocation;
 use crate::sync::unconfirmed::{Decided, Unconfirmed};
 use crate::sync::{Action, Alarm, Answer, Checkpoint, Counters, Entry, Event, Head, Lineage, Phase, ReadFrom, Timing};
-use crate::time::{CLOCK_SKEW_SECONDS, Instants, UnixTime};
-use crate::wire::{Message, Position};
+use crate::time::{CLOCK_SKEW_SECONDS, ClockReading, UnixTime};
 
-/// How much older than the log's `since` the last proof may be for the verifier to have missed nothing: issuers replay
-/// what they acknowledged in the last minute into a rebuilt log, and half of that is left for clocks and luck.
+/// How much older than the log's `since` the last proof may be without a gap: issuers replay what
+/// they acknowledged in the last minute into a rebuilt log; the other half is margin for clock
+/// skew.
 const REPLAYED_SECONDS: u64 = 30;
-/// Probes remembered after they counted as lost, so that a slow store's answers still prove something.
+/// Probes kept after they counted as lost, so that a slow store's answers still prove something.
 const PROBES_KEPT_MAX: usize = 4;
 
 /// The state machine of one partition.
@@ -21,19 +23,22 @@ pub struct Machine {
     partitions: u16,
     lineage: Option<Lineage>,
     last: Position,
-    /// How much of that the log itself has shown, and not only pushes.
+    /// The part of `last` that the log itself has shown, not only pushes.
     sure: Position,
     unconfirmed: Unconfirmed,
-    /// A head was answered on this connection, so that another one can say whether the log has changed since.
+    /// A head was answered on this connection, so the next one can show whether the log has changed
+    /// since.
     answered: bool,
     tail: Option<Tail>,
     skipped: Option<Skipped>,
     since: Option<UnixTime>,
     proven: Option<UnixTime>,
-    /// `proven` when the lineage was adopted: a log that turns out to have lost entries takes its own proofs with it.
+    /// `proven` when the lineage was adopted: if the log turns out to have lost entries, its own
+    /// proofs are void.
     known_until: Option<UnixTime>,
-    proven_at: Option<Instants>,
-    /// The log has been read from its start since the last proof, or there was none: what it has forgotten was never seen.
+    proven_at: Option<ClockReading>,
+    /// The log has been read from its start since the last proof, or there was no proof: entries
+    /// that it trimmed earlier were never seen.
     whole: bool,
     state: State,
     probes: VecDeque<Probe>,
@@ -41,13 +46,14 @@ pub struct Machine {
     lost: u32,
     issued: u64,
     alarm: Option<Alarm>,
-    /// The lineage that is not settled, when it was first seen, and whether it has been waited for.
+    /// The lineage that is not settled, when it was first seen, and whether the wait for it is
+    /// over.
     unsettled: Option<(Lineage, u64, bool)>,
     warnings: Warnings,
     counters: Counters,
 }
 
-/// Pushes that arrived ahead of `last` and follow each other: the entries behind `from` up to `to`.
+/// Pushes that arrived ahead of `last` and are chained: the entries after `from` up to `to`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Tail {
     epoch: Box<str>,
@@ -55,7 +61,8 @@ struct Tail {
     to: Position,
 }
 
-/// The first entry of the log that this build cannot read. While it stands there, nothing is proven.
+/// The first entry of the log that this build cannot decode. While the log has it, nothing is
+/// proven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Skipped {
     at: Position,
@@ -65,10 +72,11 @@ struct Skipped {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Probe {
     token: u64,
-    sent: Instants,
-    /// `sure` when it was sent: the log had that much, so a head below it is another log's.
+    sent: ClockReading,
+    /// `sure` when the probe was sent: the log had that much, so a lower head belongs to another
+    /// log.
     floor: Position,
-    /// `last` when it was sent: a head below it says that a push was none of this log's.
+    /// `last` when the probe was sent: a lower head shows that a push was not from this log.
     last: Position,
     lost: bool,
 }
@@ -80,15 +88,15 @@ struct Warnings {
     replay_missing: bool,
 }
 
-/// What an answer proves if everything up to `last` is held.
+/// What an answer proves once everything up to `last` is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Aim {
     last: Position,
-    sent: Instants,
+    sent: ClockReading,
     since: UnixTime,
     now: UnixTime,
-    /// The lineage is settled, or believed after a wait.
-    believed: bool,
+    /// The lineage is settled, or accepted after a wait.
+    accepted: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -100,7 +108,7 @@ enum State {
 }
 
 impl Machine {
-    /// A machine that holds nothing, for a data set of `partitions`.
+    /// A machine without entries, for a data set of `partitions`.
     pub fn new(timing: Timing, partitions: u16) -> Self {
         Self {
             timing,
@@ -129,7 +137,7 @@ impl Machine {
         }
     }
 
-    /// A machine that goes on from a list kept on disk. It is not fresh until a probe says so.
+    /// A machine that resumes from a snapshot. The list is not fresh until a probe proves it.
     pub fn resume(timing: Timing, partitions: u16, checkpoint: Checkpoint) -> Self {
         Self {
             lineage: Some(checkpoint.lineage),
@@ -142,7 +150,8 @@ impl Machine {
         }
     }
 
-    /// What to keep on disk beside the list; none while the list has never been complete or has a hole.
+    /// What a snapshot must store beside the list; `None` while the list has never been complete or
+    /// has a gap.
     pub fn checkpoint(&self) -> Option<Checkpoint> {
         let (Some(lineage), Some(since), Some(proven), None) = (&self.lineage, self.since, self.proven, self.skipped)
         else {
@@ -151,7 +160,7 @@ impl Machine {
         Some(Checkpoint { lineage: lineage.clone(), last: self.last.min(self.sure), since, proven })
     }
 
-    /// Where it stands.
+    /// The phase, for people.
     pub const fn phase(&self) -> Phase {
         match self.state {
             State::Down => Phase::Disconnected,
@@ -161,7 +170,7 @@ impl Machine {
         }
     }
 
-    /// The log it follows.
+    /// The log that the machine follows.
     pub const fn lineage(&self) -> Option<&Lineage> {
         self.lineage.as_ref()
     }
@@ -172,7 +181,7 @@ impl Machine {
     }
 
     /// When the list was last proven complete.
-    pub const fn fresh_as_of(&self) -> Option<Instants> {
+    pub const fn fresh_as_of(&self) -> Option<ClockReading> {
         self.proven_at
     }
 
@@ -187,18 +196,19 @@ impl Machine {
         self.alarm
     }
 
-    /// What it has counted.
+    /// The counters.
     pub const fn counters(&self) -> Counters {
         self.counters
     }
 
-    /// For the model checker: machines that differ in what they have counted only are the same.
+    /// For the model checker: machines that differ only in their counters are equal.
     #[cfg(test)]
-    pub(super) fn forget_counters(&mut self) {
+    pub(super) fn reset_counters(&mut self) {
         self.counters = Counters::default();
     }
 
-    /// When, in monotonic milliseconds, the next [`Event::Tick`] has something to do; none without a connection.
+    /// When, in monotonic milliseconds, the next [`Event::Tick`] is due; `None` without a
+    /// connection.
     pub fn wake_ms(&self) -> Option<u64> {
         let probe = match self.probe_under_way() {
             Some(probe) => probe.sent.monotonic_ms + self.timing.probe_timeout_ms,
@@ -213,8 +223,8 @@ impl Machine {
         Some(probe.min(other))
     }
 
-    /// Takes one event and says what to do, in order.
-    pub fn on(&mut self, event: Event, now: Instants) -> Vec<Action> {
+    /// Handles one event and returns the actions, in order.
+    pub fn on(&mut self, event: Event, now: ClockReading) -> Vec<Action> {
         let mut out = Vec::new();
         match event {
             Event::Subscribed => self.on_subscribed(now, &mut out),
@@ -225,7 +235,7 @@ impl Machine {
             Event::Page { request, entries, complete } => self.on_page(request, entries, complete, now, &mut out),
             Event::Tick => self.on_tick(now, &mut out),
             Event::ReadWhole => {
-                self.forget_log();
+                self.reset_log();
                 self.proven_at = None;
                 if self.state != State::Down {
                     self.state = State::Probing;
@@ -234,7 +244,7 @@ impl Machine {
             }
         }
         let Decided { confirmed, kept, dropped } = self.unconfirmed.take_decided();
-        // Before whatever else is to be done, but behind the push that is confirmed at once.
+        // Before all other actions, but after the push that is confirmed at once.
         let at = usize::from(matches!(out.first(), Some(Action::Apply { .. })));
         if !confirmed.is_empty() {
             out.insert(at, Action::Confirm(confirmed));
@@ -249,7 +259,7 @@ impl Machine {
         out
     }
 
-    fn on_subscribed(&mut self, now: Instants, out: &mut Vec<Action>) {
+    fn on_subscribed(&mut self, now: ClockReading, out: &mut Vec<Action>) {
         self.disconnect();
         self.state = State::Probing;
         self.probe(now, out);
@@ -259,16 +269,16 @@ impl Machine {
         self.state = State::Down;
         self.probes.clear();
         self.lost = 0;
-        // What was pushed by a server that is gone says nothing about the log of the next one.
+        // A push from the server before says nothing about the log of the next one.
         self.tail = None;
         self.unconfirmed.keep();
         self.answered = false;
     }
 
-    fn on_pushed(&mut self, message: Message, now: Instants, out: &mut Vec<Action>) {
+    fn on_pushed(&mut self, message: Message, now: ClockReading, out: &mut Vec<Action>) {
         let Message { epoch, previous, position, revocation } = message;
         let Ok(revocation) = revocation else {
-            // Its position breaks the chain for the next one, and the log decides.
+            // Its position breaks the chain for the next push, and the log decides.
             self.counters.unreadable += 1;
             return;
         };
@@ -303,16 +313,16 @@ impl Machine {
         }
         if matches!(self.state, State::Live { .. }) {
             self.counters.gaps += 1;
-            // An answer that is still to come was made after this push, and will show the gap.
+            // An outstanding answer was made after this push, and will show the gap.
             if self.probe_under_way().is_none() {
                 self.probe(now, out);
             }
         }
     }
 
-    fn on_answered(&mut self, token: u64, answer: Answer, now: Instants, out: &mut Vec<Action>) {
+    fn on_answered(&mut self, token: u64, answer: Answer, now: ClockReading, out: &mut Vec<Action>) {
         let Some(index) = self.probes.iter().position(|probe| probe.token == token) else {
-            return; // of a connection that is gone
+            return; // from a closed connection
         };
         let probe = self.probes[index];
         self.probes.drain(..=index);
@@ -321,13 +331,13 @@ impl Machine {
             Answer::Head(head) => match head.objection(self.partitions) {
                 None => self.on_head(head, probe, now, out),
                 Some(alarm @ Alarm::Partitions) => self.raise(alarm, out),
-                Some(alarm) => self.useless(alarm, out),
+                Some(alarm) => self.reject_server(alarm, out),
             },
-            Answer::Refused => self.useless(Alarm::Refused, out),
-            Answer::NewerLayout => self.useless(Alarm::NewerLayout, out),
+            Answer::Refused => self.reject_server(Alarm::Refused, out),
+            Answer::NewerLayout => self.reject_server(Alarm::NewerLayout, out),
             Answer::NoEpoch | Answer::LogDamaged => {
-                // Whatever comes after this is another log, whatever it calls itself.
-                self.forget_log();
+                // The next head is of another log, even if its lineage is the same.
+                self.reset_log();
                 self.lost = 0;
                 self.state = State::Probing;
                 let empty = answer == Answer::NoEpoch;
@@ -336,13 +346,13 @@ impl Machine {
         }
     }
 
-    fn on_head(&mut self, head: Head, probe: Probe, now: Instants, out: &mut Vec<Action>) {
+    fn on_head(&mut self, head: Head, probe: Probe, now: ClockReading, out: &mut Vec<Action>) {
         self.lost = 0;
         let known = self.lineage.as_ref() == Some(&head.lineage) && head.last >= probe.floor;
         if known {
             self.confirm_pushes(head.last, probe);
         } else {
-            self.forget_log();
+            self.reset_log();
             self.lineage = Some(head.lineage);
         }
         self.answered = true;
@@ -352,8 +362,8 @@ impl Machine {
             self.join_tail();
         }
         self.compare_clocks(head.now, probe.sent, now, out);
-        let believed = self.believes(head.settled, now, out);
-        let aim = Aim { last: head.last, sent: probe.sent, since: head.since, now: head.now, believed };
+        let accepted = self.accepts_lineage(head.settled, now, out);
+        let aim = Aim { last: head.last, sent: probe.sent, since: head.since, now: head.now, accepted };
         match self.state {
             State::Reading { .. } if known => {}
             State::Live { .. } if known && self.last >= aim.last => self.prove(aim, now, out),
@@ -376,12 +386,12 @@ impl Machine {
         }
     }
 
-    /// The log is the one it was when the probe before was answered, and ends with `last`.
+    /// The log has not changed since the previous answer, and ends with `last`.
     fn confirm_pushes(&mut self, last: Position, probe: Probe) {
         self.unconfirmed.drop_absent(probe.token);
         let ends = self.unconfirmed.chain_ends(last);
         if self.last > last && probe.last > last {
-            // A push moved it that was none of this log's.
+            // A push that was not from this log moved `last`.
             self.last = if ends { last } else { self.sure };
         }
         if self.last >= last {
@@ -389,7 +399,7 @@ impl Machine {
         }
     }
 
-    fn on_page(&mut self, request: u64, entries: Vec<Entry>, complete: bool, now: Instants, out: &mut Vec<Action>) {
+    fn on_page(&mut self, request: u64, entries: Vec<Entry>, complete: bool, now: ClockReading, out: &mut Vec<Action>) {
         if self.unconfirmed.found(request, &entries, complete, self.issued) {
             hold(entries, out);
             return;
@@ -401,7 +411,7 @@ impl Machine {
             State::Live { check: Some(awaited) } if awaited == request => {
                 self.on_check_page(entries, now, out);
             }
-            // Asked before the log changed: true all the same, and no more than that.
+            // Requested before the log changed: the entries are valid, but prove nothing.
             _ => hold(entries, out),
         }
     }
@@ -412,7 +422,7 @@ impl Machine {
         to: Position,
         entries: Vec<Entry>,
         complete: bool,
-        now: Instants,
+        now: ClockReading,
         out: &mut Vec<Action>,
     ) {
         if let ReadFrom::At(asked) = from
@@ -425,7 +435,7 @@ impl Machine {
                 self.read(ReadFrom::At(self.sure), to, now, out);
                 return;
             }
-            // The newest entry held no longer stands in the log, so what came after it may be gone as well.
+            // The newest entry held is no longer in the log, so later ones may be gone too.
             (self.last, self.sure) = (Position::START, Position::START);
             self.skipped = None;
             self.read(ReadFrom::Start, to, now, out);
@@ -447,15 +457,16 @@ impl Machine {
         self.unconfirmed.shown(&entries);
         self.join_tail();
         if self.last < to && !complete && !empty {
-            // Asked for before these are held, so that the store works meanwhile.
+            // Requested before the page is applied, so that the store works in parallel.
             self.read(ReadFrom::After(self.last), to, now, out);
             hold(entries, out);
             return;
         }
         hold(entries, out);
         if self.last >= to {
-            // Not proven yet: another log may have taken this one's place while it was read. An answer that is still to
-            // come was made after the last page, and says which log that was of.
+            // Not proven yet: another log may have replaced this one during the read. An
+            // outstanding answer was made after the last page, and shows which log that page was
+            // from.
             self.state = State::Live { check: None };
             if self.probe_under_way().is_none() {
                 self.probe(now, out);
@@ -466,9 +477,9 @@ impl Machine {
         }
     }
 
-    /// Looks whether the entry that could not be read still stands there. If not, the log is read again from its start:
-    /// there may be more of them.
-    fn on_check_page(&mut self, entries: Vec<Entry>, now: Instants, out: &mut Vec<Action>) {
+    /// Checks whether the undecodable entry is still in the log. If not, reads the log again from
+    /// its start: there may be more of them.
+    fn on_check_page(&mut self, entries: Vec<Entry>, now: ClockReading, out: &mut Vec<Action>) {
         let first = entries.first().map(|entry| (entry.position, entry.revocation.is_err()));
         let still = self.skipped.filter(|skipped| first == Some((skipped.at, true)));
         hold(entries, out);
@@ -487,7 +498,7 @@ impl Machine {
         }
     }
 
-    fn on_tick(&mut self, now: Instants, out: &mut Vec<Action>) {
+    fn on_tick(&mut self, now: ClockReading, out: &mut Vec<Action>) {
         if self.state == State::Down {
             return;
         }
@@ -520,17 +531,19 @@ impl Machine {
         }
     }
 
-    /// Every entry that was in the log when the probe was sent is held, if none of them was unreadable.
-    fn prove(&mut self, aim: Aim, now: Instants, out: &mut Vec<Action>) {
+    /// Records a proof: every entry that was in the log when the probe was sent is held, unless one
+    /// was undecodable.
+    fn prove(&mut self, aim: Aim, now: ClockReading, out: &mut Vec<Action>) {
         if self.skipped.is_some() {
             self.raise(Alarm::UnreadableEntry, out);
             return;
         }
-        if !aim.believed {
+        if !aim.accepted {
             return;
         }
         if self.whole {
-            // The log forgets by the store's clock. Who takes what it has forgotten for living would call it good.
+            // The log trims by the store's clock. If this host's clock is behind, it would accept
+            // tokens whose revocations were trimmed.
             if now.wall_ms / 1000 + 2 * CLOCK_SKEW_SECONDS < aim.now.0 {
                 self.raise(Alarm::ClockBehind, out);
                 return;
@@ -544,8 +557,9 @@ impl Machine {
             }
             self.since = Some(aim.since);
         }
-        debug_assert!(aim.sent.monotonic_ms <= now.monotonic_ms, "proven before it was asked");
-        // The newest, not the latest: a clock of the store that was ahead for a while must not speak for later times.
+        debug_assert!(aim.sent.monotonic_ms <= now.monotonic_ms, "proof older than its probe");
+        // The newest head's time, not the latest: a store clock that was ahead for a while must not
+        // count for later.
         self.proven = Some(aim.now);
         self.proven_at = Some(aim.sent);
         out.push(Action::Fresh(aim.sent));
@@ -554,9 +568,10 @@ impl Machine {
         }
     }
 
-    /// Tells the store's clock, and whether this host's wall clock differs from it by more than two machines may. The store
-    /// read its clock, in whole seconds, between the sending of the probe and now.
-    fn compare_clocks(&mut self, store: UnixTime, sent: Instants, now: Instants, out: &mut Vec<Action>) {
+    /// Emits the store's clock, and whether this host's wall clock differs from it by more than the
+    /// permitted skew. The store read its clock, in whole seconds, between the sending of the probe
+    /// and now.
+    fn compare_clocks(&mut self, store: UnixTime, sent: ClockReading, now: ClockReading, out: &mut Vec<Action>) {
         out.push(Action::Time(store));
         const FAR_SECONDS: u64 = 2 * CLOCK_SKEW_SECONDS;
         let clock = if now.wall_ms / 1000 + FAR_SECONDS < store.0 {
@@ -573,8 +588,9 @@ impl Machine {
         }
     }
 
-    /// Whether a head of the adopted lineage may prove anything: its replay is marked as done, or that has been waited for.
-    fn believes(&mut self, settled: bool, now: Instants, out: &mut Vec<Action>) -> bool {
+    /// Whether a head of the adopted lineage may prove anything: its replay is marked as done, or
+    /// the wait for it is over.
+    fn accepts_lineage(&mut self, settled: bool, now: ClockReading, out: &mut Vec<Action>) -> bool {
         let running = self.proven_at.is_some();
         let wait_ms = if running { self.timing.replay_wait_running_ms } else { self.timing.replay_wait_ms };
         let mut missing = false;
@@ -594,7 +610,7 @@ impl Machine {
         settled || missing || wait_ms == 0
     }
 
-    fn read(&mut self, from: ReadFrom, to: Position, now: Instants, out: &mut Vec<Action>) {
+    fn read(&mut self, from: ReadFrom, to: Position, now: ClockReading, out: &mut Vec<Action>) {
         if from == ReadFrom::Start {
             self.whole = true;
             self.counters.full_reads += 1;
@@ -604,7 +620,7 @@ impl Machine {
         out.push(Action::Read { request, from });
     }
 
-    fn probe(&mut self, now: Instants, out: &mut Vec<Action>) {
+    fn probe(&mut self, now: ClockReading, out: &mut Vec<Action>) {
         let token = self.number();
         if self.probes.len() == PROBES_KEPT_MAX {
             self.probes.pop_front();
@@ -617,8 +633,8 @@ impl Machine {
         self.probes.back().filter(|probe| !probe.lost)
     }
 
-    /// An answer from a server whose word does not count; another connection may find a better one.
-    fn useless(&mut self, alarm: Alarm, out: &mut Vec<Action>) {
+    /// Handles an answer that does not count; another connection may find a better server.
+    fn reject_server(&mut self, alarm: Alarm, out: &mut Vec<Action>) {
         self.raise(alarm, out);
         self.lost += 1;
         if self.lost >= self.timing.probes_lost_max {
@@ -631,8 +647,8 @@ impl Machine {
         out.push(Action::Reconnect);
     }
 
-    /// Voids what is known of the log. What is held stays held.
-    fn forget_log(&mut self) {
+    /// Voids what is known of the log. The entries stay.
+    fn reset_log(&mut self) {
         if self.lineage.take().is_some() {
             self.known_until = self.proven;
         }

@@ -1,8 +1,10 @@
-//! A small world that is explored completely: every order of revocations, a failover that loses a suffix, a cut, a lost
-//! push, a flush, and the verifier's questions, over the very [`Machine`] of the daemon (model checking by stateright).
+//! A small world, explored completely: every order of revocations, a failover that loses a suffix,
+//! a cut, a lost push, a flush, and the verifier's requests, with the daemon's [`Machine`] (model
+//! checking by stateright).
 //!
-//! Time is a counter of what matters to a promise: acknowledgements, losses and replays. A probe sent at 5 is sent after
-//! the fifth of them. Not modelled: expiry, trimming, split brain, timeouts; the simulation has them.
+//! Time counts the steps that matter to a promise: acknowledgements, losses and replays. A probe
+//! sent at 5 is sent after the fifth step. Not modelled: expiry, trimming, split brain, timeouts;
+//! the simulation has them.
 //!
 //! `SIDEGATE_MODEL=large` explores a larger world (`./tests/long model`).
 
@@ -11,14 +13,14 @@ use std::collections::VecDeque;
 use stateright::{Checker as _, HasDiscoveries, Model, Property};
 
 use super::simulation::Mutant;
+use crate::log_protocol::{Message, Position};
 use crate::revocation::{Id, Revocation, Target};
 use crate::sync::{Action, Answer, Entry, Event, Head, Lineage, Machine, Phase, ReadFrom, Role, Timing};
-use crate::time::{Instants, UnixTime};
-use crate::wire::{Message, Position};
+use crate::time::{ClockReading, UnixTime};
 
-/// Entries of a page: fewer than there are revocations, so that a reading takes several.
+/// Entries of a page: fewer than the revocations, so that a read takes several pages.
 const PAGE: usize = 1;
-/// Nothing but a cut ends a wait here.
+/// Only a cut ends a wait here.
 const TIMING: Timing = Timing {
     probe_interval_ms: 0,
     probe_timeout_ms: 1_000_000,
@@ -29,7 +31,7 @@ const TIMING: Timing = Timing {
     replay_wait_running_ms: 1_000_000,
 };
 
-/// How often each thing may happen.
+/// How often each step may happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Budget {
     revocations: u8,
@@ -37,18 +39,18 @@ struct Budget {
     cuts: u8,
     flushes: u8,
     pushes_lost: u8,
-    /// Probes by the clock; those on connecting and on gaps come on top.
+    /// Probes by the timer; those on connecting and on gaps come on top.
     ticks: u8,
 }
 
 const SMALL: Budget = Budget { revocations: 2, failovers: 1, cuts: 1, flushes: 1, pushes_lost: 1, ticks: 1 };
 const LARGE: Budget = Budget { revocations: 3, failovers: 1, cuts: 1, flushes: 1, pushes_lost: 1, ticks: 1 };
 
-/// The store: one server's data at a time.
+/// The store: the data of one server at a time.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Log {
     epoch: Option<u8>,
-    history: u8,
+    replication_id: u8,
     entries: Vec<(u8, u8)>,
 }
 
@@ -58,7 +60,7 @@ impl Log {
     }
 }
 
-/// What is true of one revocation.
+/// The true state of one revocation.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
 struct Truth {
     acknowledged: Option<u8>,
@@ -69,7 +71,7 @@ struct Truth {
 enum Connection {
     Down,
     Up,
-    /// To a server that is gone: what it has sent may still arrive, and then the end.
+    /// To a server that is gone: what it sent may still arrive, and then the end.
     Dying,
 }
 
@@ -79,11 +81,11 @@ enum Question {
     Read(u64, ReadFrom),
 }
 
-/// What is on its way to the verifier.
+/// A message on its way to the verifier.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Item {
     Push { epoch: u8, previous: u8, position: u8, id: u8 },
-    Head { token: u64, epoch: Option<u8>, history: u8, last: u8, empty: bool, settled: bool },
+    Head { token: u64, epoch: Option<u8>, replication_id: u8, last: u8, empty: bool, settled: bool },
     Page { request: u64, entries: Vec<(u8, u8)>, complete: bool },
 }
 
@@ -93,8 +95,8 @@ struct State {
     proven: Option<u64>,
     log: Log,
     truths: Vec<Truth>,
-    /// The epoch and the replication id of the log that the issuer has last put back what it acknowledged into: what
-    /// `settled` says.
+    /// `settled`: epoch and replication id of the log into which the issuer last replayed what it
+    /// acknowledged.
     settled: Option<(u8, u8)>,
     names: u8,
     clock: u8,
@@ -102,14 +104,15 @@ struct State {
     to_store: VecDeque<Question>,
     to_verifier: VecDeque<Item>,
     left: Budget,
-    /// For [`Mutant::ProvenByTheLastPage`] alone: when each probe was sent, and when the one answered last.
+    /// Only for [`Mutant::ProvenByTheLastPage`]: when each probe was sent, and when the last
+    /// answered one was.
     sent: Vec<(u64, u64)>,
     answered: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Step {
-    Revoke { heard: bool },
+    Revoke { pushed: bool },
     Failover { lacking: u8 },
     Flush,
     Heartbeat,
@@ -154,7 +157,7 @@ impl State {
         Self {
             machine: Machine::new(TIMING, 1),
             proven: None,
-            log: Log { epoch: None, history: 1, entries: Vec::new() },
+            log: Log { epoch: None, replication_id: 1, entries: Vec::new() },
             truths: vec![Truth::default(); usize::from(budget.revocations)],
             settled: None,
             names: 1,
@@ -173,11 +176,11 @@ impl State {
         self.names
     }
 
-    fn append(&mut self, id: u8, heard: bool) {
+    fn append(&mut self, id: u8, pushed: bool) {
         let Some(epoch) = self.log.epoch else { return };
         let previous = self.log.last();
         self.log.entries.push((previous + 1, id));
-        if heard && self.connection == Connection::Up {
+        if pushed && self.connection == Connection::Up {
             self.to_verifier.push_back(Item::Push { epoch, previous, position: previous + 1, id });
         }
     }
@@ -186,8 +189,8 @@ impl State {
         (0..self.truths.len() as u8).filter(|id| self.truths[usize::from(*id)].acknowledged.is_some()).collect()
     }
 
-    /// What every issuer does now and then: makes a lost data set anew with what it acknowledged in it, or appends that
-    /// again after a failover.
+    /// The issuer's regular check: it rebuilds a lost data set with what it acknowledged, or
+    /// appends that again after a failover.
     fn heartbeat(&mut self) {
         let again = self.acknowledged();
         let new = self.log.epoch.is_none();
@@ -195,7 +198,7 @@ impl State {
             self.log.epoch = Some(self.name());
         }
         let replay = new || self.settled.is_some();
-        self.settled = self.log.epoch.map(|epoch| (epoch, self.log.history));
+        self.settled = self.log.epoch.map(|epoch| (epoch, self.log.replication_id));
         if replay {
             again.iter().for_each(|id| self.append(*id, !new));
             self.clock += 1;
@@ -206,7 +209,7 @@ impl State {
         self.clock += 1;
         let kept = self.log.entries.len().saturating_sub(usize::from(lacking));
         self.log.entries.truncate(kept);
-        self.log.history = self.name();
+        self.log.replication_id = self.name();
         self.die();
     }
 
@@ -218,7 +221,7 @@ impl State {
     }
 
     fn is_settled(&self) -> bool {
-        self.log.epoch.is_some_and(|epoch| self.settled == Some((epoch, self.log.history)))
+        self.log.epoch.is_some_and(|epoch| self.settled == Some((epoch, self.log.replication_id)))
     }
 
     fn serve(&mut self) {
@@ -226,7 +229,7 @@ impl State {
             Some(Question::Probe(token)) => Item::Head {
                 token,
                 epoch: self.log.epoch,
-                history: self.log.history,
+                replication_id: self.log.replication_id,
                 last: self.log.last(),
                 empty: self.log.entries.is_empty(),
                 settled: self.is_settled(),
@@ -255,9 +258,9 @@ impl State {
                 revocation: Ok(revocation(id)),
             }),
             Some(Item::Head { token, epoch: None, .. }) => Event::Answered { token, answer: Answer::NoEpoch },
-            Some(Item::Head { token, epoch: Some(epoch), history, last, empty, settled }) => {
+            Some(Item::Head { token, epoch: Some(epoch), replication_id, last, empty, settled }) => {
                 let head = Head {
-                    lineage: Lineage { epoch: name(epoch), history: name(history) },
+                    lineage: Lineage { epoch: name(epoch), replication_id: name(replication_id) },
                     last: position(last),
                     empty,
                     since: UnixTime(0),
@@ -273,11 +276,11 @@ impl State {
             }
             None => return,
         };
-        self.tell(event, mutant);
+        self.deliver_event(event, mutant);
     }
 
-    fn tell(&mut self, event: Event, mutant: Option<Mutant>) {
-        let now = Instants { wall_ms: 0, monotonic_ms: u64::from(self.clock) };
+    fn deliver_event(&mut self, event: Event, mutant: Option<Mutant>) {
+        let now = ClockReading { wall_ms: 0, monotonic_ms: u64::from(self.clock) };
         let event = match mutant {
             Some(mutant) => mutant.weaken(&self.machine, event, now),
             None => event,
@@ -314,15 +317,15 @@ impl State {
                 Action::Confirm(pushes) | Action::Keep(pushes) => {
                     pushes.iter().for_each(|(_, revocation)| self.hold(revocation))
                 }
-                Action::Drop(pushes) => panic!("nobody forges here: {pushes:?}"),
+                Action::Drop(pushes) => panic!("no push is forged here: {pushes:?}"),
                 Action::Since(_) | Action::Time(_) | Action::Alarm(_) | Action::Warning(..) => {}
             }
         }
         if self.connection != Connection::Up {
             self.to_store.clear();
         }
-        // What has been counted changes nothing that is to come.
-        self.machine.forget_counters();
+        // Counters do not affect later steps.
+        self.machine.reset_counters();
     }
 
     fn hold(&mut self, revocation: &Revocation) {
@@ -337,14 +340,14 @@ impl State {
         self.to_verifier.clear();
     }
 
-    /// Every revocation that the last proof speaks of is held, also what a failover took away.
+    /// Every revocation that the last proof covers is held, even one that a failover lost.
     fn keeps_its_promise(&self) -> bool {
         let Some(proven) = self.proven else { return true };
         let promised = |truth: &Truth| truth.acknowledged.is_some_and(|at| u64::from(at) <= proven);
         self.truths.iter().all(|truth| truth.held || !promised(truth))
     }
 
-    /// With everything done that was to be done, and all of it seen.
+    /// All steps are done, and the verifier has seen all of them.
     fn is_at_rest(&self) -> bool {
         let left = self.left;
         (left.revocations, left.failovers, left.flushes) == (0, 0, 0) && self.proven == Some(u64::from(self.clock))
@@ -368,8 +371,8 @@ impl Model for World {
         };
         let up = state.connection == Connection::Up;
         let intact = state.log.epoch.is_some();
-        may(Step::Revoke { heard: true }, intact && left.revocations > 0);
-        may(Step::Revoke { heard: false }, intact && left.revocations > 0 && up && left.pushes_lost > 0);
+        may(Step::Revoke { pushed: true }, intact && left.revocations > 0);
+        may(Step::Revoke { pushed: false }, intact && left.revocations > 0 && up && left.pushes_lost > 0);
         for lacking in 1..=2 {
             let has = state.log.entries.len() >= usize::from(lacking);
             may(Step::Failover { lacking }, intact && left.failovers > 0 && has);
@@ -387,13 +390,13 @@ impl Model for World {
     fn next_state(&self, before: &State, step: Step) -> Option<State> {
         let mut state = before.clone();
         match step {
-            Step::Revoke { heard } => {
+            Step::Revoke { pushed } => {
                 state.left.revocations -= 1;
-                state.left.pushes_lost -= u8::from(!heard);
+                state.left.pushes_lost -= u8::from(!pushed);
                 state.clock += 1;
                 let id = state.left.revocations;
                 state.truths[usize::from(id)].acknowledged = Some(state.clock);
-                state.append(id, heard);
+                state.append(id, pushed);
             }
             Step::Failover { lacking } => {
                 state.left.failovers -= 1;
@@ -407,16 +410,16 @@ impl Model for World {
             Step::Heartbeat => state.heartbeat(),
             Step::Connect => {
                 state.connection = Connection::Up;
-                state.tell(Event::Subscribed, self.mutant);
+                state.deliver_event(Event::Subscribed, self.mutant);
             }
             Step::Cut => {
                 state.left.cuts -= u8::from(state.connection == Connection::Up);
                 state.disconnect();
-                state.tell(Event::Disconnected, self.mutant);
+                state.deliver_event(Event::Disconnected, self.mutant);
             }
             Step::Tick => {
                 state.left.ticks -= 1;
-                state.tell(Event::Tick, self.mutant);
+                state.deliver_event(Event::Tick, self.mutant);
             }
             Step::Serve => state.serve(),
             Step::Deliver => state.deliver(self.mutant),
@@ -439,7 +442,7 @@ impl Model for World {
 }
 
 #[test]
-fn the_whole_of_a_small_world_keeps_its_promise() {
+fn small_world_keeps_its_promise() {
     let large = std::env::var("SIDEGATE_MODEL").is_ok_and(|size| size == "large");
     let budget = if large { LARGE } else { SMALL };
     let started = std::time::Instant::now();
@@ -455,16 +458,16 @@ fn the_whole_of_a_small_world_keeps_its_promise() {
     checked.assert_properties();
 }
 
-/// A model in which nothing can go wrong proves nothing: each of these weakened followers must be caught.
+/// A model in which nothing can fail proves nothing: it must catch each of these mutants.
 #[test]
-fn every_mutant_that_the_model_can_tell_is_caught() {
+fn model_catches_every_mutant_it_can() {
     let tellable = [
         Mutant::NoPredecessorCheck,
         Mutant::CounterOnly,
         Mutant::ProbeBeforePushes,
         Mutant::FreshOnReceipt,
         Mutant::ProvenByTheLastPage,
-        Mutant::BelievesUnsettled,
+        Mutant::AcceptsUnsettled,
     ];
     for mutant in tellable {
         let checked = World { budget: SMALL, mutant: Some(mutant) }

@@ -1,45 +1,45 @@
-//! What a state machine tells of itself: counters, where it stands, and what to keep on disk.
+//! What a state machine reports: counters, its phase, and what a snapshot must store.
 
+use crate::log_protocol::Position;
 use crate::sync::Lineage;
 use crate::time::UnixTime;
-use crate::wire::Position;
 
-/// What the machine has counted since it was made.
+/// The counters since the machine was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Counters {
-    /// Pushes that did not follow the newest entry held: one before them was lost.
+    /// Pushes that did not follow the newest entry: one in between was lost.
     pub gaps: u64,
-    /// Times the log was read because a proof had failed; the first reading included.
+    /// Reads of the log because a proof had failed; includes the first read.
     pub resyncs: u64,
-    /// Resyncs that had to begin at the start of the log.
+    /// Resyncs that began at the start of the log.
     pub full_reads: u64,
     /// Pushes of entries already held.
     pub duplicates: u64,
-    /// Pushes that were no message of ours.
+    /// Pushes that were not revocation messages.
     pub foreign: u64,
-    /// Pushes that were let go: the log never had them.
+    /// Pushes that were dropped: the log never had them.
     pub forged: u64,
-    /// Entries that this build cannot read, pushed or read.
+    /// Entries that this build cannot decode, pushed or read.
     pub unreadable: u64,
     /// Probes that were not answered in time.
     pub probes_lost: u64,
 }
 
-/// Where the machine stands, for people.
+/// The machine's phase, for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Phase {
     /// No connection.
     Disconnected,
-    /// Connected, and nothing to compare with yet.
+    /// Connected, but no head has been received yet.
     Probing,
     /// Reading the log.
     Reading,
-    /// Holding everything that the last probe saw.
+    /// Everything that the last probe saw is held.
     Live,
 }
 
 impl Phase {
-    /// Its stable name, for logs and metrics.
+    /// The stable name, for logs and metrics.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Disconnected => "disconnected",
@@ -50,12 +50,13 @@ impl Phase {
     }
 }
 
-/// What a restarted verifier needs to go on from a list it has kept: everything of the log up to `last` is in it.
+/// What a restarted verifier needs to resume from a snapshot: the list has every entry of the log
+/// up to `last`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Checkpoint {
-    /// Which log.
+    /// The log's identity.
     pub lineage: Lineage,
-    /// Up to where.
+    /// The position up to which the list is complete.
     pub last: Position,
     /// The log's `since` at that time.
     pub since: UnixTime,

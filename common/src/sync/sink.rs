@@ -1,34 +1,35 @@
-//! What the revocations of a followed log go into.
+//! Where the revocations of a followed log go.
 
 use super::Push;
 use crate::revocation::Revocation;
-use crate::time::{Instants, UnixTime};
+use crate::time::{ClockReading, UnixTime};
 
-/// What takes the revocations that a feed brings. Calls are cheap and never wait.
+/// Receives the revocations of a feed. Calls must be cheap and must never block.
 pub trait Sink: Send + Sync + 'static {
-    /// Holds a revocation of the partition that was read; true if it was not held before.
+    /// Adds a revocation that was read from the partition's log; true if it is new.
     fn apply(&self, partition: u16, revocation: &Revocation) -> bool;
 
-    /// Holds one that was pushed, apart from the others until it is confirmed or dropped; true if it was not held before.
+    /// Adds a pushed revocation to the unconfirmed ones; true if it is new.
     fn push(&self, partition: u16, push: &Push) -> bool;
 
-    /// Holds for good what was pushed: the log has it.
+    /// Makes pushes permanent: the log has them.
     fn confirm(&self, partition: u16, pushes: &[Push]);
 
-    /// Holds for good what was pushed: the log can no longer be asked whether it had it.
+    /// Makes pushes permanent: the log can no longer say whether it had them.
     fn keep(&self, partition: u16, pushes: &[Push]);
 
-    /// Lets go what was pushed and never was in the log.
+    /// Drops pushes that never were in the log.
     fn drop_pushes(&self, partition: u16, pushes: &[Push]);
 
-    /// Tokens of the partition with `iat` at or before this moment cannot be judged: they are refused from now on.
+    /// Rejects tokens of the partition with `iat` at or before `moment` from now on: their
+    /// revocations may be missing.
     fn since(&self, partition: u16, moment: UnixTime);
 
-    /// The store's clock, as a probe was answered with it. Returns how often the time that entries expire by has gone back:
-    /// after each time every partition's log has to be read from its start.
-    fn time(&self, store: UnixTime, now: Instants) -> u64;
+    /// The store's clock, as in a probe's answer. Returns how often the time for expiry has gone
+    /// back: each time every partition's log must be read from its start.
+    fn time(&self, store: UnixTime, now: ClockReading) -> u64;
 
-    /// Everything that was in the partition's log at this instant is held. `lowered` is what [`Sink::time`] returned before the
-    /// log was read: if it returns more by now, nothing is proven.
-    fn fresh(&self, partition: u16, as_of: Instants, lowered: u64);
+    /// Everything that was in the partition's log at this instant is held. `lowered` is what
+    /// [`Sink::time`] returned before the log was read: if it returns more now, nothing is proven.
+    fn fresh(&self, partition: u16, as_of: ClockReading, lowered: u64);
 }

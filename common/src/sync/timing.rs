@@ -1,22 +1,22 @@
-//! How long the state machine waits for what.
+//! The state machine's timeouts and intervals.
 
-/// How long the machine waits for what, in milliseconds.
+/// The state machine's timeouts and intervals, in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Timing {
-    /// Between a probe and the next.
+    /// Between two probes.
     pub probe_interval_ms: u64,
     /// Until an unanswered probe counts as lost.
     pub probe_timeout_ms: u64,
-    /// Lost probes in a row, or answers that cannot be used, until the connection is given up.
+    /// Lost probes in a row, or unusable answers, before the connection is closed.
     pub probes_lost_max: u32,
-    /// Until an unanswered read gives the connection up.
+    /// Until an unanswered read closes the connection.
     pub read_timeout_ms: u64,
-    /// Between looks at an entry that this build cannot read.
+    /// Between checks of an entry that this build cannot decode.
     pub unreadable_retry_ms: u64,
-    /// From the first sight of a lineage whose replay is not marked as done until it is believed all the same; 0:
-    /// at once, without an alarm.
+    /// How long a lineage whose replay is not marked as done is not accepted after it was first
+    /// seen; 0: accepted at once, without an alarm.
     pub replay_wait_ms: u64,
-    /// The same for a list that has been proven before: it can wait longer without going stale.
+    /// The same for a list that has been proven before: it can wait longer without becoming stale.
     pub replay_wait_running_ms: u64,
 }
 

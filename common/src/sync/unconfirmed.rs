@@ -1,61 +1,63 @@
-//! Pushes that the log has not confirmed yet: whoever may publish can forge one, and a failover can take the entry of a true
-//! one away. They are obeyed, but stand apart until the log has shown their bytes, or that it does not have them.
+//! Pushes that the log has not confirmed yet. Any client that may publish can forge a push, and a
+//! failover can lose a true one's entry. Each is applied, but kept apart until the log has shown
+//! that it has the entry or lacks it.
 
 use std::collections::VecDeque;
 
+use crate::log_protocol::Position;
 use crate::revocation::Revocation;
 use crate::sync::{Entry, Push, ReadFrom};
-use crate::wire::Position;
 
-/// Entries of the log that are remembered, so that pushes which repeat them need no look at the log.
+/// Log entries that are remembered, so that pushes which repeat them need no read.
 const RECENT_MAX: usize = 1024;
-/// Pushes that stand apart; beyond it the oldest are held for good.
+/// The most unconfirmed pushes; beyond it the oldest become permanent.
 const PUSHES_MAX: usize = 100_000;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Waiting {
     push: Push,
-    /// The machine's number at its arrival: probes and reads with a greater one were asked for after it.
+    /// The machine's number at its arrival: probes and reads with a greater number were sent after
+    /// it.
     number: u64,
     /// It followed the newest entry then held, and no other push claims its position.
     chained: bool,
-    /// When a read that was asked for after it had shown that the log does not have it.
+    /// When a read sent after it has shown that the log lacks it.
     absent: Option<u64>,
 }
 
-/// The pushes of one partition that stand apart, and what the log has shown lately.
+/// The unconfirmed pushes of one partition, and recent entries of its log.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Unconfirmed {
     waiting: Vec<Waiting>,
     recent: VecDeque<Push>,
-    /// The greatest position that has stood in `waiting`, and in `recent`: a push beyond it is in neither, which spares
-    /// a burst of pushes a look at all of them each.
+    /// The greatest position that has ever been in `waiting`, and in `recent`: a later push is in
+    /// neither, which saves a burst of pushes a search each.
     waiting_to: Position,
     recent_to: Position,
-    /// A read that looks for pushes: its number, and from where.
+    /// A read that looks for pushes: its number, and its start.
     looking: Option<(u64, Position)>,
-    /// Since the last look by the machine.
+    /// Since the machine's last `take_decided`.
     decided: Decided,
 }
 
-/// Pushes that no longer stand apart.
+/// Pushes that are no longer unconfirmed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Decided {
     /// The log has them.
     pub confirmed: Vec<Push>,
-    /// The log can no longer be asked about them: they are held for good.
+    /// The log can no longer say whether it had them: they become permanent.
     pub kept: Vec<Push>,
-    /// The log does not have them.
+    /// The log lacks them.
     pub dropped: Vec<Push>,
 }
 
 impl Unconfirmed {
-    /// True if the log has shown this very entry.
+    /// True if the log has shown exactly this entry.
     pub fn is_known(&self, position: Position, revocation: &Revocation) -> bool {
         position <= self.recent_to && self.recent.iter().rev().any(|(at, known)| *at == position && known == revocation)
     }
 
-    /// A push that has arrived.
+    /// Adds a push.
     pub fn add(&mut self, number: u64, position: Position, revocation: Revocation, chained: bool) {
         let mut claimed = false;
         if position <= self.waiting_to {
@@ -74,7 +76,7 @@ impl Unconfirmed {
         self.waiting.push(Waiting { push: (position, revocation), number, chained, absent: None });
     }
 
-    /// The log has shown these entries.
+    /// Handles entries that the log has shown.
     pub fn shown(&mut self, entries: &[Entry]) {
         let readable = entries.iter().filter_map(|entry| Some((entry.position, entry.revocation.as_ref().ok()?)));
         for (position, revocation) in readable {
@@ -83,8 +85,8 @@ impl Unconfirmed {
         }
     }
 
-    /// The log ends with `last`, by a probe with this number. True if the pushes that followed each other lead there from what was
-    /// held: then the log has them all.
+    /// Handles a head that ends with `last`, by a probe with this number. True if a chain of pushes
+    /// leads from the held entries to it: then the log has them all.
     pub fn chain_ends(&mut self, last: Position) -> bool {
         let ends = self.waiting.iter().any(|one| one.chained && one.push.0 == last);
         if ends {
@@ -93,13 +95,14 @@ impl Unconfirmed {
         ends
     }
 
-    /// Lets go what was not in the log, now that a probe with this number has named the same log as before.
+    /// Drops pushes that were not in the log, now that a probe with this number has confirmed that
+    /// the log is the same.
     pub fn drop_absent(&mut self, probe: u64) {
         let gone = |one: &mut Waiting| one.absent.is_some_and(|at| at < probe);
         self.decided.dropped.extend(self.waiting.extract_if(.., gone).map(|one| one.push));
     }
 
-    /// From where the log has to be read to find pushes that came before the probe with this number, if there are any.
+    /// Where a read must start to find pushes that arrived before this probe, if there are any.
     pub fn look(&mut self, probe: u64, read: u64) -> Option<ReadFrom> {
         let suspects = self.waiting.iter().filter(|one| one.number < probe && one.absent.is_none());
         let lowest = suspects.map(|one| one.push.0).min()?;
@@ -110,7 +113,8 @@ impl Unconfirmed {
         Some(ReadFrom::At(lowest))
     }
 
-    /// A page that was read to find pushes; false if it was read for something else. `number` is the machine's present one.
+    /// Handles a page of a read for pushes; false if the read was for something else. `number` is
+    /// the machine's current one.
     pub fn found(&mut self, request: u64, entries: &[Entry], complete: bool, number: u64) -> bool {
         let Some((_, from)) = self.looking.take_if(|(looking, _)| *looking == request) else { return false };
         self.shown(entries);
@@ -123,7 +127,7 @@ impl Unconfirmed {
         true
     }
 
-    /// Nothing can be said any more of what stands apart: it is held for good.
+    /// The log can no longer decide: makes all unconfirmed pushes permanent.
     pub fn keep(&mut self) {
         self.decided.kept.extend(self.waiting.drain(..).map(|one| one.push));
         self.recent.clear();
@@ -131,7 +135,7 @@ impl Unconfirmed {
         (self.waiting_to, self.recent_to) = (Position::START, Position::START);
     }
 
-    /// What has been decided since the last call.
+    /// The decisions since the last call.
     pub fn take_decided(&mut self) -> Decided {
         std::mem::take(&mut self.decided)
     }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::{Rejection, UnverifiedKey};
 use crate::key::{KeyRing, VerifyingKey};
 
-/// The longest token, in bytes; looked at before anything else.
+/// The longest token, in bytes; checked before anything else.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
 /// The longest signature: RSA with 8,192 bits.
 pub const SIGNATURE_BYTES_MAX: usize = 1024;
@@ -17,11 +17,12 @@ pub struct Parts<'a> {
     pub header: &'a str,
     pub payload: &'a str,
     pub signature: &'a str,
-    /// Header, dot and payload: what is signed.
+    /// Header, dot and payload: the signing input.
     pub signed: &'a str,
 }
 
-/// Cuts a token in three; every character must be base64url or one of the two dots (RFC 8725bis §3.14).
+/// Splits a token in three; every character must be base64url or one of the two dots (RFC 8725bis
+/// §3.14).
 pub fn split(token: &str) -> Result<Parts<'_>, Rejection> {
     if token.is_empty() {
         return Err(Rejection::Missing);
@@ -49,7 +50,8 @@ pub fn decode_signature<'a>(part: &str, out: &'a mut [u8; SIGNATURE_BYTES_MAX]) 
     Ok(&out[..length])
 }
 
-/// A header has these members and no other: `crit`, `b64`, `jku`, `jwk`, `x5u`, `zip` … are all refused.
+/// The allowed header members; `crit`, `b64`, `jku`, `jwk`, `x5u`, `zip` and all others are
+/// rejected.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Header {
@@ -67,13 +69,13 @@ fn string<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<St
 fn header(encoded: &str) -> Result<Header, Rejection> {
     let bytes = decode(encoded)?;
     if bytes.first() != Some(&b'{') {
-        // serde would also take a JSON array for a struct.
+        // serde would also accept a JSON array for a struct.
         return Err(Rejection::Header);
     }
     serde_json::from_slice(&bytes).map_err(|_| Rejection::Header)
 }
 
-/// The key for a header that is not spelt as Sidegate spells it.
+/// The key for a header that differs from the one Sidegate writes.
 pub fn key_for<'a>(encoded: &str, keys: &'a KeyRing) -> Result<&'a VerifyingKey, Rejection> {
     let header = header(encoded)?;
     if header.typ != "at+jwt" && header.typ != "application/at+jwt" {
@@ -82,7 +84,7 @@ pub fn key_for<'a>(encoded: &str, keys: &'a KeyRing) -> Result<&'a VerifyingKey,
     keys.named(header.kid.as_deref(), &header.alg).ok_or(Rejection::UnknownKey)
 }
 
-/// The key that a header names, if it is a header at all.
+/// The key that a header names, if it is well-formed.
 pub fn unverified_key(encoded: &str) -> Option<UnverifiedKey> {
     let Header { alg, kid, .. } = header(encoded).ok()?;
     Some(UnverifiedKey { algorithm: alg, kid })

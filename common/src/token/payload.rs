@@ -1,4 +1,5 @@
-//! The payload, strictly: UTF-8, one JSON object, no member twice at any depth, required claims of the right types.
+//! The payload, strictly: UTF-8, one JSON object, no duplicate members at any depth, required
+//! claims of the right types.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,18 +10,18 @@ use super::Rejection;
 use crate::claims::{Audience, Claims};
 use crate::json::{Budget, Name, Unread};
 
-/// The most claims that nobody reads, and values in them, so that reading them costs little beside the signature. Sidegate's own
-/// tokens have none.
+/// The limit of unknown claims and the values in them, so that skipping them costs little beside
+/// the signature. Sidegate's own tokens have none.
 const UNREAD_MAX: usize = 24;
 /// The most audiences a token may name.
 const AUDIENCES_MAX: usize = 32;
 
-/// Reads a payload.
+/// Parses a payload.
 ///
 /// # Errors
-/// [`Rejection::Claim`] with the claim at fault, or `payload` if the whole is no JSON object.
+/// [`Rejection::Claim`] with the invalid claim, or `payload` if the payload is not a JSON object.
 pub fn parse(bytes: &[u8]) -> Result<Claims, Rejection> {
-    // serde_json does not look at the encoding of what it skips.
+    // serde_json does not check the encoding of values that it skips.
     let text = std::str::from_utf8(bytes).map_err(|_| Rejection::Claim("payload"))?;
     let mut at_fault = "payload";
     let mut json = serde_json::Deserializer::from_str(text);

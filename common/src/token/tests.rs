@@ -53,7 +53,7 @@ fn header() -> Value {
     json!({"alg": "HS256", "typ": "at+jwt", "kid": key().kid()})
 }
 
-/// Signs any bytes as header and payload with the right key.
+/// Signs any bytes as header and payload with the valid key.
 fn forge(header: &[u8], payload: &[u8]) -> String {
     let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload));
     let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, SECRET.as_bytes()), signed.as_bytes());
@@ -77,7 +77,7 @@ fn with_header(change: impl FnOnce(&mut Value)) -> Result<VerifiedToken, Rejecti
 }
 
 #[test]
-fn a_signed_token_is_verified_and_gives_its_claims_back() {
+fn signed_token_verifies_to_the_same_claims() {
     let token = sign(&key(), &claims()).unwrap();
     let verified = check(&token).unwrap();
     assert_eq!(verified.claims(), &claims());
@@ -85,7 +85,7 @@ fn a_signed_token_is_verified_and_gives_its_claims_back() {
 }
 
 #[test]
-fn jsonwebtoken_takes_what_we_sign() {
+fn jsonwebtoken_accepts_our_tokens() {
     let token = sign(&key(), &claims()).unwrap();
     let mut validation = jsonwebtoken::Validation::new(jsonwebtoken::Algorithm::HS256);
     validation.set_audience(&["sidegate"]);
@@ -98,7 +98,7 @@ fn jsonwebtoken_takes_what_we_sign() {
 }
 
 #[test]
-fn a_header_spelt_otherwise_is_read() {
+fn other_valid_header_spellings_are_accepted() {
     assert!(with_header(|_| ()).is_ok());
     assert!(with_header(|header| header["typ"] = json!("application/at+jwt")).is_ok());
     assert!(
@@ -108,14 +108,14 @@ fn a_header_spelt_otherwise_is_read() {
 }
 
 #[test]
-fn size_comes_first() {
+fn size_is_checked_first() {
     assert_eq!(check("").unwrap_err(), Rejection::Missing);
     assert_eq!(check(&"a".repeat(TOKEN_BYTES_MAX + 1)).unwrap_err(), Rejection::TooLong);
     assert_eq!(check(&"a".repeat(TOKEN_BYTES_MAX)).unwrap_err(), Rejection::NotCompact);
 }
 
 #[test]
-fn only_the_canonical_compact_form() {
+fn only_canonical_compact_form_is_accepted() {
     let token = sign(&key(), &claims()).unwrap();
     let (signed, signature) = token.rsplit_once('.').unwrap();
     let last = signature.chars().last().unwrap();
@@ -149,7 +149,7 @@ fn only_the_canonical_compact_form() {
 }
 
 #[test]
-fn any_flipped_bit_is_refused() {
+fn any_flipped_bit_is_rejected() {
     let token = sign(&key(), &claims()).unwrap();
     for at in 0..token.len() {
         for bit in 0..7 {
@@ -181,7 +181,7 @@ fn headers_are_allow_listed() {
 }
 
 #[test]
-fn alg_is_the_keys_own() {
+fn alg_must_be_the_keys_algorithm() {
     for alg in ["none", "None", "NONE", "nOnE", "HS384", "HS512", "RS256", "ES256", "EdDSA", "hs256", "", "HS256 "] {
         assert_eq!(with_header(|h| h["alg"] = json!(alg)).unwrap_err(), Rejection::UnknownKey, "{alg:?}");
     }
@@ -195,7 +195,7 @@ fn alg_is_the_keys_own() {
 }
 
 #[test]
-fn type_and_kid() {
+fn typ_and_kid_are_checked() {
     for typ in ["JWT", "jwt", "", "rt+jwt", "at+JWT", "at+jwt ", "application/jwt", "logout+jwt"] {
         assert_eq!(with_header(|h| h["typ"] = json!(typ)).unwrap_err(), Rejection::Type, "{typ:?}");
     }
@@ -226,7 +226,7 @@ fn header_must_be_one_json_object_without_duplicates() {
 }
 
 #[test]
-fn every_required_claim_must_be_there_and_of_its_type() {
+fn every_required_claim_and_its_type_are_checked() {
     for name in ["iss", "aud", "sub", "client_id", "iat", "exp", "jti", "sid"] {
         let mut without = payload();
         without.as_object_mut().unwrap().remove(name);
@@ -243,7 +243,7 @@ fn every_required_claim_must_be_there_and_of_its_type() {
 }
 
 #[test]
-fn times_are_whole_numbers() {
+fn times_must_be_whole_numbers() {
     for name in ["iat", "exp", "nbf"] {
         for value in ["1.5", "1e3", "-1", "\"1700000000\"", "18446744073709551616", "1700000000.0", "true", "null"] {
             let text = payload().to_string().replacen('{', &format!("{{\"{name}\":{value},"), 1);
@@ -261,7 +261,7 @@ fn times_are_whole_numbers() {
 }
 
 #[test]
-fn lifetime_and_time() {
+fn lifetime_and_times_are_checked() {
     let at = |iat: u64, exp: u64, now: u64| {
         let token = sign(&key(), &Claims { iat, exp, ..claims() }).unwrap();
         verify(&ring(), &policy(), UnixTime(now), &token).map(|_| ())
@@ -281,7 +281,7 @@ fn lifetime_and_time() {
 }
 
 #[test]
-fn an_expired_token_is_known_for_what_it_is() {
+fn expired_is_reported_only_for_valid_tokens() {
     let old = Claims { iat: NOW.0 - 90_000, exp: NOW.0 - 3_600, ..claims() };
     let token = sign(&key(), &old).unwrap();
     assert_eq!(check(&token).unwrap_err(), Rejection::Expired);
@@ -289,7 +289,7 @@ fn an_expired_token_is_known_for_what_it_is() {
 }
 
 #[test]
-fn issuer_and_audience() {
+fn issuer_and_audience_are_checked() {
     assert_eq!(with_claim("iss", json!("evil")).unwrap_err(), Rejection::Issuer);
     assert_eq!(with_claim("iss", json!("Sidegate")).unwrap_err(), Rejection::Issuer);
     assert_eq!(with_claim("aud", json!("evil")).unwrap_err(), Rejection::Audience);
@@ -300,7 +300,7 @@ fn issuer_and_audience() {
 }
 
 #[test]
-fn values_that_end_up_in_headers() {
+fn claims_must_be_safe_in_headers() {
     for name in ["sub", "sid", "jti", "client_id"] {
         for bad in ["", "-", "a b", "a\r\nX-Auth-Subject: root", "\u{0}", "é", "a\u{7f}", &"x".repeat(256)] {
             assert_eq!(with_claim(name, json!(bad)).unwrap_err(), Rejection::Claim(name), "{name} = {bad:?}");
@@ -314,7 +314,7 @@ fn values_that_end_up_in_headers() {
 }
 
 #[test]
-fn payloads_that_are_no_plain_object() {
+fn payload_must_be_a_plain_object() {
     let whole = payload().to_string();
     let mut hostile: Vec<Vec<u8>> =
         ["null", "[]", "1", "\"x\"", "{", "{}", "{\"iss\":\"sidegate\"}", "{'iss':1}", "/**/{}"]
@@ -342,14 +342,14 @@ fn payloads_that_are_no_plain_object() {
 }
 
 #[test]
-fn an_escaped_jti_is_the_jti_it_spells() {
+fn escaped_jti_is_unescaped() {
     let text = payload().to_string().replace("AAECAw", "\\u0041AECAw");
     let verified = check(&forge(header().to_string().as_bytes(), text.as_bytes())).unwrap();
     assert_eq!(verified.claims().jti, claims().jti);
 }
 
 #[test]
-fn another_key_is_refused() {
+fn token_of_another_key_is_rejected() {
     let other = SigningKey::hs256(&Secret::new("quite-another-secret-of-32-bytes-and-more")).unwrap();
     assert_eq!(check(&sign(&other, &claims()).unwrap()).unwrap_err(), Rejection::UnknownKey);
     let disguised = with_header(|h| h["kid"] = json!(other.kid()));
@@ -357,7 +357,7 @@ fn another_key_is_refused() {
 }
 
 #[test]
-fn the_kid_is_readable_before_anything_is_verified() {
+fn unverified_key_reads_kid_and_alg() {
     let token = sign(&key(), &claims()).unwrap();
     let named = UnverifiedKey { algorithm: "HS256".to_owned(), kid: Some(key().kid().to_owned()) };
     assert_eq!(unverified_key(&token), Some(named));
@@ -365,7 +365,7 @@ fn the_kid_is_readable_before_anything_is_verified() {
 }
 
 #[test]
-fn each_rejection_has_the_code_that_clients_act_on() {
+fn each_rejection_has_its_code() {
     assert_eq!(Rejection::Missing.code(), Code::TokenMissing);
     assert_eq!(Rejection::Expired.code(), Code::TokenExpired);
     assert_eq!(Rejection::Revoked.code(), Code::TokenRevoked);
@@ -373,13 +373,13 @@ fn each_rejection_has_the_code_that_clients_act_on() {
 }
 
 #[test]
-fn as_many_audiences_and_no_more() {
+fn number_of_audiences_is_limited() {
     assert!(with_claim("aud", json!(vec!["sidegate"; 32])).is_ok());
     assert_eq!(with_claim("aud", json!(vec!["sidegate"; 33])), Err(Rejection::Claim("aud")));
 }
 
 #[test]
-fn what_a_verifier_would_not_take_is_not_signed() {
+fn token_a_verifier_would_reject_is_not_signed() {
     let many = |count: usize| Claims { aud: Audience::Many(vec!["x".repeat(250); count]), ..claims() };
     assert!(sign(&key(), &many(10)).is_ok());
     assert_eq!(sign(&key(), &many(32)), Err(SignError::TooLong));

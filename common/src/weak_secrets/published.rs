@@ -1,6 +1,7 @@
-//! Secrets of 32 bytes and more that stand in documentation, examples and tutorials, and so in many a program.
+//! Secrets of 32 bytes and more in documentation, examples and tutorials, which end up in
+//! production.
 
-/// Each as it is published; compared without regard to case.
+/// As published; compared case-insensitively.
 pub const PUBLISHED: &[&str] = &[
     // jwt.io, the examples for HS256, HS384 and HS512.
     "a-string-secret-at-least-256-bits-long",
@@ -11,7 +12,7 @@ pub const PUBLISHED: &[&str] = &[
     "super-secret-jwt-token-with-at-least-32-characters-long",
     "UpNVntn3cDxHJpq99YMc1T1AQgQpc8kfYTuRgBiYa15BLrx8etQoXz3gZv1/u2oq",
     "your-encryption-key-32-chars-min",
-    // Hasura's documentation, and what its example projects use.
+    // Hasura's documentation and example projects.
     "3EK6FD+o0+c7tzBNVfjpMkNDi2yARAAKzQlk8O2IKoxQu4nF7EdAh8s3TwpHwrdWT6R",
     "this-is-a-generic-HS256-secret-key-and-you-should-really-change-it",
     // Tutorials for Spring Security.

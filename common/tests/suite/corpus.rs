@@ -20,14 +20,14 @@ fn class(keys: &KeyRing, policy: &Policy, token: &str) -> Expected {
 }
 
 #[test]
-fn no_wrong_verdict_for_any_kind_of_key() {
+fn corpus_verdicts_are_right_for_every_kind_of_key() {
     let setting = Setting::at(NOW.0);
     let mut tally: BTreeMap<(&str, Expected), usize> = BTreeMap::new();
     let mut wrong = Vec::new();
     for kind in KeyKind::ALL {
         let forge = Forge::generate(kind);
         let (keys, policy) = (ring(&forge), policy(&setting));
-        assert_eq!(keys.keys()[0].kid(), forge.kid(), "both reckon the kid alike");
+        assert_eq!(keys.keys()[0].kid(), forge.kid(), "both compute the same kid");
         for case in corpus(&forge, &setting) {
             let got = class(&keys, &policy, &case.token);
             *tally.entry((case.category, case.expected)).or_default() += 1;
@@ -52,7 +52,7 @@ fn no_wrong_verdict_for_any_kind_of_key() {
 }
 
 #[test]
-fn a_verifier_with_all_keys_is_no_easier() {
+fn corpus_verdicts_are_right_with_all_keys() {
     let setting = Setting::at(NOW.0);
     let forges = KeyKind::ALL.map(Forge::generate);
     let all = forges.iter().flat_map(|forge| ring(forge).keys().to_vec()).collect();
@@ -66,7 +66,7 @@ fn a_verifier_with_all_keys_is_no_easier() {
 }
 
 #[test]
-fn key_sets_are_refused_or_read() {
+fn key_set_verdicts_are_right() {
     let documents = sidegate_hostile::jwks::documents();
     let mut wrong = Vec::new();
     for document in &documents {

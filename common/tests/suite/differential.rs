@@ -1,4 +1,4 @@
-//! Our verifier beside jsonwebtoken in its strictest set-up: every difference has a rule.
+//! Our verifier beside jsonwebtoken at its strictest: every difference has a rule.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ enum Audience {
     Many(#[allow(dead_code)] Vec<String>),
 }
 
-/// The claims, as strictly as serde lets them be written down.
+/// The claims, as strict as serde can express them.
 #[allow(dead_code)] // read for their types
 #[derive(Deserialize)]
 struct Strict {
@@ -66,13 +66,13 @@ impl Oracle {
     }
 }
 
-/// Why we refuse what jsonwebtoken takes, by category of the corpus.
+/// Why Sidegate rejects what jsonwebtoken accepts, by category of the corpus.
 const STRICTER: &[(&str, &str)] = &[
     ("audience", "at most 32 audiences (R-10)"),
     ("claim type", "null is no scope (R-11: strict types)"),
     ("claim unfit", "what ends up in a header line is 1 to 255 visible ASCII characters (DESIGN §4)"),
     ("crit and b64", "crit and b64 are refused (R-11, RFC 7515 §4.1.11)"),
-    ("depth", "what nobody reads must be JSON too, 16 levels at most (R-10)"),
+    ("depth", "unknown claims must be JSON too, 16 levels at most (R-10)"),
     ("duplicate members", "no member stands twice, read or not (R-11)"),
     ("header member", "a header has alg, typ and kid, and nothing else (R-11)"),
     ("key from an address", "no key comes from a token's header (R-10, RFC 8725 §3.10)"),
@@ -80,14 +80,14 @@ const STRICTER: &[(&str, &str)] = &[
     ("lifetime", "exp - iat is at most the longest lifetime (R-11)"),
     ("not yet valid", "iat is not in the future (R-11)"),
     ("numbers", "iat and exp bound each other (R-11)"),
-    ("payload JSON", "what nobody reads must be JSON too (R-9)"),
-    ("payload encoding", "what nobody reads must be UTF-8 too (R-9)"),
+    ("payload JSON", "unknown claims must be JSON too (R-9)"),
+    ("payload encoding", "unknown claims must be UTF-8 too (R-9)"),
     ("scope", "scope has the grammar of RFC 6749 §3.3 (DESIGN §4)"),
-    ("size", "8 KiB, 24 values that nobody reads (R-10)"),
+    ("size", "8 KiB, 24 unknown values (R-10)"),
     ("typ", "typ is at+jwt (R-11, RFC 9068 §4)"),
 ];
 
-/// Why we take what jsonwebtoken refuses.
+/// Why Sidegate accepts what jsonwebtoken rejects.
 const WIDER: &[(&str, &str)] = &[("control", "Ed25519 is EdDSA's new name (RFC 9864)")];
 
 #[test]
@@ -99,7 +99,7 @@ fn every_difference_has_a_rule() {
     for kind in KeyKind::ALL {
         let forge = Forge::generate(kind);
         let (keys, oracle) = (ring(&forge), Oracle::new(&forge, &setting));
-        // The oracle has a clock of its own.
+        // The oracle uses its own clock.
         for case in corpus(&forge, &setting).into_iter().filter(|case| !case.frozen) {
             total += 1;
             let (ours, theirs) =
@@ -122,7 +122,8 @@ fn every_difference_has_a_rule() {
     explain("taken by", &wider, WIDER);
 }
 
-/// Each category that differs has a rule, and each rule a difference: a rule without one would hide the next.
+/// Each differing category needs a rule, and each rule a difference: an unused rule would hide the
+/// next difference.
 fn explain(what: &str, found: &BTreeMap<&str, Vec<String>>, rules: &[(&str, &str)]) {
     let rules: BTreeMap<&str, &str> = rules.iter().copied().collect();
     let mut faults = Vec::new();

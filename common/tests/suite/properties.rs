@@ -1,14 +1,14 @@
-//! Laws that hold for any input: formats survive a round trip, identifiers have one spelling, nothing panics.
+//! Properties for any input: formats round-trip, identifiers have one spelling, nothing panics.
 
 use crate::support::{NOW, policy, ring};
 use proptest::prelude::*;
 use sidegate_common::index::Index;
 use sidegate_common::jwks;
+use sidegate_common::log_protocol::{Message, Position};
 use sidegate_common::revocation::{Id, Revocation, SubjectTag, Target};
 use sidegate_common::text::{is_identifier, is_scope, scope_covers};
 use sidegate_common::time::{UnixTime, parse_duration};
 use sidegate_common::token::{self, Rejection};
-use sidegate_common::wire::{Message, Position};
 use sidegate_hostile::{Forge, KeyKind, Setting};
 
 fn identifier() -> impl Strategy<Value = String> {
@@ -47,12 +47,12 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn an_entry_survives_its_bytes(revocation in revocation()) {
+    fn entry_round_trips(revocation in revocation()) {
         prop_assert_eq!(Revocation::from_bytes(&revocation.to_bytes()), Ok(revocation));
     }
 
     #[test]
-    fn bytes_that_are_an_entry_are_its_only_spelling(bytes in proptest::collection::vec(any::<u8>(), 0..300), kind in 0x10_u8..0x20) {
+    fn entry_has_one_encoding(bytes in proptest::collection::vec(any::<u8>(), 0..300), kind in 0x10_u8..0x20) {
         let mut bytes = bytes;
         if let Some(first) = bytes.first_mut() {
             *first = kind;
@@ -63,24 +63,24 @@ proptest! {
     }
 
     #[test]
-    fn a_position_survives_its_text(position in position()) {
+    fn position_round_trips(position in position()) {
         prop_assert_eq!(Position::parse(&position.to_string()), Some(position));
     }
 
     #[test]
-    fn text_that_is_a_position_is_its_only_spelling(text in "[0-9+ -]{0,24}") {
+    fn position_has_one_spelling(text in "[0-9+ -]{0,24}") {
         if let Some(position) = Position::parse(&text) {
             prop_assert_eq!(position.to_string(), text);
         }
     }
 
     #[test]
-    fn positions_are_ordered_as_the_log_is(a in position(), b in position()) {
+    fn positions_order_like_the_log(a in position(), b in position()) {
         prop_assert_eq!(a.cmp(&b), (a.ms, a.sequence).cmp(&(b.ms, b.sequence)));
     }
 
     #[test]
-    fn a_message_survives_its_bytes(revocation in revocation(), a in position(), b in position(), epoch in "[A-Za-z0-9_-]{1,64}") {
+    fn message_round_trips(revocation in revocation(), a in position(), b in position(), epoch in "[A-Za-z0-9_-]{1,64}") {
         prop_assume!(a != b);
         let (previous, position) = (a.min(b), a.max(b));
         let mut bytes = format!("1 {epoch} {previous} {position} ").into_bytes();
@@ -91,18 +91,18 @@ proptest! {
     }
 
     #[test]
-    fn an_identifier_has_one_spelling(a in identifier(), b in identifier()) {
+    fn identifier_has_one_spelling(a in identifier(), b in identifier()) {
         prop_assert_eq!(Id::parse(&a).unwrap().to_string(), a.clone());
         prop_assert_eq!(Id::parse(&a) == Id::parse(&b), a == b);
     }
 
     #[test]
-    fn what_may_be_an_identifier_is_what_parses(text in "\\PC{0,40}") {
+    fn valid_identifiers_parse(text in "\\PC{0,40}") {
         prop_assert_eq!(Id::parse(&text).is_some(), is_identifier(&text));
     }
 
     #[test]
-    fn a_scope_covers_itself_and_every_word_of_it(scope in "[!#-\\[\\]-~]{1,8}( [!#-\\[\\]-~]{1,8}){0,4}") {
+    fn scope_covers_itself_and_its_words(scope in "[!#-\\[\\]-~]{1,8}( [!#-\\[\\]-~]{1,8}){0,4}") {
         prop_assume!(scope != "-");
         prop_assert!(is_scope(&scope));
         prop_assert!(scope_covers(Some(&scope), &scope));
@@ -114,7 +114,7 @@ proptest! {
     }
 
     #[test]
-    fn an_entry_that_is_applied_is_held_until_it_expires(revocations in proptest::collection::vec(revocation(), 1..20), now in moment()) {
+    fn applied_entry_is_held_until_it_expires(revocations in proptest::collection::vec(revocation(), 1..20), now in moment()) {
         let index = Index::new(1);
         for revocation in &revocations {
             index.apply(0, revocation);
@@ -151,9 +151,9 @@ fn same_target(a: &Target, b: &Target) -> bool {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-    // Three shapes: junk, three parts of junk, and a right header and signature around junk.
+    // Three shapes: junk, three parts of junk, and a valid header and signature around junk.
     #[test]
-    fn no_junk_is_a_token(text in "\\PC*", header in "\\PC{0,80}", payload in proptest::collection::vec(any::<u8>(), 0..400)) {
+    fn junk_is_never_a_token(text in "\\PC*", header in "\\PC{0,80}", payload in proptest::collection::vec(any::<u8>(), 0..400)) {
         let forge = Forge::generate(KeyKind::Hs256);
         let (keys, policy) = (ring(&forge), policy(&Setting::at(NOW.0)));
         let verify = |token: &str| token::verify(&keys, &policy, NOW, token);
@@ -165,7 +165,7 @@ proptest! {
     }
 
     #[test]
-    fn a_changed_character_spoils_a_token(at in any::<prop::sample::Index>(), to in "[A-Za-z0-9_.-]") {
+    fn token_with_a_changed_character_is_rejected(at in any::<prop::sample::Index>(), to in "[A-Za-z0-9_.-]") {
         let forge = Forge::generate(KeyKind::Hs256);
         let (keys, policy) = (ring(&forge), policy(&Setting::at(NOW.0)));
         let header = serde_json::json!({"alg": "HS256", "typ": "at+jwt", "kid": forge.kid()}).to_string();

@@ -1,14 +1,14 @@
-//! The examples of docs/protocol.md are what the code writes and reads: a change of format is a change of that page.
+//! The examples of docs/protocol.md match the code: a change of format must change that page.
 
+use sidegate_common::log_protocol::{LOG_FIELD, MESSAGE_BYTES_MAX, MESSAGE_VERSION, Message, RedisKeys};
 use sidegate_common::revocation::{Id, Revocation, SubjectTag, Target};
 use sidegate_common::time::{REVOCATION_MARGIN_SECONDS, UnixTime};
-use sidegate_common::wire::{Keys, LOG_FIELD, MESSAGE_BYTES_MAX, MESSAGE_VERSION, Message};
 
 const PAGE: &str = include_str!("../../../docs/protocol.md");
 const EXPIRES_AT: UnixTime = UnixTime(1_800_000_000);
 const THRESHOLD: UnixTime = UnixTime(1_700_000_000);
 
-/// The bytes in the row of the page's table that begins with `revocation`.
+/// The bytes in the table row that begins with `revocation`.
 fn example(revocation: &str) -> Vec<u8> {
     let row = PAGE.lines().find_map(|line| line.strip_prefix(&format!("| {revocation} | `")));
     let hex = row.and_then(|rest| rest.strip_suffix("` |")).unwrap_or_else(|| panic!("no row for {revocation}"));
@@ -17,7 +17,7 @@ fn example(revocation: &str) -> Vec<u8> {
 }
 
 #[test]
-fn entries() {
+fn entries_match_the_page() {
     let id = |text| Id::parse(text).unwrap();
     let subject = Some(SubjectTag::of("42"));
     let packed = "AAECAwQFBgcICQoLDA0ODw";
@@ -42,8 +42,8 @@ fn entries() {
 }
 
 #[test]
-fn keys_and_messages() {
-    let keys = Keys::new("sidegate", 0);
+fn keys_and_messages_match_the_page() {
+    let keys = RedisKeys::new("sidegate", 0);
     for (key, kind) in [(keys.meta(), "hash"), (keys.log(), "stream"), (keys.channel(), "shard channel")] {
         assert!(PAGE.contains(&format!("| `{key}` | {kind} |")), "{key}");
     }
@@ -58,7 +58,7 @@ fn keys_and_messages() {
 }
 
 #[test]
-fn retention() {
+fn retention_matches_the_page() {
     assert_eq!(REVOCATION_MARGIN_SECONDS, 70);
     assert!(PAGE.contains("Retention is `MAX_TOKEN_LIFETIME` plus 70 s"));
 }

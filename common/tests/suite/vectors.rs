@@ -1,4 +1,5 @@
-//! Other people's vectors: Wycheproof, the JOSE cookbook, JSONTestSuite. Skipped, with a message, where they are absent.
+//! External vectors: Wycheproof, the JOSE cookbook, JSONTestSuite. Skipped, with a message, where
+//! absent.
 
 use crate::support::{NOW, hex, json, policy, ring};
 use base64::Engine as _;
@@ -10,12 +11,14 @@ use sidegate_common::token;
 use sidegate_common::{jwks, token::Rejection};
 use sidegate_hostile::{Forge, KeyKind, Setting};
 
-/// The keys of a JWK or a JWK set, as Sidegate would take them: secrets from settings, public keys from a set.
+/// The keys of a JWK or a JWK set as Sidegate would load them: secrets from settings, public keys
+/// from a set.
 fn keys(jwk: &Value) -> Vec<VerifyingKey> {
     let members = jwk["keys"].as_array().cloned().unwrap_or_else(|| vec![jwk.clone()]);
     let symmetric = members.iter().filter(|member| member["kty"] == "oct").count();
     if symmetric != 0 {
-        // One verifier never has secrets and public keys from one document, nor two secrets of one name.
+        // A verifier never has secrets and public keys from one document, nor two secrets with one
+        // name.
         let kids: std::collections::HashSet<_> = members.iter().map(|member| member["kid"].as_str()).collect();
         if symmetric != members.len() || kids.len() != members.len() {
             return Vec::new();
@@ -28,7 +31,8 @@ fn keys(jwk: &Value) -> Vec<VerifyingKey> {
     jwks::parse(document.as_bytes()).map(|ring| ring.keys().to_vec()).unwrap_or_default()
 }
 
-/// The signature layer alone: any payload and type, but parts, alphabet, algorithm and signature as Sidegate takes them.
+/// Checks the signature layer alone: any payload and type, but parts, alphabet, algorithm and
+/// signature as Sidegate requires.
 fn is_signed(keys: &[VerifyingKey], jws: &str) -> bool {
     let parts: Vec<&str> = jws.split('.').collect();
     let [header, payload, signature] = parts[..] else { return false };
@@ -42,7 +46,7 @@ fn is_signed(keys: &[VerifyingKey], jws: &str) -> bool {
     keys.iter().filter(|key| key.algorithm().is_named(alg)).any(|key| key.verifies(signed.as_bytes(), &signature))
 }
 
-/// Where Sidegate says otherwise than the label, and why.
+/// Why Sidegate differs from the label, where it does.
 fn explained(file: &str, comment: &str, case: &Value, alg: &str) -> Option<&'static str> {
     let id = case["tcId"].as_u64().unwrap_or_default();
     match (file, id) {
@@ -57,7 +61,7 @@ fn explained(file: &str, comment: &str, case: &Value, alg: &str) -> Option<&'sta
 }
 
 #[test]
-fn wycheproof_tokens() {
+fn wycheproof_token_verdicts_are_right() {
     for file in ["json_web_signature_test", "json_web_crypto_test", "json_web_key_test", "json_web_encryption_test"] {
         let Some(vectors) = json(&format!("wycheproof/{file}.json")) else { return };
         let (mut total, mut agreed, mut otherwise) = (0, 0, Vec::new());
@@ -69,7 +73,7 @@ fn wycheproof_tokens() {
             let ring = KeyRing::new(keys.clone()).unwrap();
             for case in group["tests"].as_array().unwrap() {
                 let jws = if case["jwe"].is_null() { &case["jws"] } else { &case["jwe"] };
-                // Some are in the JSON serialisation.
+                // Some vectors use the JSON serialisation.
                 let jws = &jws.as_str().map_or_else(|| jws.to_string(), str::to_owned);
                 total += 1;
                 let refused = token::verify(&ring, &policy(&Setting::at(NOW.0)), NOW, jws);
@@ -91,7 +95,7 @@ fn wycheproof_tokens() {
 }
 
 #[test]
-fn wycheproof_signatures() {
+fn wycheproof_signature_verdicts_are_right() {
     for file in [
         "ed25519_test",
         "ecdsa_secp256r1_sha256_p1363_test",
@@ -111,7 +115,8 @@ fn wycheproof_signatures() {
                 let flags = case["flags"].to_string();
                 match (case["result"].as_str().unwrap(), accepted) {
                     ("valid", true) | ("invalid", false) => {}
-                    // RFC 8017 §8.2.2 note: a missing NULL in the digest's identifier. Refused, as RFC 8725 §3.2 would.
+                    // RFC 8017 §8.2.2 note: the digest's identifier lacks NULL. Rejected, as RFC
+                    // 8725 §3.2 recommends.
                     ("acceptable", false) if flags.contains("MissingNull") => otherwise.push(case["tcId"].clone()),
                     _ => panic!("{file} {}: {case} was {accepted}, key {keys:?}", case["tcId"]),
                 }
@@ -143,7 +148,7 @@ fn public_jwk(group: &Value) -> Value {
 }
 
 #[test]
-fn wycheproof_macs() {
+fn wycheproof_mac_verdicts_are_right() {
     let Some(vectors) = json("wycheproof/hmac_sha256_test.json") else { return };
     let (mut tried, mut short) = (0, 0);
     for group in vectors["testGroups"].as_array().unwrap() {
@@ -172,7 +177,7 @@ fn wycheproof_macs() {
 }
 
 #[test]
-fn jose_cookbook() {
+fn jose_cookbook_verdicts_are_right() {
     let Some(folder) = crate::support::vector("jose-cookbook") else { return };
     let mut files: Vec<_> = ["jws", "jwe", "curve25519", "rfc7797", "."]
         .iter()
@@ -210,7 +215,7 @@ fn jose_cookbook() {
 }
 
 #[test]
-fn json_test_suite() {
+fn json_test_suite_verdicts_are_right() {
     let Some(folder) = crate::support::vector("jsontestsuite/test_parsing") else { return };
     let forge = Forge::generate(KeyKind::Hs256);
     let (ring, policy) = (ring(&forge), policy(&Setting::at(NOW.0)));

@@ -1,7 +1,7 @@
 //! Logout: sessions end, and the log has it before the client hears so.
 
 use sidegate_common::claims::Claims;
-use sidegate_common::clock::Moment;
+use sidegate_common::clock::CheckTime;
 use sidegate_common::revocation::{Id, SubjectTag};
 use sidegate_common::time::UnixTime;
 use sidegate_common::token::{Rejection, VerifiedToken};
@@ -137,7 +137,7 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
         &self,
         presented: Presented<'_>,
         scope: Scope,
-        at: Moment,
+        at: CheckTime,
     ) -> Result<Vec<EndedSession>, LogoutError> {
         let mut named = Vec::with_capacity(2);
         if let Some(access) = presented.access {
@@ -179,7 +179,7 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
 
     /// Verifies an access token for a logout. For its own session an expired or revoked one will do; to end others it
     /// must be good, or have been revoked by this very logout, whose answer was lost.
-    fn authentic(&self, access: &str, scope: Scope, at: Moment) -> Result<VerifiedToken, Rejection> {
+    fn authentic(&self, access: &str, scope: Scope, at: CheckTime) -> Result<VerifiedToken, Rejection> {
         let verified = self.tokens.issuer().verify_expired_too(at.now, access)?;
         if scope == Scope::Local {
             return Ok(verified);

@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use sidegate_common::log_protocol::{Message, Position};
 use sidegate_common::revocation::Revocation;
 use sidegate_common::sync::{Answer, Entry, Event, Head, Lineage, ReadFrom, Role};
-use sidegate_common::wire::{Message, Position};
 use sidegate_runtime::clock::unix_now;
 use sidegate_runtime::feed::{FeedError, Link, Source};
 use tokio::sync::broadcast;
@@ -72,7 +72,7 @@ impl LocalLink {
     fn head(&self) -> Head {
         let head = self.feed.head();
         Head {
-            lineage: Lineage { epoch: head.epoch.into(), history: "".into() },
+            lineage: Lineage { epoch: head.epoch.into(), replication_id: "".into() },
             last: head.last,
             empty: head.first.is_none(),
             since: head.since,

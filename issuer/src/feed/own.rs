@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sidegate_common::revocation_state::RevocationState;
-use sidegate_runtime::clock::{instants, monotonic_ms};
+use sidegate_runtime::clock::{monotonic_ms, reading};
 use sidegate_runtime::feed::Source;
 use sidegate_runtime::feed::driver::{Intervals, follow};
 use sidegate_runtime::feed::redis::RedisSource;
@@ -40,7 +40,7 @@ pub async fn keep(
         loop {
             tokio::time::sleep(EXPIRE_EVERY).await;
             let clock = expiring.clock();
-            clock.sweep(|| drop(expiring.index().expire(clock.moment(monotonic_ms(), instants).now)));
+            clock.sweep(|| drop(expiring.index().expire(clock.check_time(monotonic_ms(), reading).now)));
         }
     };
     let following = async {

@@ -3,8 +3,8 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
+use sidegate_common::log_protocol::Position;
 use sidegate_common::secret::LiveSecret;
-use sidegate_common::wire::Position;
 use sidegate_proto::feed as wire;
 use sidegate_proto::feed::follow_request::Ask;
 use sidegate_proto::feed::follow_response::Item;

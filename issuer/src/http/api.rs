@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use sidegate_common::clock::Moment;
+use sidegate_common::clock::CheckTime;
 use sidegate_common::secret::LiveSecret;
 use sidegate_common::token_checker::{GoodToken, TokenError};
 
@@ -14,7 +14,7 @@ use crate::domain::Auth;
 use crate::metrics::Metrics;
 
 /// Reads the issuer's clocks.
-pub type Clock = Arc<dyn Fn() -> Moment + Send + Sync>;
+pub type Clock = Arc<dyn Fn() -> CheckTime + Send + Sync>;
 
 /// What handlers share.
 pub struct Api<U, S, P> {

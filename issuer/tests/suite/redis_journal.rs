@@ -4,9 +4,9 @@
 use crate::support::redis::{PREFIX, RedisServer};
 use crate::support::store::*;
 use crate::support::{Scratch, eventually};
+use sidegate_common::log_protocol::RedisKeys;
 use sidegate_common::revocation::Revocation;
 use sidegate_common::time::UnixTime;
-use sidegate_common::wire::Keys;
 use sidegate_issuer::domain::traits::Store as _;
 use sidegate_issuer::store::redis::{JournalSettings, RedisStore};
 use sidegate_runtime::clock::monotonic_ms;
@@ -47,7 +47,7 @@ impl Issuer {
 }
 
 fn meta() -> String {
-    Keys::new(PREFIX, 0).meta()
+    RedisKeys::new(PREFIX, 0).meta()
 }
 
 async fn since(server: &RedisServer) -> Option<String> {

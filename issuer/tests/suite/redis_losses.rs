@@ -5,9 +5,9 @@ use crate::support::eventually;
 use crate::support::redis::{PREFIX, RedisServer};
 use crate::support::store::*;
 use crate::support::switchboard::Switchboard;
+use sidegate_common::log_protocol::RedisKeys;
 use sidegate_common::revocation::{Revocation, Target};
 use sidegate_common::time::UnixTime;
-use sidegate_common::wire::Keys;
 use sidegate_issuer::domain::session::{Rotated, Rotation};
 use sidegate_issuer::domain::traits::Store as _;
 use sidegate_issuer::store::redis::RedisStore;
@@ -40,7 +40,8 @@ fn key() -> Target {
 async fn in_the_log(server: &RedisServer, threshold: UnixTime) {
     let subject = Target::Subject { sub: user(3).into(), threshold };
     eventually("the log has everything again", async || {
-        let Ok(whole) = server.try_command::<Option<String>>(&["HGET", &Keys::new(PREFIX, 0).meta(), "epoch"]).await
+        let Ok(whole) =
+            server.try_command::<Option<String>>(&["HGET", &RedisKeys::new(PREFIX, 0).meta(), "epoch"]).await
         else {
             return false;
         };
@@ -55,7 +56,7 @@ async fn in_the_log(server: &RedisServer, threshold: UnixTime) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_an_operator_deletes_is_put_back() {
-    let keys = Keys::new(PREFIX, 0);
+    let keys = RedisKeys::new(PREFIX, 0);
     let newest = format!(
         "local n = redis.call('XREVRANGE', '{0}', '+', '-', 'COUNT', 1)[1][1] redis.call('XDEL', '{0}', n)",
         keys.log()
@@ -147,7 +148,7 @@ async fn stay_ended(store: &RedisStore, server: &RedisServer) {
         assert!(matches!(store.rotate(&rotation).await, Ok(Rotated::Refused(_))), "{number}");
     }
     assert!(is_there(store, 4).await);
-    let members: Vec<String> = server.command(&["ZRANGE", &Keys::new(PREFIX, 0).user(&user(1)), "0", "-1"]).await;
+    let members: Vec<String> = server.command(&["ZRANGE", &RedisKeys::new(PREFIX, 0).user(&user(1)), "0", "-1"]).await;
     assert_eq!(members, [""; 0]);
 }
 
@@ -232,7 +233,7 @@ async fn a_session_made_after_the_user_was_logged_out_survives_the_replay() {
     log_in(&store, 1).await;
     store.revoke_subject(&user(1)).await.unwrap();
     log_in(&store, 1).await;
-    let _gone: i64 = server.command(&["DEL", &Keys::new(PREFIX, 0).meta()]).await;
+    let _gone: i64 = server.command(&["DEL", &RedisKeys::new(PREFIX, 0).meta()]).await;
     eventually("the data set is made again", async || store.probe().await.is_ok()).await;
     assert!(is_there(&store, 1).await);
 }

@@ -8,9 +8,9 @@ use crate::support::redis::{PREFIX, RedisServer};
 use crate::support::store::*;
 use crate::support::{eventually, free_port};
 use rustix::process::Signal;
+use sidegate_common::log_protocol::RedisKeys;
 use sidegate_common::revocation::{Id, Revocation, Target};
 use sidegate_common::time::UnixTime;
-use sidegate_common::wire::Keys;
 use sidegate_issuer::domain::session::{Rotated, Rotation};
 use sidegate_issuer::domain::traits::Store as _;
 use sidegate_issuer::store::redis::RedisStore;
@@ -229,7 +229,7 @@ async fn a_login_after_a_refused_logout_of_the_user_survives_its_delivery() {
 async fn a_key_of_the_wrong_type_changes_nothing() {
     let server = RedisServer::start(&[]).await;
     let store = store_at(&server.url());
-    let keys = Keys::new(PREFIX, 0);
+    let keys = RedisKeys::new(PREFIX, 0);
     for key in
         [keys.session(&sid(1).to_string()), keys.user(&user(1)), keys.watermark(&user(1)), keys.log(), keys.meta()]
     {
@@ -264,7 +264,7 @@ async fn a_record_of_the_wrong_type_does_not_hold_up_what_is_delivered() {
     set(&server, "maxmemory", "1").await;
     refused(&store).await;
     set(&server, "maxmemory", "0").await;
-    let keys = Keys::new(PREFIX, 0);
+    let keys = RedisKeys::new(PREFIX, 0);
     for key in [keys.session(&sid(1).to_string()), keys.watermark(&user(3))] {
         let _old: i64 = server.command(&["DEL", &key]).await;
         let _new: i64 = server.command(&["LPUSH", &key, "x"]).await;

@@ -8,25 +8,25 @@ use crate::support::eventually;
 use crate::support::redis::{PREFIX, RedisServer};
 use crate::support::store::*;
 use crate::support::switchboard::Switchboard;
+use sidegate_common::log_protocol::RedisKeys;
 use sidegate_common::revocation::{Revocation, SubjectTag, Target};
 use sidegate_common::revocation_state::{OnStale, RevocationState, Staleness};
 use sidegate_common::sync::Sink as _;
 use sidegate_common::time::UnixTime;
-use sidegate_common::wire::Keys;
 use sidegate_issuer::domain::session::{Refusal, Rotated, Rotation};
 use sidegate_issuer::domain::traits::Store as _;
 use sidegate_issuer::store::redis::{Intervals, OwnFeed, RedisStore};
-use sidegate_runtime::clock::instants;
+use sidegate_runtime::clock::reading;
 use sidegate_runtime::feed::status::Status;
 
 const FOREVER: UnixTime = UnixTime(4_000_000_000);
 
 async fn meta(server: &RedisServer, field: &str) -> Option<String> {
-    server.command(&["HGET", &Keys::new(PREFIX, 0).meta(), field]).await
+    server.command(&["HGET", &RedisKeys::new(PREFIX, 0).meta(), field]).await
 }
 
 fn issuers() -> String {
-    format!("{}:issuers", Keys::new(PREFIX, 0).tag())
+    format!("{}:issuers", RedisKeys::new(PREFIX, 0).tag())
 }
 
 /// The rows of the list of issuers.
@@ -49,7 +49,7 @@ async fn is_settled(server: &RedisServer) -> bool {
 /// A store whose feed has brought nothing yet but what is put into the state returned.
 fn with_feed(url: &str) -> (RedisStore, Arc<RevocationState>) {
     let staleness = Staleness { max_ms: 30_000, policy: OnStale::Deny };
-    let (store, state) = (store_at(url), Arc::new(RevocationState::new(staleness, instants(), None)));
+    let (store, state) = (store_at(url), Arc::new(RevocationState::new(staleness, reading(), None)));
     state.begin(1);
     store.follow(OwnFeed { state: Arc::clone(&state), status: Arc::new(Status::default()) });
     (store, state)
@@ -276,7 +276,7 @@ async fn a_lost_data_set_is_made_with_what_the_feed_brought() {
     for target in heard {
         assert_eq!(server.times(&target).await, 1, "{target:?}");
     }
-    let mark: Option<String> = server.command(&["GET", &Keys::new(PREFIX, 0).watermark(&user(2))]).await;
+    let mark: Option<String> = server.command(&["GET", &RedisKeys::new(PREFIX, 0).watermark(&user(2))]).await;
     assert_eq!(mark, Some(ordered.0.to_string()));
 }
 
@@ -298,8 +298,8 @@ async fn two_failovers_within_a_moment_lose_nothing_either() {
     })
     .await;
     let _ok: String = second.command(&["REPLICAOF", "NO", "ONE"]).await;
-    let _trimmed: i64 = second.command(&["XTRIM", &Keys::new(PREFIX, 0).log(), "MAXLEN", "0"]).await;
-    let _set: i64 = second.command(&["HSET", &Keys::new(PREFIX, 0).meta(), "last", "0-0"]).await;
+    let _trimmed: i64 = second.command(&["XTRIM", &RedisKeys::new(PREFIX, 0).log(), "MAXLEN", "0"]).await;
+    let _set: i64 = second.command(&["HSET", &RedisKeys::new(PREFIX, 0).meta(), "last", "0-0"]).await;
     pair.replica.kill();
     pair.address.switch(second.port());
     eventually("it is settled", async || is_settled(&second).await).await;

@@ -7,9 +7,9 @@ use std::time::Duration;
 use crate::conformance::{Bench, LIFETIMES};
 use crate::support::Scratch;
 use crate::support::redis::{PREFIX, RedisServer};
+use sidegate_common::log_protocol::{Message, Position, RedisKeys};
 use sidegate_common::revocation::{Revocation, SubjectTag};
 use sidegate_common::time::UnixTime;
-use sidegate_common::wire::{Keys, Message, Position};
 use sidegate_issuer::domain::session::NewSession;
 use sidegate_issuer::domain::traits::Store as _;
 use sidegate_issuer::store::redis::{Intervals, Link, OpenError, RedisRequirements, RedisStore};
@@ -104,8 +104,8 @@ impl RedisBench {
         Self { store, server }
     }
 
-    fn keys(&self, sub: &str) -> Keys {
-        Keys::new(PREFIX, SubjectTag::of(sub).partition(self.store.partitions()))
+    fn keys(&self, sub: &str) -> RedisKeys {
+        RedisKeys::new(PREFIX, SubjectTag::of(sub).partition(self.store.partitions()))
     }
 
     async fn command<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
@@ -299,7 +299,7 @@ async fn redis_pushes_each_entry_with_its_predecessor() {
     let (sender, mut pushes) = tokio::sync::mpsc::unbounded_channel();
     let config = redis::AsyncConnectionConfig::new().set_push_sender(sender);
     let mut connection = client.get_multiplexed_async_connection_with_config(&config).await.unwrap();
-    let channel = Keys::new(PREFIX, 0).channel();
+    let channel = RedisKeys::new(PREFIX, 0).channel();
     let () = redis::cmd("SSUBSCRIBE").arg(channel).query_async(&mut connection).await.unwrap();
     for user in ["1", "2", "3"] {
         bench.store.revoke_subject(user).await.unwrap();
@@ -322,7 +322,7 @@ async fn redis_pushes_each_entry_with_its_predecessor() {
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_that_lost_its_data_gets_a_new_epoch_with_what_was_acknowledged_lately() {
     let bench = RedisBench::start(1).await;
-    let meta = Keys::new(PREFIX, 0).meta();
+    let meta = RedisKeys::new(PREFIX, 0).meta();
     bench.store.revoke_subject("1").await.unwrap();
     let epoch: String = bench.command(&["HGET", &meta, "epoch"]).await;
     let () = bench.command(&["FLUSHALL"]).await;
@@ -338,7 +338,7 @@ async fn redis_that_lost_its_data_gets_a_new_epoch_with_what_was_acknowledged_la
 async fn a_dead_moment_in_the_future_refuses_logins_in_redis() {
     let bench = RedisBench::start(1).await;
     let future = sidegate_runtime::clock::unix_now().0 + 3600;
-    let watermark = Keys::new(PREFIX, 0).watermark("1");
+    let watermark = RedisKeys::new(PREFIX, 0).watermark("1");
     let () = bench.command(&["SET", &watermark, &future.to_string()]).await;
     let new = crate::conformance::new_session("1");
     let refused = bench.store.create(&new).await.unwrap_err();
@@ -363,7 +363,7 @@ async fn a_dead_moment_in_the_future_refuses_logins_in_the_embedded_store() {
 async fn a_deleted_log_is_a_lost_data_set() {
     let bench = RedisBench::start(1).await;
     bench.store.revoke_subject("1").await.unwrap();
-    let _: i64 = bench.command(&["DEL", &Keys::new(PREFIX, 0).log()]).await;
+    let _: i64 = bench.command(&["DEL", &RedisKeys::new(PREFIX, 0).log()]).await;
     bench.store.revoke_subject("2").await.unwrap();
     assert_eq!(bench.log(0).await.len(), 2);
 }

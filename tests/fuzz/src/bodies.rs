@@ -3,12 +3,12 @@
 use std::sync::LazyLock;
 
 use sidegate_common::key::{KeyRing, VerifyingKey};
+use sidegate_common::log_protocol::{Message, Position};
 use sidegate_common::revocation::{Id, Revocation};
 use sidegate_common::secret::Secret;
 use sidegate_common::text::is_identifier;
 use sidegate_common::time::UnixTime;
 use sidegate_common::token::{self, Policy, TOKEN_BYTES_MAX, VerifiedToken};
-use sidegate_common::wire::{Message, Position};
 use sidegate_common::{index::Index, jwks as key_set};
 use sidegate_hostile::{Forge, KeyKind};
 use sidegate_shm::clock::{Clock, Now};

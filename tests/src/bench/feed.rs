@@ -27,7 +27,7 @@ return last";
 const LOAD_PATIENCE: Duration = Duration::from_secs(300);
 
 async fn fill(connection: &mut MultiplexedConnection, count: u64, publish: bool) {
-    let keys = sidegate_common::wire::Keys::new("sidegate", 0);
+    let keys = sidegate_common::log_protocol::RedisKeys::new("sidegate", 0);
     let channel = if publish { keys.channel() } else { String::new() };
     let batch = 2_000;
     for _ in 0..count / batch {
@@ -65,7 +65,7 @@ async fn pings_during<T>(redis: &Redis, until: impl Future<Output = T>) -> (T, V
 /// Reads the whole log page by page and does nothing with it: the limit of loading.
 async fn bare_read(redis: &Redis) -> f64 {
     let mut connection = redis.connection().await;
-    let log = sidegate_common::wire::Keys::new("sidegate", 0).log();
+    let log = sidegate_common::log_protocol::RedisKeys::new("sidegate", 0).log();
     let started = Instant::now();
     let mut from = "-".to_owned();
     loop {

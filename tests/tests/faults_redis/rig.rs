@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use sidegate_common::log_protocol::RedisKeys;
 use sidegate_common::revocation::{Revocation, Target};
-use sidegate_common::wire::Keys;
 use sidegate_runtime::clock::monotonic_ms;
 use sidegate_tests::daemon::Launched;
 use sidegate_tests::fault_proxy::FaultProxy;
@@ -146,7 +146,7 @@ impl Rig {
     /// True if the log has every entry of this cycle's issuer that Redis may have lost.
     async fn log_has_what_was_lost(&self) -> bool {
         let mut range = redis::cmd("XRANGE");
-        range.arg(Keys::new("sidegate", 0).log()).arg("-").arg("+");
+        range.arg(RedisKeys::new("sidegate", 0).log()).arg("-").arg("+");
         let rows = range.query_async::<Vec<(String, Vec<Vec<u8>>)>>(&mut self.redis.connection().await).await;
         let Ok(rows) = rows else { return false };
         let entries = rows.iter().filter_map(|(_, fields)| Revocation::from_bytes(fields.get(1)?).ok());

@@ -122,7 +122,7 @@ impl Shared {
 
     fn ask(&self, state: &mut State, at: usize, proven: u64) {
         let dead = state.dead[at].clone();
-        let (tokens, moment) = (self.core.tokens(), self.core.moment());
+        let (tokens, moment) = (self.core.tokens(), self.core.check_time());
         // In full until it is held, and as the cache of tokens seen does from then on.
         let held = state.held[at];
         let verdict = if held { tokens.recheck(&dead.verified, moment) } else { tokens.check(&dead.token, moment) };

@@ -55,7 +55,7 @@ pub async fn scenario(kind: Kind) {
         let proving = Arc::clone(&proving);
         move || {
             while proving.load(Ordering::Relaxed) {
-                state.fresh(0, sidegate_runtime::clock::instants(), 0);
+                state.fresh(0, sidegate_runtime::clock::reading(), 0);
                 std::thread::sleep(Duration::from_millis(100));
             }
         }

@@ -62,7 +62,7 @@ redis.call('HSET', meta, 'last', last)";
 
 /// Revokes session after session until told to pause; `acknowledged` is how many Redis has taken.
 async fn storm(mut connection: MultiplexedConnection, running: Arc<AtomicBool>, acknowledged: Arc<AtomicU64>) {
-    let keys = sidegate_common::wire::Keys::new("sidegate", 0);
+    let keys = sidegate_common::log_protocol::RedisKeys::new("sidegate", 0);
     let mut next = 0;
     while next < SESSIONS {
         if running.load(Ordering::Acquire) {
@@ -318,7 +318,7 @@ async fn kills(from: u64, count: u64) -> [u64; 6] {
     let stack = Stack::with(Store::Redis, 0, &[("RUST_LOG", "error")], &[]).await;
     let redis = stack.redis.as_ref().expect("on Redis");
     // The log is whole from the beginning of time, so that tokens older than it can be judged.
-    let meta = sidegate_common::wire::Keys::new("sidegate", 0).meta();
+    let meta = sidegate_common::log_protocol::RedisKeys::new("sidegate", 0).meta();
     let mut since = redis::cmd("HSET");
     since.arg(meta).arg("since").arg(1);
     since.query_async::<()>(&mut redis.connection().await).await.expect("set");

@@ -1,4 +1,5 @@
-//! Settings against each other: what cannot work is refused, what is probably not meant is warned of.
+//! Checks settings against each other: impossible combinations are errors, suspicious ones are
+//! warnings.
 
 use std::net::SocketAddr;
 
@@ -6,10 +7,10 @@ use sidegate_runtime::settings::{ConfigError, Settings};
 
 use super::{Config, FeedSource, JwksSource};
 
-/// Refuses settings that are right each by itself, and cannot work together.
+/// Rejects settings that are valid alone, but cannot work together.
 ///
 /// # Errors
-/// Names the setting that should be changed.
+/// The setting to change.
 pub(super) fn check(settings: &Settings, config: &Config) -> Result<(), ConfigError> {
     if u64::try_from(config.feed.probe_interval.as_millis()).unwrap_or(u64::MAX) * 2 > config.staleness.max_ms {
         return Err(settings.unfit(
@@ -37,12 +38,12 @@ pub(super) fn check(settings: &Settings, config: &Config) -> Result<(), ConfigEr
     Ok(())
 }
 
-/// True if both cannot be bound.
+/// True if the two addresses cannot both be bound.
 fn collide(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() == b.port() && a.port() != 0 && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
 }
 
-/// What is probably not meant.
+/// Warnings about settings that are probably a mistake.
 pub fn warnings(settings: &Settings, config: &Config) -> Vec<String> {
     let mut all: Vec<String> = settings.near_misses().iter().map(ToString::to_string).collect();
     let mut idle = |names: &[&'static str], why: &str| {
@@ -75,10 +76,10 @@ pub fn warnings(settings: &Settings, config: &Config) -> Vec<String> {
     all
 }
 
-/// Refuses ways of writing a socket's address that would silently become a file's name.
+/// Rejects spellings of a socket's address that would silently become a file's name.
 ///
 /// # Errors
-/// Says how to write it.
+/// The right spelling.
 pub(super) fn socket_path(settings: &Settings, name: &'static str, path: &str) -> Result<(), ConfigError> {
     if path.starts_with('@') {
         return Err(settings.unfit(name, "a path: abstract sockets (@name) are not supported, since they have no mode"));

@@ -1,8 +1,9 @@
-//! The canonical form of a request's path, and what makes a path ambiguous.
+//! The canonical form of a request's path, and which paths are ambiguous.
 //!
-//! Proxies and applications disagree about dot segments, encoded slashes, `;`, doubled slashes and the like: one sees
-//! `/public/..;/admin` as public, the other as `/admin`. Nothing here guesses which of them is right. A path that two
-//! programs could read differently is *ambiguous*, and an ambiguous path is never public (see [`super::routes`]).
+//! Proxies and applications disagree about dot segments, encoded slashes, `;`, doubled slashes and
+//! the like: one reads `/public/..;/admin` as public, another as `/admin`. This module does not
+//! guess. A path that two programs could read differently is *ambiguous*, and an ambiguous path is
+//! never public (see [`super::routes`]).
 
 use std::borrow::Cow;
 
@@ -12,35 +13,37 @@ pub enum Ambiguity {
     /// It does not start with `/`: an absolute URI, `*`, an authority, or nothing.
     #[error("it does not start with a slash")]
     NotAPath,
-    /// `//`: some programs fold the slashes.
+    /// `//`: some programs merge the slashes.
     #[error("it holds an empty segment (//)")]
     EmptySegment,
-    /// `.` or `..`, in clear or encoded, or a segment that ends in a dot or a space, which Windows drops.
+    /// `.` or `..`, plain or encoded, or a segment that ends in a dot or a space, which Windows
+    /// drops.
     #[error("it holds a dot segment, or a segment that ends in a dot or a space")]
     DotSegment,
-    /// `%2f`, `%5c` or `\`: some programs take them for a slash.
+    /// `%2f`, `%5c` or `\`: some programs read them as a slash.
     #[error("it holds an encoded slash or a backslash")]
     HiddenSlash,
-    /// `;`, in clear or encoded: some programs cut the segment there.
+    /// `;`, plain or encoded: some programs cut the segment there.
     #[error("it holds a semicolon")]
     Semicolon,
     /// `#`, `%23` or `%3f`: some programs cut the path there.
     #[error("it holds a number sign or an encoded question mark")]
     HiddenEnd,
-    /// `%25`: decoding twice gives another path; or a `%` that encodes nothing.
+    /// `%25`: decoding twice gives another path; or a stray `%`.
     #[error("it holds an encoded or stray percent sign")]
     Percent,
-    /// A control character, in clear or encoded.
+    /// A control character, plain or encoded.
     #[error("it holds a control character")]
     Control,
-    /// Not UTF-8 (overlong forms included), or a character outside ASCII that is no letter or digit and so might be
-    /// folded into a slash or a dot.
+    /// Not UTF-8 (overlong forms included), or a character outside ASCII that is not a letter or
+    /// digit, and which a program might fold into a slash or a dot.
     #[error("it is not UTF-8, or holds punctuation from outside ASCII")]
     NotText,
 }
 
-/// The path of a request target, without its query, percent-decoded. What comes back holds no `%`, `;`, `\`, `#`, `?`,
-/// control character, empty segment (but the last, after a trailing slash) or dot segment.
+/// The path of a request target, without its query, percent-decoded. The result has no `%`, `;`,
+/// `\`, `#`, `?`, control character, dot segment, or empty segment except the last, after a
+/// trailing slash.
 ///
 /// # Errors
 /// Two programs could read the path differently.
@@ -93,7 +96,7 @@ fn nibble(hex: u8) -> Result<u8, Ambiguity> {
     char::from(hex).to_digit(16).and_then(|digit| u8::try_from(digit).ok()).ok_or(Ambiguity::Percent)
 }
 
-/// Bytes that are trouble both in clear and encoded.
+/// Rejects bytes that are ambiguous both plain and encoded.
 const fn check_byte(byte: u8) -> Result<(), Ambiguity> {
     match byte {
         0..=0x1f | 0x7f => Err(Ambiguity::Control),
@@ -126,11 +129,11 @@ mod tests {
     }
 
     #[test]
-    fn plain_paths_are_themselves() {
+    fn plain_paths_do_not_change() {
         for path in ["/", "/a", "/a/b", "/a/", "/a.b/.well-known/x", "/a~b_c-d", "/a,b@c:d!$&'()*+=", "/a b"] {
             assert_eq!(of(path).as_deref(), Ok(path));
         }
-        assert!(matches!(canonical(b"/a/b?x=%2f..;"), Ok(Cow::Borrowed("/a/b"))), "the query is not looked at");
+        assert!(matches!(canonical(b"/a/b?x=%2f..;"), Ok(Cow::Borrowed("/a/b"))), "the query is ignored");
     }
 
     #[test]
@@ -143,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn each_ambiguity_has_its_name() {
+    fn each_ambiguity_has_its_error() {
         use Ambiguity::*;
         let cases: &[(&str, Ambiguity)] = &[
             ("", NotAPath),

@@ -1,18 +1,19 @@
-//! Refused tokens by reason, and the minute in which all tokens fail alike: then issuer and verifier differ in a setting.
+//! Rejected tokens by reason, and detection of a minute in which all tokens fail for the same
+//! reason: then issuer and verifier differ in a setting.
 
 use std::sync::{Mutex, PoisonError};
 
 use sidegate_common::time::UnixTime;
 use sidegate_common::token::{Policy, Rejection, unverified_claims, unverified_key};
 
-/// How long tokens are looked at before they are said to fail alike, in milliseconds.
+/// The window in which all tokens must fail for the same reason, in milliseconds.
 const WINDOW_MS: u64 = 60_000;
-/// A token or two that fail say nothing of the settings.
+/// Fewer rejected tokens say nothing about the settings.
 const TOKENS_MIN: u64 = 3;
-/// The most that is shown of what a token says.
+/// The most characters of a token's claim in a log line.
 const SHOWN_MAX: usize = 200;
 
-/// Why tokens are refused, as metrics name it.
+/// The reasons for rejection, as metrics name them.
 pub const REASONS: [&str; 10] = [
     "malformed",
     "unknown_key",
@@ -26,7 +27,7 @@ pub const REASONS: [&str; 10] = [
     "revoked",
 ];
 
-/// The reason among [`REASONS`]; none if there was no token.
+/// The reason among [`REASONS`]; `None` if there was no token.
 pub const fn reason(rejection: Rejection) -> Option<&'static str> {
     Some(match rejection {
         Rejection::Missing => return None,
@@ -43,18 +44,18 @@ pub const fn reason(rejection: Rejection) -> Option<&'static str> {
     })
 }
 
-/// A setting in which issuer and verifier seem to differ, with both values; of a secret its `kid`.
+/// A setting in which issuer and verifier seem to differ, with both values; for a secret its `kid`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
-    /// The verifier's setting, or what else is to be looked at.
+    /// The verifier's setting, or another thing to check.
     pub setting: &'static str,
-    /// What this verifier has.
+    /// The verifier's value.
     pub ours: String,
-    /// What the token has.
+    /// The token's value.
     pub theirs: String,
 }
 
-/// What a refused token says of the settings; none where the reason lies in the token alone.
+/// What a rejected token says about the settings; `None` if the reason is in the token alone.
 pub fn difference(
     rejection: Rejection,
     token: &str,
@@ -81,29 +82,29 @@ pub fn difference(
     Some(Difference { setting, ours, theirs: shown(&theirs) })
 }
 
-/// Text of unknown origin, made fit for a log line.
+/// Escapes and shortens untrusted text for a log line.
 fn shown(text: &str) -> String {
     text.escape_debug().take(SHOWN_MAX).collect()
 }
 
-/// What a look at the last minute says.
+/// The result for the last minute.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Finding {
-    /// This many tokens were refused alike, and none was good.
+pub enum RefusalTrend {
+    /// This many tokens were rejected for the same reason, and none was good.
     AllAlike(&'static str, Difference, u64),
     /// Tokens are good again.
     Over,
 }
 
-/// The refusals of the present minute.
+/// The rejections of the current minute.
 #[derive(Debug, Default)]
 pub struct Refusals(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
     window: Option<Window>,
-    /// What was told, and how many good tokens there were by then.
-    told: Option<(Difference, u64)>,
+    /// The last reported difference, and the number of good tokens by then.
+    reported: Option<(Difference, u64)>,
 }
 
 #[derive(Debug)]
@@ -117,7 +118,7 @@ struct Window {
 }
 
 impl Refusals {
-    /// Takes note of a refused token. `good` is how many tokens have been good until now.
+    /// Records a rejected token. `good` is the number of good tokens so far.
     pub fn note(
         &self,
         reason: &'static str,
@@ -139,20 +140,20 @@ impl Refusals {
         }
     }
 
-    /// Looks at the minute that is over, if one is; tells of each difference once.
-    pub fn look(&self, now_ms: u64, good: u64) -> Option<Finding> {
+    /// Evaluates the last minute, once it is over; reports each difference once.
+    pub fn evaluate(&self, now_ms: u64, good: u64) -> Option<RefusalTrend> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.told.as_ref().is_some_and(|(_, before)| good > *before) {
-            state.told = None;
-            return Some(Finding::Over);
+        if state.reported.as_ref().is_some_and(|(_, before)| good > *before) {
+            state.reported = None;
+            return Some(RefusalTrend::Over);
         }
         let window = state.window.take_if(|window| now_ms.saturating_sub(window.began_ms) >= WINDOW_MS)?;
         let difference = window.difference.filter(|_| window.alike && window.tokens >= TOKENS_MIN)?;
-        if good > window.good_before || state.told.as_ref().is_some_and(|(told, _)| *told == difference) {
+        if good > window.good_before || state.reported.as_ref().is_some_and(|(reported, _)| *reported == difference) {
             return None;
         }
-        state.told = Some((difference.clone(), good));
-        Some(Finding::AllAlike(window.reason, difference, window.tokens))
+        state.reported = Some((difference.clone(), good));
+        Some(RefusalTrend::AllAlike(window.reason, difference, window.tokens))
     }
 }
 
@@ -169,24 +170,27 @@ mod tests {
     }
 
     #[test]
-    fn a_minute_of_equal_refusals_is_told_once_and_its_end_too() {
+    fn minute_of_equal_refusals_is_reported_once() {
         let refusals = Refusals::default();
         for at in 0..3 {
             refused(&refusals, "issuer", at * 1000, 7);
         }
-        assert_eq!(refusals.look(59_000, 7), None, "not over yet");
-        let found = refusals.look(60_000, 7);
-        assert!(matches!(&found, Some(Finding::AllAlike("issuer", told, 3)) if told.theirs == "b"), "{found:?}");
+        assert_eq!(refusals.evaluate(59_000, 7), None, "not over yet");
+        let found = refusals.evaluate(60_000, 7);
+        assert!(
+            matches!(&found, Some(RefusalTrend::AllAlike("issuer", reported, 3)) if reported.theirs == "b"),
+            "{found:?}"
+        );
         for at in 0..3 {
             refused(&refusals, "issuer", 70_000 + at, 7);
         }
-        assert_eq!(refusals.look(131_000, 7), None, "told already");
-        assert_eq!(refusals.look(132_000, 8), Some(Finding::Over));
-        assert_eq!(refusals.look(133_000, 9), None);
+        assert_eq!(refusals.evaluate(131_000, 7), None, "reported already");
+        assert_eq!(refusals.evaluate(132_000, 8), Some(RefusalTrend::Over));
+        assert_eq!(refusals.evaluate(133_000, 9), None);
     }
 
     #[test]
-    fn one_good_token_another_reason_or_too_few_say_nothing() {
+    fn mixed_or_few_refusals_are_not_reported() {
         for (reasons, good_after) in [
             (&["issuer", "issuer", "issuer"][..], 1),
             (&["issuer", "issuer", "signature"], 0),
@@ -194,29 +198,29 @@ mod tests {
         ] {
             let refusals = Refusals::default();
             reasons.iter().for_each(|reason| refused(&refusals, reason, 0, 0));
-            assert_eq!(refusals.look(60_000, good_after), None, "{reasons:?}");
+            assert_eq!(refusals.evaluate(60_000, good_after), None, "{reasons:?}");
         }
     }
 
     #[test]
-    fn both_values_are_named_and_no_secret() {
+    fn difference_names_both_values_but_no_secret() {
         let policy = testing::policy();
         let kids = [testing::key().kid().to_owned()];
         let sign = |claims: &_| token::sign(&testing::key(), claims).unwrap();
         let good = testing::claims("one");
         let differs = |rejection, token: &str| difference(rejection, token, &policy, &kids, AT.now);
-        let told = |setting, ours: &str, theirs: &str| {
+        let reported = |setting, ours: &str, theirs: &str| {
             Some(Difference { setting, ours: ours.to_owned(), theirs: theirs.to_owned() })
         };
         let mut claims = good.clone();
         claims.iss = "https://elsewhere".into();
-        assert_eq!(differs(Rejection::Issuer, &sign(&claims)), told("JWT_ISSUER", "sidegate", "https://elsewhere"));
+        assert_eq!(differs(Rejection::Issuer, &sign(&claims)), reported("JWT_ISSUER", "sidegate", "https://elsewhere"));
         let mut claims = good.clone();
         claims.aud = Audience::One("other".into());
-        assert_eq!(differs(Rejection::Audience, &sign(&claims)), told("JWT_AUDIENCE", "sidegate", "other"));
+        assert_eq!(differs(Rejection::Audience, &sign(&claims)), reported("JWT_AUDIENCE", "sidegate", "other"));
         let mut claims = good.clone();
         claims.exp = claims.iat + 90_000;
-        assert_eq!(differs(Rejection::Lifetime, &sign(&claims)), told("MAX_TOKEN_LIFETIME", "86400s", "90000s"));
+        assert_eq!(differs(Rejection::Lifetime, &sign(&claims)), reported("MAX_TOKEN_LIFETIME", "86400s", "90000s"));
         let kid = differs(Rejection::UnknownKey, &sign(&good)).unwrap();
         assert_eq!((kid.ours.as_str(), kid.theirs.as_str()), (kids[0].as_str(), kids[0].as_str()));
         assert_eq!(differs(Rejection::Expired, &sign(&good)), None);

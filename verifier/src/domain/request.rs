@@ -1,4 +1,4 @@
-//! What is asked of the verifier, and why a request is denied.
+//! A check request, and why it is denied.
 
 use sidegate_common::claims::Claims;
 use sidegate_common::problem::Code;
@@ -6,32 +6,32 @@ use sidegate_common::token::Rejection;
 
 use super::routes::{Requirement, Shortfall};
 
-/// What a request presents in the way of a token.
+/// The token that a request presents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Presented<'a> {
     /// No token at all.
     Nothing,
-    /// One token, not looked at yet.
+    /// One token, unverified.
     Token(&'a str),
-    /// Something that is not exactly one token; says what.
+    /// Not exactly one token; the text says what instead.
     Refused(&'static str),
 }
 
-/// May this request pass?
+/// A request to check.
 #[derive(Clone, Copy, Debug)]
 pub struct CheckRequest<'a> {
     /// Its token.
     pub token: Presented<'a>,
     /// Its method.
     pub method: &'a str,
-    /// Its path and query, raw; none where routes play no part.
+    /// Its path and query, raw; `None` where routes do not apply.
     pub target: Option<&'a [u8]>,
-    /// What the caller asks for beside what the route does. It closes even a public route.
+    /// The caller's requirement beside the route's. It closes even a public route.
     pub requirement: Option<&'a Requirement>,
 }
 
 impl<'a> CheckRequest<'a> {
-    /// Is this token good? No request is known that it came with.
+    /// A check of a token alone, without the request that it came with.
     pub const fn of_token(token: &'a str) -> Self {
         Self { token: Presented::Token(token), method: "", target: None, requirement: None }
     }
@@ -42,15 +42,15 @@ impl<'a> CheckRequest<'a> {
 pub enum Denial {
     /// The token is missing or not good.
     Token(Rejection),
-    /// What was presented is not exactly one token; says what it is.
+    /// Not exactly one token; the text says what instead.
     NotOneToken(&'static str),
-    /// The token is good, and lacks scope; holds the scope that is needed.
+    /// The token is good, but lacks this scope.
     Scope(String),
-    /// The token is good, and meant for another audience.
+    /// The token is good, but for another audience.
     Audience,
-    /// The proxy did not say which request it asks about; says what is missing.
+    /// The proxy did not name the request; the text says what is missing.
     NoTarget(&'static str),
-    /// The request has a header that the application could take for an identity header; says so.
+    /// The request has a header that the application could mistake for an identity header.
     Header(&'static str),
 }
 
@@ -65,7 +65,7 @@ impl Denial {
         }
     }
 
-    /// Why a good token with these claims does not meet `requirement`; none if it does.
+    /// Why a good token with these claims does not meet `requirement`; `None` if it does.
     pub fn unmet(requirement: &Requirement, claims: &Claims) -> Option<Self> {
         match requirement.met_by(claims) {
             Ok(()) => None,

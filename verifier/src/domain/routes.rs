@@ -1,28 +1,28 @@
-//! Protected routes: ordered rules of methods and path pattern, and what a request must bring to each.
+//! Protected routes: ordered rules with methods and a path pattern, and the requirement of each.
 //!
-//! The first rule that matches decides; where none does, a good token is needed. Every doubt is decided towards
-//! *protected*: a rule that protects matches whatever the case of letters and whatever follows as a trailing slash,
-//! while a rule that opens matches only what it says. A path that two programs could read differently is never public,
-//! and needs everything that any rule asks for.
+//! The first matching rule decides; without one, a good token is needed. Every doubt is decided
+//! towards *protected*: a protecting rule matches whatever the case of letters and with or without
+//! a trailing slash, while a public rule matches exactly. An ambiguous path is never public, and
+//! needs everything that any rule requires.
 
 use sidegate_common::claims::Claims;
 use sidegate_common::text::{is_scope_token, scope_covers};
 
 use super::path::{Ambiguity, canonical};
 
-/// The most rules of one file.
+/// The most rules in a file.
 pub const RULES_MAX: usize = 4096;
 
-/// What a token must be good for, beyond being good. The default asks for nothing more.
+/// What a good token must have in addition. The default requires nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Requirement {
-    /// Scope words, space separated; all are needed.
+    /// Scope words, space separated; all are required.
     pub scope: String,
-    /// Audiences; the token must name all.
+    /// Audiences; the token must name all of them.
     pub audiences: Vec<String>,
 }
 
-/// What a requirement found missing in a token.
+/// What a token lacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shortfall {
     /// A scope word.
@@ -32,7 +32,7 @@ pub enum Shortfall {
 }
 
 impl Requirement {
-    /// Looks whether a good token's claims are enough.
+    /// Checks a good token's claims.
     ///
     /// # Errors
     /// What is missing.
@@ -46,7 +46,7 @@ impl Requirement {
         Ok(())
     }
 
-    /// Adds what `other` asks for.
+    /// Adds the requirements of `other`.
     pub fn add(&mut self, other: &Self) {
         for word in other.scope.split(' ').filter(|word| !word.is_empty()) {
             if !scope_covers(Some(&self.scope), word) {
@@ -67,33 +67,33 @@ impl Requirement {
 /// Who may pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Everybody.
+    /// Every request.
     Public,
-    /// Whoever has a good token that meets the requirement.
+    /// A request with a good token that meets the requirement.
     Token(Requirement),
 }
 
 /// Why a request got its [`Access`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
-    /// The rule with this number, counted from 1 in the order of the file.
+    /// The rule with this number, counted from 1 in the file.
     Rule(usize),
     /// No rule matches.
     NoRule,
-    /// The path can be read in several ways.
+    /// The path is ambiguous.
     Ambiguous(Ambiguity),
 }
 
-/// Why a routes file was refused: the rule, counted from 1, and what is wrong.
+/// Why a routes file is invalid: the rule, counted from 1, and the fault.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RoutesError {
-    /// Not TOML, or a key that is none of ours.
+    /// Not TOML, or an unknown key.
     #[error("{0}")]
     Malformed(String),
     /// More than [`RULES_MAX`] rules.
     #[error("there are more than {RULES_MAX} rules")]
     TooMany,
-    /// One rule is wrong.
+    /// An invalid rule.
     #[error("rule {0}: {1}")]
     Rule(usize, String),
 }
@@ -142,11 +142,11 @@ pub struct Routes {
 }
 
 impl Routes {
-    /// Reads a routes file (TOML). `audiences` are those that this verifier accepts: a rule that asks for another could
-    /// never be met.
+    /// Parses a routes file (TOML). `audiences` are those that this verifier accepts: a rule with
+    /// another audience could never be met.
     ///
     /// # Errors
-    /// The first rule that is wrong.
+    /// The first invalid rule.
     pub fn parse(text: &str, audiences: &[String]) -> Result<Self, RoutesError> {
         let file: File = toml::from_str(text).map_err(|error| RoutesError::Malformed(error.to_string()))?;
         if file.route.len() > RULES_MAX {
@@ -164,7 +164,7 @@ impl Routes {
         Ok(Self { rules, no_rule: Access::Token(Requirement::default()), strictest: Access::Token(strictest) })
     }
 
-    /// How many rules there are.
+    /// The number of rules.
     pub fn len(&self) -> usize {
         self.rules.len()
     }
@@ -186,7 +186,7 @@ impl Routes {
         }
     }
 
-    /// In words: which rule `method` and `target` meet, and what that asks for.
+    /// Describes the rule that `method` and `target` match, and its requirement.
     pub fn explain(&self, method: &str, target: &str) -> String {
         let (access, why) = self.access(method, target.as_bytes());
         let reason = match why {
@@ -243,7 +243,7 @@ impl Rule {
         self.matches_method(method, opens) && matches_path(&self.segments, path, opens)
     }
 
-    /// A rule about GET is one about HEAD as well.
+    /// A rule for GET also matches HEAD.
     fn matches_method(&self, method: &str, opens: bool) -> bool {
         let Some(methods) = &self.methods else { return true };
         let same = |known: &str| if opens { known == method } else { known.eq_ignore_ascii_case(method) };
@@ -289,33 +289,34 @@ fn matches_path(pattern: &[Segment], path: &str, opens: bool) -> bool {
             (Segment::Rest, _) => return true,
             (Segment::One, Some(word)) if !word.is_empty() => {}
             (Segment::Literal(literal), Some(word)) if same_word(literal, word, opens) => {}
-            // A rule that protects `/a/` protects `/a` as well.
+            // A rule that protects `/a/` also protects `/a`.
             (Segment::Literal(literal), None) => return literal.is_empty() && !opens,
             _ => return false,
         }
     }
     match words.next() {
         None => true,
-        // A rule that protects `/a` protects `/a/` as well.
+        // A rule that protects `/a` also protects `/a/`.
         Some("") => !opens && words.next().is_none(),
         Some(_) => false,
     }
 }
 
-/// An application may fold case, or letters from outside ASCII into others: a rule that protects takes any such word for
-/// its own.
+/// An application may fold case, or letters outside ASCII into others: a protecting rule matches
+/// every such word.
 fn same_word(literal: &str, word: &str, opens: bool) -> bool {
     if opens { literal == word } else { literal.eq_ignore_ascii_case(word) || could_fold_into(word, literal) }
 }
 
-/// Whether folding could make `literal` of `word`: each letter from outside ASCII may become any letters, or none.
+/// Whether folding could turn `word` into `literal`: each letter outside ASCII may become any
+/// letters, or none.
 fn could_fold_into(word: &str, literal: &str) -> bool {
     if word.is_ascii() {
         return false;
     }
     let (word, literal): (Vec<char>, Vec<char>) = (word.chars().collect(), literal.chars().collect());
     let (mut at, mut in_literal) = (0, 0);
-    // Where the last free letter stood, and how much of the literal it has taken so far.
+    // Where the last free letter was, and how much of the literal it has matched so far.
     let mut free: Option<(usize, usize)> = None;
     while in_literal < literal.len() {
         match word.get(at) {
@@ -378,7 +379,7 @@ access = "public"
     }
 
     #[test]
-    fn the_first_rule_that_matches_decides() {
+    fn first_matching_rule_decides() {
         assert_eq!(rule("GET", "/public/a/b?x=1"), Why::Rule(5));
         assert_eq!(rule("DELETE", "/public/a"), Why::Rule(4));
         assert_eq!(rule("GET", "/health"), Why::Rule(2));
@@ -392,7 +393,7 @@ access = "public"
     }
 
     #[test]
-    fn a_rule_that_protects_is_generous_and_one_that_opens_is_exact() {
+    fn protecting_rules_match_widely_and_public_ones_exactly() {
         for target in ["/admin", "/admin/", "/ADMIN/x", "/%41dmin/x", "/\u{ff41}dmin"] {
             assert_eq!(rule("GET", target), Why::Rule(1), "{target}");
         }
@@ -404,7 +405,7 @@ access = "public"
     }
 
     #[test]
-    fn letters_that_fold_are_taken_for_what_they_could_become() {
+    fn foldable_letters_match_protecting_rules() {
         for word in
             ["\u{ff41}dmin", "adm\u{131}n", "ad\u{2098}in", "\u{ff41}\u{ff44}\u{ff4d}\u{ff49}\u{ff4e}", "ADM\u{130}N"]
         {
@@ -417,7 +418,7 @@ access = "public"
     }
 
     #[test]
-    fn an_ambiguous_path_needs_everything_any_rule_asks_for() {
+    fn ambiguous_path_needs_the_sum_of_all_rules() {
         let routes = routes();
         let (access, _) = routes.access("GET", b"/public/..;/admin");
         let strictest = Requirement { scope: "admin".into(), audiences: vec!["billing".into()] };
@@ -425,7 +426,7 @@ access = "public"
     }
 
     #[test]
-    fn requirements_look_at_scope_and_audience() {
+    fn requirements_check_scope_and_audience() {
         let claims = Claims {
             iss: "i".into(),
             aud: Audience::Many(vec!["a".into(), "b".into()]),
@@ -449,7 +450,7 @@ access = "public"
     }
 
     #[test]
-    fn wrong_files_name_the_rule() {
+    fn errors_name_the_rule() {
         let refused = |text: &str| Routes::parse(text, &["sidegate".into()]).unwrap_err().to_string();
         let one = |line: &str| refused(&format!("[[route]]\n{line}\n"));
         assert!(one("path = \"a\"").starts_with("rule 1: "));
@@ -468,7 +469,7 @@ access = "public"
     }
 
     #[test]
-    fn explanations_are_for_people() {
+    fn explain_describes_rule_and_requirement() {
         let routes = routes();
         assert_eq!(routes.explain("GET", "/public/x"), "GET /public/x: public; rule 5 (/public/**)");
         assert!(routes.explain("GET", "/admin/x").contains("with scope \"admin\""));

@@ -1,4 +1,4 @@
-//! The admin listener: is it alive, can it judge, what has it counted.
+//! The admin listener: liveness, readiness, metrics.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -9,8 +9,8 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use sidegate_common::problem::Code;
 use sidegate_common::revocation_state::Unavailable;
-use sidegate_common::time::Instants;
-use sidegate_runtime::clock::instants;
+use sidegate_common::time::ClockReading;
+use sidegate_runtime::clock::reading;
 use sidegate_runtime::feed::status::{PartitionStatus, Status};
 use sidegate_shm::Stats;
 
@@ -21,40 +21,40 @@ use crate::verifier::Verifier;
 /// The media type of the OpenMetrics text format.
 const OPENMETRICS: HeaderValue = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 
-/// What `/readyz` says: whether it can judge, and if not, which part is missing.
+/// The body of `/readyz`: whether tokens can be checked, and if not, what is missing.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Readiness {
-    /// All of the three below.
+    /// All of the three below are true.
     pub ready: bool,
     /// There is a key to verify with.
     pub keys: bool,
-    /// A complete list of revocations has come in.
+    /// A complete list of revocations has been loaded.
     pub snapshot: bool,
-    /// It was proven complete recently enough, or `ON_STALE=allow`.
+    /// The list was proven complete recently enough, or `ON_STALE=allow`.
     pub fresh: bool,
-    /// Milliseconds since it was proven complete.
+    /// Milliseconds since the last proof.
     pub fresh_age_ms: Option<u64>,
-    /// How many revocations are held.
+    /// The number of revocations.
     pub revocations: u64,
-    /// The same, by kind.
+    /// The number by kind.
     #[serde(default)]
     pub by_kind: ByKind,
-    /// Where each partition of the log stands; empty until their number is known.
+    /// Each partition of the log; empty until their number is known.
     #[serde(default)]
     pub feed: Vec<PartitionReadiness>,
-    /// How many keys there are.
+    /// The number of keys.
     pub key_count: u64,
-    /// The shared-memory segment, 0 if there is none.
+    /// The shared-memory segment; 0 if it is disabled.
     pub segment: u64,
-    /// What is in it.
+    /// The segment's statistics.
     pub shared_memory: Option<SharedMemory>,
-    /// Why not ready, in words.
+    /// Why not ready.
     pub reason: Option<String>,
-    /// Which build this is.
+    /// The version of this build.
     pub version: String,
 }
 
-/// How many revocations of each kind are held.
+/// The number of revocations of each kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ByKind {
     /// Tokens.
@@ -67,36 +67,37 @@ pub struct ByKind {
     pub keys: u64,
 }
 
-/// How one partition of the log is followed.
+/// The state of one partition of the log.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct PartitionReadiness {
     /// `disconnected`, `probing`, `reading` or `live`.
     pub phase: String,
-    /// Up to here every entry of the log is held.
+    /// Every entry of the log up to here is held.
     pub position: String,
     /// Milliseconds since the list was proven complete.
     pub fresh_age_ms: Option<u64>,
     /// What keeps the list from being proven.
     pub alarm: Option<String>,
     /// Why there is no connection.
-    pub trouble: Option<String>,
-    /// Pushes that showed that one before them was lost.
+    #[serde(rename = "trouble")]
+    pub last_error: Option<String>,
+    /// Pushes that revealed a lost one before them.
     pub gaps: u64,
-    /// Times the log was read because a proof had failed.
+    /// Reads of the log because a proof had failed.
     pub resyncs: u64,
     /// Connections made after the first.
     pub reconnects: u64,
 }
 
 impl PartitionReadiness {
-    fn of(status: &PartitionStatus, now: Instants) -> Self {
+    fn of(status: &PartitionStatus, now: ClockReading) -> Self {
         Self {
             phase: status.phase.name().to_owned(),
             position: status.last.to_string(),
             fresh_age_ms: status.fresh_age_ms(now),
             alarm: Some(status.alarms.iter().map(|alarm| alarm.name()).collect::<Vec<_>>().join(", "))
                 .filter(|alarms| !alarms.is_empty()),
-            trouble: status.trouble.clone(),
+            last_error: status.last_error.clone(),
             gaps: status.counters.gaps,
             resyncs: status.counters.resyncs,
             reconnects: status.reconnects,
@@ -104,22 +105,22 @@ impl PartitionReadiness {
     }
 }
 
-/// The shared-memory segment, for people.
+/// Statistics of the shared-memory segment, for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct SharedMemory {
-    /// Revocations that it stands for.
+    /// The revocations in it.
     pub entries: u64,
-    /// Words used, of `slots`: at three quarters it is replaced by a larger one.
+    /// Words used, of `slots`; at three quarters a larger segment replaces it.
     pub used: u64,
-    /// Words there are.
+    /// Words available.
     pub slots: u64,
-    /// Its size.
+    /// The segment's size.
     pub bytes: u64,
-    /// Users about whom readers always ask, having too many revocations.
+    /// Users with too many revocations: readers always ask about them.
     pub crowded_subjects: u64,
-    /// Lines about which readers always ask, being full.
+    /// Full lines: readers always ask about their tokens.
     pub saturated_lines: u64,
-    /// Readers that are connected to `ATTACH_SOCKET`.
+    /// Readers connected to `ATTACH_SOCKET`.
     pub readers: u64,
 }
 
@@ -131,20 +132,20 @@ impl SharedMemory {
 }
 
 impl Readiness {
-    /// As it stands.
+    /// The current state.
     pub fn of(verifier: &Verifier, feed: &Status) -> Self {
         let (state, ready) = (verifier.state(), verifier.ready());
         let proven = state.proven();
         let keys = verifier.keys().loaded();
         let snapshot = proven.is_some();
         let counts = state.index().counts();
-        let now = instants();
+        let now = reading();
         Self {
             ready: ready.is_ok(),
             keys,
             snapshot,
             fresh: snapshot && !matches!(ready, Err(Unavailable::Stale(_))),
-            fresh_age_ms: proven.map(|proven| verifier.moment().monotonic_ms.saturating_sub(proven)),
+            fresh_age_ms: proven.map(|proven| verifier.check_time().monotonic_ms.saturating_sub(proven)),
             revocations: counts.total(),
             by_kind: ByKind {
                 tokens: counts.tokens,
@@ -170,7 +171,7 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// The admin interface of `verifier` and of the `feed` that it lives on.
+    /// The admin interface of `verifier` and its `feed`.
     pub const fn new(verifier: Arc<Verifier>, feed: Arc<Status>) -> Self {
         Self { verifier, feed }
     }

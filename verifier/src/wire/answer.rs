@@ -1,4 +1,4 @@
-//! From a verdict to status, headers and body: the only such table, for every interface.
+//! Maps a verdict to status, headers and body: the only such table, for every interface.
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -11,8 +11,8 @@ use super::http::Body;
 use crate::domain::request::Denial;
 use crate::verifier::Verdict;
 
-/// The identity headers. Always the whole set and never empty, so that one that a client made up cannot survive in any
-/// proxy.
+/// The identity headers. All of them are always set and never empty, so that a proxy overwrites any
+/// that a client has forged.
 pub const IDENTITY: [HeaderName; 7] = [
     HeaderName::from_static("x-auth-subject"),
     HeaderName::from_static("x-auth-session"),
@@ -22,24 +22,26 @@ pub const IDENTITY: [HeaderName; 7] = [
     HeaderName::from_static("x-auth-expires"),
     HeaderName::from_static("x-auth-issuer"),
 ];
-/// How many seconds the list is older than allowed, where `ON_STALE=allow` let the request pass.
+/// The list's age in seconds, if it is older than allowed and `ON_STALE=allow` let the request
+/// pass.
 pub const STALE: HeaderName = HeaderName::from_static("x-auth-stale");
 
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
-const NOBODY: HeaderValue = HeaderValue::from_static("-");
-/// The name of the issuer whose tokens `JWT_ISSUER` and the home keys describe.
+const ABSENT: HeaderValue = HeaderValue::from_static("-");
+/// The name of the issuer that `JWT_ISSUER` and the home keys describe.
 const HOME_ISSUER: &str = "home";
 const PROBLEM: HeaderValue = HeaderValue::from_static(MEDIA_TYPE);
 const SOON: HeaderValue = HeaderValue::from_static("1");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// The headers that say who sent a token with these claims.
+/// The identity headers for these claims.
 fn identity(claims: &Claims) -> HeaderMap {
     let Claims { sub, sid, jti, client_id, scope, exp, .. } = claims;
     let scope = scope.as_deref().unwrap_or("-");
     identity_headers([sub.as_str(), sid, jti, client_id, scope, &exp.to_string(), HOME_ISSUER].map(|text| {
-        // Claims are visible ASCII (common::text); were one not, the request would pass without a name.
-        HeaderValue::from_str(text).unwrap_or(NOBODY)
+        // Claims are visible ASCII (common::text); if one were not, the request would pass without
+        // an identity.
+        HeaderValue::from_str(text).unwrap_or(ABSENT)
     }))
 }
 
@@ -50,14 +52,15 @@ fn identity_headers(values: [HeaderValue; 7]) -> HeaderMap {
     headers
 }
 
-/// An answer, before it is put in the form of an interface.
+/// A response, before an interface formats it.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// 200, 401, 403 or 503; other interfaces than checks also use the rest of the error table.
+    /// 200, 401, 403 or 503; interfaces other than checks also use the other codes of the error
+    /// table.
     pub status: StatusCode,
-    /// All headers that mean something.
+    /// All headers with a meaning.
     pub headers: HeaderMap,
-    /// Empty, or a problem.
+    /// Empty, or a problem document.
     pub body: Bytes,
     /// For logs and metrics: `allowed`, `public`, or the stable code.
     pub outcome: &'static str,
@@ -73,7 +76,7 @@ pub fn answer(verdict: Verdict) -> Answer {
             }
             allowed(headers, "allowed")
         }
-        Verdict::Public => allowed(identity_headers([NOBODY; 7]), "public"),
+        Verdict::Public => allowed(identity_headers([ABSENT; 7]), "public"),
         Verdict::Deny(denial) => denied(&denial),
         Verdict::Unavailable(why) => problem(why.code(), &why.to_string(), None),
     }
@@ -93,7 +96,7 @@ fn denied(denial: &Denial) -> Answer {
     }
 }
 
-/// An error as every interface shows it.
+/// An error response, the same for every interface.
 pub fn problem(code: Code, detail: &str, scope: Option<&str>) -> Answer {
     let mut headers = HeaderMap::with_capacity(4);
     headers.insert(CACHE_CONTROL, NO_STORE);
@@ -136,7 +139,7 @@ mod tests {
     use super::*;
     use crate::domain::request::CheckRequest;
     use crate::testing::{self, AT};
-    use sidegate_common::clock::Moment;
+    use sidegate_common::clock::CheckTime;
     use sidegate_common::revocation_state::Unavailable;
     use sidegate_common::token::Rejection;
 
@@ -149,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn allow_is_200_with_the_whole_identity() {
+    fn allow_is_200_with_all_identity_headers() {
         let verifier = testing::verifier("allow", None);
         let (token, verified) = testing::verified("the-jti");
         let good = answer(verifier.decide(&CheckRequest::of_token(&token), AT));
@@ -160,21 +163,21 @@ mod tests {
         assert_eq!(identity(&good), expected);
         assert_eq!(shown(&good, &CACHE_CONTROL), "no-store");
         assert!(!good.headers.contains_key(&STALE));
-        let late = Moment { monotonic_ms: AT.monotonic_ms + 100_000, ..AT };
+        let late = CheckTime { monotonic_ms: AT.monotonic_ms + 100_000, ..AT };
         let stale = answer(verifier.decide(&CheckRequest::of_token(&token), late));
         assert_eq!(stale.status, 200);
         assert_eq!(shown(&stale, &STALE), "100");
     }
 
     #[test]
-    fn public_is_200_with_the_whole_set_saying_nobody() {
+    fn public_is_200_with_all_identity_headers_absent() {
         let public = answer(Verdict::Public);
         assert_eq!(public.status, 200);
         assert_eq!(identity(&public), ["-"; 7]);
     }
 
     #[test]
-    fn no_is_401_or_403_with_a_challenge() {
+    fn denial_is_401_or_403_with_a_challenge() {
         let rows = [
             (Denial::Token(Rejection::Missing), 401, "token_missing", "Bearer"),
             (Denial::Token(Rejection::Expired), 401, "token_expired", "invalid_token"),
@@ -197,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn unavailable_is_503_and_says_when_to_ask_again() {
+    fn unavailable_is_503_with_retry_after() {
         for (why, code) in [
             (Unavailable::NotLoaded, "temporarily_unavailable"),
             (Unavailable::NoKeys, "temporarily_unavailable"),

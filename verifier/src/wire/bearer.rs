@@ -1,4 +1,5 @@
-//! Where a request carries its access token: one `Authorization` header (RFC 6750 §2.1), or a cookie if one is named.
+//! Finds a request's access token: in the `Authorization` header (RFC 6750 §2.1), or in a cookie if
+//! one is configured.
 
 use http::header::{AUTHORIZATION, COOKIE, HOST, HeaderMap, ORIGIN};
 
@@ -6,7 +7,7 @@ use sidegate_common::bearer::{bearer, one_token};
 
 use crate::domain::request::Presented;
 
-/// The headers of the request in question that matter here, each as often as it came.
+/// The relevant headers of the checked request, each with all its values.
 pub trait Headers {
     /// Values of `Authorization`.
     fn authorization(&self) -> impl Iterator<Item = &[u8]>;
@@ -30,18 +31,18 @@ impl Headers for HeaderMap {
     }
 }
 
-/// The one value of a header; none if it is missing or repeated.
+/// The single value of a header; `None` if it is missing or repeated.
 pub fn single<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
     let mut values = headers.get_all(name).into_iter();
     values.next().filter(|_| values.next().is_none()).map(http::HeaderValue::as_bytes)
 }
 
-/// The one `Host` of a request, or its authority in HTTP/2.
+/// The single `Host` of a request, or its authority in HTTP/2.
 pub fn host<'a>(headers: &'a HeaderMap, uri: &'a http::Uri) -> Option<&'a [u8]> {
     single(headers, HOST.as_str()).or_else(|| uri.authority().map(|authority| authority.as_str().as_bytes()))
 }
 
-/// Finds the token. `cookie` is `TOKEN_COOKIE`; `method` and `host` are those of the request in question.
+/// Finds the token. `cookie` is `TOKEN_COOKIE`; `method` and `host` belong to the checked request.
 pub fn present<'a>(
     headers: &'a impl Headers,
     cookie: Option<&str>,
@@ -92,7 +93,7 @@ fn is_safe(method: &str) -> bool {
     matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE")
 }
 
-/// Browsers send `Origin` with every request of an unsafe method and no page can change it.
+/// Browsers send `Origin` with every request of an unsafe method, and no page can change it.
 fn same_origin(headers: &impl Headers, host: Option<&[u8]>) -> bool {
     let mut values = headers.origin();
     let (Some(origin), None, Some(host)) = (values.next(), values.next(), host) else { return false };
@@ -126,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cookie_counts_only_where_it_is_asked_for() {
+    fn cookie_counts_only_if_configured() {
         let map = headers(&[("cookie", b"token=a.b.c")]);
         assert_eq!(present(&map, None, "GET", None), Presented::Nothing);
         assert_eq!(cookie("GET", &[("cookie", b"x=1; token=a.b.c; y=2")]), Ok(Some("a.b.c".to_owned())));
@@ -140,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cookie_on_an_unsafe_method_needs_an_origin_of_the_same_host() {
+    fn cookie_on_unsafe_method_needs_same_origin() {
         let with = |origins: &[&'static [u8]]| {
             let mut pairs: Vec<(&'static str, &[u8])> = vec![("cookie", b"token=a")];
             pairs.extend(origins.iter().map(|origin| ("origin", *origin)));

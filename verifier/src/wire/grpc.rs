@@ -1,7 +1,8 @@
 //! gRPC on the same socket: Envoy's external authorization (v3) and the standard health service.
 //!
-//! Two rules keep Envoy from misreading an answer: the status is always set (an empty answer *allows*), and "no" is never
-//! a gRPC error (with `failure_mode_allow` that would let the request pass).
+//! Two rules keep Envoy from misreading a response: the status is always set (an empty response
+//! *allows*), and a denial is never a gRPC error (with `failure_mode_allow` that would let the
+//! request pass).
 
 use std::collections::{BTreeSet, HashMap};
 use std::pin::Pin;
@@ -34,18 +35,18 @@ use tower::Service;
 
 use super::answer::{Answer, IDENTITY, STALE, answer, problem};
 use super::bearer::{Headers, present};
-use super::http::{Body, tell};
+use super::http::{Body, log_check};
 use super::proxy_protocol::{LOOKALIKE, is_lookalike};
 use crate::domain::request::{CheckRequest, Denial};
 use crate::domain::routes::Requirement;
 use crate::verifier::{Verdict, Verifier};
 
 const NAME: &str = "grpc";
-/// Envoy's name for our service, also in the health service.
+/// Envoy's name for the service, also in the health service.
 pub const AUTHORIZATION: &str = SERVICE_NAME;
 const UNKNOWN_KEYS_LOGGED_MAX: usize = 16;
 const WATCH: &str = "/grpc.health.v1.Health/Watch";
-/// A client watches once a service, and there are two: a stream stays open as long as the client likes.
+/// A client watches each of the two services once; a stream stays open as long as the client likes.
 pub const WATCHES_MAX: usize = 4;
 const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
 
@@ -57,12 +58,12 @@ pub struct Grpc {
 }
 
 impl Grpc {
-    /// The services of `verifier`; `health` is told elsewhere whether they serve.
+    /// The services of `verifier`; the caller updates `health`.
     pub fn new(verifier: Arc<Verifier>, health: HealthReporter) -> Self {
         Self { verifier, health: HealthServer::new(HealthService::from_health_reporter(health)) }
     }
 
-    /// Answers one call; `watches` are the health streams that its connection may still open.
+    /// Handles one call; `watches` are the health streams that its connection may still open.
     pub fn call(
         &self,
         request: Request<Incoming>,
@@ -95,7 +96,8 @@ fn refuse_watch() -> Response<tonic::body::Body> {
     tonic::Status::resource_exhausted("too many health streams on this connection").into_http()
 }
 
-/// `envoy.service.auth.v3.Authorization/Check`, not by the generated server: its answers are messages that are encoded already.
+/// `envoy.service.auth.v3.Authorization/Check`, not by the generated server: its responses are
+/// already encoded.
 #[derive(Clone, Debug)]
 struct Authorizer {
     verifier: Arc<Verifier>,
@@ -114,18 +116,20 @@ impl UnaryService<envoy::CheckRequest> for Authorizer {
     }
 }
 
-/// Checks in a span. Envoy may have made one of its own for the call; if not, the request asked about names the parent.
+/// Checks in a span. Envoy may have a span for the call; if not, the checked request names the
+/// parent.
 async fn traced(verifier: &Verifier, request: tonic::Request<envoy::CheckRequest>) -> Bytes {
     let (metadata, _, message) = request.into_parts();
     let attributes = message.attributes.as_ref().and_then(|attributes| attributes.request.as_ref());
     let asked_about = attributes.and_then(|request| request.http.as_ref());
     let parent = Parent::of(metadata.as_ref()).or_else(|| asked_about.and_then(parent));
     let span = trace::Span::call(AUTHORIZATION, "Check", parent);
-    // It ends when it is dropped: the call is answered, whatever it says, and the verdict is told as the outcome.
+    // The span ends when dropped: the call succeeds whatever the verdict, which is set as the
+    // outcome.
     span.around(check(verifier, message)).await
 }
 
-/// The parent that the request asked about names.
+/// The parent named by the checked request.
 fn parent(http: &HttpRequest) -> Option<Parent<'_>> {
     Parent::read(values(http, "traceparent").next()?, values(http, "tracestate").next())
 }
@@ -148,11 +152,12 @@ async fn check(verifier: &Verifier, request: envoy::CheckRequest) -> Bytes {
     };
     let (outcome, message) = render(verdict);
     verifier.answered(NAME, outcome);
-    tell(NAME, outcome, || http.as_ref().and_then(parent));
+    log_check(NAME, outcome, || http.as_ref().and_then(parent));
     message
 }
 
-/// What comes of a verdict, and its message; that of a good token is made once and kept with the token.
+/// A verdict's outcome and message; the message for a good token is made once and cached with the
+/// token.
 fn render(verdict: Verdict) -> (&'static str, Bytes) {
     match verdict {
         Verdict::Allow(good, cached) if good.stale_seconds().is_none() => {
@@ -169,7 +174,7 @@ fn encode(verdict: Verdict) -> (&'static str, Bytes) {
     (answer.outcome, Bytes::from(respond(answer, metadata).encode_to_vec()))
 }
 
-/// Reads questions, and sends answers that are encoded already.
+/// Decodes requests, and sends encoded responses.
 #[derive(Clone, Copy, Debug)]
 struct CheckCodec;
 
@@ -207,10 +212,11 @@ impl Decoder for CheckCodec {
     }
 }
 
-/// What the operator wrote beside the route in Envoy's configuration; no client can touch it.
+/// The requirement that the operator wrote beside the route in Envoy's configuration; clients
+/// cannot change it.
 ///
 /// # Errors
-/// A key that means nothing here: whoever wrote `scopes` believes the route to be closed.
+/// An unknown key: an operator who wrote `scopes` expects the route to be protected.
 fn requirement(extensions: &HashMap<String, String>) -> Result<Option<Requirement>, &str> {
     if let Some(unknown) = extensions.keys().filter(|key| !matches!(key.as_str(), "scope" | "audience")).min() {
         return Err(unknown);
@@ -220,7 +226,8 @@ fn requirement(extensions: &HashMap<String, String>) -> Result<Option<Requiremen
     Ok((!scope.is_empty() || !audiences.is_empty()).then_some(Requirement { scope, audiences }))
 }
 
-/// 503, and a log line for each key the first time: no request may pass a route whose requirement is not understood.
+/// 503, and a log line for each key the first time: no request may pass a route whose requirement
+/// is unknown.
 fn unknown_extension(verifier: &Verifier, key: &str) -> Bytes {
     static LOGGED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
     let mut logged = LOGGED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -233,7 +240,8 @@ fn unknown_extension(verifier: &Verifier, key: &str) -> Bytes {
     Bytes::from(respond(answer, None).encode_to_vec())
 }
 
-/// Envoy gives headers as a map, in which it has joined repeated ones; with `encode_raw_headers` as a list of bytes.
+/// Envoy sends headers as a map with repeated ones joined; with `encode_raw_headers` as a list of
+/// bytes.
 impl Headers for HttpRequest {
     fn authorization(&self) -> impl Iterator<Item = &[u8]> {
         values(self, "authorization")
@@ -278,7 +286,7 @@ fn respond(answer: Answer, dynamic_metadata: Option<Struct>) -> CheckResponse {
 }
 
 fn allowed(headers: &HeaderMap) -> OkHttpResponse {
-    // Only these: Envoy adds what it is given to the request for the application.
+    // Only these: Envoy adds every header of the response to the application's request.
     let given =
         IDENTITY.into_iter().chain([STALE]).filter_map(|name| Some(overwrite(name.as_str(), headers.get(&name)?)));
     let headers_to_remove = if headers.contains_key(&STALE) { Vec::new() } else { vec![STALE.as_str().to_owned()] };
@@ -293,7 +301,8 @@ fn refused(answer: &Answer) -> DeniedHttpResponse {
     }
 }
 
-/// Old Envoys read only `append`, new ones prefer `append_action`, whose zero value appends: so both are said.
+/// Old Envoys read only `append`, new ones prefer `append_action`, whose zero value appends: so
+/// both are set.
 fn overwrite(name: &str, value: &http::HeaderValue) -> HeaderValueOption {
     let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
     HeaderValueOption {

@@ -1,4 +1,4 @@
-//! One connection's service: which handler answers which method and path.
+//! The service of one connection: routes methods and paths to handlers.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -23,7 +23,7 @@ use super::{introspect, verify};
 use crate::domain::request::{CheckRequest, Denial};
 use crate::verifier::{Verdict, Verifier};
 
-/// What the listeners for checks share.
+/// The state that the check listeners share.
 #[derive(Clone, Debug)]
 pub struct CheckService {
     verifier: Arc<Verifier>,
@@ -56,13 +56,14 @@ impl hyper::service::Service<Request<Incoming>> for Connection {
     type Future = Reply;
 
     fn call(&self, request: Request<Incoming>) -> Reply {
-        // Without the feature otel this is known to be false when compiling.
+        // Without the feature otel this is false at compile time.
         if trace::is_on() { self.traced(request) } else { self.answer(request) }
     }
 }
 
 impl Connection {
-    /// Answers in a span, which gRPC calls make themselves: only they know what is asked about.
+    /// Handles a request in a span. gRPC calls make their own, because only they know the checked
+    /// request.
     fn traced(&self, request: Request<Incoming>) -> Reply {
         let route = match (ProxyProtocol::at(request.uri().path()), request.uri().path()) {
             (Some(protocol), _) => protocol.route(),
@@ -89,7 +90,7 @@ impl Connection {
     fn answer(&self, request: Request<Incoming>) -> Reply {
         let CheckService { verifier, grpc } = &self.service;
         if let Some(protocol) = ProxyProtocol::at(request.uri().path()) {
-            // The body, if there is one, is dropped unread: nobody waits for it.
+            // The body, if there is one, is dropped unread.
             return check(verifier, protocol, request.into_parts().0);
         }
         if request.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
@@ -126,22 +127,22 @@ fn check(verifier: &Arc<Verifier>, protocol: ProxyProtocol, parts: Parts) -> Rep
 
 fn finish(verifier: &Verifier, protocol: ProxyProtocol, headers: &HeaderMap, mut answer: Answer) -> Answer {
     verifier.answered(protocol.name(), answer.outcome);
-    tell(protocol.name(), answer.outcome, || Parent::of(headers));
+    log_check(protocol.name(), answer.outcome, || Parent::of(headers));
     if protocol == ProxyProtocol::Envoy && !answer.headers.contains_key(super::answer::STALE) {
-        // Envoy alone keeps a header of the client's that we do not send.
+        // Only Envoy keeps a client's header that the response does not set.
         answer.headers.insert("x-envoy-auth-headers-to-remove", HeaderValue::from_static("x-auth-stale"));
     }
     answer
 }
 
-/// Logs a check, in the trace that it belongs to.
-pub fn tell<'a>(interface: &'static str, outcome: &'static str, parent: impl FnOnce() -> Option<Parent<'a>>) {
-    // The values of a line that is not written are not worked out.
+/// Logs a check with its trace id.
+pub fn log_check<'a>(interface: &'static str, outcome: &'static str, parent: impl FnOnce() -> Option<Parent<'a>>) {
+    // Without a subscriber for the level the values are not computed.
     let shown = |parent: Parent<'a>| tracing::field::display(parent.trace_id());
     tracing::debug!(interface, outcome, trace_id = parent().map(shown), "checked");
 }
 
-/// What is asked about the request that `parts` speak of.
+/// Builds the check of the request that `parts` describe.
 fn check_request<'a>(
     verifier: &'a Verifier,
     protocol: ProxyProtocol,
@@ -164,18 +165,18 @@ fn check_request<'a>(
     Ok(CheckRequest { token, method, target: target.path.filter(|_| has_route), requirement: None })
 }
 
-/// 405 with the methods that are (RFC 9110 §15.5.6).
+/// 405 with the allowed methods (RFC 9110 §15.5.6).
 pub fn not_allowed(allow: &'static str) -> Answer {
     let mut answer = problem(Code::MethodNotAllowed, Code::MethodNotAllowed.title(), None);
     answer.headers.insert(ALLOW, HeaderValue::from_static(allow));
     answer
 }
 
-/// A response that is ready, as nearly every check is, or one that has to wait for something.
+/// A response that is ready, as for nearly every check, or a future.
 pub enum Reply {
-    /// Taken out when polled.
+    /// Taken by the first poll.
     Now(Option<Response<Body>>),
-    /// To be waited for.
+    /// A pending response.
     Later(Pin<Box<dyn Future<Output = Response<Body>> + Send>>),
 }
 
@@ -200,17 +201,17 @@ impl Future for Reply {
     }
 }
 
-/// A response's body: whole, or the stream of a gRPC answer.
+/// A response's body: complete, or a gRPC stream.
 #[derive(Debug)]
 pub enum Body {
-    /// All of it, until it is taken.
+    /// The complete body, until it is sent.
     Whole(Option<Bytes>),
-    /// gRPC frames and trailers, and what lets the stream stay open.
+    /// gRPC frames and trailers, and the permit of an open stream.
     Grpc(tonic::body::Body, Option<OwnedSemaphorePermit>),
 }
 
 impl Body {
-    /// A body that is there.
+    /// A complete body.
     pub fn whole(bytes: Bytes) -> Self {
         Self::Whole(Some(bytes).filter(|bytes| !bytes.is_empty()))
     }

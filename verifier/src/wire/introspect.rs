@@ -1,4 +1,4 @@
-//! POST /introspect: RFC 7662, for applications and libraries that know the standard.
+//! POST /introspect: RFC 7662, for applications and libraries that support the standard.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,17 +17,17 @@ use super::http::Body;
 use crate::domain::request::CheckRequest;
 use crate::verifier::{Verdict, Verifier};
 
-/// The largest form taken, in bytes: a token of the largest size and room for hints.
+/// The limit of a form, in bytes: a token of maximum size and room for hints.
 pub const BODY_BYTES_MAX: usize = 16 * 1024;
-/// How long a body may take to arrive.
+/// The timeout for receiving a body.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why a body with a `Content-Encoding` is not taken.
+/// The error detail for a body with a `Content-Encoding`.
 pub const NOT_DECODED: &str = "send the body without Content-Encoding";
 
 const NAME: &str = "introspect";
 
-/// The answer to an active token (RFC 7662 §2.2).
+/// The response for an active token (RFC 7662 §2.2).
 #[derive(serde::Serialize)]
 struct Active<'a> {
     active: bool,
@@ -41,7 +41,7 @@ struct Inactive {
     active: bool,
 }
 
-/// Answers an introspection request.
+/// Handles an introspection request.
 pub async fn introspect(verifier: Arc<Verifier>, peer: Peer, request: Request<Incoming>) -> Response<Body> {
     let (parts, body) = request.into_parts();
     let answer = match caller_allowed(&verifier, peer, &parts.headers) {
@@ -59,7 +59,7 @@ pub async fn introspect(verifier: Arc<Verifier>, peer: Peer, request: Request<In
     answer.into()
 }
 
-/// The error for a body that was not taken.
+/// The error response for an unreadable body.
 pub fn body_problem(error: BodyError) -> Answer {
     match error {
         BodyError::TooLarge => problem(Code::PayloadTooLarge, "the body is limited to 16 KiB", None),
@@ -67,7 +67,8 @@ pub fn body_problem(error: BodyError) -> Answer {
     }
 }
 
-/// Whoever can open the Unix socket may ask; over TCP one must know `INTROSPECT_TOKEN` (RFC 7662 §2.1).
+/// Any process that can open the Unix socket may ask; over TCP the caller needs `INTROSPECT_TOKEN`
+/// (RFC 7662 §2.1).
 fn caller_allowed(verifier: &Verifier, peer: Peer, headers: &HeaderMap) -> Result<(), (Code, &'static str)> {
     if peer == Peer::Unix {
         return Ok(());
@@ -88,7 +89,7 @@ fn caller_allowed(verifier: &Verifier, peer: Peer, headers: &HeaderMap) -> Resul
     }
 }
 
-/// The secret as a bearer token, or as the password of HTTP Basic, which is what OAuth libraries send.
+/// The secret as a bearer token, or as the password of HTTP Basic, which OAuth libraries send.
 fn credential(value: &[u8]) -> Option<Vec<u8>> {
     let at = value.iter().position(|byte| *byte == b' ')?;
     let (scheme, rest) = (&value[..at], value[at..].trim_ascii_start());
@@ -117,12 +118,13 @@ async fn inspect(verifier: &Verifier, form: &[u8]) -> Answer {
     let (Some((_, token)), None) = (tokens.next(), tokens.next()) else {
         return problem(Code::InvalidRequest, "token is missing or repeated", None);
     };
-    // RFC 7662 §2.2: a bad token is not an error of the request, and why it is bad is not told.
+    // RFC 7662 §2.2: a bad token is not an error of the request, and the response does not say why
+    // it is bad.
     let inactive = |code: Code| Answer { outcome: code.name(), ..json(&Inactive { active: false }) };
     match verifier.check(&CheckRequest::of_token(token)).await {
         Verdict::Allow(good, _) => json(&Active { active: true, token_type: "Bearer", claims: good.claims() }),
         Verdict::Deny(denial) => inactive(denial.code()),
-        // Without a route nothing is public.
+        // Without a route there is no public access.
         Verdict::Public => inactive(Code::TokenInvalid),
         Verdict::Unavailable(why) => problem(why.code(), &why.to_string(), None),
     }
@@ -133,9 +135,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn credentials_in_both_schemes() {
+    fn credentials_parse_in_both_schemes() {
         assert_eq!(credential(b"Bearer abc"), Some(b"abc".to_vec()));
-        assert_eq!(credential(b"basic Y2xpZW50OmE6Yg=="), Some(b"a:b".to_vec()), "the password may hold a colon");
+        assert_eq!(credential(b"basic Y2xpZW50OmE6Yg=="), Some(b"a:b".to_vec()), "the password may contain a colon");
         for bad in [&b""[..], b"Bearer", b"Digest x", b"Basic !", b"Basic YWJj"] {
             assert_eq!(credential(bad), None, "{bad:?}");
         }

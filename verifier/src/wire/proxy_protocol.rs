@@ -1,4 +1,5 @@
-//! How each proxy tells which request it asks about: one source of truth for each, all other hints are ignored.
+//! How each proxy describes the request to check: one source of truth per proxy; all other hints
+//! are ignored.
 
 use http::HeaderName;
 use http::request::Parts;
@@ -6,10 +7,10 @@ use http::request::Parts;
 use super::answer::{IDENTITY, STALE};
 use super::bearer::{host, single};
 
-/// The ways to ask over HTTP.
+/// The protocols for checks over HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProxyProtocol {
-    /// An application asks about a token; routes play no part.
+    /// An application checks a token; routes do not apply.
     Check,
     /// Envoy's HTTP ext_authz with `path_prefix: /envoy`: the request line.
     Envoy,
@@ -21,29 +22,30 @@ pub enum ProxyProtocol {
     Haproxy,
 }
 
-/// Under which path the [`ProxyProtocol::Envoy`] requests come in.
+/// The path prefix of [`ProxyProtocol::Envoy`] requests.
 const ENVOY_PREFIX: &str = "/envoy";
 
-/// Which request is asked about. What is missing or repeated is none.
+/// The request to check. Missing or repeated values are `None`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target<'a> {
     /// Its method.
     pub method: Option<&'a str>,
     /// Its path and query, raw.
     pub path: Option<&'a [u8]>,
-    /// Its host, as the client sent it.
+    /// Its host, as sent by the client.
     pub host: Option<&'a [u8]>,
 }
 
-/// What is answered to a request with a header for which [`is_lookalike`] holds.
+/// The error detail for a request with a header for which [`is_lookalike`] is true.
 pub const LOOKALIKE: &str = "a header of this request can be mistaken for an identity header";
 
-/// True for a header name that is not an identity header but has the same letters and digits, as `x!auth!subject` and
-/// `x_auth_subject` have. Applications of the CGI kind (RFC 3875 §4.1.18) replace the rest by `_` and would take it for ours.
-/// The identity headers themselves are removed or overwritten by the proxy.
+/// True for a header name that is not an identity header but has the same letters and digits, as
+/// `x!auth!subject` and `x_auth_subject` have. CGI-like applications (RFC 3875 §4.1.18) replace all
+/// other characters by `_` and would mistake it for an identity header. The identity headers
+/// themselves are removed or overwritten by the proxy.
 pub fn is_lookalike(name: &str) -> bool {
     let letters = || name.bytes().filter(u8::is_ascii_alphanumeric).map(|byte| byte.to_ascii_lowercase());
-    // Cheap for nearly every header of nearly every request.
+    // A cheap test that excludes nearly every header.
     let mut first = letters();
     if first.next() != Some(b'x') || first.next() != Some(b'a') {
         return false;
@@ -53,7 +55,7 @@ pub fn is_lookalike(name: &str) -> bool {
 }
 
 impl ProxyProtocol {
-    /// The protocol spoken at a path of this server.
+    /// The protocol at a path of this server.
     pub fn at(path: &str) -> Option<Self> {
         match path {
             "/check" => Some(Self::Check),
@@ -88,7 +90,7 @@ impl ProxyProtocol {
         }
     }
 
-    /// What a request that does not say what it asks about lacks.
+    /// What the proxy's request lacks if it does not describe the request to check.
     pub const fn lacks(self) -> &'static str {
         match self {
             Self::Check | Self::Envoy => "the request line has no path",
@@ -97,7 +99,7 @@ impl ProxyProtocol {
         }
     }
 
-    /// Which request `parts` asks about.
+    /// The request that `parts` describe.
     pub fn target(self, parts: &Parts) -> Target<'_> {
         let method = |name| single(&parts.headers, name).and_then(|value| std::str::from_utf8(value).ok());
         match self {
@@ -139,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn each_path_speaks_one_dialect() {
+    fn each_path_has_one_protocol() {
         assert_eq!(ProxyProtocol::at("/envoy/a"), Some(ProxyProtocol::Envoy));
         assert_eq!(ProxyProtocol::at("/envoy"), Some(ProxyProtocol::Envoy));
         assert_eq!(ProxyProtocol::at("/envoyx"), None);
@@ -149,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn each_dialect_has_one_source_and_ignores_the_others() {
+    fn each_protocol_reads_only_its_own_source() {
         let all = [
             ("host", "h"),
             ("x-original-uri", "/nginx-says"),
@@ -195,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_repeated_or_missing_hint_is_none() {
+    fn repeated_or_missing_hint_is_none() {
         let twice =
             parts("/nginx", &[("x-original-uri", "/a"), ("x-original-uri", "/a"), ("x-original-method", "GET")]);
         assert_eq!(ProxyProtocol::Nginx.target(&twice).path, None);

@@ -1,4 +1,4 @@
-//! POST /verify: what Sidegate's own clients ask when they see a token for the first time.
+//! POST /verify: the endpoint for Sidegate's own clients, when a token is not in their cache.
 
 use std::sync::Arc;
 
@@ -16,8 +16,8 @@ use crate::verifier::{Verdict, Verifier};
 
 const NAME: &str = "verify";
 
-/// A good token: its claims, and under which segment and key epoch it was judged, so that the client knows when to ask
-/// again (docs/shm.md).
+/// A good token: its claims, and the segment and key epoch of the check, so that the client knows
+/// when to ask again (docs/shm.md).
 #[derive(serde::Serialize)]
 struct Verified<'a> {
     claims: &'a Claims,
@@ -25,7 +25,7 @@ struct Verified<'a> {
     epoch: u64,
 }
 
-/// Answers whether the token in the body is good.
+/// Checks the token in the body.
 pub async fn verify(verifier: Arc<Verifier>, request: Request<Incoming>) -> Response<Body> {
     let answer = if is_encoded(request.headers()) {
         problem(Code::UnsupportedMediaType, NOT_DECODED, None)
@@ -43,7 +43,8 @@ pub async fn verify(verifier: Arc<Verifier>, request: Request<Incoming>) -> Resp
 }
 
 async fn check(verifier: &Verifier, token: &str) -> Answer {
-    // Before checking: if either changes meanwhile, the client holds the older one, and asks again.
+    // Read before the check: if either changes meanwhile, the client has the older one, and asks
+    // again.
     let (segment, epoch) = (verifier.segment_id(), verifier.key_epoch());
     match verifier.check(&CheckRequest::of_token(token)).await {
         Verdict::Allow(good, _) => {

@@ -1,10 +1,10 @@
-//! The waits between attempts: doubling, jittered, bounded, for ever.
+//! The waits between attempts: doubling, jittered, bounded, without end.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
-/// Waits that double from `first` to `most`; each is shortened by up to half, at random, so that many followers do not
-/// come back in step.
+/// Waits that double from `first` to `most`. Each is shortened at random by up to half, so that
+/// many followers do not reconnect in step.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     first: Duration,
@@ -13,7 +13,7 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Starts with `first`.
+    /// A back-off that starts with `first`.
     pub const fn new(first: Duration, most: Duration) -> Self {
         Self { first, most, next: first }
     }
@@ -25,13 +25,13 @@ impl Backoff {
         whole / 2 + whole.mul_f64(0.5 * random())
     }
 
-    /// Begins again with the first wait.
+    /// Starts again with the first wait.
     pub const fn reset(&mut self) {
         self.next = self.first;
     }
 }
 
-/// A number from 0 up to 1 that nobody can rely on. Good enough for jitter, for nothing else.
+/// A number from 0 up to 1 without 1, good enough for jitter only.
 pub fn random() -> f64 {
     (RandomState::new().hash_one(0u8) >> 11) as f64 / (1u64 << 53) as f64
 }
@@ -54,9 +54,9 @@ mod tests {
         assert!(backoff.wait() <= Duration::from_millis(50));
     }
 
-    /// When an attempt first finds the store back, in virtual time: it is away for `lasts`, and an attempt that finds it
-    /// away takes `hangs`.
-    fn found_after(backoff: &mut Backoff, lasts: Duration, hangs: Duration) -> (Duration, u32) {
+    /// When an attempt first succeeds, in virtual time: the store is down for `lasts`, and an
+    /// attempt during that time takes `hangs`.
+    fn recovered_after(backoff: &mut Backoff, lasts: Duration, hangs: Duration) -> (Duration, u32) {
         let (mut now, mut attempts) = (backoff.wait(), 1);
         while now < lasts {
             now += hangs + backoff.wait();
@@ -66,14 +66,14 @@ mod tests {
     }
 
     #[test]
-    fn after_an_outage_of_any_length_an_attempt_follows_within_two_seconds() {
+    fn attempt_follows_any_outage_within_two_seconds() {
         let pace = super::super::driver::Intervals::every(Duration::from_millis(250));
         let hanging = super::super::redis::SETUP_TIMEOUT;
         for seconds in [1, 20, 600, 6 * 3_600] {
             for hangs in [Duration::ZERO, hanging] {
                 let lasts = Duration::from_secs(seconds);
                 let mut backoff = Backoff::new(pace.backoff_first, pace.backoff_most);
-                let (after, attempts) = found_after(&mut backoff, lasts, hangs);
+                let (after, attempts) = recovered_after(&mut backoff, lasts, hangs);
                 assert!(after <= pace.backoff_most + hangs && after <= Duration::from_secs(2), "{lasts:?}: {after:?}");
                 let fastest = pace.backoff_most.as_secs_f64() / 2.0;
                 assert!(f64::from(attempts) <= seconds as f64 / fastest + 10.0, "no hot loop: {attempts} in {lasts:?}");
@@ -81,13 +81,13 @@ mod tests {
         }
     }
 
-    /// A thousand followers whose store is away for a minute do not come back in step.
+    /// A thousand followers whose store is down for a minute do not reconnect in step.
     #[test]
-    fn f20_a_herd_comes_back_spread_out() {
+    fn f20_reconnects_are_spread_out() {
         let pace = super::super::driver::Intervals::every(Duration::from_millis(250));
         let back = || {
             let mut backoff = Backoff::new(pace.backoff_first, pace.backoff_most);
-            found_after(&mut backoff, Duration::from_secs(60), Duration::ZERO).0.as_millis() / 100
+            recovered_after(&mut backoff, Duration::from_secs(60), Duration::ZERO).0.as_millis() / 100
         };
         let back: Vec<_> = (0..1_000).map(|_| back()).collect();
         let most = (0..20).map(|tenth| back.iter().filter(|at| **at == tenth).count()).max().unwrap();

@@ -1,12 +1,12 @@
-//! Runs one state machine per partition over a source: turns what comes into events, does what they ask, and
-//! reconnects for ever.
+//! Runs one state machine per partition over a source: turns messages into events, executes the
+//! actions, and reconnects for ever.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sidegate_common::sync::{Action, Checkpoint, Event, Machine, Sink, Timing};
-use sidegate_common::time::Instants;
+use sidegate_common::time::ClockReading;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
@@ -15,40 +15,41 @@ use super::status::Status;
 use super::{FeedError, Link, Source};
 use crate::program::stopped;
 
-/// How a feed is followed.
+/// The timing of a feed.
 #[derive(Clone, Copy, Debug)]
 pub struct Intervals {
-    /// The machines' waits.
+    /// The machines' timeouts.
     pub timing: Timing,
-    /// How long connecting and subscribing may take.
+    /// The timeout for connecting and subscribing.
     pub connect_timeout: Duration,
     /// The first wait after a failure.
     pub backoff_first: Duration,
     /// The longest wait after failures.
     pub backoff_most: Duration,
     /// Reads both clocks.
-    pub clock: fn() -> Instants,
+    pub clock: fn() -> ClockReading,
 }
 
 impl Intervals {
-    /// The usual pace, with a probe every `probe_interval`, varied by a tenth so that verifiers do not probe in step.
+    /// The default intervals, with a probe every `probe_interval`, varied by a tenth so that
+    /// verifiers do not probe in step.
     pub fn every(probe_interval: Duration) -> Self {
         let varied = probe_interval.mul_f64(0.9 + 0.2 * random());
         let probe_interval_ms = (varied.as_millis() as u64).max(1);
-        // Who relies on the list says how long: `waiting_for_replay`.
+        // A user of the list sets the wait for a replay: `waiting_for_replay`.
         let timing = Timing { probe_interval_ms, replay_wait_ms: 0, replay_wait_running_ms: 0, ..Timing::default() };
         Self {
             timing,
             connect_timeout: Duration::from_secs(3),
             backoff_first: Duration::from_millis(50),
-            // An attempt may hang for as long again, and the two together are to stay within two seconds.
+            // An attempt may hang for as long again; together they must stay within two seconds.
             backoff_most: Duration::from_secs(1),
-            clock: crate::clock::instants,
+            clock: crate::clock::reading,
         }
     }
 
-    /// How long a log is waited for whose replay is not marked as done: at first sight of any log, and by a list that has been
-    /// proven before and may stay unproven for `staleness_max`.
+    /// Sets how long to wait for a log whose replay is not marked as done: `wait` at first sight of
+    /// any log; a list that was proven before may wait longer, within `staleness_max`.
     pub fn waiting_for_replay(mut self, wait: Duration, staleness_max: Duration) -> Self {
         self.timing.replay_wait_ms = wait.as_millis() as u64;
         let running = if wait.is_zero() { wait } else { wait.max(staleness_max / 2) };
@@ -61,7 +62,7 @@ impl Intervals {
     }
 }
 
-/// Finds out how many partitions the data set has, trying for ever; none if it is stopped first.
+/// Asks for the data set's number of partitions until an answer comes; `None` if stopped first.
 pub async fn partitions<S: Source>(
     source: &S,
     pace: &Intervals,
@@ -74,7 +75,7 @@ pub async fn partitions<S: Source>(
             asked = timeout(pace.connect_timeout, source.partitions()) => asked,
             () = stopped(stop) => return None,
         };
-        let trouble = match asked {
+        let error = match asked {
             Ok(Ok(partitions)) => {
                 status.begin(partitions);
                 return Some(partitions);
@@ -82,10 +83,10 @@ pub async fn partitions<S: Source>(
             Ok(Err(error)) => error,
             Err(_) => FeedError::Unreachable("no answer in time".to_owned()),
         };
-        if status.trouble().as_deref() != Some(&trouble.to_string()) {
-            tracing::warn!(error = %trouble, "waiting for the revocation log");
+        if status.last_error().as_deref() != Some(&error.to_string()) {
+            tracing::warn!(error = %error, "waiting for the revocation log");
         }
-        status.searching(Some(trouble.to_string()));
+        status.searching(Some(error.to_string()));
         tokio::select! {
             () = sleep(backoff.wait()) => {}
             () = stopped(stop) => return None,
@@ -93,7 +94,8 @@ pub async fn partitions<S: Source>(
     }
 }
 
-/// Follows the log until `stop`. `kept` has what a snapshot knew of each partition, or is empty.
+/// Follows the log until `stop`. `kept` has a snapshot's checkpoint for each partition, or is
+/// empty.
 pub async fn follow<S: Source, K: Sink>(
     source: Arc<S>,
     partitions: u16,
@@ -123,7 +125,7 @@ pub async fn follow<S: Source, K: Sink>(
             group,
             lowered: vec![0; machines.len()],
             machines,
-            told: None,
+            logged: None,
         };
         tasks.spawn(follower.run(stop.clone()));
     }
@@ -143,25 +145,26 @@ struct Follower<S, K> {
     backoff: Backoff,
     group: Vec<u16>,
     machines: Vec<Machine>,
-    /// The kind of failure that the log has been told of since the last proof: an outage is one line, not one an attempt.
-    told: Option<std::mem::Discriminant<FeedError>>,
-    /// For each machine, what [`Sink::time`] said last.
+    /// The kind of failure logged since the last proof: an outage gives one line, not one per
+    /// attempt.
+    logged: Option<std::mem::Discriminant<FeedError>>,
+    /// For each machine, the last result of [`Sink::time`].
     lowered: Vec<u64>,
 }
 
-/// Why a connection is given up although the stop was not asked for.
+/// Why a connection is closed without a stop.
 const UNPROVEN: &str = "it does not prove the list complete";
 
 impl<S: Source, K: Sink> Follower<S, K> {
     async fn run(mut self, mut stop: watch::Receiver<bool>) {
         let mut first = true;
         loop {
-            let trouble = tokio::select! {
-                trouble = self.session(first) => trouble,
+            let error = tokio::select! {
+                error = self.session(first) => error,
                 () = stopped(&mut stop) => return,
             };
             first = false;
-            self.disconnected(&trouble);
+            self.disconnected(&error);
             tokio::select! {
                 () = sleep(self.backoff.wait()) => {}
                 () = stopped(&mut stop) => return,
@@ -169,7 +172,7 @@ impl<S: Source, K: Sink> Follower<S, K> {
         }
     }
 
-    /// One connection, from its making to its end; returns why it ended.
+    /// Runs one connection from start to end; returns why it ended.
     async fn session(&mut self, first: bool) -> FeedError {
         let connecting = timeout(self.pace.connect_timeout, self.source.connect(&self.group));
         let mut link = match connecting.await {
@@ -254,7 +257,7 @@ impl<S: Source, K: Sink> Follower<S, K> {
                     self.sink.fresh(partition, as_of, self.lowered[index]);
                     self.backoff.reset();
                     proven = true;
-                    if self.told.take().is_some() {
+                    if self.logged.take().is_some() {
                         tracing::info!(partitions = ?self.group, "following the revocation log again");
                     }
                 }
@@ -271,12 +274,12 @@ impl<S: Source, K: Sink> Follower<S, K> {
         Ok(())
     }
 
-    fn disconnected(&mut self, trouble: &FeedError) {
-        let kind = std::mem::discriminant(trouble);
-        if self.told.replace(kind) == Some(kind) {
-            tracing::debug!(partitions = ?self.group, error = %trouble, "still not following the revocation log");
+    fn disconnected(&mut self, error: &FeedError) {
+        let kind = std::mem::discriminant(error);
+        if self.logged.replace(kind) == Some(kind) {
+            tracing::debug!(partitions = ?self.group, error = %error, "still not following the revocation log");
         } else {
-            tracing::warn!(partitions = ?self.group, error = %trouble, "not following the revocation log");
+            tracing::warn!(partitions = ?self.group, error = %error, "not following the revocation log");
         }
         for (partition, machine) in self.group.iter().zip(&mut self.machines) {
             for action in machine.on(Event::Disconnected, (self.pace.clock)()) {
@@ -286,7 +289,7 @@ impl<S: Source, K: Sink> Follower<S, K> {
                 }
             }
             self.status.moved(*partition, machine, false);
-            self.status.failed(*partition, &trouble.to_string());
+            self.status.failed(*partition, &error.to_string());
         }
     }
 }

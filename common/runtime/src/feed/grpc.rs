@@ -1,14 +1,15 @@
-//! The log of an issuer with the embedded store, over its gRPC stream (docs/protocol.md, "gRPC").
+//! Follows the log of an issuer with the embedded store over its gRPC stream (docs/protocol.md,
+//! "gRPC").
 
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use sidegate_common::log_protocol::{Message, Position, is_epoch};
 use sidegate_common::revocation::Revocation;
 use sidegate_common::secret::Secret;
 use sidegate_common::sync::{Answer, Entry, Event, Head, Lineage, ReadFrom, Role};
 use sidegate_common::time::UnixTime;
-use sidegate_common::wire::{Message, Position, is_epoch};
 use sidegate_proto::feed::{self as wire, follow_request::Ask, follow_response::Item};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -24,21 +25,21 @@ const PARTITION: u16 = 0;
 /// Entries in one page.
 const PAGE_ENTRIES: u32 = 1000;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// Room for a page and the pushes behind it, in bytes.
+/// The window for a page and the pushes after it, in bytes.
 const WINDOW_BYTES: u32 = 1 << 20;
 
-/// Why an address cannot be used.
+/// Why an address is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
     /// Not a URL.
     #[error("not a URL such as http://127.0.0.1:8082")]
     Url,
-    /// The token has characters that a header cannot carry.
+    /// The token has characters that are not allowed in a header.
     #[error("the feed token has characters other than visible ASCII")]
     Token,
 }
 
-/// The log of an issuer with the embedded store. Clones share the address, so that a new token reaches the follower.
+/// An issuer's log over gRPC. Clones share the address, so that the follower gets a new token.
 #[derive(Clone, Debug)]
 pub struct GrpcSource {
     address: Arc<RwLock<Address>>,
@@ -51,10 +52,10 @@ struct Address {
 }
 
 impl GrpcSource {
-    /// The feed at `url`, with the token that it asks for.
+    /// The feed at `url`, with the token that it requires.
     ///
     /// # Errors
-    /// The URL is none, or the token cannot be sent.
+    /// The URL is malformed, or the token is not allowed in a header.
     pub fn new(url: &str, token: Option<&Secret>) -> Result<Self, AddressError> {
         let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|_| AddressError::Url)?;
         if endpoint.uri().scheme_str() != Some("http") {
@@ -75,7 +76,7 @@ impl GrpcSource {
         Ok(Self { address: Arc::new(RwLock::new(address)) })
     }
 
-    /// Takes over another source's address and token; the next connection is made with them.
+    /// Replaces address and token by another source's; the next connection uses them.
     pub fn renew(&self, with: &Self) {
         let address = with.address();
         *self.address.write().unwrap_or_else(PoisonError::into_inner) = address;
@@ -87,7 +88,7 @@ impl GrpcSource {
 
     async fn open(&self) -> Result<GrpcLink, FeedError> {
         let unreachable = |error: tonic::transport::Error| FeedError::Unreachable(chain(&error));
-        // Names are resolved here, anew for each connection.
+        // Names are resolved here, again for each connection.
         let Address { endpoint, authorization } = self.address();
         let channel = endpoint.connect().await.map_err(unreachable)?;
         let (asks, requests) = mpsc::unbounded_channel();
@@ -95,7 +96,8 @@ impl GrpcSource {
         if let Some(authorization) = authorization {
             request.metadata_mut().insert("authorization", authorization);
         }
-        // The issuer answers once it has begun to follow its log for us: from here on nothing is missed.
+        // The issuer answers once it follows its log for this stream: from here on nothing is
+        // missed.
         let mut client = wire::revocation_feed_client::RevocationFeedClient::new(channel);
         let answers = client.follow(request).await.map_err(|status| feed_error(&status))?.into_inner();
         Ok(GrpcLink { asks, answers, reads: VecDeque::new() })
@@ -126,17 +128,17 @@ impl Source for GrpcSource {
     }
 }
 
-/// A stream that is open.
+/// An open stream.
 pub struct GrpcLink {
     asks: mpsc::UnboundedSender<wire::FollowRequest>,
     answers: Streaming<wire::FollowResponse>,
-    /// The reads that have not been answered, oldest first.
+    /// The unanswered reads, oldest first.
     reads: VecDeque<u64>,
 }
 
 impl GrpcLink {
     fn ask(&self, ask: Ask) {
-        // If the stream has ended, `next` says so.
+        // If the stream has ended, `next` returns the error.
         let _ended = self.asks.send(wire::FollowRequest { ask: Some(ask) });
     }
 }
@@ -163,8 +165,8 @@ impl Link for GrpcLink {
             Some(Item::Head(head)) => Event::Answered { token: head.token, answer: answer_of(head)? },
             Some(Item::Pushed(pushed)) => pushed_of(pushed).map_or(Event::Garbled, Event::Pushed),
             Some(Item::Page(page)) => {
-                let request = self.reads.pop_front().ok_or_else(odd)?;
-                let entries = page.entries.into_iter().map(entry_of).collect::<Option<_>>().ok_or_else(odd)?;
+                let request = self.reads.pop_front().ok_or_else(malformed)?;
+                let entries = page.entries.into_iter().map(entry_of).collect::<Option<_>>().ok_or_else(malformed)?;
                 Event::Page { request, entries, complete: page.complete }
             }
             None => Event::Garbled,
@@ -173,7 +175,7 @@ impl Link for GrpcLink {
     }
 }
 
-/// The greatest position before this one that a store can hold.
+/// The greatest position before `position` that a store can have.
 fn before(position: Position) -> Position {
     const SEQUENCE_MAX: u64 = i64::MAX as u64;
     match (position.ms, position.sequence) {
@@ -188,17 +190,18 @@ fn answer_of(head: wire::Head) -> Result<Answer, FeedError> {
         return Ok(Answer::NoEpoch);
     }
     if !is_epoch(&head.epoch) {
-        return Err(odd());
+        return Err(malformed());
     }
     Ok(Answer::Head(Head {
-        // One file, written by one process that makes every entry durable before it tells of it: no history but this.
-        lineage: Lineage { epoch: head.epoch.into(), history: "embedded".into() },
-        last: Position::parse(&head.last).ok_or_else(odd)?,
+        // One file, written by one process that makes every entry durable before it pushes it: the
+        // replication id never changes.
+        lineage: Lineage { epoch: head.epoch.into(), replication_id: "embedded".into() },
+        last: Position::parse(&head.last).ok_or_else(malformed)?,
         empty: head.first.is_empty(),
         since: UnixTime(head.since),
-        // An issuer of the version before does not tell its clock.
+        // An issuer of the previous version does not send its clock.
         now: if head.now == 0 { clock::unix_now() } else { UnixTime(head.now) },
-        partitions: u16::try_from(head.partitions).map_err(|_| odd())?,
+        partitions: u16::try_from(head.partitions).map_err(|_| malformed())?,
         role: Role::ALONE,
         settled: true,
     }))
@@ -217,22 +220,22 @@ fn entry_of(entry: wire::LogEntry) -> Option<Entry> {
     Some(Entry { position, revocation: Revocation::from_bytes(&entry.entry) })
 }
 
-fn odd() -> FeedError {
+fn malformed() -> FeedError {
     FeedError::Closed("malformed answer from the issuer".to_owned())
 }
 
 fn feed_error(status: &Status) -> FeedError {
-    let told = format!("{:?}: {}", status.code(), status.message());
+    let message = format!("{:?}: {}", status.code(), status.message());
     match status.code() {
         Code::Unauthenticated | Code::PermissionDenied | Code::Unimplemented | Code::InvalidArgument => {
-            FeedError::Refused(told)
+            FeedError::Refused(message)
         }
-        Code::Unavailable => FeedError::Unreachable(told),
-        _ => FeedError::Closed(told),
+        Code::Unavailable => FeedError::Unreachable(message),
+        _ => FeedError::Closed(message),
     }
 }
 
-/// An error with its causes: tonic's own text for every failure to connect is "transport error".
+/// An error with its causes: tonic's text for every failed connect is "transport error".
 fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
@@ -243,7 +246,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_position_before() {
+    fn before_is_the_greatest_smaller_position() {
         let p = |ms, sequence| Position { ms, sequence };
         assert_eq!(before(p(5, 3)), p(5, 2));
         assert_eq!(before(p(5, 0)), p(4, i64::MAX as u64));
@@ -261,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_answers_are_refused() {
+    fn malformed_answers_are_errors() {
         let head = wire::Head { epoch: "e".into(), last: "1-0".into(), partitions: 1, ..wire::Head::default() };
         assert!(matches!(answer_of(head.clone()), Ok(Answer::Head(head)) if head.empty));
         assert_eq!(answer_of(wire::Head::default()), Ok(Answer::NoEpoch));

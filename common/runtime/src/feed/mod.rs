@@ -1,10 +1,13 @@
-//! The feeds of revocations: how a verifier follows the log, over Redis or over the issuer's gRPC stream.
+//! The revocation feeds: how a verifier follows the log, over Redis or over the issuer's gRPC
+//! stream.
 //!
 //! # Map
-//! - [`Source`] and [`Link`]: what a feed has to offer; [`Sink`](sidegate_common::sync::Sink): what takes the revocations.
-//! - [`driver`]: runs one [`Machine`](sidegate_common::sync::Machine) per partition over a source, and reconnects for ever.
+//! - [`Source`] and [`Link`]: what a feed must provide; [`Sink`](sidegate_common::sync::Sink): the
+//!   receiver of the revocations.
+//! - [`driver`]: runs one [`Machine`](sidegate_common::sync::Machine) per partition over a source,
+//!   and reconnects for ever.
 //! - [`redis`]: the log in Redis. [`grpc`]: the log of an issuer with the embedded store.
-//! - [`status`]: where each partition stands, for people and for `/metrics`.
+//! - [`status`]: the state of each partition, for people and for `/metrics`.
 //! - [`backoff`]: the waits between attempts.
 
 use std::future::Future;
@@ -17,19 +20,19 @@ pub mod grpc;
 pub mod redis;
 pub mod status;
 
-/// Why a feed cannot be followed just now. The driver logs it, waits, and tries again.
+/// Why a feed cannot be followed now. The driver logs it, waits, and tries again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FeedError {
-    /// No connection could be made, or no answer came in time.
+    /// Connecting failed, or no answer came in time.
     #[error("cannot reach the log: {0}")]
     Unreachable(String),
-    /// The server refuses: rights, version, state.
+    /// The server rejects the command: permissions, version, state.
     #[error("the log's server refuses: {0}")]
     Refused(String),
     /// The connection ended.
     #[error("connection to the log lost: {0}")]
     Closed(String),
-    /// The store holds no data set: no issuer has made one yet.
+    /// The store has no data set: no issuer has created one yet.
     #[error("the store holds no revocation log yet: no issuer has made one")]
     NoEpoch,
 }
@@ -49,15 +52,15 @@ pub trait Source: Send + Sync + 'static {
     fn connect(&self, partitions: &[u16]) -> impl Future<Output = Result<Self::Link, FeedError>> + Send;
 }
 
-/// A connection that is subscribed.
+/// A subscribed connection.
 pub trait Link: Send {
-    /// Asks for the head of a partition's log.
+    /// Requests the head of a partition's log.
     fn probe(&mut self, partition: u16, token: u64);
 
-    /// Asks for one page of a partition's log.
+    /// Requests one page of a partition's log.
     fn read(&mut self, partition: u16, request: u64, from: ReadFrom);
 
-    /// What comes next, with its partition: a push, or an answer; every push that the server sent before an answer
-    /// comes before it. May be dropped and called again without loss.
+    /// The next message with its partition: a push, or an answer. A push that the server sent
+    /// before an answer is returned before it. Cancel-safe.
     fn next(&mut self) -> impl Future<Output = Result<(u16, Event), FeedError>> + Send;
 }

@@ -1,7 +1,8 @@
-//! The log in Redis: how to connect, subscribe, probe and read (docs/protocol.md, "Redis").
+//! Follows the log in Redis: how to connect, subscribe, probe and read (docs/protocol.md, "Redis").
 //!
-//! The client library's automatic reconnection is not used: it hides what was lost. One RESP3 connection carries the
-//! subscription, the probes and the reads, so that everything on it comes in the order in which the server sent it.
+//! The client library's automatic reconnection is off: it hides lost messages. One RESP3 connection
+//! carries the subscription, the probes and the reads, so everything on it arrives in the order in
+//! which the server sent it.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, RedisError, ServerErrorKind, Value, cmd};
-use sidegate_common::wire::Keys;
+use sidegate_common::log_protocol::RedisKeys;
 
 use super::{FeedError, Source};
 use crate::redis_cluster::{Members, nodes};
@@ -22,12 +23,12 @@ mod reply;
 pub use link::RedisLink;
 pub use probe::{LIBRARY, call_function, is_missing};
 
-/// How long one command of the set-up may take.
+/// The timeout of one set-up command.
 pub(super) const SETUP_TIMEOUT: Duration = Duration::from_secs(1);
-/// What connections are called in CLIENT LIST.
+/// The connection's name in CLIENT LIST.
 const CLIENT_NAME: &str = "sidegate-feed";
 
-/// The log in Redis. Clones share the URL, so that a rotated password reaches the follower.
+/// The log in Redis. Clones share the URL, so that the follower gets a rotated password.
 #[derive(Clone, Debug)]
 pub struct RedisSource {
     url: Arc<RwLock<RedisUrl>>,
@@ -35,7 +36,7 @@ pub struct RedisSource {
     members: Arc<Members>,
 }
 
-/// A connection on which the master of a partition has answered.
+/// A connection to a partition's master, which has answered.
 struct Opened {
     connection: MultiplexedConnection,
     pushes: link::Pushes,
@@ -48,7 +49,7 @@ impl RedisSource {
     /// The log under `prefix` in the Redis at `url` (its forms: [`crate::redis_url`]).
     ///
     /// # Errors
-    /// The URL is of no known form.
+    /// The URL has no known form.
     pub fn new(url: &str, prefix: &str) -> Result<Self, RedisError> {
         Ok(Self::at(RedisUrl::parse(url)?, prefix))
     }
@@ -58,7 +59,7 @@ impl RedisSource {
         Self { url: Arc::new(RwLock::new(url)), prefix: prefix.to_owned(), members: Arc::default() }
     }
 
-    /// Takes over another source's URL; the next connection is made with it.
+    /// Replaces the URL by another source's; the next connection uses it.
     pub fn renew(&self, with: &Self) {
         let url = with.url();
         *self.url.write().unwrap_or_else(PoisonError::into_inner) = url;
@@ -68,12 +69,12 @@ impl RedisSource {
         self.url.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn keys(&self, partition: u16) -> Keys {
-        Keys::new(&self.prefix, partition)
+    fn keys(&self, partition: u16) -> RedisKeys {
+        RedisKeys::new(&self.prefix, partition)
     }
 
-    /// Connects to the master that has the partition. What is asked there first is answered by no other node of a Cluster:
-    /// a replica confirms subscriptions, and then redirects every probe.
+    /// Connects to the partition's master. The first command must be one that no other node of a
+    /// Cluster answers: a replica would confirm subscriptions, and then redirect every probe.
     async fn open(&self, partition: u16) -> Result<Opened, FeedError> {
         let first = cmd("HMGET").arg(self.keys(partition).meta()).arg("epoch").arg("partitions").take();
         let url = self.url();
@@ -97,7 +98,7 @@ impl RedisSource {
             match open_at(&info, first).await {
                 Ok(mut opened) => {
                     self.members.set_owner(partition, (host.clone(), port));
-                    // May be forbidden by an ACL: then only the nodes of the URL are asked.
+                    // An ACL may forbid this; then only the URL's nodes are tried.
                     if let Ok(answer) = call(&mut opened.connection, cmd("CLUSTER").arg("SLOTS")).await {
                         self.members.set_nodes(nodes(&answer, &host));
                     }
@@ -144,20 +145,21 @@ impl Source for RedisSource {
     }
 }
 
-fn subscribe(keys: &Keys) -> Cmd {
+fn subscribe(keys: &RedisKeys) -> Cmd {
     cmd("SSUBSCRIBE").arg(keys.channel()).take()
 }
 
 async fn open_at(info: &ConnectionInfo, first: &Cmd) -> Result<Opened, RedisError> {
     let (sender, pushes) = link::channel();
-    // Names are resolved here, anew for each connection. Answers are waited for by the machines, not by the library.
+    // Names are resolved here, again for each connection. The machines have the response timeouts,
+    // not the library.
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(SETUP_TIMEOUT))
         .set_response_timeout(None)
         .set_push_sender(sender);
     let client = Client::open(info.clone())?;
     let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
-    // Neither is needed to be right, and either may be forbidden by an ACL.
+    // Both are optional, and an ACL may forbid either.
     for courtesy in [cmd("CLIENT").arg("NO-EVICT").arg("on"), cmd("CLIENT").arg("SETNAME").arg(CLIENT_NAME)] {
         if let Err(error) = call(&mut connection, courtesy).await
             && !matches!(error.kind(), ErrorKind::Server(_))
@@ -170,7 +172,7 @@ async fn open_at(info: &ConnectionInfo, first: &Cmd) -> Result<Opened, RedisErro
     Ok(Opened { connection, pushes, meta, host })
 }
 
-/// An error with the server that it came from.
+/// An error with its server.
 fn named(info: &ConnectionInfo, error: &RedisError) -> RedisError {
     match host_of(info) {
         Some((host, port)) => said_by("Redis", &host, port, error),
@@ -192,7 +194,7 @@ fn unreachable(error: &RedisError) -> FeedError {
     FeedError::Unreachable(error.to_string())
 }
 
-/// What an error of the client library means to a follower.
+/// Maps an error of the client library.
 fn feed_error(error: &RedisError) -> FeedError {
     match error.kind() {
         ErrorKind::Server(ServerErrorKind::Moved | ServerErrorKind::Ask | ServerErrorKind::ClusterDown) => {

@@ -1,4 +1,4 @@
-//! Where each partition stands: for `status`, `/readyz` and `/metrics`. Written by the driver, read by anyone.
+//! The state of each partition for `status`, `/readyz` and `/metrics`. The driver writes it.
 
 use std::fmt::Error;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -9,39 +9,39 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
+use sidegate_common::log_protocol::Position;
 use sidegate_common::sync::{Alarm, Checkpoint, Counters, Lineage, Machine, Phase};
-use sidegate_common::time::Instants;
-use sidegate_common::wire::Position;
+use sidegate_common::time::ClockReading;
 
 use crate::clock;
 
 /// Upper bounds of the propagation histogram, in seconds.
 const PROPAGATION_SECONDS: [f64; 12] = [0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
 
-/// Where one partition stands.
+/// The state of one partition.
 #[derive(Clone, Debug)]
 pub struct PartitionStatus {
-    /// What its machine is doing.
+    /// The machine's phase.
     pub phase: Phase,
-    /// The log it follows.
+    /// The log that the machine follows.
     pub lineage: Option<Lineage>,
     /// The position up to which every entry of that log is held.
     pub last: Position,
     /// When the list was last proven complete.
-    pub fresh_as_of: Option<Instants>,
+    pub fresh_as_of: Option<ClockReading>,
     /// What keeps the list from being proven.
     pub alarm: Option<Alarm>,
-    /// Every alarm that is raised, those included that keep nothing from being proven.
+    /// Every raised alarm, also those that do not keep the list from being proven.
     pub alarms: Vec<Alarm>,
-    /// Why the last connection failed or ended; none while connected.
-    pub trouble: Option<String>,
-    /// What its machine has counted.
+    /// Why the last connection failed or ended; `None` while connected.
+    pub last_error: Option<String>,
+    /// The machine's counters.
     pub counters: Counters,
     /// Connections made after the first.
     pub reconnects: u64,
-    /// Entries applied that were not held before.
+    /// New entries applied.
     pub applied: u64,
-    /// What to keep on disk beside the list, as of the last proof.
+    /// The snapshot's checkpoint, as of the last proof.
     pub checkpoint: Option<Checkpoint>,
 }
 
@@ -54,7 +54,7 @@ impl PartitionStatus {
             fresh_as_of: None,
             alarm: None,
             alarms: Vec::new(),
-            trouble: None,
+            last_error: None,
             counters: Counters {
                 gaps: 0,
                 resyncs: 0,
@@ -71,31 +71,31 @@ impl PartitionStatus {
         }
     }
 
-    /// How long ago the list was last proven complete, in milliseconds; none if never.
-    pub fn fresh_age_ms(&self, now: Instants) -> Option<u64> {
+    /// Milliseconds since the list was last proven complete; `None` if never.
+    pub fn fresh_age_ms(&self, now: ClockReading) -> Option<u64> {
         self.fresh_as_of.map(|at| now.monotonic_ms.saturating_sub(at.monotonic_ms))
     }
 }
 
-/// Where a feed stands.
+/// The state of a feed.
 #[derive(Debug)]
 pub struct Status {
     partitions: OnceLock<Vec<Mutex<PartitionStatus>>>,
-    trouble: Mutex<Option<String>>,
+    last_error: Mutex<Option<String>>,
     propagation: Histogram,
 }
 
 impl Default for Status {
     fn default() -> Self {
         let propagation = Histogram::new(PROPAGATION_SECONDS);
-        Self { partitions: OnceLock::new(), trouble: Mutex::new(None), propagation }
+        Self { partitions: OnceLock::new(), last_error: Mutex::new(None), propagation }
     }
 }
 
 impl Status {
     /// Why the number of partitions is not known yet.
-    pub fn trouble(&self) -> Option<String> {
-        locked(&self.trouble).clone()
+    pub fn last_error(&self) -> Option<String> {
+        locked(&self.last_error).clone()
     }
 
     /// Every partition; empty until their number is known.
@@ -103,21 +103,21 @@ impl Status {
         self.slots().iter().map(|slot| locked(slot).clone()).collect()
     }
 
-    /// One partition; none until their number is known.
+    /// One partition; `None` until their number is known.
     pub fn partition(&self, partition: u16) -> Option<PartitionStatus> {
         self.slots().get(usize::from(partition)).map(|slot| locked(slot).clone())
     }
 
-    /// The checkpoint of every partition, if each has one. To be taken *before* the list is written down: the list may
-    /// then hold more than the checkpoints say, never less.
+    /// The checkpoint of every partition, if each has one. Must be taken *before* the list is
+    /// written: the list may then have more entries than the checkpoints cover, never fewer.
     pub fn checkpoints(&self) -> Option<Vec<Checkpoint>> {
         let slots = self.slots();
         let all: Option<Vec<_>> = slots.iter().map(|slot| locked(slot).checkpoint.clone()).collect();
         all.filter(|all| !all.is_empty())
     }
 
-    pub(super) fn searching(&self, trouble: Option<String>) {
-        *locked(&self.trouble) = trouble;
+    pub(super) fn searching(&self, last_error: Option<String>) {
+        *locked(&self.last_error) = last_error;
     }
 
     pub(super) fn begin(&self, partitions: u16) {
@@ -128,15 +128,15 @@ impl Status {
 
     pub(super) fn connected(&self, partition: u16, first: bool) {
         self.change(partition, |status| {
-            status.trouble = None;
+            status.last_error = None;
             status.reconnects += u64::from(!first);
         });
     }
 
-    pub(super) fn failed(&self, partition: u16, trouble: &str) {
+    pub(super) fn failed(&self, partition: u16, last_error: &str) {
         self.change(partition, |status| {
             status.phase = Phase::Disconnected;
-            status.trouble = Some(trouble.to_owned());
+            status.last_error = Some(last_error.to_owned());
         });
     }
 
@@ -148,7 +148,7 @@ impl Status {
         self.propagation.observe(milliseconds as f64 / 1000.0);
     }
 
-    /// Takes over where the machine stands. What is dear to copy is copied only when it was proven anew.
+    /// Copies the machine's state. Expensive parts are copied only after a new proof.
     pub(super) fn moved(&self, partition: u16, machine: &Machine, proven: bool) {
         self.change(partition, |status| {
             status.phase = machine.phase();
@@ -185,7 +185,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Collector for Status {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), Error> {
         let partitions = self.partitions();
-        let now = clock::instants();
+        let now = clock::reading();
         let propagation = encoder.encode_descriptor(
             "sidegate_feed_propagation_seconds",
             "From storing an entry, by the store's clock, to applying it, by this host's",
@@ -266,7 +266,7 @@ mod tests {
     use std::sync::Arc;
 
     #[test]
-    fn every_metric_is_there_from_the_start() {
+    fn every_metric_exists_from_the_start() {
         let status = Arc::new(Status::default());
         status.begin(2);
         status.moved(1, &Machine::new(Timing::default(), 2), true);

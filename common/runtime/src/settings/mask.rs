@@ -1,16 +1,16 @@
-//! Showing a URL without its password.
+//! Masks the password in a URL.
 
-/// Query parameters with one of these in their name hold a secret.
+/// Query parameters whose names contain one of these are secret.
 const SECRET_PARAMETERS: [&str; 4] = ["pass", "secret", "token", "key"];
 
-/// Replaces the password of a URL, wherever it stands: before the last `@`, or in the query. A password with unescaped
-/// `/`, `?`, `#` or `@` is masked whole, and what follows it too where that cannot be told apart.
+/// Masks the password of a URL, before the last `@` or in the query. A password with unescaped `/`,
+/// `?`, `#` or `@` is masked completely, and if its end is unclear also what follows.
 pub fn mask_credentials(text: &str) -> String {
     if text.starts_with("sqlite:") {
         return text.to_owned();
     }
     let Some((scheme, rest)) = text.split_once("://") else {
-        // Not a URL: nothing is known of where a password could stand.
+        // Not a URL: a password could be anywhere.
         return "***".to_owned();
     };
     let (masked, rest) = match rest.rsplit_once('@') {
@@ -30,7 +30,7 @@ pub fn mask_credentials(text: &str) -> String {
     format!("{scheme}://{masked}{rest}")
 }
 
-/// The same for a setting that is not secret, which need not be a URL: only a password where one belongs is masked.
+/// Masks a password in a setting that is not secret and need not be a URL.
 pub fn mask_if_url(text: &str) -> String {
     let authority = text.split_once("://").map(|(_, rest)| rest.split(['/', '?', '#']).next().unwrap_or_default());
     if authority.is_some_and(|authority| authority.contains('@')) { mask_credentials(text) } else { text.to_owned() }

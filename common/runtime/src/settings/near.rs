@@ -1,13 +1,13 @@
-//! Names that are nearly those of settings: a variable misspelt is one that silently does nothing.
+//! Finds misspelt names of settings, which would otherwise silently have no effect.
 
 use super::Setting;
 
-/// A variable that is no setting, and the setting that was probably meant.
+/// An unknown variable, and the setting that was probably meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NearMiss {
-    /// The variable as it is.
+    /// The variable's name.
     pub given: String,
-    /// The setting that nearly has its name.
+    /// The setting with a similar name.
     pub meant: String,
 }
 
@@ -17,7 +17,7 @@ impl std::fmt::Display for NearMiss {
     }
 }
 
-/// Names shorter than this differ by one letter only from what was meant.
+/// Shorter names may differ by one letter only.
 const SHORT: usize = 9;
 
 /// The names of a setting: its own, and that of its file.
@@ -28,7 +28,8 @@ fn names(table: &[Setting]) -> impl Iterator<Item = String> {
     })
 }
 
-/// The variables among `given` that nearly have the name of a setting. Others are not ours, and are passed over.
+/// The variables among `given` whose names are close to a setting's. Others belong to other
+/// programs and are skipped.
 pub(super) fn near_misses(table: &[Setting], given: Vec<String>) -> Vec<NearMiss> {
     let mut found: Vec<NearMiss> = given
         .into_iter()
@@ -39,7 +40,7 @@ pub(super) fn near_misses(table: &[Setting], given: Vec<String>) -> Vec<NearMiss
     found
 }
 
-/// The setting whose name is nearest to `given`, if it is near enough to be what was meant.
+/// The setting whose name is closest to `given`, if it is close enough.
 pub(super) fn suggestion(table: &[Setting], given: &str) -> Option<String> {
     let upper = given.to_ascii_uppercase().replace('-', "_");
     let near = |name: &str| {
@@ -50,8 +51,8 @@ pub(super) fn suggestion(table: &[Setting], given: &str) -> Option<String> {
     candidates.min().map(|(_, name)| name)
 }
 
-/// How many letters must be inserted, deleted, replaced or exchanged with their neighbour to make `a` of `b` (the optimal
-/// string alignment distance).
+/// The number of letters to insert, delete, replace or swap with a neighbour to turn `a` into `b`
+/// (the optimal string alignment distance).
 fn distance(a: &str, b: &str) -> usize {
     let (a, b) = (a.as_bytes(), b.as_bytes());
     let mut rows = [Vec::new(), Vec::new(), (0..=b.len()).collect::<Vec<usize>>()];
@@ -95,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn misspelt_names_are_found_and_foreign_ones_left_alone() {
+    fn misspelt_names_are_found_and_others_skipped() {
         for (given, meant) in [
             ("ACESS_TOKEN_TTL", "ACCESS_TOKEN_TTL"),
             ("ACCESS_TOKEN_TLL", "ACCESS_TOKEN_TTL"),

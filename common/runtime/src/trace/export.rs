@@ -1,8 +1,8 @@
-//! Spans, and their way to a collector over OTLP/gRPC.
+//! Spans, and their export to a collector over OTLP/gRPC.
 //!
-//! Made by hand, with what is named here and nothing else: a layer that turned log lines into spans would export whatever a log
-//! line says. They are handed to a thread of the SDK's over a queue that drops what it has no room for, so that a collector
-//! that is slow or gone keeps no request waiting.
+//! Spans are made by hand, with the attributes named here and no others: a layer that turned log
+//! lines into spans would export whatever a log line has. They go to an SDK thread over a queue
+//! that drops spans when it is full, so a slow or dead collector never delays a request.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,29 +26,30 @@ use super::{Parent, SAMPLER, SAMPLER_ARG, SERVICE_NAME, TraceId, endpoint};
 use crate::program::stopped;
 use crate::settings::Settings;
 
-/// How long the last spans may take at the end: what is left of the grace period, within these bounds.
+/// How long the export of the last spans may take: the rest of the grace period, within these
+/// bounds.
 const FLUSH_MIN: Duration = Duration::from_millis(200);
 const FLUSH_MAX: Duration = Duration::from_secs(2);
 
-/// There once traces are exported.
+/// Set once traces are exported.
 static TRACER: OnceLock<SdkTracer> = OnceLock::new();
 
-/// What is exported.
+/// The exporter.
 #[derive(Debug)]
 pub struct Traces(Option<Exporting>);
 
 #[derive(Debug)]
 struct Exporting {
     provider: SdkTracerProvider,
-    /// When a stop was asked for.
+    /// When the stop was requested.
     stopped: JoinHandle<Instant>,
 }
 
-/// Starts to export, if the settings name a collector. Must run inside a tokio runtime.
+/// Starts the export if the settings name a collector. Must run inside a tokio runtime.
 pub fn start(settings: &Settings, program: &'static str, mut stop: watch::Receiver<bool>) -> Traces {
     let Some((setting, endpoint)) = endpoint(settings) else { return Traces(None) };
     let exporter = match opentelemetry_otlp::SpanExporter::builder().with_tonic().with_endpoint(endpoint).build() {
-        Ok(exporter) => Told { exporter, failing: AtomicBool::new(false) },
+        Ok(exporter) => LoggedExporter { exporter, failing: AtomicBool::new(false) },
         Err(error) => {
             tracing::warn!(%error, "the collector of {setting} cannot be used: no traces are exported");
             return Traces(None);
@@ -59,7 +60,7 @@ pub fn start(settings: &Settings, program: &'static str, mut stop: watch::Receiv
         .with_sampler(sampler(settings))
         .with_resource(resource(settings, program))
         .build();
-    // A second start in one process (tests) keeps the first one's tracer.
+    // A second start in one process (tests) keeps the first tracer.
     TRACER.get_or_init(|| provider.tracer("sidegate"));
     tracing::info!("traces are exported");
     let stopped = tokio::spawn(async move {
@@ -69,7 +70,7 @@ pub fn start(settings: &Settings, program: &'static str, mut stop: watch::Receiv
     Traces(Some(Exporting { provider, stopped }))
 }
 
-/// Under which name the spans are found: as set, or else the program's.
+/// The service name of the spans: the setting, or the program's name.
 fn resource(settings: &Settings, program: &'static str) -> Resource {
     let named = Resource::builder().build();
     let elsewhere = named.get(&Key::from_static_str("service.name")).map(|name| name.to_string());
@@ -102,7 +103,7 @@ fn sampler(settings: &Settings) -> Sampler {
 }
 
 impl Traces {
-    /// Exports what is left, within what is left of the grace period.
+    /// Exports the remaining spans, within the rest of the grace period.
     pub async fn finish(self, grace: Duration) {
         let Some(Exporting { provider, stopped }) = self.0 else { return };
         let since_stop = if stopped.is_finished() { stopped.await.ok() } else { None };
@@ -115,14 +116,14 @@ impl Traces {
     }
 }
 
-/// An exporter that tells when it begins to fail and when it works again, and not of every batch.
+/// An exporter that logs when it begins to fail and when it works again, not for every batch.
 #[derive(Debug)]
-struct Told {
+struct LoggedExporter {
     exporter: opentelemetry_otlp::SpanExporter,
     failing: AtomicBool,
 }
 
-impl SpanExporter for Told {
+impl SpanExporter for LoggedExporter {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let done = self.exporter.export(batch).await;
         match &done {
@@ -146,12 +147,12 @@ pub fn is_on() -> bool {
     TRACER.get().is_some()
 }
 
-/// The span of a request; none where traces are off.
+/// The span of a request; empty if traces are off.
 #[derive(Debug)]
 pub struct Span(Option<Context>);
 
 impl Span {
-    /// For an HTTP request. The path is not told, only the `route`: a path may say who asks, or more.
+    /// For an HTTP request. Only the `route` is exported: a path may contain user data.
     pub fn request(method: &Method, route: Option<&str>, parent: Option<Parent<'_>>) -> Self {
         Self::server(parent, || {
             let method = known_method(method);
@@ -185,24 +186,24 @@ impl Span {
         Self(Some(above.with_span(builder.start_with_context(tracer, &above))))
     }
 
-    /// Of which trace.
+    /// The trace id.
     pub fn trace_id(&self) -> Option<TraceId> {
         let trace = self.0.as_ref()?.span().span_context().trace_id();
         Some(TraceId(u128::from_be_bytes(trace.to_bytes())))
     }
 
-    /// Does the work in the span, so that its hops become children.
+    /// Runs the future in the span, so that its child spans are linked.
     pub fn around<F: Future>(&self, work: F) -> impl Future<Output = F::Output> + use<F> {
         work.with_context(self.0.clone().unwrap_or_default())
     }
 
-    /// The same for work that does not wait.
+    /// Runs the function in the span.
     pub fn within<T>(&self, work: impl FnOnce() -> T) -> T {
         let _entered = self.0.clone().map(Context::attach);
         work()
     }
 
-    /// Ends it.
+    /// Ends the span.
     pub fn answered(self, status: StatusCode) {
         let Some(context) = self.0 else { return };
         let span = context.span();
@@ -214,7 +215,7 @@ impl Span {
     }
 }
 
-/// The standard's word for a method that is none of the usual ones, which only the client knows.
+/// The standard's word for an unusual method, whose name the client chooses.
 const OTHER_METHOD: &str = "_OTHER";
 
 fn known_method(method: &Method) -> &'static str {
@@ -229,7 +230,7 @@ fn remote(parent: Parent<'_>) -> SpanContext {
     SpanContext::new(trace, SpanId::from_bytes(parent.span.to_be_bytes()), flags, true, state)
 }
 
-/// Says in the span of the present request what came of it.
+/// Sets the outcome of the current request in its span.
 #[inline]
 pub fn outcome(outcome: &'static str) {
     if is_on() {
@@ -237,7 +238,7 @@ pub fn outcome(outcome: &'static str) {
     }
 }
 
-/// Does a part of the present request's work that may take long, in a span of its own.
+/// Runs a part of the current request that may take long in its own span.
 pub async fn child_span<F, T, E>(name: &'static str, work: F) -> Result<T, E>
 where
     F: Future<Output = Result<T, E>>,

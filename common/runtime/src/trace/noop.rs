@@ -1,4 +1,4 @@
-//! What [`super`] is without the feature `otel`: nothing, and a warning to whoever asks for traces.
+//! [`super`] without the feature `otel`: no spans, and a warning if traces are configured.
 
 use std::time::Duration;
 
@@ -8,11 +8,11 @@ use tokio::sync::watch;
 use super::{Parent, TraceId, endpoint};
 use crate::settings::Settings;
 
-/// What is exported: nothing.
+/// The exporter: none.
 #[derive(Debug)]
 pub struct Traces;
 
-/// Warns if traces are asked for, for they cannot be had.
+/// Warns if traces are configured, because this build has none.
 pub fn start(settings: &Settings, _program: &'static str, _stop: watch::Receiver<bool>) -> Traces {
     if let Some((setting, _)) = endpoint(settings) {
         tracing::warn!("{setting} is set, but this program was built without the feature otel: no traces are exported");
@@ -21,7 +21,7 @@ pub fn start(settings: &Settings, _program: &'static str, _stop: watch::Receiver
 }
 
 impl Traces {
-    /// Nothing waits to be exported.
+    /// Nothing to export.
     pub async fn finish(self, _grace: Duration) {}
 }
 
@@ -30,7 +30,7 @@ pub const fn is_on() -> bool {
     false
 }
 
-/// A span that is not made.
+/// An empty span.
 #[derive(Debug)]
 pub struct Span;
 
@@ -45,29 +45,29 @@ impl Span {
         Self
     }
 
-    /// Of which trace: none.
+    /// The trace id: always `None`.
     pub const fn trace_id(&self) -> Option<TraceId> {
         None
     }
 
-    /// Does the work.
+    /// Runs the future.
     pub fn around<F: Future>(&self, work: F) -> impl Future<Output = F::Output> + use<F> {
         work
     }
 
-    /// Does the work.
+    /// Runs the function.
     pub fn within<T>(&self, work: impl FnOnce() -> T) -> T {
         work()
     }
 
-    /// Ends it.
+    /// Ends the span.
     pub const fn answered(self, _status: StatusCode) {}
 }
 
-/// Tells nobody.
+/// No effect.
 pub const fn outcome(_outcome: &'static str) {}
 
-/// Does the work.
+/// Runs the future.
 pub fn child_span<F, T, E>(_name: &'static str, work: F) -> impl Future<Output = Result<T, E>>
 where
     F: Future<Output = Result<T, E>>,

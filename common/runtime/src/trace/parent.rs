@@ -1,14 +1,14 @@
-//! Reading `traceparent` (W3C Trace Context): strictly, for what it says is written to logs and exported.
+//! Parses `traceparent` (W3C Trace Context), strictly, because its content is logged and exported.
 
 use std::fmt;
 
 use http::HeaderMap;
 
-/// The longest `tracestate` that is passed on, in bytes: what the standard asks for at least.
+/// The longest `tracestate` that is passed on, in bytes: the standard's minimum.
 #[cfg(feature = "otel")]
 const STATE_BYTES_MAX: usize = 512;
 
-/// The identifier of a trace, in logs 32 hexadecimal digits.
+/// The identifier of a trace; 32 hexadecimal digits in logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceId(pub(super) u128);
 
@@ -18,7 +18,7 @@ impl fmt::Display for TraceId {
     }
 }
 
-/// Where a request comes from, as its sender says.
+/// A request's parent span, as the client claims.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parent<'a> {
     pub(super) trace: TraceId,
@@ -28,9 +28,10 @@ pub struct Parent<'a> {
 }
 
 impl<'a> Parent<'a> {
-    /// Reads the two headers; none if `traceparent` is not well-formed.
+    /// Parses the two headers; `None` if `traceparent` is malformed.
     pub fn read(traceparent: &[u8], tracestate: Option<&'a [u8]>) -> Option<Self> {
-        // version "-" trace id "-" parent id "-" flags; later versions may add more behind another dash.
+        // version "-" trace id "-" parent id "-" flags; later versions may add more after another
+        // dash.
         let known = traceparent.get(..55)?;
         let rest = &traceparent[55..];
         let version = hex(&known[..2])?;
@@ -47,7 +48,8 @@ impl<'a> Parent<'a> {
         })
     }
 
-    /// The parent that a request's headers name. Two `traceparent`s are none, and two `tracestate`s say nothing.
+    /// The parent in a request's headers. Two `traceparent`s count as none, and two `tracestate`s
+    /// are ignored.
     pub fn of(headers: &'a HeaderMap) -> Option<Self> {
         let single = |name| {
             let mut values = headers.get_all(name).into_iter();
@@ -56,19 +58,19 @@ impl<'a> Parent<'a> {
         Self::read(single("traceparent")?, single("tracestate"))
     }
 
-    /// Of which trace.
+    /// The trace id.
     pub const fn trace_id(&self) -> TraceId {
         self.trace
     }
 
-    /// What tracing systems on the way have added, if it is text of bearable length.
+    /// The `tracestate`, if it is text of acceptable length.
     #[cfg(feature = "otel")]
     pub(super) fn state(&self) -> Option<&'a str> {
         self.state.filter(|state| state.len() <= STATE_BYTES_MAX).and_then(|state| std::str::from_utf8(state).ok())
     }
 }
 
-/// The number that lowercase hexadecimal digits stand for, 32 at most.
+/// Parses up to 32 lowercase hexadecimal digits.
 fn hex(digits: &[u8]) -> Option<u128> {
     digits.iter().try_fold(0, |number, digit| {
         let value = match digit {
@@ -91,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_parent_is_read() {
+    fn parent_parses() {
         let parent = Parent::read(GOOD.as_bytes(), Some(b"a=b")).unwrap();
         assert_eq!(parent.trace_id().to_string(), "0af7651916cd43dd8448eb211c80319c");
         assert_eq!((parent.span, parent.sampled), (0xb7ad_6b71_6920_3331, true));
@@ -101,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_malformed_names_no_parent() {
+    fn malformed_parent_is_ignored() {
         for bad in [
             String::new(),
             GOOD[..54].to_owned(),
@@ -121,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn two_parents_are_none() {
+    fn two_parents_are_ignored() {
         let mut headers = HeaderMap::new();
         headers.append("traceparent", GOOD.parse().unwrap());
         assert!(Parent::of(&headers).is_some());

@@ -1,4 +1,4 @@
-//! A follower under test: the driver over some source, with a list that can be looked at.
+//! A follower under test: the driver over some source, with a list that the test can inspect.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
@@ -6,18 +6,18 @@ use std::time::{Duration, Instant};
 
 use sidegate_common::revocation::{Id, Revocation, Target};
 use sidegate_common::sync::{Checkpoint, Push, Sink};
-use sidegate_common::time::{Instants, UnixTime};
+use sidegate_common::time::{ClockReading, UnixTime};
 use sidegate_runtime::feed::Source;
 use sidegate_runtime::feed::driver::{self, Intervals};
 use sidegate_runtime::feed::status::{PartitionStatus, Status};
 use tokio::sync::watch;
 
-/// How long anything may take before a test fails.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// The timeout of every wait.
+pub const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A list of revocations, as simple as can be.
+/// A minimal list of revocations.
 #[derive(Default)]
-pub struct List {
+pub struct TestSink {
     state: Mutex<Held>,
 }
 
@@ -25,16 +25,16 @@ pub struct List {
 pub struct Held {
     pub tokens: HashSet<(u16, String)>,
     pub since: Vec<(u16, UnixTime)>,
-    pub fresh: Vec<(u16, Instants)>,
+    pub fresh: Vec<(u16, ClockReading)>,
 }
 
-impl List {
+impl TestSink {
     pub fn held(&self) -> Held {
         self.state.lock().unwrap().clone()
     }
 }
 
-impl Sink for List {
+impl Sink for TestSink {
     fn apply(&self, partition: u16, revocation: &Revocation) -> bool {
         let Target::Token { jti, .. } = &revocation.target else { panic!("tests revoke tokens") };
         self.state.lock().unwrap().tokens.insert((partition, jti.to_string()))
@@ -64,11 +64,11 @@ impl Sink for List {
         self.state.lock().unwrap().since.push((partition, moment));
     }
 
-    fn time(&self, _: UnixTime, _: Instants) -> u64 {
+    fn time(&self, _: UnixTime, _: ClockReading) -> u64 {
         0
     }
 
-    fn fresh(&self, partition: u16, as_of: Instants, _: u64) {
+    fn fresh(&self, partition: u16, as_of: ClockReading, _: u64) {
         self.state.lock().unwrap().fresh.push((partition, as_of));
     }
 }
@@ -80,7 +80,7 @@ pub fn entry(name: &str) -> Vec<u8> {
 }
 
 pub struct Follower {
-    pub list: Arc<List>,
+    pub list: Arc<TestSink>,
     pub status: Arc<Status>,
     stop: watch::Sender<bool>,
     task: tokio::task::JoinHandle<()>,
@@ -92,7 +92,7 @@ impl Follower {
     }
 
     pub fn resume<S: Source>(source: S, kept: Vec<Checkpoint>) -> Self {
-        let (list, status) = (Arc::new(List::default()), Arc::new(Status::default()));
+        let (list, status) = (Arc::new(TestSink::default()), Arc::new(Status::default()));
         let (stop, mut stopped) = watch::channel(false);
         let pace = Intervals::every(Duration::from_millis(50));
         let (sink, watched) = (Arc::clone(&list), Arc::clone(&status));
@@ -112,7 +112,7 @@ impl Follower {
         self.list.state.lock().unwrap().tokens.contains(&(partition, name.to_owned()))
     }
 
-    /// How many proofs there have been.
+    /// The number of proofs.
     pub fn proofs(&self) -> usize {
         self.list.state.lock().unwrap().fresh.len()
     }
@@ -122,12 +122,12 @@ impl Follower {
         let started = Instant::now();
         while !reached(self) {
             let partitions = self.status.partitions();
-            assert!(started.elapsed() < PATIENCE, "never: {what}; {:?} {partitions:#?}", self.status.trouble());
+            assert!(started.elapsed() < TIMEOUT, "never: {what}; {:?} {partitions:#?}", self.status.last_error());
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
 
-    /// Waits for a proof by a probe that is sent from now on.
+    /// Waits for a proof by a probe sent from now on.
     pub async fn proven_anew(&self) {
         let now = sidegate_runtime::clock::monotonic_ms();
         self.until("proven anew", |follower| {

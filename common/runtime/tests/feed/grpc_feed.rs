@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
+use sidegate_common::log_protocol::Position;
 use sidegate_common::secret::Secret;
-use sidegate_common::wire::Position;
 use sidegate_proto::feed::follow_request::Ask;
 use sidegate_proto::feed::follow_response::Item;
 use sidegate_proto::feed::revocation_feed_server::{RevocationFeed, RevocationFeedServer};
@@ -32,18 +32,18 @@ struct Log {
 }
 
 impl Log {
-    fn append(&mut self, entry: &[u8], heard: bool) {
+    fn append(&mut self, entry: &[u8], pushed: bool) {
         let previous = self.last;
         self.last = Position { ms: previous.ms + 1, sequence: 0 };
         self.entries.push((self.last, entry.to_vec()));
-        if heard {
+        if pushed {
             let (previous, position) = (previous.to_string(), self.last.to_string());
             let pushed = Pushed { epoch: self.epoch.clone(), previous, position, entry: entry.to_vec() };
-            self.tell(Item::Pushed(pushed));
+            self.send_all(Item::Pushed(pushed));
         }
     }
 
-    fn tell(&mut self, item: Item) {
+    fn send_all(&mut self, item: Item) {
         self.followers.retain(|follower| follower.send(Ok(FollowResponse { item: Some(item.clone()) })).is_ok());
     }
 
@@ -88,7 +88,7 @@ impl RevocationFeed for Server {
         let (log, mut asks) = (Arc::clone(&self.log), request.into_inner());
         tokio::spawn(async move {
             while let Some(Ok(request)) = asks.next().await {
-                // Under the lock: an answer is behind every push of what it has seen.
+                // Under the lock: an answer follows every push of the entries that it has seen.
                 let log = log.lock().unwrap();
                 let item = match request.ask {
                     Some(Ask::Probe(probe)) => Item::Head(log.head(probe.token)),
@@ -145,14 +145,14 @@ impl Rig for GrpcRig {
         self.log().append(entry, true);
     }
 
-    async fn append_unheard(&self, entries: &[Vec<u8>]) {
+    async fn append_without_push(&self, entries: &[Vec<u8>]) {
         let mut log = self.log();
         entries.iter().for_each(|entry| log.append(entry, false));
     }
 
     async fn push_garbage(&self) {
         let odd = Pushed { epoch: "no epoch!".into(), previous: "x".into(), position: "1-0".into(), entry: vec![] };
-        self.log().tell(Item::Pushed(odd));
+        self.log().send_all(Item::Pushed(odd));
     }
 
     async fn cut(&self) {
@@ -178,18 +178,19 @@ mod conformance {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_feed_token_is_sent_and_its_refusal_told() {
+async fn feed_token_is_sent_and_its_rejection_reported() {
     let rig = GrpcRig::start().await;
     rig.create("first").await;
     let without = Follower::start(rig.source_with(None));
-    let told = |follower: &Follower| follower.status.trouble().is_some_and(|why| why.contains("asks for its token"));
-    without.until("told why", told).await;
+    let refused =
+        |follower: &Follower| follower.status.last_error().is_some_and(|why| why.contains("asks for its token"));
+    without.until("reported why", refused).await;
     assert_eq!(without.proofs(), 0);
     without.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_log_whose_entries_have_all_expired_is_complete() {
+async fn log_of_expired_entries_is_complete() {
     let rig = GrpcRig::start().await;
     rig.create("first").await;
     rig.append(&entry("expired")).await;

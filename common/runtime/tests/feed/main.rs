@@ -1,4 +1,4 @@
-//! What every feed must do, run over each: a real Redis here, the issuer's gRPC stream there.
+//! Conformance tests for every feed: a real Redis, and the issuer's gRPC stream.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a step that fails is a test that fails
 

@@ -1,10 +1,10 @@
-//! The Redis feed: the conformance suite, and what only Redis can do to a follower.
+//! The Redis feed: the conformance suite, and failures that only Redis has.
 
 use std::time::Duration;
 
 use rustix::process::{Signal, kill_process};
+use sidegate_common::log_protocol::RedisKeys;
 use sidegate_common::sync::{Alarm, Phase};
-use sidegate_common::wire::Keys;
 use sidegate_runtime::feed::redis::{LIBRARY, RedisSource};
 
 use super::follower::{Follower, entry};
@@ -37,7 +37,7 @@ impl Rig for RedisRig {
         redis_server::append(&mut connection, PREFIX, 0, &[entry.to_vec()], true).await.unwrap();
     }
 
-    async fn append_unheard(&self, entries: &[Vec<u8>]) {
+    async fn append_without_push(&self, entries: &[Vec<u8>]) {
         let mut connection = self.server.connection().await;
         for chunk in entries.chunks(1_000) {
             redis_server::append(&mut connection, PREFIX, 0, chunk, false).await.unwrap();
@@ -45,7 +45,7 @@ impl Rig for RedisRig {
     }
 
     async fn push_garbage(&self) {
-        let channel = Keys::new(PREFIX, 0).channel();
+        let channel = RedisKeys::new(PREFIX, 0).channel();
         let mut connection = self.server.connection().await;
         for garbage in ["", "hello", "1 e 0-0 1-1"] {
             redis::cmd("SPUBLISH").arg(&channel).arg(garbage).exec_async(&mut connection).await.unwrap();
@@ -62,7 +62,7 @@ impl Rig for RedisRig {
     }
 
     async fn trim(&self, count: usize) {
-        let log = Keys::new(PREFIX, 0).log();
+        let log = RedisKeys::new(PREFIX, 0).log();
         let mut connection = self.server.connection().await;
         let length: usize = redis::cmd("XLEN").arg(&log).query_async(&mut connection).await.unwrap();
         let left = length.saturating_sub(count);
@@ -88,7 +88,7 @@ async fn revoke(server: &RedisServer, partition: u16, name: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn partitions_are_followed_side_by_side() {
+async fn partitions_are_followed_in_parallel() {
     let (server, follower) = followed(&[], 5).await;
     for partition in 0..5 {
         revoke(&server, partition, &format!("of-{partition}")).await;
@@ -100,7 +100,7 @@ async fn partitions_are_followed_side_by_side() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn f3_a_frozen_server_is_noticed_and_returned_to() {
+async fn f3_follower_returns_to_a_frozen_server() {
     let (server, follower) = followed(&[], 1).await;
     kill_process(server.pid(), Signal::STOP).unwrap();
     follower.until("given up", |follower| follower.partition(0).phase == Phase::Disconnected).await;
@@ -115,7 +115,7 @@ async fn f3_a_frozen_server_is_noticed_and_returned_to() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn f4_a_refused_subscription_is_never_healthy() {
+async fn f4_refused_subscription_is_never_fresh() {
     let server = RedisServer::start(&[]);
     let mut admin = server.connection().await;
     redis_server::create(&mut admin, PREFIX, "first", 1).await;
@@ -125,11 +125,11 @@ async fn f4_a_refused_subscription_is_never_healthy() {
     let url = format!("redis://deaf:secret@127.0.0.1:{}", server.port());
     let follower = Follower::start(RedisSource::new(&url, PREFIX).unwrap());
     follower
-        .until("told why", |follower| {
+        .until("reported why", |follower| {
             let partitions = follower.status.partitions();
             partitions
                 .first()
-                .and_then(|status| status.trouble.as_deref())
+                .and_then(|status| status.last_error.as_deref())
                 .is_some_and(|why| why.contains("permissions"))
         })
         .await;
@@ -140,7 +140,7 @@ async fn f4_a_refused_subscription_is_never_healthy() {
     follower.stop().await;
 }
 
-/// The rights that a verifier's user has in the file that is shipped.
+/// The permissions of a verifier's user in the shipped ACL file.
 fn verifier_rules() -> Vec<&'static str> {
     let users = include_str!("../../../../deploy/redis/users.conf");
     let line = users.lines().find(|line| line.starts_with("user sidegate-verifier ")).unwrap();
@@ -148,7 +148,7 @@ fn verifier_rules() -> Vec<&'static str> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_verifier_needs_no_right_to_write_and_loses_no_proof_unnoticed() {
+async fn shipped_acl_suffices_without_writes() {
     let server = RedisServer::start(&[]);
     let mut admin = server.connection().await;
     redis_server::create(&mut admin, PREFIX, "first", 1).await;
@@ -168,14 +168,14 @@ async fn a_verifier_needs_no_right_to_write_and_loses_no_proof_unnoticed() {
     follower.proven_anew().await;
 
     redis::cmd("ACL").arg("SETUSER").arg("verifier").arg("resetchannels").exec_async(&mut admin).await.unwrap();
-    follower.until("cut off", |follower| follower.partition(0).trouble.is_some()).await;
+    follower.until("cut off", |follower| follower.partition(0).last_error.is_some()).await;
     redis::cmd("ACL").arg("SETUSER").arg("verifier").arg("&{sidegate:*}:feed").exec_async(&mut admin).await.unwrap();
     follower.proven_anew().await;
     follower.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn f5_f6_a_killed_server_may_come_back_with_or_without_its_data() {
+async fn f5_f6_killed_server_returns_with_or_without_data() {
     let (mut server, follower) = followed(&[], 1).await;
     revoke(&server, 0, "before").await;
     follower.proven_anew().await;
@@ -186,7 +186,7 @@ async fn f5_f6_a_killed_server_may_come_back_with_or_without_its_data() {
     revoke(&server, 0, "between").await;
     follower.proven_anew().await;
     assert!(follower.holds(0, "between"));
-    assert!(follower.partition(0).counters.full_reads > full_reads, "another history is read whole");
+    assert!(follower.partition(0).counters.full_reads > full_reads, "a log with another replication id is read whole");
 
     server.kill();
     server.wipe();
@@ -199,12 +199,12 @@ async fn f5_f6_a_killed_server_may_come_back_with_or_without_its_data() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn f6_a_deleted_log_is_an_alarm_until_it_is_made_anew() {
+async fn f6_deleted_log_is_an_alarm_until_rebuilt() {
     let (server, follower) = followed(&[], 1).await;
     revoke(&server, 0, "before").await;
     follower.proven_anew().await;
     let mut admin = server.connection().await;
-    redis::cmd("DEL").arg(Keys::new(PREFIX, 0).log()).exec_async(&mut admin).await.unwrap();
+    redis::cmd("DEL").arg(RedisKeys::new(PREFIX, 0).log()).exec_async(&mut admin).await.unwrap();
     follower.until("damage", |follower| follower.partition(0).alarm == Some(Alarm::LogDamaged)).await;
     redis_server::create(&mut admin, PREFIX, "second", 1).await;
     follower.proven_anew().await;
@@ -213,7 +213,7 @@ async fn f6_a_deleted_log_is_an_alarm_until_it_is_made_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn f9_an_isolated_master_proves_nothing() {
+async fn f9_isolated_master_proves_nothing() {
     let (server, follower) = followed(&[], 1).await;
     let mut admin = server.connection().await;
     redis::cmd("CONFIG").arg("SET").arg("min-replicas-to-write").arg(1).exec_async(&mut admin).await.unwrap();

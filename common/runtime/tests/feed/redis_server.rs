@@ -1,4 +1,5 @@
-//! A real redis-server as a child process, in a folder of its own, on a free port; and an issuer's hand on it.
+//! A real redis-server as a child process, in its own folder and on a free port, and an issuer's
+//! writes to it.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -7,9 +8,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
-use sidegate_common::wire::Keys;
+use sidegate_common::log_protocol::RedisKeys;
 
-const BORN: Duration = Duration::from_secs(20);
+const START_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A running redis-server; killed, and its folder removed, when dropped.
 pub struct RedisServer {
@@ -20,7 +21,7 @@ pub struct RedisServer {
 }
 
 impl RedisServer {
-    /// Starts one that keeps its data in an append-only file, with further `options` (`--name value`).
+    /// Starts a server with an append-only file, and further `options` (`--name value`).
     pub fn start(options: &[&str]) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -64,7 +65,7 @@ impl RedisServer {
         self.wait_until_it_answers();
     }
 
-    /// Forgets its data; to be done while it is dead.
+    /// Deletes its data, after a kill.
     pub fn wipe(&self) {
         std::fs::remove_dir_all(&self.folder).unwrap();
         std::fs::create_dir_all(&self.folder).unwrap();
@@ -80,7 +81,7 @@ impl RedisServer {
             if matches!(answer, Ok(Ok(_))) {
                 return;
             }
-            assert!(started.elapsed() < BORN, "redis-server does not answer on port {}", self.port);
+            assert!(started.elapsed() < START_TIMEOUT, "redis-server does not answer on port {}", self.port);
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -105,12 +106,12 @@ fn spawn(port: u16, folder: &Path, options: &[String]) -> Child {
         .expect("redis-server is installed")
 }
 
-/// What an issuer does to a partition's log: ARGV epoch, partitions; makes the data set.
+/// An issuer's script that creates the data set. ARGV: epoch, partitions.
 pub const CREATE: &str = "
 redis.call('HSET', KEYS[1], 'v', '1', 'epoch', ARGV[1], 'partitions', ARGV[2], 'last', '0-0',
   'since', redis.call('TIME')[1] - 1)";
 
-/// ARGV channel, heard (1 or 0), then entries.
+/// ARGV: channel, push (1 or 0), then entries.
 pub const APPEND: &str = "
 local row = redis.call('HMGET', KEYS[1], 'epoch', 'last')
 if not row[1] then return redis.error_reply('NOEPOCH') end
@@ -125,27 +126,27 @@ for i = 3, #ARGV do
 end
 return last";
 
-/// Makes the data set of `partitions`.
+/// Creates the data set with `partitions`.
 pub async fn create(connection: &mut MultiplexedConnection, prefix: &str, epoch: &str, partitions: u16) {
     for partition in 0..partitions {
-        let keys = Keys::new(prefix, partition);
+        let keys = RedisKeys::new(prefix, partition);
         let mut command = redis::cmd("EVAL");
         command.arg(CREATE).arg(2).arg(keys.meta()).arg(keys.log()).arg(epoch).arg(partitions);
         command.exec_async(connection).await.unwrap();
     }
 }
 
-/// Appends entries in one atomic step and pushes them if `heard`; returns the last one's position.
+/// Appends entries in one atomic step and pushes them if `pushed`; returns the last position.
 pub async fn append(
     connection: &mut MultiplexedConnection,
     prefix: &str,
     partition: u16,
     entries: &[Vec<u8>],
-    heard: bool,
+    pushed: bool,
 ) -> redis::RedisResult<String> {
-    let keys = Keys::new(prefix, partition);
+    let keys = RedisKeys::new(prefix, partition);
     let mut command = redis::cmd("EVAL");
-    command.arg(APPEND).arg(2).arg(keys.meta()).arg(keys.log()).arg(keys.channel()).arg(i32::from(heard));
+    command.arg(APPEND).arg(2).arg(keys.meta()).arg(keys.log()).arg(keys.channel()).arg(i32::from(pushed));
     command.arg(entries);
     command.query_async(connection).await
 }

@@ -7,20 +7,20 @@ use sidegate_runtime::feed::Source;
 
 use super::follower::{Follower, entry};
 
-/// A log under test, and what can befall it.
+/// A log under test, and its failures.
 pub trait Rig: Sized {
     type Source: Source;
 
     /// A log that no issuer has written to yet.
     async fn start() -> Self;
     fn source(&self) -> Self::Source;
-    /// An issuer makes the data set.
+    /// Creates the data set, as an issuer does.
     async fn create(&self, epoch: &str);
     /// Appends an entry and pushes it.
     async fn append(&self, entry: &[u8]);
     /// Appends many entries and pushes none.
-    async fn append_unheard(&self, entries: &[Vec<u8>]);
-    /// Pushes something that is no message of ours.
+    async fn append_without_push(&self, entries: &[Vec<u8>]);
+    /// Pushes a malformed message.
     async fn push_garbage(&self);
     /// Cuts every connection.
     async fn cut(&self);
@@ -52,7 +52,7 @@ pub async fn waits_for_an_issuer<R: Rig>() {
     follower.stop().await;
 }
 
-pub async fn hears_every_push<R: Rig>() {
+pub async fn receives_every_push<R: Rig>() {
     let rig = R::start().await;
     rig.create("first").await;
     let follower = Follower::start(rig.source());
@@ -73,14 +73,14 @@ pub async fn finds_what_was_not_pushed<R: Rig>() {
     rig.create("first").await;
     let follower = Follower::start(rig.source());
     follower.proven_anew().await;
-    rig.append_unheard(&[entry("unheard")]).await;
+    rig.append_without_push(&[entry("unheard")]).await;
     follower.proven_anew().await;
     assert!(follower.holds(0, "unheard"), "fresh means that nothing is missing");
-    rig.append_unheard(&[entry("unheard-too")]).await;
-    rig.append(&entry("heard")).await;
+    rig.append_without_push(&[entry("unheard-too")]).await;
+    rig.append(&entry("pushed")).await;
     rig.push_garbage().await;
     follower.proven_anew().await;
-    assert!(follower.holds(0, "unheard-too") && follower.holds(0, "heard"));
+    assert!(follower.holds(0, "unheard-too") && follower.holds(0, "pushed"));
     follower.stop().await;
 }
 
@@ -88,7 +88,7 @@ pub async fn reads_a_long_log_while_it_grows<R: Rig>() {
     let rig = R::start().await;
     rig.create("first").await;
     let many: Vec<_> = (0..5_500).map(|n| entry(&format!("old-{n}"))).collect();
-    rig.append_unheard(&many).await;
+    rig.append_without_push(&many).await;
     let follower = Follower::start(rig.source());
     for n in 0..300 {
         rig.append(&entry(&format!("new-{n}"))).await;
@@ -128,7 +128,7 @@ pub async fn keeps_what_the_store_loses<R: Rig>() {
     follower.until("the loss is noticed", |follower| follower.partition(0).alarm == Some(Alarm::NoEpoch)).await;
     let proofs = follower.proofs();
     tokio::time::sleep(Duration::from_millis(200)).await;
-    assert_eq!(follower.proofs(), proofs, "nothing proves a list that nobody has");
+    assert_eq!(follower.proofs(), proofs, "an empty store proves nothing");
     rig.create("second").await;
     rig.append(&entry("after")).await;
     follower.proven_anew().await;
@@ -147,7 +147,7 @@ pub async fn reads_a_trimmed_log_whole<R: Rig>() {
     follower.proven_anew().await;
     let kept = follower.status.checkpoints().unwrap();
     follower.stop().await;
-    rig.append_unheard(&[entry("b"), entry("c")]).await;
+    rig.append_without_push(&[entry("b"), entry("c")]).await;
     rig.trim(2).await;
     let follower = Follower::resume(rig.source(), kept);
     follower.proven_anew().await;
@@ -203,7 +203,7 @@ macro_rules! conformance {
     };
     ($rig:ty) => {
         $crate::conformance! {
-            $rig: starts_with_what_the_log_has, waits_for_an_issuer, hears_every_push, finds_what_was_not_pushed,
+            $rig: starts_with_what_the_log_has, waits_for_an_issuer, receives_every_push, finds_what_was_not_pushed,
             reads_a_long_log_while_it_grows, comes_back_after_a_cut, keeps_what_the_store_loses,
             reads_a_trimmed_log_whole, an_unreadable_entry_withholds_the_proof, goes_on_from_a_snapshot,
         }

@@ -1,4 +1,5 @@
-//! The simulated clients: they log in, refresh, also with the refresh tokens of dead sessions, and revoke.
+//! The simulated clients: they log in, refresh (also with the refresh tokens of ended sessions) and
+//! revoke.
 
 use super::mutant::Mutant;
 use super::store::Order;
@@ -6,11 +7,11 @@ use super::truth::{LIFETIME_MAX, Sid, TokenId, USERS, true_seconds};
 use super::world::{What, World};
 use crate::time::UnixTime;
 
-/// Clients come back to sessions that are not older than so many.
+/// Clients use only the newest sessions, this many.
 const LATEST: usize = 12;
 
 impl World {
-    /// Something that a client does, by one of the issuers.
+    /// One random client action at one of the issuers.
     pub fn client(&mut self) {
         let next = self.now + self.random.between(20, 900);
         self.at(next, What::Client);
@@ -34,7 +35,7 @@ impl World {
                 let token = self.old_token();
                 self.carry_out(index, Order::Token(token), None);
             }
-            // Watermarks bury what single entries are there for: not in every world.
+            // Watermarks hide the effect of single entries, so not every world has them.
             85.. if !self.watermarks => {}
             85..97 => {
                 let user = self.random.between(0, USERS as u64) as usize;
@@ -51,7 +52,7 @@ impl World {
         (sessions > 0).then(|| self.random.between(first, sessions as u64) as usize)
     }
 
-    /// A token of a session that the store does not know any more.
+    /// A token of a session that the store no longer has.
     pub fn old_token(&mut self) -> TokenId {
         let age = self.random.between(0, 100);
         let lifetime = self.random.between(age + 1, LIFETIME_MAX + 1);
@@ -61,7 +62,8 @@ impl World {
         truth.hand_out(self.now, sid, true_seconds(self.now).minus(age), lifetime)
     }
 
-    /// Whether an issuer may create or rotate a session: it has seen that the log is settled, and the script sees it again.
+    /// Whether an issuer may create or rotate a session: it has seen that the log is settled, and
+    /// the script checks it again.
     fn may_issue(&self, index: usize, mutant: Mutant) -> bool {
         let issuer = &self.issuers[index];
         let server = &self.store.servers[self.store.master];
@@ -104,7 +106,8 @@ impl World {
         self.issue(index, sid, issued);
     }
 
-    /// The store has made a token. One that is ahead of its clock is handed out when that has reached it.
+    /// The store has issued a token. If its `iat` is in the future, the client gets it at that
+    /// time.
     fn issue(&mut self, index: usize, sid: Sid, issued: UnixTime) {
         self.issuers[index].newest = self.issuers[index].newest.max(issued);
         let ahead_ms = (issued.0 * 1000).saturating_sub(self.store.clock_ms(self.now));
@@ -120,7 +123,7 @@ impl World {
         }
     }
 
-    /// A client gets its token.
+    /// A client receives its token.
     pub fn hand_out(&mut self, sid: Sid, issued: UnixTime) {
         let lifetime = self.random.between(1, LIFETIME_MAX + 1);
         self.store.truth.hand_out(self.now, sid, issued, lifetime);

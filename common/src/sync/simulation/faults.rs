@@ -1,16 +1,16 @@
-//! What can befall the world, and what undoes it.
+//! Faults, and how each ends.
 
 use super::server::Server;
 use super::store::Order;
 use super::world::{What, World};
+use crate::log_protocol::{Message, Position};
 use crate::revocation::EntryError;
 use crate::sync::Event;
-use crate::wire::{Message, Position};
 
-/// What may befall a world.
+/// The faults that can happen in a world.
 pub type Among = &'static [Fault];
 
-/// Something that goes wrong for a while, or once.
+/// A fault that lasts a while, or happens once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     Cut,
@@ -39,7 +39,7 @@ pub enum Fault {
     StepIssuerClock,
 }
 
-/// All but the clocks of the store and of issuers, which have tests of their own.
+/// All but the clocks of the store and of issuers, which have their own tests.
 pub const ALL: &[Fault] = &[
     Fault::Cut,
     Fault::LosePushes,
@@ -66,7 +66,7 @@ pub const ALL: &[Fault] = &[
 ];
 
 impl World {
-    /// Something goes wrong.
+    /// Starts a random fault.
     pub fn strike(&mut self) {
         self.faults += 1;
         if self.random.chance(10) {
@@ -77,7 +77,7 @@ impl World {
         }
         let pick = self.random.between(0, self.among.len() as u64) as usize;
         let mut fault = self.among[pick];
-        // These end a schedule's usefulness or its brevity, so they are rare among others.
+        // These make a schedule useless or long, so they are rare among others.
         let rare = matches!(fault, Fault::Unreadable | Fault::LongOutage) && self.among.len() > 1;
         if rare && !self.random.chance(15) {
             fault = Fault::Cut;
@@ -156,14 +156,14 @@ impl World {
         self.at(over, What::End(fault));
     }
 
-    /// It is over.
+    /// Ends a fault.
     pub fn over(&mut self, fault: Fault) {
         match fault {
             Fault::LosePushes => self.pushes_lost = 0,
             Fault::Outage | Fault::LongOutage | Fault::RestartEmpty => {
                 self.reachable = true;
-                let history = self.store.number();
-                self.store.master().history = history;
+                let replication_id = self.store.number();
+                self.store.master().replication_id = replication_id;
                 self.store.lagging = None;
                 if fault == Fault::RestartEmpty {
                     self.store.lose_everything(self.now);
@@ -171,7 +171,7 @@ impl World {
                 }
                 self.reconnect_issuers(500);
             }
-            // The clock is put right.
+            // The clock is corrected.
             Fault::StepClock => self.verifier.step_ms = 0,
             Fault::StepStoreClock => self.store.step_ms = 0,
             Fault::StepIssuerClock => self.issuers.iter_mut().for_each(|issuer| issuer.step_ms = 0),
@@ -183,7 +183,7 @@ impl World {
                     }
                 }
             }
-            // The old master hears that it is none, and cuts its clients off.
+            // The old master learns that it is a replica now, and closes its connections.
             Fault::IsolatedMaster => {
                 let master = self.store.master;
                 if self.connection.as_ref().is_some_and(|up| up.server != master) {
@@ -194,7 +194,8 @@ impl World {
         }
     }
 
-    /// The replica that will be promoted `after` so many milliseconds stops following: what is written now will be lost.
+    /// The replica that will be promoted `after` so many milliseconds stops following: later writes
+    /// will be lost.
     pub fn fall_behind(&mut self, after: u64, old_one_lives_on: bool) {
         if self.store.lagging.is_none() {
             self.store.lagging = Some(Box::new(self.store.master().clone()));
@@ -202,7 +203,7 @@ impl World {
         }
     }
 
-    /// A replica that lacks the newest writes becomes the master.
+    /// Promotes a replica that lacks the newest writes.
     pub fn promote(&mut self, old_one_lives_on: bool) {
         let Some(promoted) = self.store.lagging.take() else { return };
         if old_one_lives_on {
@@ -215,8 +216,8 @@ impl World {
             }
             self.replace(*promoted);
             self.reconnect_issuers(1_500);
-            let heard = self.now + self.random.between(50, 6_000);
-            self.at(heard, What::End(Fault::IsolatedMaster));
+            let noticed = self.now + self.random.between(50, 6_000);
+            self.at(noticed, What::End(Fault::IsolatedMaster));
         } else {
             self.replace(*promoted);
             self.cut();
@@ -229,7 +230,8 @@ impl World {
         self.note_orphans();
     }
 
-    /// Issuers have lost their connections, and each finds the master again within so many milliseconds.
+    /// Issuers have lost their connections; each reconnects to the master within so many
+    /// milliseconds.
     fn reconnect_issuers(&mut self, within: u64) {
         for index in 0..self.issuers.len() {
             let after = self.random.between(0, within);
@@ -241,7 +243,7 @@ impl World {
         self.random.between(0, self.issuers.len() as u64) as usize
     }
 
-    /// A clean stop, and another process in its place.
+    /// A clean stop, and a new process in its place.
     pub fn restart_issuer(&mut self, index: usize) {
         if self.issuers[index].up && self.now >= self.issuers[index].paused_until {
             self.stop_issuer(index);
@@ -252,13 +254,13 @@ impl World {
     pub fn restart_verifier(&mut self) {
         self.connection = None;
         let kept = if self.random.chance(50) { self.kept.clone() } else { None };
-        let now = self.instants();
+        let now = self.reading();
         self.verifier.restart(kept, now);
         let again = self.now + self.random.between(10, 3_000);
         self.at(again, What::Connect);
     }
 
-    /// Old pushes again, pushes cut short, pushes of nobody's.
+    /// Sends old pushes again, truncated pushes, and pushes of an unknown data set.
     fn garbage(&mut self) {
         let old = self.store.master().log.first().copied();
         if let Some((position, id)) = old {
@@ -267,7 +269,7 @@ impl World {
             let again = Message { epoch: epoch.clone(), previous: Position::START, position, revocation };
             self.send(Event::Pushed(again.clone()));
             self.send(Event::Pushed(Message { revocation: Err(EntryError::Malformed), ..again.clone() }));
-            self.send(Event::Pushed(Message { epoch: "nobody".into(), ..again }));
+            self.send(Event::Pushed(Message { epoch: "unknown".into(), ..again }));
         }
         self.send(Event::Garbled);
     }

@@ -1,5 +1,5 @@
-//! The simulated issuers: each lists itself, follows the log, notices when the server or its data changed, and puts back
-//! what it acknowledged and heard.
+//! The simulated issuers: each registers itself, follows the log, notices a change of server or
+//! data, and puts back what it acknowledged or received.
 
 use std::collections::BTreeMap;
 
@@ -10,29 +10,29 @@ use super::truth::{EntryId, Kill, ORIGIN_MS};
 use super::world::{What, World};
 use crate::time::UnixTime;
 
-/// Between two heartbeats, in milliseconds, about.
+/// The mean interval between heartbeats, in milliseconds.
 const BEAT_MS: u64 = 1_000;
 /// The longest random wait before a replay, in milliseconds.
 const REPLAY_AFTER_MS: u64 = 200;
-/// Entries that one script puts back.
+/// Entries that one script call puts back.
 const CHUNK: usize = 3;
-/// How long an issuer's counter stands still until others delist it, in milliseconds.
+/// How long an issuer's counter must stand still before others delist it, in milliseconds.
 const UNMOVED_MS: u64 = 60_000;
-/// How long an answer counts, in milliseconds.
+/// After this time an answer no longer counts, in milliseconds.
 const ANSWER_MS: u64 = 5_000;
-/// What [`Mutant::AgesByWallClock`] remembers, in milliseconds.
+/// How long [`Mutant::AgesByWallClock`] remembers, in milliseconds.
 const REMEMBERED_MS: u64 = 120_000;
 
-/// How an issuer knows of an entry.
+/// How an issuer got to know an entry.
 #[derive(Clone, Copy, Debug)]
 pub struct Known {
-    /// It acknowledged it; by its wall clock, then.
+    /// It acknowledged the entry, at this time by its wall clock.
     own: Option<u64>,
-    /// The log had it, and not only a push.
+    /// The log had the entry, not only a push.
     confirmed: bool,
 }
 
-/// The store has carried an order out, for this issuer.
+/// The store has executed a request of this issuer.
 #[derive(Clone, Debug)]
 pub struct Done {
     name: u64,
@@ -47,24 +47,25 @@ pub struct Done {
 pub struct Issuer {
     pub name: u64,
     pub up: bool,
-    /// Of the version before: it neither lists itself nor marks, and puts back only what it acknowledged itself.
+    /// A previous version: it neither registers itself nor marks replays, and puts back only what
+    /// it acknowledged.
     pub old: bool,
     pub paused_until: u64,
-    /// Until then it has no connection.
+    /// No connection before this time.
     pub connected_from: u64,
-    /// The lineage it last saw, and whether it has marked its replay there.
+    /// The lineage that it saw last, and whether it has marked its replay there.
     pub lineage: Option<Lineage>,
     pub marked: bool,
-    /// The newest `iat` that it gave.
+    /// The newest `iat` that it issued.
     pub newest: UnixTime,
-    /// It is in the list of issuers, on the replicas as well: before that it acknowledges nothing.
+    /// Registered, on the replicas as well; before that it acknowledges nothing.
     pub listed: bool,
     beats: u64,
     pub memory: BTreeMap<EntryId, Known>,
     pub outbox: Vec<(Order, Late)>,
-    /// The counters of others, and since when each has stood still.
+    /// The counters of others, and since when each stands still.
     watched: BTreeMap<u64, (u64, u64)>,
-    /// What is left of a replay.
+    /// The rest of a replay.
     left: Option<Vec<EntryId>>,
     /// How far its wall clock has been stepped, in milliseconds.
     pub step_ms: i64,
@@ -82,8 +83,8 @@ impl Issuer {
     /// True if it would put this entry back.
     pub fn knows(&self, id: EntryId, kill: Kill) -> bool {
         let known = self.memory.get(&id);
-        let heard_only = matches!(kill, Kill::All { .. });
-        known.is_some_and(|known| known.own.is_some() || (!self.old && (known.confirmed || !heard_only)))
+        let pushed_only = matches!(kill, Kill::All { .. });
+        known.is_some_and(|known| known.own.is_some() || (!self.old && (known.confirmed || !pushed_only)))
     }
 
     pub fn acknowledge(&mut self, now: u64, id: EntryId) {
@@ -91,7 +92,7 @@ impl Issuer {
         self.memory.entry(id).or_insert(Known { own: None, confirmed: false }).own = Some(wall_ms);
     }
 
-    pub fn hear(&mut self, id: EntryId) {
+    pub fn receive(&mut self, id: EntryId) {
         self.memory.entry(id).or_insert(Known { own: None, confirmed: false });
     }
 
@@ -101,7 +102,7 @@ impl Issuer {
         }
     }
 
-    /// The same, for one that lacks a rule.
+    /// As [`Issuer::knows`], but a mutant may lack a rule.
     fn puts_back(&self, id: EntryId, kill: Kill, now: u64, mutant: Option<Mutant>) -> bool {
         let own = self.memory.get(&id).and_then(|known| known.own);
         let young = |at: u64| self.wall_ms(now).saturating_sub(at) <= REMEMBERED_MS;
@@ -119,7 +120,7 @@ impl World {
         self.issuers.iter_mut().find(|issuer| issuer.up && issuer.name == name)
     }
 
-    /// Starts an issuer, in the place of one that is gone.
+    /// Starts an issuer in place of a stopped one.
     pub fn start_issuer(&mut self, index: usize, name: Option<u64>) {
         let name = name.unwrap_or_else(|| self.store.number());
         let old = self.issuers[index].old;
@@ -127,13 +128,13 @@ impl World {
         self.at(self.now, What::Beat { name });
     }
 
-    /// It is killed: what only it knew is known to nobody.
+    /// Kills it: what only it knew is lost.
     pub fn crash_issuer(&mut self, index: usize) {
         self.issuers[index].up = false;
         self.note_orphans();
     }
 
-    /// A clean stop: it takes itself off the list, unless it still has something to put back.
+    /// A clean stop: it deregisters itself, unless it still has something to put back.
     pub fn stop_issuer(&mut self, index: usize) {
         let issuer = &self.issuers[index];
         let (name, lineage, marked) = (issuer.name, issuer.lineage, issuer.marked);
@@ -144,7 +145,7 @@ impl World {
         self.crash_issuer(index);
     }
 
-    /// Notes which lost entries nobody who could put them back knows.
+    /// Notes the lost entries that no issuer able to put them back knows.
     pub fn note_orphans(&mut self) {
         for id in 0..self.store.truth.entries.len() {
             let entry = &mut self.store.truth.entries[id];
@@ -155,7 +156,7 @@ impl World {
         }
     }
 
-    /// Whether an issuer can talk to the store now.
+    /// Whether an issuer can reach the store now.
     pub fn can_reach(&self, index: usize) -> bool {
         let issuer = &self.issuers[index];
         let awake = issuer.up && self.now >= issuer.paused_until && self.now >= issuer.connected_from;
@@ -182,7 +183,7 @@ impl World {
         } else {
             issuer.beats += 1;
             let beats = issuer.beats;
-            // Not before the replicas have it, too.
+            // Not before the replicas have it too.
             issuer.listed |= self.store.lagging.is_none();
             self.store.master().list(name, beats);
             self.delist_others(index);
@@ -191,7 +192,7 @@ impl World {
         self.deliver(index);
     }
 
-    /// Sees which lineage the store is of; another one than before is replayed into.
+    /// Observes the store's lineage; a changed one starts a replay.
     fn notice(&mut self, index: usize) {
         let lineage = self.store.lineage();
         let issuer = &mut self.issuers[index];
@@ -205,7 +206,8 @@ impl World {
         self.at(at, What::Replay { name, lineage });
     }
 
-    /// Makes a lost data set, with what this issuer knows in its log: nobody hears of that one by one.
+    /// Rebuilds a lost data set, with the entries that this issuer knows in its log; these are not
+    /// pushed.
     fn make(&mut self, index: usize) {
         let (epoch, clock_ms) = (self.store.number(), self.store.clock_ms(self.now));
         self.store.master().make(epoch, clock_ms);
@@ -235,7 +237,8 @@ impl World {
         if !self.store.master().settle(clock_ms) {
             return;
         }
-        // Who is not listed by now cannot put anything back before it is relied on.
+        // An issuer that is not registered by now cannot put anything back before verifiers rely on
+        // the log.
         let listed = self.store.master().listed.clone();
         for id in 0..self.store.truth.entries.len() {
             let entry = &mut self.store.truth.entries[id];
@@ -247,7 +250,8 @@ impl World {
         }
     }
 
-    /// One step of a replay: the log is read whole, then what it lacks is put back, a few entries at a time.
+    /// One step of a replay: reads the log completely, then puts back what it lacks, a few entries
+    /// at a time.
     pub fn replay(&mut self, name: u64, lineage: Option<Lineage>) {
         let Some(index) = self.issuers.iter().position(|issuer| issuer.up && issuer.name == name) else { return };
         if self.issuers[index].lineage != lineage {
@@ -293,9 +297,9 @@ impl World {
         self.at(next, What::Replay { name, lineage });
     }
 
-    /// Delivers what could not be delivered when it was asked for.
+    /// Delivers what could not be delivered when it was requested.
     fn deliver(&mut self, index: usize) {
-        // A threshold is over every `iat` given before: it takes a log that has everything.
+        // A threshold is above every `iat` issued before, so the log must be complete.
         let (issuer, server) = (&self.issuers[index], &self.store.servers[self.store.master]);
         if !issuer.listed || !(server.is_settled() || issuer.old) {
             return;
@@ -305,7 +309,7 @@ impl World {
         }
     }
 
-    /// Has the store carry an order out; the answer comes a little later.
+    /// Sends a request to the store; the answer comes a little later.
     pub fn carry_out(&mut self, index: usize, order: Order, late: Option<Late>) {
         let issuer = &self.issuers[index];
         let (name, lineage) = (issuer.name, issuer.lineage);
@@ -323,8 +327,8 @@ impl World {
         self.at(at, What::Done(done));
     }
 
-    /// An issuer hears that an order was carried out. Over a connection to a lineage that it has seen change since, or after
-    /// so long that others may have given it up, that counts for nothing.
+    /// Receives the answer to a request. It does not count if the connection's lineage has changed
+    /// since, or after so long that others may have delisted this issuer.
     pub fn done(&mut self, done: Done) {
         let now = self.now;
         let Some(issuer) = self.issuer_at(done.name) else { return };

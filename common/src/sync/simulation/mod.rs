@@ -1,16 +1,20 @@
-//! A deterministic simulation: a few issuers, a replicated store, clients and one verifier, under seeded faults, in virtual time.
+//! A deterministic simulation: issuers, a replicated store, clients and one verifier, under seeded
+//! faults, in virtual time.
 //!
-//! The verifier is the very [`Machine`](super::Machine) of the daemon. After every proof, and at every look in between,
-//! the truth is compared with what the verifier would answer:
-//! - **Safety**: no token whose revocation was acknowledged before `fresh_as_of` is answered good. The exceptions are stated
-//!   in docs/guarantees.md: what a failover or a restored backup has lost, if every issuer that acknowledged it or heard of it
-//!   is gone, or while a log is believed although its replay is missing.
-//! - **Sessions**: none whose end was acknowledged is ever refreshed, with the first of these exceptions.
-//! - **Logins**: no token is born dead.
-//! - **Nothing un-revokes**: a token once held dead stays dead until it could not be accepted anyway.
+//! The verifier runs the daemon's [`Machine`](super::Machine). After every proof, and at intervals,
+//! the verifier's answers are compared with the truth:
+//! - **Safety**: no token whose revocation was acknowledged before `fresh_as_of` is answered good.
+//!   The exceptions are stated in docs/guarantees.md: entries that a failover or a restored backup
+//!   has lost, if every issuer that acknowledged or received them is gone, or while a log is
+//!   accepted although its replay is missing.
+//! - **Sessions**: a session whose end was acknowledged is never refreshed, with the first of these
+//!   exceptions.
+//! - **Logins**: no token is revoked when it is issued.
+//! - **Nothing un-revokes**: a token once answered revoked stays revoked until it has expired.
 //! - **Liveness**: after the last fault the verifier is fresh again within seconds.
 //!
-//! `SIDEGATE_SCHEDULES` sets how many schedules are run (10,000 in the usual tests), `SIDEGATE_SEED` the first seed.
+//! `SIDEGATE_SCHEDULES` sets the number of schedules (10,000 by default), `SIDEGATE_SEED` the first
+//! seed.
 
 mod clients;
 mod faults;
@@ -36,7 +40,7 @@ fn from_environment(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().map_or(default, |text| text.parse().expect("a number"))
 }
 
-/// How many schedules a world of some faults only gets.
+/// The number of schedules for a world with few kinds of faults.
 fn some() -> u64 {
     from_environment("SIDEGATE_SCHEDULES", SCHEDULES).min(500)
 }
@@ -45,7 +49,7 @@ fn run(seed: u64, mutant: Option<Mutant>) -> Outcome {
     World::new(seed, mutant, ALL).run()
 }
 
-/// Schedules of some kinds of faults only; what they came to.
+/// Runs schedules with these kinds of faults only; returns their outcomes.
 fn run_some(among: Among, strikes: u64, store_steps_ms: u64) -> Vec<Outcome> {
     let outcomes = (0..some()).map(|seed| {
         let mut world = World::new(seed, None, among);
@@ -57,10 +61,11 @@ fn run_some(among: Among, strikes: u64, store_steps_ms: u64) -> Vec<Outcome> {
     outcomes.collect()
 }
 
-/// Simulated: a real server's clock cannot be stepped here. What a verifier holds it keeps, and positions never go back; a
-/// step beyond the skew that is provided for may trim entries early, which then are missing to who was not there.
+/// Simulated: a real server's clock cannot be stepped here. A verifier keeps its entries, and
+/// positions never go back. A step beyond the skew may trim entries early; a verifier that was not
+/// connected then misses them.
 #[test]
-fn f15_steps_of_the_stores_clock_take_nothing_from_who_was_there() {
+fn f15_store_clock_step_loses_nothing_for_connected_verifier() {
     const AMONG: Among = &[Fault::StepStoreClock, Fault::Cut, Fault::LosePushes, Fault::PauseVerifier];
     let hour = run_some(AMONG, u64::MAX, 3_600_000);
     assert!(hour.iter().any(|outcome| outcome.trimmed_alive > 0), "an hour is more than is provided for");
@@ -68,36 +73,40 @@ fn f15_steps_of_the_stores_clock_take_nothing_from_who_was_there() {
     assert!(skew.iter().all(|outcome| outcome.trimmed_alive == 0), "within the skew nothing alive is trimmed");
 }
 
-/// Simulated: the verifier's clock is up to 5 s off in every schedule, and is stepped by up to an hour here.
+/// Simulated: the verifier's clock is up to 5 s off in every schedule, and is stepped by up to an
+/// hour here.
 #[test]
-fn f16_a_verifiers_clock_ahead_or_behind_revives_nothing() {
+fn f16_verifier_clock_step_accepts_no_revoked_token() {
     const AMONG: Among = &[Fault::StepClock, Fault::Cut, Fault::RestartVerifier, Fault::LosePushes];
     run_some(AMONG, u64::MAX, 0);
 }
 
-/// A verifier that starts with its clock an hour behind takes expired tokens for living ones, and the log has forgotten what
-/// expired: it is not fresh before its clock is right. First seen at seed 80,416 of all kinds of faults.
+/// A verifier that starts with its clock an hour behind would accept expired tokens, whose
+/// revocations the log has trimmed: it must not be fresh before its clock is right. First seen at
+/// seed 80,416 of all kinds of faults.
 #[test]
-fn a_verifier_that_starts_behind_is_not_fresh_before_its_clock_is_right() {
+fn verifier_with_slow_clock_is_not_fresh() {
     const AMONG: Among = &[Fault::StepClock, Fault::RestartVerifier];
     only_the_mutant_is_caught(Mutant::AnyClock, AMONG, |world| world.faults_until_ms = 400_000);
 }
 
-/// A verifier that started with its clock an hour ahead has dropped what it took for expired, and its snapshot lacks it.
+/// A verifier that started with its clock an hour ahead has dropped entries as expired, and its
+/// snapshot lacks them.
 #[test]
-fn a_snapshot_of_a_clock_that_was_ahead_is_not_gone_on_from() {
+fn snapshot_of_a_fast_clock_is_not_resumed() {
     const AMONG: Among = &[Fault::StepClock, Fault::RestartVerifier];
     only_the_mutant_is_caught(Mutant::TrustsAnySnapshot, AMONG, |world| world.faults_until_ms = 200_000);
 }
 
-/// What no issuer remembers is gone with the data, and who was not there must refuse what it cannot know.
+/// Entries that no issuer remembers are lost with the data. A verifier that was not connected must
+/// reject the tokens that it cannot check.
 #[test]
-fn what_nobody_remembers_is_refused_by_who_was_not_there() {
+fn new_verifier_rejects_what_lost_data_cannot_prove() {
     const AMONG: Among = &[Fault::FlushAll, Fault::RestartEmpty, Fault::CrashIssuer, Fault::RestartVerifier];
     only_the_mutant_is_caught(Mutant::NoSince, AMONG, |world| world.issuers.truncate(1));
 }
 
-/// In worlds of some faults only, the machine keeps every promise, and without one rule it does not.
+/// With these faults only, the machine keeps every promise, and without one rule it does not.
 fn only_the_mutant_is_caught(mutant: Mutant, among: Among, alter: impl Fn(&mut World)) {
     let violation = |seed, mutant| {
         let mut world = World::new(seed, mutant, among);
@@ -109,21 +118,21 @@ fn only_the_mutant_is_caught(mutant: Mutant, among: Among, alter: impl Fn(&mut W
     }
     let caught = (0..some()).filter(|seed| violation(*seed, Some(mutant)).is_some()).count();
     println!("{mutant:?} is caught by {caught} of {}", some());
-    assert!(caught > 0, "what this rule is for never happens here");
+    assert!(caught > 0, "no schedule needs this rule");
 }
 
-/// How long ago it was acknowledged is told by the monotonic clock, if at all: an issuer whose wall clock is put right
-/// remembers what it acknowledged while it was slow. (It is alone, and what it forgets nobody else has heard.)
+/// The age of an acknowledgement is measured by the monotonic clock: an issuer whose slow wall
+/// clock is corrected still remembers what it acknowledged. (No other issuer received it.)
 #[test]
-fn an_issuer_whose_clock_is_put_right_forgets_nothing() {
+fn issuer_with_corrected_clock_replays_everything() {
     const AMONG: Among = &[Fault::StepIssuerClock, Fault::Failover];
     only_the_mutant_is_caught(Mutant::AgesByWallClock, AMONG, |world| world.issuers.truncate(1));
 }
 
-/// Redis away for ten minutes and restarted: once the issuers have seen to its log, the list is proven again, within four
-/// seconds of its return.
+/// Redis is down for ten minutes and restarted: once the issuers have restored its log, the list is
+/// proven again, within four seconds of its return.
 #[test]
-fn an_outage_of_ten_minutes_is_over_within_four_seconds() {
+fn ten_minute_outage_recovers_within_four_seconds() {
     for outcome in run_some(&[Fault::LongOutage], 1, 0) {
         assert!(outcome.back_after_ms.is_some_and(|after| after <= 4_000), "{outcome:?}");
     }
@@ -166,8 +175,8 @@ fn a_schedule_is_the_same_every_time() {
     assert_eq!(run(7, None), run(7, None));
 }
 
-/// A simulation that finds nothing proves nothing: each of these weakened followers must be caught, and soon. The others of them
-/// have schedules of their own above.
+/// A simulation that finds nothing proves nothing: it must catch each of these mutants soon. The
+/// other mutants have their own schedules above.
 #[test]
 fn every_mutant_is_caught() {
     for mutant in Mutant::ALL {

@@ -1,70 +1,71 @@
-//! Ways to weaken a follower, an issuer or a store: what the tests of the tests take a rule away with, without a trace in the
-//! machine itself.
+//! Mutants: ways to weaken a follower, an issuer or a store, to test the tests. The machine itself
+//! has no code for them.
 
 use super::truth::packed;
+use crate::log_protocol::Position;
 use crate::revocation::{Revocation, Target};
 use crate::sync::{Answer, Entry, Event, Head, Lineage, Machine, ReadFrom};
-use crate::time::{Instants, UnixTime};
-use crate::wire::Position;
+use crate::time::{ClockReading, UnixTime};
 
-/// What lacks one of the rules.
+/// A participant that lacks one of the rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mutant {
-    /// Takes every push for the next one.
+    /// Accepts every push as the next entry.
     NoPredecessorCheck,
-    /// Compares positions only, whatever log they are of.
+    /// Compares positions only, whatever their lineage.
     CounterOnly,
-    /// Takes an answer to a probe for the proof, whether or not what was pushed before it has arrived.
+    /// Accepts a probe's answer as the proof, whether or not the earlier pushes have arrived.
     ProbeBeforePushes,
-    /// Forgets an entry when its token expires, without leeway and skew.
-    ForgetsAtExpiry,
-    /// Counts from when the answer came, not from when the probe was sent.
+    /// Drops an entry when its token expires, without leeway and skew.
+    DropsAtExpiry,
+    /// Dates freshness by the arrival of the answer, not by the sending of the probe.
     FreshOnReceipt,
-    /// Never says what it cannot know. It matters when more is lost than issuers remember.
+    /// Ignores `since`. It matters when more is lost than issuers remember.
     NoSince,
-    /// Steps over entries that it cannot read.
+    /// Skips entries that it cannot decode.
     SkipsUnreadable,
-    /// Goes on from a snapshot although the clock was ahead when it was written. It has a schedule of its own, too: the time
-    /// goes by the store's clock at the next probe.
+    /// Resumes from a snapshot although the clock was ahead when it was written. It also has its
+    /// own schedule: in the others the next probe corrects the time by the store's clock.
     TrustsAnySnapshot,
-    /// Does not mind that its clock is behind the store's. A schedule of every kind of fault hardly ever makes that matter; it
-    /// has one of its own.
+    /// Ignores that its clock is behind the store's. A schedule of all faults hardly ever makes
+    /// that matter, so it has its own.
     AnyClock,
-    /// Takes a reading for the proof when it has reached the head it was for, whatever has become of the log meanwhile.
-    /// Only the model checker makes it.
+    /// Accepts a finished read as the proof, although the log may have changed meanwhile. Only the
+    /// model checker makes it.
     ProvenByTheLastPage,
-    /// Believes every log, whether or not issuers have put back what it lost.
-    BelievesUnsettled,
+    /// Accepts every log, whether or not issuers have put back what it lost.
+    AcceptsUnsettled,
     /// An issuer that puts back only what it acknowledged itself.
     OwnEntriesOnly,
-    /// An issuer that tells by its wall clock how long ago it acknowledged something, and forgets what is two minutes old.
+    /// An issuer that measures the age of its acknowledgements by its wall clock, and drops what is
+    /// two minutes old.
     AgesByWallClock,
-    /// A store that condemns sessions by their last rotation, not by their birth.
+    /// A store that ends sessions by their last rotation, not by their creation.
     SessionsByLastRotation,
-    /// An issuer that rotates sessions in a log that is not settled.
+    /// An issuer that rotates sessions in an unsettled log.
     RotatesUnsettled,
-    /// An issuer that creates sessions in a log that is not settled: watermarks that come back may be above them.
+    /// An issuer that creates sessions in an unsettled log: replayed watermarks may be above them.
     CreatesUnsettled,
 }
 
 impl Mutant {
-    /// Those that schedules of every kind of fault catch.
+    /// Those that schedules of all faults catch.
     pub const ALL: [Self; 11] = [
         Self::NoPredecessorCheck,
         Self::CounterOnly,
         Self::ProbeBeforePushes,
-        Self::ForgetsAtExpiry,
+        Self::DropsAtExpiry,
         Self::FreshOnReceipt,
         Self::SkipsUnreadable,
-        Self::BelievesUnsettled,
+        Self::AcceptsUnsettled,
         Self::OwnEntriesOnly,
         Self::SessionsByLastRotation,
         Self::RotatesUnsettled,
         Self::CreatesUnsettled,
     ];
 
-    /// What a follower without this rule makes of an event.
-    pub fn weaken(self, machine: &Machine, event: Event, now: Instants) -> Event {
+    /// The event as a follower without this rule handles it.
+    pub fn weaken(self, machine: &Machine, event: Event, now: ClockReading) -> Event {
         let last = machine.last();
         match (self, event) {
             (Self::NoPredecessorCheck, Event::Pushed(mut message)) => {
@@ -81,7 +82,7 @@ impl Mutant {
                 head.now = head.now.min(UnixTime(now.wall_ms / 1000));
                 Event::Answered { token, answer: Answer::Head(head) }
             }
-            (Self::BelievesUnsettled, Event::Answered { token, answer: Answer::Head(head) }) => {
+            (Self::AcceptsUnsettled, Event::Answered { token, answer: Answer::Head(head) }) => {
                 Event::Answered { token, answer: Answer::Head(Head { settled: true, ..head }) }
             }
             (Self::CounterOnly, event) => counter_only(event, last),
@@ -93,7 +94,7 @@ impl Mutant {
         }
     }
 
-    /// And of where to read from.
+    /// The start of a read as a follower without this rule chooses it.
     pub fn weaken_read(self, from: ReadFrom) -> ReadFrom {
         match (self, from) {
             (Self::CounterOnly, ReadFrom::At(at)) => ReadFrom::After(at),
@@ -102,12 +103,12 @@ impl Mutant {
     }
 }
 
-/// What revokes nothing.
+/// A revocation without effect.
 fn nothing() -> Revocation {
     Revocation { target: Target::Token { jti: packed(usize::MAX >> 8), subject: None }, expires_at: UnixTime(0) }
 }
 
-/// All logs look like one, and a log never looks shorter than before.
+/// All logs look like one that never shrinks.
 fn counter_only(event: Event, last: Position) -> Event {
     match event {
         Event::Pushed(mut message) => {
@@ -115,7 +116,7 @@ fn counter_only(event: Event, last: Position) -> Event {
             Event::Pushed(message)
         }
         Event::Answered { token, answer: Answer::Head(mut head) } => {
-            head.lineage = Lineage { epoch: "any".into(), history: "any".into() };
+            head.lineage = Lineage { epoch: "any".into(), replication_id: "any".into() };
             head.last = head.last.max(last);
             Event::Answered { token, answer: Answer::Head(head) }
         }

@@ -1,4 +1,4 @@
-//! Scenarios that have a name: what a reader of the promise would ask about.
+//! Named scenarios: those that a reader of the guarantees would ask about.
 
 use super::faults::Among;
 use super::issuer::Issuer;
@@ -8,17 +8,17 @@ use super::some;
 use super::store::Order;
 use super::truth::true_seconds;
 use super::world::{What, World};
+use crate::log_protocol::Message;
 use crate::revocation::{Revocation, Target};
 use crate::sync::{Alarm, Event};
 use crate::time::UnixTime;
-use crate::wire::Message;
 
 const NOTHING: Among = &[];
 
-/// What happens when, in milliseconds.
+/// What happens at which time, in milliseconds.
 type Plan<'a> = &'a [(u64, fn(&mut World))];
 
-/// A world in which only that happens which is planned.
+/// A world with only planned events.
 fn planned(seed: u64, mutant: Option<Mutant>, issuers: u64, plan: Plan<'_>) -> World {
     let mut world = World::new(seed, mutant, NOTHING);
     world.strikes_left = 0;
@@ -58,33 +58,34 @@ fn is_settled(world: &World) {
     assert!(!world.verifier.machine.raised(Alarm::ReplayMissing));
 }
 
-fn silence(world: &mut World) {
+fn lose_pushes(world: &mut World) {
     world.pushes_lost = 100;
 }
 
-fn sound(world: &mut World) {
+fn deliver_pushes(world: &mut World) {
     world.pushes_lost = 0;
 }
 
 #[test]
-fn two_failovers_within_the_window_lose_nothing() {
+fn two_failovers_lose_nothing() {
     fn at_once(world: &mut World) {
         world.fall_behind(0, false);
     }
     let plan: Plan<'_> = &[
-        (20_000, silence),
+        (20_000, lose_pushes),
         (20_010, fails_over),
         (21_150, fails_over),
         (22_300, at_once),
-        (23_000, sound),
+        (23_000, deliver_pushes),
         (40_000, fails_over),
     ];
-    holds(3, &[Mutant::BelievesUnsettled], plan, is_settled);
+    holds(3, &[Mutant::AcceptsUnsettled], plan, is_settled);
 }
 
-/// Whoever was logged out just before the failover that lost it neither refreshes nor logs in before that is put back.
+/// A user logged out just before the failover that lost the logout can neither refresh nor log in
+/// before it is put back.
 #[test]
-fn no_session_is_refreshed_or_created_before_the_log_is_settled() {
+fn unsettled_log_blocks_refresh_and_login() {
     fn log_in(world: &mut World) {
         (0..8).for_each(|_| world.login(0));
     }
@@ -111,9 +112,10 @@ fn no_session_is_refreshed_or_created_before_the_log_is_settled() {
     holds(2, &mutants, plan, is_settled);
 }
 
-/// The others wait for it, and nobody relies on the log before it has put back what it knows, or the wait is over.
+/// The other issuers wait for it, and no verifier relies on the log before its replay, or before
+/// the wait is over.
 #[test]
-fn a_paused_issuer_is_waited_for() {
+fn verifiers_wait_for_a_paused_issuer() {
     fn falls_behind(world: &mut World) {
         world.pushes_lost = 100;
         world.fall_behind(1_000, false);
@@ -121,31 +123,31 @@ fn a_paused_issuer_is_waited_for() {
     fn pause(world: &mut World) {
         world.issuers[0].paused_until = world.now + 4_000;
     }
-    let plan: Plan<'_> = &[(20_000, falls_behind), (20_990, pause), (21_100, sound)];
-    holds(2, &[Mutant::BelievesUnsettled], plan, is_settled);
+    let plan: Plan<'_> = &[(20_000, falls_behind), (20_990, pause), (21_100, deliver_pushes)];
+    holds(2, &[Mutant::AcceptsUnsettled], plan, is_settled);
 }
 
-/// It is delisted after a minute, and what only it knew is put back when it is there again.
+/// It is delisted after a minute; what only it knew is put back when it resumes.
 #[test]
-fn an_issuer_that_is_paused_for_long_is_delisted() {
+fn long_paused_issuer_is_delisted() {
     fn pause(world: &mut World) {
         world.faults_until_ms = 110_000;
         world.issuers[0].paused_until = world.now + 90_000;
     }
-    fn believed(world: &mut World) {
+    fn accepted_after_wait(world: &mut World) {
         assert!(world.verifier.machine.raised(Alarm::ReplayMissing), "the wait is over");
         assert!(!world.store.master().is_settled());
     }
     fn delisted(world: &mut World) {
         assert!(world.store.master().is_settled(), "those that are left have marked");
     }
-    let plan: Plan<'_> = &[(20_000, pause), (20_010, fails_over), (40_000, believed), (95_000, delisted)];
+    let plan: Plan<'_> = &[(20_000, pause), (20_010, fails_over), (40_000, accepted_after_wait), (95_000, delisted)];
     holds(2, &[], plan, is_settled);
 }
 
-/// None of those that acknowledged is there any more, but those that came after them have read the log.
+/// The issuers that acknowledged are gone, but their successors have read the log.
 #[test]
-fn a_rolling_restart_of_issuers_before_a_failover_loses_nothing() {
+fn rolling_restart_before_failover_loses_nothing() {
     fn first(world: &mut World) {
         world.restart_issuer(0);
     }
@@ -157,7 +159,8 @@ fn a_rolling_restart_of_issuers_before_a_failover_loses_nothing() {
         world.restart_verifier();
     }
     fn falls_behind(world: &mut World) {
-        // Even a log that is believed without a mark must have everything: all that know anything are there.
+        // Even a log accepted without a mark must be complete: every issuer that knows an entry is
+        // running.
         (world.strict, world.faults_until_ms) = (true, 90_000);
         world.fall_behind(3_000, false);
     }
@@ -166,7 +169,7 @@ fn a_rolling_restart_of_issuers_before_a_failover_loses_nothing() {
 }
 
 #[test]
-fn a_verifier_that_starts_right_after_a_failover_waits_for_the_replay() {
+fn new_verifier_waits_for_replay_after_failover() {
     fn start(world: &mut World) {
         world.promote(false);
         world.kept = None;
@@ -175,12 +178,13 @@ fn a_verifier_that_starts_right_after_a_failover_waits_for_the_replay() {
     fn behind(world: &mut World) {
         world.fall_behind(5_000, false);
     }
-    holds(2, &[Mutant::BelievesUnsettled], &[(20_000, behind), (21_000, start)], is_settled);
+    holds(2, &[Mutant::AcceptsUnsettled], &[(20_000, behind), (21_000, start)], is_settled);
 }
 
-/// They mark nothing: a log is believed after the wait, with an alarm, and by then they have put back what they acknowledged.
+/// They mark nothing: a log is accepted after the wait, with an alarm, and by then they have put
+/// back what they acknowledged.
 #[test]
-fn issuers_of_the_version_before_are_believed_after_the_wait() {
+fn log_of_old_issuers_is_accepted_after_the_wait() {
     for seed in 0..some() {
         let mut world = planned(seed, None, 2, &[(20_000, fails_over), (40_000, fails_over)]);
         world.issuers.iter_mut().for_each(|issuer| issuer.old = true);
@@ -191,7 +195,7 @@ fn issuers_of_the_version_before_are_believed_after_the_wait() {
 }
 
 #[test]
-fn an_issuer_of_the_version_before_beside_others_keeps_nobody_waiting() {
+fn old_issuer_beside_others_delays_no_proof() {
     for seed in 0..some() {
         let mut world = planned(seed, None, 3, &[(20_000, fails_over), (40_000, fails_over)]);
         world.issuers[0].old = true;
@@ -200,7 +204,7 @@ fn an_issuer_of_the_version_before_beside_others_keeps_nobody_waiting() {
     }
 }
 
-/// Whoever may publish can say "everybody, up to the year 2106".
+/// A client that may publish can push "all users, up to the year 2106".
 fn forge(world: &mut World) {
     let master = world.store.master();
     let (Some(epoch), previous) = (master.epoch, master.last) else { return };
@@ -214,7 +218,7 @@ fn forge(world: &mut World) {
     world.send(Event::Pushed(Message { epoch: super::store::epoch_name(epoch), previous, position, revocation }));
 }
 
-/// A living token of nobody that was ever revoked.
+/// A valid token that was never revoked is accepted.
 fn accepts_the_living(world: &World) -> bool {
     let alive =
         |token: &super::truth::Token| token.dead_by.is_empty() && token.expires > true_seconds(world.now + 60_000);
@@ -224,7 +228,7 @@ fn accepts_the_living(world: &World) -> bool {
 }
 
 #[test]
-fn a_forged_push_is_dropped_when_the_log_does_not_have_it() {
+fn forged_push_is_dropped() {
     let mut looked = 0;
     for seed in 0..some() {
         let mut world = planned(seed, None, 1, &[(20_000, forge), (20_400, forge), (23_000, forge)]);
@@ -237,9 +241,10 @@ fn a_forged_push_is_dropped_when_the_log_does_not_have_it() {
     assert!(looked > 0, "living tokens are accepted again");
 }
 
-/// A push whose entry a failover took away is held, although no log has it and nobody is left to put it back.
+/// A push stays applied whose entry a failover lost, although no log has it and no issuer can put
+/// it back.
 #[test]
-fn a_push_that_a_failover_took_away_stays_held() {
+fn push_lost_by_failover_stays_applied() {
     fn revoke(world: &mut World) {
         world.fall_behind(30, false);
         let (user, created) = (0, true_seconds(world.now));

@@ -1,17 +1,19 @@
-//! One simulated server: a partition's data, and the scripts that change it, each in one step.
+//! One simulated server: a partition's data, and the atomic scripts that change it.
 
 use std::collections::BTreeMap;
 
 use super::truth::{EntryId, Sid, USERS, User};
+use crate::log_protocol::Position;
 use crate::time::UnixTime;
-use crate::wire::Position;
 
-/// The store's clock has this grain in positions, in milliseconds: they are used again after a failover, as they may be in life.
+/// The grain of the store's clock in positions, in milliseconds: coarse, so that positions repeat
+/// after a failover as they can in reality.
 const GRAIN_MS: u64 = 20_000;
-/// A data set made anew is settled no sooner than this, in milliseconds: until then issuers list themselves again.
+/// A rebuilt data set is not settled sooner than this, in milliseconds: until then issuers register
+/// again.
 pub const MADE_ANEW_MS: u64 = 3_000;
 
-/// Epoch and history.
+/// Epoch and replication id.
 pub type Lineage = (u64, u64);
 
 /// A session's record.
@@ -23,26 +25,26 @@ pub struct Session {
     pub newest: UnixTime,
 }
 
-/// What an issuer's row in the list of issuers says.
+/// An issuer's row in the registry.
 #[derive(Clone, Copy, Debug)]
 pub struct Listed {
-    /// The history into which it has replayed everything.
+    /// The replication id of the log into which it has replayed everything.
     pub marked: Option<u64>,
     pub beats: u64,
 }
 
-/// One server's data and standing.
+/// One server's data and state.
 #[derive(Clone, Debug)]
 pub struct Server {
     pub epoch: Option<u64>,
-    pub history: u64,
+    pub replication_id: u64,
     pub last: Position,
     pub log: Vec<(Position, EntryId)>,
     /// False once the stream was deleted by hand.
     pub log_is_there: bool,
     pub since: UnixTime,
     pub isolated: bool,
-    /// When this epoch was made, by the store's clock in milliseconds.
+    /// When this epoch was created, by the store's clock in milliseconds.
     pub made_ms: u64,
     pub settled: Option<Lineage>,
     pub listed: BTreeMap<u64, Listed>,
@@ -50,14 +52,15 @@ pub struct Server {
     pub marks: Marks,
 }
 
-/// The last dead `iat`: of tokens, and of sessions by their creation; of each user, and of everybody.
+/// The last revoked `iat`, of tokens and of sessions by their creation: per user, and for all
+/// users.
 #[derive(Clone, Debug, Default)]
 pub struct Marks {
     pub tokens: [UnixTime; USERS],
     pub sessions: [UnixTime; USERS],
     pub all_tokens: UnixTime,
     pub all_sessions: UnixTime,
-    /// The newest `iat` ever given or killed here.
+    /// The newest `iat` ever issued or revoked here.
     pub peak: UnixTime,
 }
 
@@ -75,7 +78,7 @@ impl Server {
     pub fn new() -> Self {
         Self {
             epoch: None,
-            history: 1,
+            replication_id: 1,
             last: Position::START,
             log: Vec::new(),
             log_is_there: true,
@@ -89,20 +92,20 @@ impl Server {
         }
     }
 
-    /// The epoch, if the data set is there and its log is whole.
+    /// The epoch, if the data set exists and its log is complete.
     pub fn intact(&self) -> Option<u64> {
         self.epoch.filter(|_| self.log_is_there || self.last == Position::START)
     }
 
     pub fn lineage(&self) -> Option<Lineage> {
-        self.intact().map(|epoch| (epoch, self.history))
+        self.intact().map(|epoch| (epoch, self.replication_id))
     }
 
     pub fn is_settled(&self) -> bool {
         self.settled.is_some() && self.settled == self.lineage()
     }
 
-    /// Puts an entry at the end of the log; returns where, and what was the last before.
+    /// Appends an entry to the log; returns its position and the previous last one.
     pub fn put(&mut self, clock_ms: u64, id: EntryId) -> (Position, Position) {
         let grain = clock_ms / GRAIN_MS * GRAIN_MS;
         let newest = self.log.last().map_or(self.last, |(position, _)| *position).max(self.last);
@@ -117,7 +120,7 @@ impl Server {
         (previous, position)
     }
 
-    /// Takes out of the log what is older than `oldest_ms`, and says what that was.
+    /// Removes entries older than `oldest_ms` from the log, and returns them.
     pub fn trim(&mut self, oldest_ms: u64) -> Vec<EntryId> {
         let kept = |(position, _): &(Position, EntryId)| position.ms + GRAIN_MS >= oldest_ms;
         let gone = self.log.iter().filter(|entry| !kept(entry)).map(|(_, id)| *id).collect();
@@ -129,7 +132,8 @@ impl Server {
         self.log.iter().any(|(_, there)| *there == id)
     }
 
-    /// Makes the data set: a new epoch, and nobody is listed. Marks of a log that was deleted name this very history.
+    /// Creates the data set: a new epoch, and no issuer is registered. Marks left by a deleted log
+    /// would name this replication id.
     pub fn make(&mut self, epoch: u64, clock_ms: u64) {
         (self.epoch, self.last, self.log_is_there) = (Some(epoch), Position::START, true);
         (self.since, self.made_ms) = (UnixTime(clock_ms / 1000), clock_ms);
@@ -137,24 +141,25 @@ impl Server {
         self.listed.clear();
     }
 
-    /// An issuer's heartbeat: lists it.
+    /// An issuer's heartbeat: registers it.
     pub fn list(&mut self, name: u64, beats: u64) {
         self.listed.entry(name).or_insert(Listed { marked: None, beats }).beats = beats;
     }
 
-    /// An issuer has replayed all that it had to, and says which `iat` is the newest that it gave.
+    /// Records that an issuer has replayed everything, and the newest `iat` that it issued.
     pub fn mark(&mut self, name: u64, newest: UnixTime) {
-        let history = self.history;
+        let replication_id = self.replication_id;
         self.marks.peak = self.marks.peak.max(newest);
         if let Some(listed) = self.listed.get_mut(&name) {
-            listed.marked = Some(history);
+            listed.marked = Some(replication_id);
         }
     }
 
-    /// What every mark, beat and delisting ends with: once all that are listed have marked, the lineage is settled.
+    /// The last step of every mark, heartbeat and delisting: once all registered issuers have
+    /// marked, the lineage is settled.
     pub fn settle(&mut self, clock_ms: u64) -> bool {
-        let history = self.history;
-        let all = !self.listed.is_empty() && self.listed.values().all(|one| one.marked == Some(history));
+        let replication_id = self.replication_id;
+        let all = !self.listed.is_empty() && self.listed.values().all(|one| one.marked == Some(replication_id));
         let waited = clock_ms >= self.made_ms + MADE_ANEW_MS;
         if !all || !waited || self.lineage().is_none() || self.is_settled() {
             return false;
@@ -163,7 +168,7 @@ impl Server {
         true
     }
 
-    /// The `iat` of a new token of `user`.
+    /// The `iat` for a new token of `user`.
     pub fn issue(&mut self, user: User, clock: UnixTime) -> UnixTime {
         let issued = clock.max(self.marks.tokens_of(user).plus(1));
         self.marks.peak = self.marks.peak.max(issued);
@@ -176,7 +181,7 @@ impl Server {
         issued
     }
 
-    /// A refresh: the `iat` of the new token, or none if the session is not there or condemned.
+    /// A refresh: the `iat` of the new token; `None` if the session does not exist or has ended.
     pub fn rotate(&mut self, sid: Sid, clock: UnixTime, by_birth: bool) -> Option<UnixTime> {
         let session = *self.sessions.get(&sid)?;
         let condemned = if by_birth {
@@ -192,13 +197,14 @@ impl Server {
         Some(issued)
     }
 
-    /// The newest `iat` given to a user's sessions that are here.
+    /// The newest `iat` of a user's sessions here.
     pub fn newest_of(&self, user: User) -> UnixTime {
         let of = self.sessions.values().filter(|session| session.user == user);
         of.map(|session| session.newest).max().unwrap_or_default()
     }
 
-    /// Ends a user's sessions (or everybody's) that were created at or before `threshold`, and says which.
+    /// Ends the sessions of a user (or of all users) created at or before `threshold`, and returns
+    /// them.
     pub fn end_sessions(&mut self, user: Option<User>, threshold: UnixTime, by_birth: bool) -> Vec<Sid> {
         let mut ended = Vec::new();
         for (sid, session) in self.sessions.iter().filter(|(_, one)| user.is_none_or(|user| user == one.user)) {

@@ -1,16 +1,17 @@
-//! The simulated store: servers, of which one is the master; what its scripts do to the log, and what is lost with it.
+//! The simulated store: its servers, one of them the master; what its scripts do to the log, and
+//! which entries it loses.
 
 use super::mutant::Mutant;
 use super::server::{Lineage, Server};
 use super::truth::{EntryId, Kill, LIFETIME_MAX, ORIGIN_MS, Sid, TokenId, Truth, User, true_seconds};
+use crate::log_protocol::Position;
 use crate::sync::{self, Answer, Entry, Head, ReadFrom, Role};
 use crate::time::{CLOCK_SKEW_SECONDS, LEEWAY_MAX_SECONDS, REVOCATION_MARGIN_SECONDS, UnixTime};
-use crate::wire::Position;
 
-/// Entries of a page, few so that readings take several.
+/// Entries of a page: few, so that reads take several pages.
 const PAGE: usize = 7;
 
-/// What an issuer is asked to revoke.
+/// A revocation request to an issuer.
 #[derive(Clone, Copy, Debug)]
 pub enum Order {
     Token(TokenId),
@@ -20,14 +21,15 @@ pub enum Order {
     Unreadable(TokenId),
 }
 
-/// An order that could not be delivered when it was given: when that was, and the store's clock then, as was estimated.
+/// A request that could not be delivered when it was made: when that was, and the store's clock
+/// then, estimated.
 #[derive(Clone, Copy, Debug)]
 pub struct Late {
     pub given_ms: u64,
     pub threshold: UnixTime,
 }
 
-/// What was appended, for pushing.
+/// An appended entry, for its push.
 #[derive(Clone, Debug)]
 pub struct Appended {
     pub epoch: u64,
@@ -46,7 +48,7 @@ pub struct Store {
     /// The replica that will be promoted: it has stopped following.
     pub lagging: Option<Box<Server>>,
     numbers: u64,
-    /// How far the store's clock is off, in milliseconds.
+    /// The offset of the store's clock, in milliseconds.
     pub step_ms: i64,
     /// Entries trimmed although their tokens might still be accepted.
     pub trimmed_alive: u64,
@@ -70,7 +72,7 @@ impl Store {
         (ORIGIN_MS + now).saturating_add_signed(self.step_ms)
     }
 
-    /// The time by the store's clock.
+    /// The store's clock.
     pub fn seconds(&self, now: u64) -> UnixTime {
         UnixTime(self.clock_ms(now) / 1000)
     }
@@ -92,7 +94,7 @@ impl Store {
         self.mutant != Some(Mutant::SessionsByLastRotation)
     }
 
-    /// Appends an entry to the master's log, which has it again from then on.
+    /// Appends an entry to the master's log.
     pub fn append(&mut self, now: u64, id: EntryId) -> Option<Appended> {
         let clock_ms = self.clock_ms(now);
         if let Some(open) = self.truth.entries[id].open_loss() {
@@ -112,7 +114,7 @@ impl Store {
         Some(Appended { epoch, previous, position, id })
     }
 
-    /// Carries an order out, in one step. An order that comes late keeps its threshold.
+    /// Executes a request in one step. A late request keeps its threshold.
     pub fn order(&mut self, now: u64, order: Order, late: Option<Late>) -> Option<Vec<Appended>> {
         self.master().intact()?;
         let given_ms = late.map_or(now, |late| late.given_ms);
@@ -125,7 +127,7 @@ impl Store {
             Order::User { user, keep } => {
                 let mark = master.marks.tokens_of(user);
                 let threshold = match late {
-                    // Estimated: it is over what was ordered before it.
+                    // Estimated: it must be above the earlier requests.
                     Some(late) if late.threshold <= mark => mark.plus(1),
                     Some(late) => late.threshold,
                     None => clock.max(mark).max(master.newest_of(user)),
@@ -148,7 +150,7 @@ impl Store {
         Some(done)
     }
 
-    /// Puts an entry back that the log lacks.
+    /// Puts back an entry that the log lacks.
     pub fn put_back(&mut self, now: u64, id: EntryId) -> Vec<Appended> {
         let expired = self.truth.entries[id].expires < self.seconds(now);
         if expired || self.master().intact().is_none() || self.master().has(id) {
@@ -159,8 +161,9 @@ impl Store {
         done
     }
 
-    /// What an entry does to sessions and watermarks; returns what is appended because of it. Where it comes late, sessions may
-    /// have tokens above its threshold, even some that this data knows nothing of: each has an entry of its own.
+    /// Applies an entry to sessions and watermarks; returns the entries appended because of it. If
+    /// it comes late, sessions may have tokens above its threshold, even some that this data does
+    /// not know: each gets its own entry.
     fn take_effect(&mut self, now: u64, id: EntryId, late: bool) -> Vec<Appended> {
         let (Kill::Subject { .. } | Kill::All { .. }) = self.truth.entries[id].kill else {
             if let Kill::Session(sid) = self.truth.entries[id].kill {
@@ -212,15 +215,15 @@ impl Store {
         done
     }
 
-    /// What `with` lacks of what the master and its lost log had is lost.
+    /// Replaces the master; entries that `with` lacks are lost.
     pub fn replace(&mut self, now: u64, with: Server) {
-        let history = self.number();
+        let replication_id = self.number();
         self.lose_all_but(now, &with, false);
-        *self.master() = Server { history, isolated: false, ..with };
+        *self.master() = Server { replication_id, isolated: false, ..with };
         self.lagging = None;
     }
 
-    /// All acknowledged entries that `kept` does not have are in no log from now on.
+    /// Marks every acknowledged entry that `kept` lacks as lost.
     pub fn lose_all_but(&mut self, now: u64, kept: &Server, with_data: bool) {
         let had: std::collections::BTreeSet<EntryId> = self.master().log.iter().map(|(_, id)| *id).collect();
         for id in 0..self.truth.entries.len() {
@@ -232,8 +235,8 @@ impl Store {
 
     pub fn lose_everything(&mut self, now: u64) {
         self.lose_all_but(now, &Server::new(), true);
-        let history = self.master().history;
-        *self.master() = Server { history, ..Server::new() };
+        let replication_id = self.master().replication_id;
+        *self.master() = Server { replication_id, ..Server::new() };
         self.lagging = None;
     }
 
@@ -244,7 +247,8 @@ impl Store {
         master.log_is_there = false;
     }
 
-    /// All but the newest entries go. What is gone early is lost for who did not have it.
+    /// Trims the log to its newest entries. An entry trimmed early is lost for verifiers that have
+    /// not read it.
     pub fn trim(&mut self, now: u64) {
         let gone = self.master().log.len().saturating_sub(1).min(3);
         let gone: Vec<_> = self.master().log.drain(..gone).collect();
@@ -259,7 +263,8 @@ impl Store {
             return Answer::LogDamaged;
         }
         let good = u64::from(!server.isolated);
-        let lineage = sync::Lineage { epoch: epoch_name(epoch), history: server.history.to_string().into() };
+        let lineage =
+            sync::Lineage { epoch: epoch_name(epoch), replication_id: server.replication_id.to_string().into() };
         Answer::Head(Head {
             lineage,
             last: newest,

@@ -1,5 +1,5 @@
-//! What is true in the simulated world: which tokens and sessions there are, which orders were acknowledged, and what a
-//! store has lost of them.
+//! The truth of the simulated world: its tokens and sessions, which requests were acknowledged, and
+//! which of them a store has lost.
 
 use crate::revocation::{EntryError, Id, Revocation, Target};
 use crate::time::{REVOCATION_MARGIN_SECONDS, UnixTime};
@@ -9,13 +9,14 @@ pub type TokenId = usize;
 pub type Sid = usize;
 pub type User = usize;
 
-/// How many users there are.
+/// The number of users.
 pub const USERS: usize = 4;
-/// The longest a token lives here, in seconds.
+/// The longest lifetime of a token here, in seconds.
 pub const LIFETIME_MAX: u64 = 200;
 /// The store's clock at the beginning, in milliseconds since 1970.
 pub const ORIGIN_MS: u64 = 1_700_000_000_000;
-/// Within this a late order may name a login that came after it, in milliseconds: its threshold was estimated in whole seconds.
+/// A late request may cover a login this much later, in milliseconds: its threshold was estimated
+/// in whole seconds.
 const ESTIMATED_MS: u64 = 2_000;
 
 /// The true time.
@@ -30,7 +31,7 @@ pub struct Token {
     pub user: User,
     pub issued: UnixTime,
     pub expires: UnixTime,
-    /// The entries that make it dead, once they are acknowledged.
+    /// The entries that revoke it, once acknowledged.
     pub dead_by: Vec<EntryId>,
 }
 
@@ -38,18 +39,18 @@ pub struct Token {
 #[derive(Clone, Debug)]
 pub struct SessionTruth {
     pub user: User,
-    /// When its client had its first token.
+    /// When its client received its first token.
     pub created_ms: u64,
     pub tokens: Vec<TokenId>,
     pub dead_by: Vec<EntryId>,
 }
 
-/// What an entry of the log kills.
+/// What an entry of the log revokes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kill {
     Token(TokenId),
     Session(Sid),
-    /// `keep`: the sessions live on.
+    /// `keep`: the sessions stay alive.
     Subject {
         user: User,
         threshold: UnixTime,
@@ -57,30 +58,30 @@ pub enum Kill {
     },
     All {
         threshold: UnixTime,
-        /// Not by an order, but because of one: sessions live on.
+        /// A consequence of a request, not one itself: sessions stay alive.
         tokens_only: bool,
     },
-    /// In a format that this verifier does not know yet.
+    /// In a format that this verifier cannot decode.
     Unreadable(TokenId),
 }
 
-/// A time in which an acknowledged entry was in no log that a proof can speak of.
+/// A time during which an acknowledged entry was in no log that a proof can cover.
 #[derive(Clone, Copy, Debug)]
 pub struct Lost {
     pub from: u64,
     pub to: u64,
-    /// Everybody who acknowledged it or heard of it is gone.
+    /// Every issuer that acknowledged or received it is gone.
     pub orphaned: bool,
-    /// The data set went with it: who was not there knows that it cannot know.
+    /// The data set was lost with it: a verifier that was not connected knows about the gap.
     pub with_data: bool,
 }
 
-/// One entry, whatever logs it stands in.
+/// One entry, in whatever logs.
 #[derive(Clone, Debug)]
 pub struct Logged {
     pub kill: Kill,
     pub expires: UnixTime,
-    /// When it was asked for, and when that was acknowledged.
+    /// When it was requested, and when that was acknowledged.
     pub given_ms: u64,
     pub acknowledged_ms: Option<u64>,
     pub late: bool,
@@ -88,7 +89,7 @@ pub struct Logged {
 }
 
 impl Logged {
-    /// The loss that a proof as of `at` falls into.
+    /// The loss that covers a proof as of `at`.
     pub fn lost_at(&self, at: u64) -> Option<&Lost> {
         self.lost.iter().find(|lost| (lost.from..lost.to).contains(&at))
     }
@@ -113,7 +114,7 @@ impl Logged {
     }
 }
 
-/// All that is true.
+/// The complete truth.
 #[derive(Clone, Debug, Default)]
 pub struct Truth {
     pub tokens: Vec<Token>,
@@ -137,7 +138,7 @@ pub fn number_of(id: &Id) -> usize {
 }
 
 impl Truth {
-    /// An entry as a log or a push has it.
+    /// An entry as the log or a push encodes it.
     pub fn revocation(&self, id: EntryId) -> Result<Revocation, EntryError> {
         let entry = &self.entries[id];
         let target = match entry.kill {
@@ -169,7 +170,7 @@ impl Truth {
         self.entries.len() - 1
     }
 
-    /// The client has its 204: from now on everything that the order meant is dead.
+    /// The client has its 204: from now on everything that the request covers is revoked.
     pub fn acknowledge(&mut self, now: u64, id: EntryId) {
         let entry = &mut self.entries[id];
         if entry.acknowledged_ms.is_some() {
@@ -217,7 +218,7 @@ impl Truth {
         self.sessions.len() - 1
     }
 
-    /// The client of a session gets a token.
+    /// The client of a session receives a token.
     pub fn hand_out(&mut self, now: u64, sid: Sid, issued: UnixTime, lifetime: u64) -> TokenId {
         let user = self.sessions[sid].user;
         let id = self.tokens.len();
@@ -228,7 +229,7 @@ impl Truth {
         id
     }
 
-    /// The order, if any, by which a token is dead that is made now.
+    /// The request, if any, that revokes a token issued now.
     pub fn born_dead(&self, now: u64, user: User, issued: UnixTime) -> Option<EntryId> {
         self.entries.iter().position(|entry| {
             let names = match entry.kill {

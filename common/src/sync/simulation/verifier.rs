@@ -1,4 +1,4 @@
-//! The simulated verifier: the real machine, a list with expiry, clocks that err.
+//! The simulated verifier: the real machine, a list with expiry, and clocks with errors.
 
 use std::collections::BTreeMap;
 
@@ -6,14 +6,14 @@ use super::mutant::Mutant;
 use super::truth::{Token, TokenId, USERS, number_of};
 use crate::revocation::{Revocation, Target};
 use crate::sync::{Action, Alarm, Checkpoint, Event, Machine, Push, Timing};
-use crate::time::{CLOCK_SKEW_SECONDS, Instants, LEEWAY_MAX_SECONDS, TimeFloor, UnixTime};
+use crate::time::{CLOCK_SKEW_SECONDS, ClockReading, LEEWAY_MAX_SECONDS, TimeFloor, UnixTime};
 
-/// The revocations held.
+/// The revocations.
 #[derive(Clone, Debug, Default)]
 pub struct Held {
     tokens: BTreeMap<TokenId, UnixTime>,
     sessions: BTreeMap<usize, UnixTime>,
-    /// Of each user: threshold and expiry.
+    /// Threshold and expiry of each user.
     users: [(UnixTime, UnixTime); USERS],
     all: UnixTime,
     since: UnixTime,
@@ -45,7 +45,7 @@ impl Held {
         }
     }
 
-    /// Up to where everybody's tokens are dead.
+    /// The last revoked `iat` for all users.
     pub fn everybody(&self) -> UnixTime {
         self.all
     }
@@ -60,12 +60,12 @@ fn later(held: &mut UnixTime, at: UnixTime) {
     *held = (*held).max(at);
 }
 
-/// What a verifier keeps on disk.
+/// A verifier's snapshot.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     held: Held,
     checkpoint: Checkpoint,
-    /// What had expired by then, by a clock that may have been wrong, is not in it.
+    /// It lacks what had expired by then, by a clock that may have been wrong.
     expired_by: UnixTime,
     was_there_ms: u64,
 }
@@ -74,27 +74,27 @@ pub struct Verifier {
     pub machine: Machine,
     pub mutant: Option<Mutant>,
     pub held: Held,
-    /// What was pushed and not confirmed.
+    /// Unconfirmed pushes.
     apart: Vec<Push>,
     pub fresh_as_of: Option<u64>,
-    /// The last proof was of a log whose replay is missing.
+    /// The last proof was from a log whose replay is missing.
     pub unsettled: bool,
-    /// It missed nothing from here on.
+    /// Since then it has missed nothing.
     pub was_there_ms: u64,
     pub proofs: u64,
-    /// How far the wall clock is off, in milliseconds, and by how much it has been stepped.
+    /// The offset of the wall clock in milliseconds, and by how much it has been stepped.
     pub skew_ms: i64,
     pub step_ms: i64,
     pub timing: Timing,
     leeway: u64,
     floor: TimeFloor,
     lowered: u64,
-    /// Pushes that the log never had.
+    /// The number of pushes that the log never had.
     pub dropped: usize,
 }
 
 impl Verifier {
-    pub fn new(mutant: Option<Mutant>, timing: Timing, skew_ms: i64, leeway: u64, now: Instants) -> Self {
+    pub fn new(mutant: Option<Mutant>, timing: Timing, skew_ms: i64, leeway: u64, now: ClockReading) -> Self {
         Self {
             machine: Machine::new(timing, 1),
             mutant,
@@ -120,13 +120,14 @@ impl Verifier {
         Some(Snapshot { held: self.held.clone(), checkpoint, expired_by, was_there_ms })
     }
 
-    /// Dies and starts again, with what it kept or with nothing.
-    pub fn restart(&mut self, kept: Option<Snapshot>, now: Instants) {
+    /// Stops and starts again, with its snapshot or without.
+    pub fn restart(&mut self, kept: Option<Snapshot>, now: ClockReading) {
         let mut fresh = Self::new(self.mutant, self.timing, self.skew_ms, self.leeway, now);
         (fresh.step_ms, fresh.proofs) = (self.step_ms, self.proofs);
         if let Some(Snapshot { held, checkpoint, expired_by, was_there_ms }) = kept {
             fresh.held = held;
-            // Written by a clock that was ahead of this one: what it dropped may still matter, so the log is read whole.
+            // Written by a clock that was ahead of this one: dropped entries may still matter, so
+            // the log is read completely.
             let whole = expired_by <= fresh.floor.seconds().plus(2 * CLOCK_SKEW_SECONDS);
             if whole || self.mutant == Some(Mutant::TrustsAnySnapshot) {
                 fresh.machine = Machine::resume(self.timing, 1, checkpoint);
@@ -136,8 +137,9 @@ impl Verifier {
         *self = fresh;
     }
 
-    /// Gives an event to the machine and does what concerns the list; returns the rest.
-    pub fn on(&mut self, event: Event, now: Instants) -> Vec<Action> {
+    /// Gives an event to the machine and applies the actions that concern the list; returns the
+    /// others.
+    pub fn on(&mut self, event: Event, now: ClockReading) -> Vec<Action> {
         let event = match self.mutant {
             Some(mutant) => mutant.weaken(&self.machine, event, now),
             None => event,
@@ -185,14 +187,14 @@ impl Verifier {
         rest
     }
 
-    /// Drops what has expired; entries are kept by the floor under this host's clock.
-    pub fn expire(&mut self, now: Instants) {
+    /// Drops expired entries by the floor under this host's clock.
+    pub fn expire(&mut self, now: ClockReading) {
         let floor = self.floor.advance(now);
-        let early = if self.mutant == Some(Mutant::ForgetsAtExpiry) { 70 } else { 0 };
+        let early = if self.mutant == Some(Mutant::DropsAtExpiry) { 70 } else { 0 };
         self.held.expire(floor, early);
     }
 
-    /// Whether a token would be answered good, if the list is taken for complete.
+    /// Whether a token would be answered good if the list were complete.
     pub fn accepts(&self, id: TokenId, token: &Token) -> bool {
         let apart = || {
             let mut apart = Held::default();

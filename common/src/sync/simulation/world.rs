@@ -1,4 +1,5 @@
-//! The world: virtual time, a network that keeps the order of one connection and nothing else, and the watcher.
+//! The world: virtual time, a network that keeps only the order within a connection, and the checks
+//! against the truth.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -11,22 +12,23 @@ use super::server::{Lineage, Server};
 use super::store::{Appended, Store, epoch_name};
 use super::truth::{ORIGIN_MS, Sid, Token, TokenId};
 use super::verifier::{Snapshot, Verifier};
+use crate::log_protocol::Message;
 use crate::sync::{Action, Event, Timing};
-use crate::time::{Instants, UnixTime};
-use crate::wire::Message;
+use crate::time::{ClockReading, UnixTime};
 
-/// Faults come until here in the usual schedule, in milliseconds.
+/// In the usual schedule faults happen until this time, in milliseconds.
 const FAULTS_UNTIL_MS: u64 = 60_000;
-/// And then there is peace for this long, in which the verifier must become fresh.
+/// After that no fault happens for this long, and the verifier must become fresh.
 const PEACE_MS: u64 = 20_000;
-/// The longest time without a look at the list, in milliseconds.
+/// The longest interval between checks of the list, in milliseconds.
 const LOOK_MS: u64 = 200;
-/// The waits between attempts to connect: the shortest and the longest of the follower's back-off.
+/// The waits between attempts to connect: from the shortest to the longest of the follower's
+/// back-off.
 const BACKOFF_MS: std::ops::Range<u64> = 25..1_001;
-/// How fresh it must be at the end.
+/// How fresh the list must be at the end.
 const FRESH_WITHIN_MS: u64 = 2_000;
 
-/// What became of a schedule.
+/// The outcome of a schedule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     pub violation: Option<String>,
@@ -54,24 +56,24 @@ pub enum What {
         lineage: Option<Lineage>,
     },
     Done(Done),
-    /// An issuer is stopped cleanly and started again.
+    /// A clean stop and start of an issuer.
     Restart {
         index: usize,
     },
-    /// A replica becomes the master.
+    /// The promotion of a replica.
     Promote {
         old_one_lives_on: bool,
     },
-    /// Something that a test has planned.
+    /// A step that a test has planned.
     Act(fn(&mut World)),
     Tick,
     Connect,
-    /// The verifier's question reaches the server.
+    /// The verifier's request reaches the server.
     Asked {
         connection: u64,
         question: Action,
     },
-    /// Something reaches the verifier.
+    /// An event reaches the verifier.
     Arrived {
         connection: u64,
         event: Event,
@@ -106,11 +108,11 @@ impl Ord for Due {
     }
 }
 
-/// The verifier's connection: to which server, and until when each direction is busy.
+/// The verifier's connection: its server, and until when each direction is busy.
 pub struct Connection {
     pub number: u64,
     pub server: usize,
-    /// Nothing goes through, and nobody is told.
+    /// Packets are dropped without an error.
     pub black_hole: bool,
     to_server_at: u64,
     to_verifier_at: u64,
@@ -121,36 +123,36 @@ pub struct World {
     pub now: u64,
     agenda: BinaryHeap<Reverse<Due>>,
     order: u64,
-    /// When the verifier's timer goes off; older timers are void.
+    /// When the verifier's timer fires; older timers are void.
     timer: u64,
     pub store: Store,
     pub issuers: Vec<Issuer>,
     pub refreshes: u64,
-    /// Users, and everybody, are logged out here.
+    /// Logouts of users, and of all users, happen here.
     pub watermarks: bool,
     pub verifier: Verifier,
     pub connection: Option<Connection>,
     connections: u64,
-    /// The server that Sentinel would name; another may still answer.
+    /// The address that Sentinel would name is reachable; another server may still answer.
     pub reachable: bool,
-    /// Nothing moves at the server, or at the verifier, before this.
+    /// The server is frozen, or the verifier paused, until then.
     pub server_frozen_until: u64,
     pub verifier_paused_until: u64,
-    /// Percent of pushes that get lost.
+    /// The percentage of pushes that are lost.
     pub pushes_lost: u64,
     pub backup: Option<Server>,
     pub kept: Option<Snapshot>,
     pub faults: u64,
     pub last_fault_over: u64,
-    /// When an unreadable entry was written, if ever: then no end is fresh until it is gone.
+    /// An unreadable entry was written: until it is gone, the list cannot be fresh at the end.
     pub unreadable: bool,
-    /// What may befall it.
+    /// The faults that can happen.
     pub among: Among,
-    /// How many more faults there are to come.
+    /// The number of faults still to come.
     pub strikes_left: u64,
-    /// Faults come until here, in milliseconds.
+    /// Faults happen until then, in milliseconds.
     pub faults_until_ms: u64,
-    /// How long there is peace afterwards, in milliseconds.
+    /// How long no fault happens afterwards, in milliseconds.
     pub peace_ms: u64,
     /// The session that a scenario is about.
     pub planned: Option<usize>,
@@ -159,7 +161,8 @@ pub struct World {
     /// When the list was first proven after the last fault.
     back_at: Option<u64>,
     pub violation: Option<String>,
-    /// Even a log whose replay is missing must have everything: nobody who knows anything is kept from putting it back.
+    /// Even a log whose replay is missing must be complete: every issuer that knows an entry can
+    /// put it back.
     pub strict: bool,
     looked: (u64, u64),
 }
@@ -173,7 +176,7 @@ impl World {
         let timing = Timing { replay_wait_running_ms: running, ..Timing::default() };
         let issuers = random.between(1, 4);
         let watermarks = random.chance(60);
-        let start = Instants { wall_ms: ORIGIN_MS.saturating_add_signed(skew_ms), monotonic_ms: 0 };
+        let start = ClockReading { wall_ms: ORIGIN_MS.saturating_add_signed(skew_ms), monotonic_ms: 0 };
         let mut world = Self {
             verifier: Verifier::new(mutant, timing, skew_ms, leeway, start),
             issuers: (0..issuers).map(|number| Issuer::start(1_000_000 + number, false)).collect(),
@@ -221,9 +224,9 @@ impl World {
         self.agenda.push(Reverse(Due { at: at.max(self.now), order: self.order, what }));
     }
 
-    pub fn instants(&self) -> Instants {
+    pub fn reading(&self) -> ClockReading {
         let off = self.verifier.skew_ms + self.verifier.step_ms;
-        Instants { wall_ms: (ORIGIN_MS + self.now).saturating_add_signed(off), monotonic_ms: self.now }
+        ClockReading { wall_ms: (ORIGIN_MS + self.now).saturating_add_signed(off), monotonic_ms: self.now }
     }
 
     pub fn run(&mut self) -> Outcome {
@@ -267,14 +270,14 @@ impl World {
             What::Act(act) => act(self),
             What::Tick if self.now != self.timer => {}
             What::Tick if self.now < self.verifier_paused_until => self.set_timer(self.verifier_paused_until),
-            What::Tick => self.tell(Event::Tick),
+            What::Tick => self.deliver_event(Event::Tick),
             What::Connect => self.connect(),
             What::Asked { connection, question } => self.asked(connection, question),
             What::Arrived { connection, event } => {
                 if self.now < self.verifier_paused_until {
                     self.at(self.verifier_paused_until, What::Arrived { connection, event });
                 } else if self.connection.as_ref().is_some_and(|up| up.number == connection) {
-                    self.tell(event);
+                    self.deliver_event(event);
                 }
             }
             What::Strike => {
@@ -290,12 +293,12 @@ impl World {
         self.watch();
     }
 
-    /// Pushes an entry of the master to whoever is connected there.
+    /// Pushes an entry to the verifier if it is connected to the master.
     pub fn push(&mut self, appended: &Appended) {
         for index in 0..self.issuers.len() {
             let lost = self.random.chance(self.pushes_lost.max(5));
             if !lost && self.can_reach(index) {
-                self.issuers[index].hear(appended.id);
+                self.issuers[index].receive(appended.id);
             }
         }
         let lost = self.random.chance(self.pushes_lost);
@@ -312,7 +315,7 @@ impl World {
         self.send(Event::Pushed(message));
     }
 
-    /// Sends something to the verifier, behind everything that was sent before it.
+    /// Sends an event to the verifier, after everything sent before.
     pub fn send(&mut self, event: Event) {
         let delay = self.random.between(0, 20);
         let frozen = self.server_frozen_until;
@@ -340,7 +343,7 @@ impl World {
                 let (entries, complete) = self.store.page(server, from);
                 self.send(Event::Page { request, entries, complete });
             }
-            other => panic!("no question: {other:?}"),
+            other => panic!("not a request: {other:?}"),
         }
     }
 
@@ -357,21 +360,21 @@ impl World {
         let (number, server) = (self.connections, self.store.master);
         self.connection =
             Some(Connection { number, server, black_hole: false, to_server_at: 0, to_verifier_at: self.now });
-        self.tell(Event::Subscribed);
+        self.deliver_event(Event::Subscribed);
     }
 
-    /// The connection ends, and the verifier hears of it at once.
+    /// Ends the connection; the verifier notices at once.
     pub fn cut(&mut self) {
         if self.connection.take().is_some() {
-            self.tell(Event::Disconnected);
+            self.deliver_event(Event::Disconnected);
             let again = self.now + self.random.between(BACKOFF_MS.start, BACKOFF_MS.end);
             self.at(again, What::Connect);
         }
     }
 
-    /// Gives the verifier an event and carries its questions to the server.
-    fn tell(&mut self, event: Event) {
-        let (now, proofs) = (self.instants(), self.verifier.proofs);
+    /// Gives the verifier an event and sends its requests to the server.
+    fn deliver_event(&mut self, event: Event) {
+        let (now, proofs) = (self.reading(), self.verifier.proofs);
         for action in self.verifier.on(event, now) {
             match action {
                 Action::Probe { .. } | Action::Read { .. } => {
@@ -407,13 +410,13 @@ impl World {
         }
     }
 
-    /// Compares what the verifier would answer with the truth: after every proof, and now and then.
+    /// Compares the verifier's answers with the truth, after every proof and at intervals.
     fn watch(&mut self) {
         let look = (self.verifier.proofs, self.now / LOOK_MS);
         if std::mem::replace(&mut self.looked, look) == look {
             return;
         }
-        let now = self.instants();
+        let now = self.reading();
         self.verifier.expire(now);
         let Some(as_of) = self.verifier.fresh_as_of else { return };
         let tokens = &self.store.truth.tokens;
@@ -425,7 +428,7 @@ impl World {
         }
     }
 
-    /// Whether a proof as of `as_of` promises that this token is known to be dead.
+    /// Whether a proof as of `as_of` promises that this token is known to be revoked.
     fn promised(&self, token: &Token, as_of: u64) -> bool {
         token.dead_by.iter().any(|id| {
             let entry = &self.store.truth.entries[*id];

@@ -1,65 +1,70 @@
-//! A log whose replay is not marked as done.
+//! Logs whose replay is not marked as done.
 
 use super::*;
 
-/// A head that is not settled, `n` entries long.
-fn unsettled(history: &str, n: u64) -> Head {
-    Head { settled: false, ..head("e", history, n) }
+/// A head that is not settled, with `n` entries.
+fn unsettled(replication_id: &str, n: u64) -> Head {
+    Head { settled: false, ..head("e", replication_id, n) }
 }
 
 #[test]
-fn an_unsettled_log_proves_nothing_until_it_is_settled() {
-    let mut desk = Desk::live(3);
-    desk.after(250).answer(unsettled("h2", 4));
-    desk.page((1..=4).map(entry).collect(), true);
-    assert_eq!((desk.freshened(), desk.machine.phase()), (None, Phase::Live), "held, and not proven");
-    desk.after(250).answer(unsettled("h2", 4));
-    assert_eq!(desk.freshened(), None);
-    assert_eq!(desk.machine.fresh_as_of(), Some(at(100)), "what was proven stays proven");
-    desk.after(250).answer(head("e", "h2", 4));
-    assert_eq!(desk.freshened(), Some(desk.now));
-    assert!(!desk.machine.raised(Alarm::ReplayMissing));
+fn unsettled_log_proves_nothing() {
+    let mut follower = Follower::live(3);
+    follower.after(250).answer(unsettled("h2", 4));
+    follower.page((1..=4).map(entry).collect(), true);
+    assert_eq!((follower.freshened(), follower.machine.phase()), (None, Phase::Live), "held, and not proven");
+    follower.after(250).answer(unsettled("h2", 4));
+    assert_eq!(follower.freshened(), None);
+    assert_eq!(follower.machine.fresh_as_of(), Some(at(100)), "what was proven stays proven");
+    follower.after(250).answer(head("e", "h2", 4));
+    assert_eq!(follower.freshened(), Some(follower.now));
+    assert!(!follower.machine.raised(Alarm::ReplayMissing));
 }
 
 #[test]
-fn an_unsettled_log_is_believed_after_the_wait_with_an_alarm() {
-    for (mut desk, wait) in [(Desk::new(), 5_000), (Desk::live(0), 15_000)] {
-        desk.on(Event::Disconnected).on(Event::Subscribed).answer(unsettled("h2", 0));
-        let first = desk.now;
-        while desk.now < first + wait - 250 {
-            desk.after(250).answer(unsettled("h2", 0));
-            assert_eq!((desk.freshened(), desk.machine.raised(Alarm::ReplayMissing)), (None, false), "{}", desk.now);
+fn unsettled_log_is_accepted_after_the_wait() {
+    for (mut follower, wait) in [(Follower::new(), 5_000), (Follower::live(0), 15_000)] {
+        follower.on(Event::Disconnected).on(Event::Subscribed).answer(unsettled("h2", 0));
+        let first = follower.now;
+        while follower.now < first + wait - 250 {
+            follower.after(250).answer(unsettled("h2", 0));
+            assert_eq!(
+                (follower.freshened(), follower.machine.raised(Alarm::ReplayMissing)),
+                (None, false),
+                "{}",
+                follower.now
+            );
         }
-        desk.after(250).answer(unsettled("h2", 0));
-        assert_eq!(desk.freshened(), Some(first + wait));
-        assert!(desk.done.contains(&Action::Warning(Alarm::ReplayMissing, true)));
-        desk.on(Event::Disconnected).on(Event::Subscribed).answer(unsettled("h2", 0));
-        assert_eq!(desk.freshened(), Some(desk.now), "the wait counts from the first sight");
-        desk.after(250).answer(head("e", "h2", 0));
-        assert!(desk.done.contains(&Action::Warning(Alarm::ReplayMissing, false)), "it is settled after all");
+        follower.after(250).answer(unsettled("h2", 0));
+        assert_eq!(follower.freshened(), Some(first + wait));
+        assert!(follower.done.contains(&Action::Warning(Alarm::ReplayMissing, true)));
+        follower.on(Event::Disconnected).on(Event::Subscribed).answer(unsettled("h2", 0));
+        assert_eq!(follower.freshened(), Some(follower.now), "the wait counts from the first sight");
+        follower.after(250).answer(head("e", "h2", 0));
+        assert!(follower.done.contains(&Action::Warning(Alarm::ReplayMissing, false)), "it is settled after all");
     }
 }
 
-/// Another log while one is waited for: the wait begins anew.
+/// Another unsettled log during the wait: the wait starts again.
 #[test]
-fn every_unsettled_log_is_waited_for() {
-    let mut desk = Desk::new();
-    desk.on(Event::Subscribed).answer(unsettled("h2", 0));
-    desk.now += 4_900;
-    desk.on(Event::Tick).answer(unsettled("h3", 0));
-    desk.now += 200;
-    desk.on(Event::Disconnected).on(Event::Subscribed).answer(unsettled("h3", 0));
-    assert_eq!(desk.freshened(), None);
+fn each_unsettled_log_starts_a_new_wait() {
+    let mut follower = Follower::new();
+    follower.on(Event::Subscribed).answer(unsettled("h2", 0));
+    follower.now += 4_900;
+    follower.on(Event::Tick).answer(unsettled("h3", 0));
+    follower.now += 200;
+    follower.on(Event::Disconnected).on(Event::Subscribed).answer(unsettled("h3", 0));
+    assert_eq!(follower.freshened(), None);
 }
 
 #[test]
-fn reading_whole_proves_nothing_before_the_log_was_read() {
-    let mut desk = Desk::live(3);
-    desk.on(Event::ReadWhole);
-    assert_eq!(desk.machine.fresh_as_of(), None);
-    desk.answer(head("e", "h", 3));
-    assert_eq!(desk.reading().map(|(_, from)| from), Some(ReadFrom::Start));
-    assert_eq!(desk.freshened(), None);
-    desk.page((1..=3).map(entry).collect(), true);
-    assert!(desk.freshened().is_some());
+fn read_whole_proves_nothing_before_the_read() {
+    let mut follower = Follower::live(3);
+    follower.on(Event::ReadWhole);
+    assert_eq!(follower.machine.fresh_as_of(), None);
+    follower.answer(head("e", "h", 3));
+    assert_eq!(follower.reading().map(|(_, from)| from), Some(ReadFrom::Start));
+    assert_eq!(follower.freshened(), None);
+    follower.page((1..=3).map(entry).collect(), true);
+    assert!(follower.freshened().is_some());
 }

@@ -1,100 +1,104 @@
-//! Pushes ahead of what is held, how they are remembered and counted, and when the machine wants to be woken.
+//! Pushes ahead of `last`: how they are kept and counted, and when the machine must be woken.
 
 use super::*;
 
 #[test]
-fn pushes_that_follow_each_other_are_joined_once_the_log_reaches_them() {
-    let mut desk = Desk::live(3);
-    desk.on(push("e", 5, 6)).on(push("e", 6, 7)).on(push("e", 5, 6)).on(push("e", 6, 7));
-    let counters = desk.machine.counters();
+fn chained_pushes_join_once_the_log_reaches_them() {
+    let mut follower = Follower::live(3);
+    follower.on(push("e", 5, 6)).on(push("e", 6, 7)).on(push("e", 5, 6)).on(push("e", 6, 7));
+    let counters = follower.machine.counters();
     assert_eq!((counters.gaps, counters.duplicates), (2, 2), "each is ahead; those that are known are duplicates");
-    desk.answer(head("e", "h", 7)).page(vec![entry(3), entry(4), entry(5)], false);
-    assert_eq!(desk.machine.last(), p(7), "it need not read what it was pushed");
+    follower.answer(head("e", "h", 7)).page(vec![entry(3), entry(4), entry(5)], false);
+    assert_eq!(follower.machine.last(), p(7), "it need not read what it was pushed");
 }
 
 #[test]
-fn a_push_that_does_not_follow_begins_another_tail() {
-    let mut desk = Desk::live(3);
-    desk.on(push("e", 5, 6)).on(push("e", 8, 9));
-    assert_eq!((desk.machine.counters().gaps, desk.machine.counters().duplicates), (2, 0));
-    desk.answer(head("e", "h", 9)).page_only(vec![entry(3), entry(4), entry(5)], false);
-    assert_eq!(desk.machine.last(), p(5), "6 was pushed, and what came between is not known");
-    desk.page_only(vec![entry(6), entry(7), entry(8)], false);
-    assert_eq!(desk.machine.last(), p(9));
+fn unchained_push_starts_a_new_tail() {
+    let mut follower = Follower::live(3);
+    follower.on(push("e", 5, 6)).on(push("e", 8, 9));
+    assert_eq!((follower.machine.counters().gaps, follower.machine.counters().duplicates), (2, 0));
+    follower.answer(head("e", "h", 9)).page_only(vec![entry(3), entry(4), entry(5)], false);
+    assert_eq!(follower.machine.last(), p(5), "6 was pushed, and what came between is not known");
+    follower.page_only(vec![entry(6), entry(7), entry(8)], false);
+    assert_eq!(follower.machine.last(), p(9));
 }
 
 #[test]
-fn a_tail_of_another_log_is_not_added_to() {
-    let mut desk = Desk::live(3);
-    desk.on(push("other", 5, 6)).on(push("e", 6, 7));
-    desk.answer(head("e", "h", 7)).page_only(vec![entry(3), entry(4), entry(5)], false);
-    assert_eq!(desk.machine.last(), p(5), "that 6 was not ours");
-    let mut desk = Desk::live(3);
-    desk.on(push("other", 5, 7)).on(push("e", 5, 6));
-    assert_eq!(desk.machine.counters().duplicates, 0, "nor is this one known");
+fn tail_of_another_log_is_dropped() {
+    let mut follower = Follower::live(3);
+    follower.on(push("other", 5, 6)).on(push("e", 6, 7));
+    follower.answer(head("e", "h", 7)).page_only(vec![entry(3), entry(4), entry(5)], false);
+    assert_eq!(follower.machine.last(), p(5), "that 6 was from another log");
+    let mut follower = Follower::live(3);
+    follower.on(push("other", 5, 7)).on(push("e", 5, 6));
+    assert_eq!(follower.machine.counters().duplicates, 0, "nor is this one known");
 }
 
 #[test]
-fn readings_are_counted_and_the_log_is_named() {
-    let desk = Desk::live(3);
-    assert_eq!(desk.machine.lineage(), Some(&head("e", "h", 3).lineage));
-    assert_eq!(desk.machine.fresh_as_of(), Some(at(100)));
-    assert_eq!((desk.machine.counters().resyncs, desk.machine.counters().full_reads), (1, 1));
+fn reads_are_counted_and_lineage_is_reported() {
+    let follower = Follower::live(3);
+    assert_eq!(follower.machine.lineage(), Some(&head("e", "h", 3).lineage));
+    assert_eq!(follower.machine.fresh_as_of(), Some(at(100)));
+    assert_eq!((follower.machine.counters().resyncs, follower.machine.counters().full_reads), (1, 1));
 }
 
 #[test]
-fn an_unanswered_reading_wakes_it_even_between_rare_probes() {
+fn unanswered_read_wakes_the_machine() {
     let timing = Timing { probe_interval_ms: 60_000, ..Timing::default() };
-    let mut desk = Desk { machine: Machine::new(timing, 1), ..Desk::new() };
-    desk.on(Event::Subscribed).answer(head("e", "h", 3));
-    assert_eq!(desk.machine.wake_ms(), Some(timing.read_timeout_ms));
-    desk.after(timing.read_timeout_ms);
-    assert!(desk.done.contains(&Action::Reconnect));
+    let mut follower = Follower { machine: Machine::new(timing, 1), ..Follower::new() };
+    follower.on(Event::Subscribed).answer(head("e", "h", 3));
+    assert_eq!(follower.machine.wake_ms(), Some(timing.read_timeout_ms));
+    follower.after(timing.read_timeout_ms);
+    assert!(follower.done.contains(&Action::Reconnect));
 }
 
 #[test]
-fn an_unreadable_entry_wakes_it_even_between_rare_probes() {
+fn unreadable_entry_wakes_the_machine() {
     let timing = Timing { probe_interval_ms: 60_000, ..Timing::default() };
-    let mut desk = Desk { machine: Machine::new(timing, 1), ..Desk::new() };
-    desk.on(Event::Subscribed).answer(head("e", "h", 2));
-    desk.page(vec![entry(1), unreadable(2)], true);
+    let mut follower = Follower { machine: Machine::new(timing, 1), ..Follower::new() };
+    follower.on(Event::Subscribed).answer(head("e", "h", 2));
+    follower.page(vec![entry(1), unreadable(2)], true);
     for looked in 1..4 {
-        assert_eq!(desk.machine.wake_ms(), Some(looked * timing.unreadable_retry_ms), "after a while, and only then");
-        desk.done.clear();
-        desk.after(timing.unreadable_retry_ms);
-        assert_eq!(desk.reading().map(|read| read.1), Some(ReadFrom::At(p(2))));
-        desk.page_only(vec![unreadable(2)], true);
+        assert_eq!(
+            follower.machine.wake_ms(),
+            Some(looked * timing.unreadable_retry_ms),
+            "after a while, and only then"
+        );
+        follower.done.clear();
+        follower.after(timing.unreadable_retry_ms);
+        assert_eq!(follower.reading().map(|read| read.1), Some(ReadFrom::At(p(2))));
+        follower.page_only(vec![unreadable(2)], true);
     }
 }
 
 #[test]
-fn each_phase_has_its_name() {
-    let mut desk = Desk::new();
-    let mut names = vec![desk.machine.phase().name()];
-    desk.on(Event::Subscribed);
-    names.push(desk.machine.phase().name());
-    desk.answer(head("e", "h", 1));
-    names.push(desk.machine.phase().name());
-    desk.page(vec![entry(1)], true);
-    names.push(desk.machine.phase().name());
+fn phases_have_stable_names() {
+    let mut follower = Follower::new();
+    let mut names = vec![follower.machine.phase().name()];
+    follower.on(Event::Subscribed);
+    names.push(follower.machine.phase().name());
+    follower.answer(head("e", "h", 1));
+    names.push(follower.machine.phase().name());
+    follower.page(vec![entry(1)], true);
+    names.push(follower.machine.phase().name());
     assert_eq!(names, ["disconnected", "probing", "reading", "live"]);
 }
 
 #[test]
-fn one_that_goes_on_from_disk_knows_until_when_it_knew_everything() {
-    let mut desk = Desk::live(3);
-    let kept = desk.machine.checkpoint().expect("a whole list");
-    desk.machine = Machine::resume(Timing::default(), 1, kept);
+fn checkpoint_has_the_time_of_the_last_proof() {
+    let mut follower = Follower::live(3);
+    let kept = follower.machine.checkpoint().expect("a whole list");
+    follower.machine = Machine::resume(Timing::default(), 1, kept);
     let since = UnixTime(2_000 + 30);
-    desk.on(Event::Subscribed).answer(Head { since, ..head("another", "h", 0) });
-    assert_eq!(desk.took(), [Action::Fresh(at(desk.now))], "what was acknowledged lately has been replayed");
+    follower.on(Event::Subscribed).answer(Head { since, ..head("another", "h", 0) });
+    assert_eq!(follower.took(), [Action::Fresh(at(follower.now))], "recent acknowledgements have been replayed");
 }
 
 #[test]
-fn a_page_that_reaches_the_head_is_the_last_one() {
-    let mut desk = Desk::new();
-    desk.on(Event::Subscribed).answer(head("e", "h", 2));
-    desk.page_only(vec![entry(1), entry(2)], false);
-    assert_eq!(desk.reading(), None, "whatever has been appended since");
-    assert_eq!(desk.machine.phase(), Phase::Live);
+fn page_that_reaches_the_head_is_the_last() {
+    let mut follower = Follower::new();
+    follower.on(Event::Subscribed).answer(head("e", "h", 2));
+    follower.page_only(vec![entry(1), entry(2)], false);
+    assert_eq!(follower.reading(), None, "whatever has been appended since");
+    assert_eq!(follower.machine.phase(), Phase::Live);
 }

@@ -1,4 +1,4 @@
-//! Where the external test vectors are, and a verifier to try them on.
+//! The external test vectors, and a verifier for them.
 
 use std::path::PathBuf;
 
@@ -10,10 +10,10 @@ use sidegate_common::time::UnixTime;
 use sidegate_common::token::Policy;
 use sidegate_hostile::{Forge, Setting};
 
-/// The moment at which everything is judged.
+/// The time of every check.
 pub const NOW: UnixTime = UnixTime(1_700_000_000);
 
-/// A file of `SIDEGATE_VECTORS`; none, with a message, where the folder is absent.
+/// A file of `SIDEGATE_VECTORS`; `None`, with a message, where the folder is absent.
 pub fn vector(path: &str) -> Option<PathBuf> {
     let folder = std::env::var("SIDEGATE_VECTORS")
         .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/vectors").to_owned());
@@ -33,7 +33,7 @@ pub fn json(path: &str) -> Option<Value> {
     Some(serde_json::from_slice(&text).unwrap_or_else(|error| panic!("{path}: {error}")))
 }
 
-/// The keys that a verifier of `forge`'s tokens holds.
+/// The verification keys for `forge`'s tokens.
 pub fn ring(forge: &Forge) -> KeyRing {
     match (forge.secret(), forge.jwk()) {
         (Some(secret), _) => KeyRing::new(vec![VerifyingKey::hs256(&Secret::new(secret)).unwrap()]).unwrap(),
@@ -42,7 +42,7 @@ pub fn ring(forge: &Forge) -> KeyRing {
     }
 }
 
-/// A verifier's demands.
+/// The verifier's policy.
 pub fn policy(setting: &Setting) -> Policy {
     Policy {
         issuer: setting.issuer.clone(),

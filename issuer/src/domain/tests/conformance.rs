@@ -1,8 +1,8 @@
 //! The in-memory store of these tests, held to the suite that Redis and SQLite pass.
 
+use sidegate_common::log_protocol::Position;
 use sidegate_common::revocation::Revocation;
 use sidegate_common::time::UnixTime;
-use sidegate_common::wire::Position;
 
 use super::memory_store::{MemoryStore, TestClock};
 use crate::domain::session::NewSession;

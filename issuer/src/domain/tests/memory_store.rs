@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use sidegate_common::log_protocol::Position;
 use sidegate_common::revocation::{Id, Revocation, SubjectTag, Target};
 use sidegate_common::time::{REVOCATION_MARGIN_SECONDS, UnixTime};
-use sidegate_common::wire::Position;
 
 use crate::domain::session::{
     Created, Decision, EndOutcome, EndSession, NewSession, PageCursor, Refusal, Rotated, Rotation, Session,

@@ -4,13 +4,13 @@
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use sidegate_common::claims::Claims;
-use sidegate_common::clock::Moment;
+use sidegate_common::clock::CheckTime;
 use sidegate_common::key::{KeyRing, SigningKey};
 use sidegate_common::revocation::{Id, SubjectTag, Target};
 use sidegate_common::revocation_state::{OnStale, RevocationState, Staleness};
 use sidegate_common::secret::Secret;
 use sidegate_common::sync::Sink as _;
-use sidegate_common::time::Instants;
+use sidegate_common::time::ClockReading;
 use sidegate_common::token::{Policy, Rejection, unverified_claims};
 use sidegate_common::token_checker::{TokenChecker, TokenError};
 use tokio::sync::mpsc;
@@ -173,8 +173,8 @@ impl World {
         &self.auth.users.inner
     }
 
-    pub fn at(&self) -> Moment {
-        Moment { now: self.clock.now(), monotonic_ms: self.clock.ms() }
+    pub fn at(&self) -> CheckTime {
+        CheckTime { now: self.clock.now(), monotonic_ms: self.clock.ms() }
     }
 
     /// The issuer's own feed: its list of revocations is complete as of now.
@@ -215,8 +215,8 @@ impl World {
 }
 
 /// Both clocks of a test are one.
-const fn readings(ms: u64) -> Instants {
-    Instants { wall_ms: ms, monotonic_ms: ms }
+const fn readings(ms: u64) -> ClockReading {
+    ClockReading { wall_ms: ms, monotonic_ms: ms }
 }
 
 fn token_checker(partitions: u16, now_ms: u64, key: &SigningKey) -> TokenChecker {

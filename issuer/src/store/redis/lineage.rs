@@ -138,8 +138,8 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    fn lineage(epoch: &str, history: &str) -> Lineage {
-        Lineage { epoch: epoch.into(), history: history.into() }
+    fn lineage(epoch: &str, replication_id: &str) -> Lineage {
+        Lineage { epoch: epoch.into(), replication_id: replication_id.into() }
     }
 
     #[tokio::test]

@@ -4,9 +4,9 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use sidegate_common::log_protocol::Position;
 use sidegate_common::sync::Lineage;
 use sidegate_common::time::UnixTime;
-use sidegate_common::wire::Position;
 
 /// What issuers replay covers at least this much: a log that ends before what was in it this long ago lacks more.
 pub(super) const COVERED: Duration = Duration::from_secs(100);
@@ -29,7 +29,7 @@ impl LogHead {
     /// Which log it was; none if the data set is lost.
     pub(super) fn lineage(&self) -> Option<Lineage> {
         let epoch = self.epoch.as_deref()?;
-        Some(Lineage { epoch: epoch.into(), history: self.replid.as_str().into() })
+        Some(Lineage { epoch: epoch.into(), replication_id: self.replid.as_str().into() })
     }
 }
 

@@ -4,9 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher as _, RandomState};
 
 use redis::{ErrorKind, FromRedisValue as _, RedisError, Value, cmd};
+use sidegate_common::log_protocol::Position;
 use sidegate_common::revocation::{Revocation, Target};
 use sidegate_common::time::UnixTime;
-use sidegate_common::wire::Position;
 
 use super::link::Link;
 use super::replay_entry::ReplayEntry;

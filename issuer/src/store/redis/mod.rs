@@ -25,9 +25,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use redis::{ErrorKind, RedisError, Value};
+use sidegate_common::log_protocol::{Position, RedisKeys};
 use sidegate_common::revocation::{Id, Revocation, SubjectTag, Target};
 use sidegate_common::time::{CLOCK_SKEW_SECONDS, REVOCATION_MARGIN_SECONDS, UnixTime};
-use sidegate_common::wire::{Keys, Position};
 
 pub use journal::JournalError;
 pub use link::Link;
@@ -68,7 +68,7 @@ pub struct RedisStore {
 
 struct Shared {
     link: Link,
-    partitions: Vec<Keys>,
+    partitions: Vec<RedisKeys>,
     terms: TokenLifetimes,
     sessions_max: u32,
     /// The newest `iat` that this issuer has handed out, of each partition: a data set that was lost does not know it.
@@ -123,7 +123,7 @@ pub struct JournalSettings {
 impl RedisStore {
     /// Uses `link`, with `partitions` partitions under `prefix`.
     pub fn new(link: Link, prefix: &str, partitions: u16, terms: TokenLifetimes) -> Self {
-        let partitions: Vec<_> = (0..partitions.max(1)).map(|partition| Keys::new(prefix, partition)).collect();
+        let partitions: Vec<_> = (0..partitions.max(1)).map(|partition| RedisKeys::new(prefix, partition)).collect();
         let counts = Counts::default();
         let shared = Shared {
             link,
@@ -203,7 +203,7 @@ impl RedisStore {
         &self.shared.counts
     }
 
-    fn keys(&self, partition: u16) -> &Keys {
+    fn keys(&self, partition: u16) -> &RedisKeys {
         // Out of range only if a caller invents a partition; the first one then refuses it by its contents.
         self.shared.partitions.get(usize::from(partition)).unwrap_or(&self.shared.partitions[0])
     }
@@ -212,7 +212,7 @@ impl RedisStore {
         SubjectTag::of(sub).partition(self.partitions())
     }
 
-    fn call(&self, script: Script, keys: &Keys) -> Call {
+    fn call(&self, script: Script, keys: &RedisKeys) -> Call {
         Call::new(script)
             .key(keys.meta())
             .key(keys.log())

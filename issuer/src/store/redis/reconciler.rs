@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use redis::{ErrorKind, RedisError};
+use sidegate_common::log_protocol::Position;
 use sidegate_common::sync::Lineage;
 use sidegate_common::time::UnixTime;
-use sidegate_common::wire::Position;
 use tokio::time::sleep;
 
 use super::issuer_list::Row;
@@ -232,7 +232,7 @@ impl RedisStore {
                 return Ok(());
             }
         }
-        self.shared.lineages.set_settled(partition, heartbeat.settled.then_some(&*lineage.history));
+        self.shared.lineages.set_settled(partition, heartbeat.settled.then_some(&*lineage.replication_id));
         self.shared.log_observer.take(partition, heartbeat.head, at);
         self.forget_what_is_safe(partition, at);
         Ok(())
@@ -273,7 +273,7 @@ impl RedisStore {
     async fn heartbeat_over(&self, link: &Link, partition: u16, leave: bool) -> Result<Heartbeat, RedisError> {
         let (shared, at) = (&self.shared, Instant::now());
         let (epoch, replid) = match shared.lineages.replayed(partition) {
-            Some(lineage) => (lineage.epoch.into_string(), lineage.history.into_string()),
+            Some(lineage) => (lineage.epoch.into_string(), lineage.replication_id.into_string()),
             None => (String::new(), String::new()),
         };
         let call =
@@ -300,7 +300,7 @@ impl RedisStore {
 
     /// Mends a log that ends long before it did: an old backup was restored, say.
     async fn restore_lost(&self, partition: u16, lineage: &Lineage, head: &LogHead) -> Result<(), RedisError> {
-        let (appended, since) = self.replay_journal(partition, &lineage.history, head.now).await?;
+        let (appended, since) = self.replay_journal(partition, &lineage.replication_id, head.now).await?;
         // Ends of sessions that are older than the shortest-lived entry have expired, in the journal as well.
         let lasts = head.now.0.saturating_sub(head.last.ms / 1000);
         if since.is_some() && lasts < self.shared.terms.access_ttl {
@@ -381,7 +381,8 @@ impl RedisStore {
         let mut fresh: Vec<&mut PendingDelivery> = deliveries.iter_mut().filter(|one| !one.appended).collect();
         let asked = self.shared.replay_buffer.ask(partition);
         let seen = self.shared.lineages.seen(partition).ok_or((ErrorKind::Io, "the log has not been seen yet"))?;
-        let done = self.replay_at_once(partition, &seen.history, fresh.iter().map(|delivery| &delivery.entry)).await?;
+        let done =
+            self.replay_at_once(partition, &seen.replication_id, fresh.iter().map(|delivery| &delivery.entry)).await?;
         for (delivery, position) in fresh.iter_mut().zip(done.positions) {
             delivery.entry = delivery.entry.clone().taken(position, &self.shared.terms, self.store_now(partition));
             if !self.shared.replay_buffer.acknowledged(delivery.entry.clone(), asked) {

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::RedisError;
+use sidegate_common::log_protocol::Position;
 use sidegate_common::revocation::{Revocation, SubjectTag, Target};
 use sidegate_common::revocation_state::RevocationState;
 use sidegate_common::sync::Lineage;
 use sidegate_common::time::UnixTime;
-use sidegate_common::wire::Position;
-use sidegate_runtime::clock::instants;
+use sidegate_runtime::clock::reading;
 use sidegate_runtime::feed::backoff::random;
 use sidegate_runtime::feed::status::Status;
 use tokio::time::{Instant, sleep};
@@ -43,7 +43,7 @@ impl OwnFeed {
 
     /// As of when it has brought everything that the log had; none if never.
     pub(super) fn proven(&self, partition: u16) -> Option<std::time::Instant> {
-        let age_ms = self.status.partition(partition)?.fresh_age_ms(instants())?;
+        let age_ms = self.status.partition(partition)?.fresh_age_ms(reading())?;
         std::time::Instant::now().checked_sub(Duration::from_millis(age_ms))
     }
 
@@ -91,7 +91,7 @@ impl RedisStore {
         }
         // Issuers that do not begin in step find what the first one has put back.
         sleep(self.shared.pace.spread.mul_f64(random())).await;
-        self.put_back_missing(partition, &lineage.history).await
+        self.put_back_missing(partition, &lineage.replication_id).await
     }
 
     /// Puts back what the log on the server with this replication id lacks, whether its data set is whole or not.

@@ -7,7 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use sidegate_common::wire::Position;
+use sidegate_common::log_protocol::Position;
 
 use super::replay_entry::ReplayEntry;
 use crate::store::counts::Counts;

@@ -1,8 +1,8 @@
 //! A revocation as this issuer keeps it to do it again: a replay, or the delivery of one that Redis refused.
 
+use sidegate_common::log_protocol::Position;
 use sidegate_common::revocation::{Revocation, SubjectTag, Target};
 use sidegate_common::time::{REVOCATION_MARGIN_SECONDS, UnixTime};
-use sidegate_common::wire::Position;
 
 use crate::domain::session::{TokenLifetimes, UserSessions};
 

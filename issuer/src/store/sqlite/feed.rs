@@ -2,8 +2,8 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use sidegate_common::log_protocol::Position;
 use sidegate_common::time::UnixTime;
-use sidegate_common::wire::Position;
 use sqlx::sqlite::SqlitePool;
 use tokio::sync::broadcast;
 

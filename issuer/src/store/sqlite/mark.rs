@@ -9,7 +9,7 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-use sidegate_common::wire::Position;
+use sidegate_common::log_protocol::Position;
 
 use super::files;
 

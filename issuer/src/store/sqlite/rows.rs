@@ -1,8 +1,8 @@
 //! The statements of the embedded store, one function each.
 
+use sidegate_common::log_protocol::Position;
 use sidegate_common::revocation::Id;
 use sidegate_common::time::UnixTime;
-use sidegate_common::wire::Position;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection, query};
 

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use sidegate_common::log_protocol::Position;
 use sidegate_common::revocation::{Revocation, SubjectTag, Target};
 use sidegate_common::time::{REVOCATION_MARGIN_SECONDS, UnixTime};
-use sidegate_common::wire::Position;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};

@@ -139,7 +139,7 @@ async fn a_session_refreshed_between_a_lost_order_and_its_replay_ends() {
     let session = Target::Session { sid: lost.sid.clone(), subject: Some(SubjectTag::of("3")) };
     assert!(log.iter().any(|entry| entry.target == session), "the token of a rotation that was lost is dead: {log:?}");
     assert!(store.read(0, &kept.sid).await.unwrap().is_some(), "an order that keeps the sessions keeps them");
-    let keys = sidegate_common::wire::Keys::new(PREFIX, 0);
+    let keys = sidegate_common::log_protocol::RedisKeys::new(PREFIX, 0);
     assert_eq!(there.command::<Option<u64>>(&["GET", &keys.watermark("2")]).await, None);
     assert!(there.command::<Option<u64>>(&["GET", &keys.token_watermark("2")]).await.is_some());
 }

@@ -2,9 +2,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use sidegate_common::log_protocol::Position;
 use sidegate_common::revocation::{Id, Revocation, SubjectTag, Target};
 use sidegate_common::time::{REVOCATION_MARGIN_SECONDS, UnixTime};
-use sidegate_common::wire::Position;
 use sidegate_issuer::domain::session::{
     EndOutcome, EndSession, NewSession, Refusal, Rotated, Rotation, Session, Standing, TokenLifetimes, UserSessions,
 };

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use sidegate_common::wire::Position;
+use sidegate_common::log_protocol::Position;
 use sidegate_issuer::domain::session::{Refusal, Rotated, Rotation};
 use sidegate_issuer::domain::traits::Store as _;
 use sidegate_issuer::store::sqlite::{ClockMs, EmbeddedStore, OpenError};

@@ -6,8 +6,8 @@ use std::process::{Child, Command, Stdio};
 
 use redis::aio::MultiplexedConnection;
 use rustix::process::{Pid, Signal, kill_process};
+use sidegate_common::log_protocol::{Position, RedisKeys};
 use sidegate_common::revocation::{Revocation, Target};
-use sidegate_common::wire::{Keys, Position};
 
 use super::{Scratch, eventually, free_port};
 
@@ -79,7 +79,7 @@ impl RedisServer {
 
     /// A partition's log, under the prefix of the tests.
     pub async fn log(&self, partition: u16) -> Vec<(Position, Revocation)> {
-        let key = Keys::new(PREFIX, partition).log();
+        let key = RedisKeys::new(PREFIX, partition).log();
         let entries: Vec<StreamEntry> = self.command(&["XRANGE", &key, "-", "+"]).await;
         let read = |(id, fields): StreamEntry| {
             assert_eq!(fields.len(), 1);

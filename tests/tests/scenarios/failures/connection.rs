@@ -1,6 +1,6 @@
 //! What befalls a connection: F1–F5, F14, F22.
 
-use sidegate_common::wire::Keys;
+use sidegate_common::log_protocol::RedisKeys;
 use sidegate_tests::daemon::Launched;
 use sidegate_tests::fault_proxy::FaultProxy;
 use sidegate_tests::redis::Redis;
@@ -37,7 +37,7 @@ async fn f02_a_subscriber_that_is_cut_off_with_a_full_buffer_resyncs() {
     let mut admin = desk.redis.connection().await;
     say(&mut admin, &["CONFIG", "SET", "client-output-buffer-limit", "pubsub 1mb 1mb 60"]).await;
     desk.fault_proxy.swallow();
-    let (channel, megabyte) = (Keys::new("sidegate", 0).channel(), "x".repeat(1 << 20));
+    let (channel, megabyte) = (RedisKeys::new("sidegate", 0).channel(), "x".repeat(1 << 20));
     eventually("Redis to cut the subscriber off", || async {
         let mut admin = admin.clone();
         say(&mut admin, &["SPUBLISH", &channel, &megabyte]).await;
@@ -131,7 +131,7 @@ async fn f14_garbage_on_the_channel_is_counted_and_changes_nothing() {
     let desk = Desk::start(AOF).await;
     desk.revoke("dead").await;
     desk.verifier.proven().await;
-    let (channel, meta) = (Keys::new("sidegate", 0).channel(), Keys::new("sidegate", 0).meta());
+    let (channel, meta) = (RedisKeys::new("sidegate", 0).channel(), RedisKeys::new("sidegate", 0).meta());
     let mut admin = desk.redis.connection().await;
     let (epoch, last): (String, String) =
         redis::cmd("HMGET").arg(&meta).arg("epoch").arg("last").query_async(&mut admin).await.expect("the head");

@@ -1,7 +1,7 @@
 //! What befalls the data, as verifiers see it: F6, F7, F13. What the issuer does about it is tested beside its store.
 
+use sidegate_common::log_protocol::RedisKeys;
 use sidegate_common::time::UnixTime;
-use sidegate_common::wire::Keys;
 use sidegate_runtime::clock::unix_now;
 use sidegate_tests::wait::eventually;
 
@@ -13,7 +13,7 @@ async fn f06_lost_data_is_an_alarm_and_what_is_held_stays_held() {
         let mut desk = Desk::start(&[]).await;
         desk.revoke("dead").await;
         desk.verifier.proven().await;
-        let keys = Keys::new("sidegate", 0);
+        let keys = RedisKeys::new("sidegate", 0);
         let mut admin = desk.redis.connection().await;
         let mut alarm = "no_epoch";
         match lost_by {
@@ -92,7 +92,7 @@ async fn f13_a_log_trimmed_past_the_last_entry_held_is_read_whole() {
     until_feed(&desk.verifier, "phase", |phase| phase == "disconnected").await;
     desk.revoke("second").await;
     desk.revoke("third").await;
-    say(&mut desk.redis.connection().await, &["XTRIM", &Keys::new("sidegate", 0).log(), "MAXLEN", "1"]).await;
+    say(&mut desk.redis.connection().await, &["XTRIM", &RedisKeys::new("sidegate", 0).log(), "MAXLEN", "1"]).await;
     desk.fault_proxy.carry();
     desk.verifier.proven().await;
     assert_eq!(desk.full_reads().await, full_reads + 1.0);

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use sidegate_common::claims::Claims;
+use sidegate_common::log_protocol::RedisKeys;
 use sidegate_common::revocation::{Id, Revocation, SubjectTag, Target};
 use sidegate_common::time::UnixTime;
-use sidegate_common::wire::Keys;
 use sidegate_issuer::domain::session::TokenLifetimes;
 use sidegate_issuer::domain::traits::Store as _;
 use sidegate_issuer::store::redis::{Link, RedisStore};
@@ -120,7 +120,7 @@ impl Desk {
 
     /// Appends an entry that nobody hears of, as if its push were lost.
     pub async fn revoke_unheard(&self, name: &str) {
-        let keys = Keys::new("sidegate", 0);
+        let keys = RedisKeys::new("sidegate", 0);
         let script =
             "local id = redis.call('XADD', KEYS[2], '*', 'r', ARGV[1]) redis.call('HSET', KEYS[1], 'last', id)";
         let entry = revocation(name).to_bytes();

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use sidegate_common::log_protocol::RedisKeys;
 use sidegate_common::revocation::Revocation;
 use sidegate_common::sync::{Push, Sink};
-use sidegate_common::time::{Instants, UnixTime};
-use sidegate_common::wire::Keys;
+use sidegate_common::time::{ClockReading, UnixTime};
 use sidegate_runtime::clock::monotonic_ms;
 use sidegate_runtime::feed::driver::{self, Intervals};
 use sidegate_runtime::feed::redis::RedisSource;
@@ -47,11 +47,11 @@ impl Sink for Count {
 
     fn since(&self, _: u16, _: UnixTime) {}
 
-    fn time(&self, _: UnixTime, _: Instants) -> u64 {
+    fn time(&self, _: UnixTime, _: ClockReading) -> u64 {
         0
     }
 
-    fn fresh(&self, _: u16, as_of: Instants, _: u64) {
+    fn fresh(&self, _: u16, as_of: ClockReading, _: u64) {
         self.fresh_ms.store(as_of.monotonic_ms, Ordering::Release);
     }
 }
@@ -64,7 +64,7 @@ async fn f20_a_herd_that_comes_back_reads_the_rest_and_not_the_whole() {
     let fill = "for n = 1, tonumber(ARGV[2]) do redis.call('XADD', KEYS[2], '*', 'r', ARGV[1]) end \
                 local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1) \
                 redis.call('HSET', KEYS[1], 'last', last[1][1])";
-    let keys = Keys::new("sidegate", 0);
+    let keys = RedisKeys::new("sidegate", 0);
     let mut command = redis::cmd("EVAL");
     command.arg(fill).arg(2).arg(keys.meta()).arg(keys.log()).arg(revocation("old").to_bytes()).arg(ENTRIES);
     command.exec_async(&mut redis.connection().await).await.expect("filled");

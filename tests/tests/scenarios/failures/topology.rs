@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use redis::aio::MultiplexedConnection;
-use sidegate_common::wire::Keys;
+use sidegate_common::log_protocol::RedisKeys;
 use sidegate_tests::daemon::Launched;
 use sidegate_tests::fault_proxy::FaultProxy;
 use sidegate_tests::program::{Program, free_port};
@@ -71,7 +71,7 @@ async fn f08_a_failover_that_loses_acknowledged_entries_takes_nothing_back() {
     let replica = &pair.replica;
     say(&mut replica.connection().await, &["REPLICAOF", "NO", "ONE"]).await;
     let length = |log: redis::Value| if let redis::Value::Int(length) = log { length } else { -1 };
-    let log = Keys::new("sidegate", 0).log();
+    let log = RedisKeys::new("sidegate", 0).log();
     assert_eq!(
         length(say(&mut replica.connection().await, &["XLEN", &log]).await),
         1,
@@ -199,7 +199,7 @@ async fn f21_a_slot_that_moves_in_a_cluster_is_followed_to_its_new_owner() {
     revoke(&store, "before").await;
     verifier.proven().await;
 
-    let log = Keys::new("sidegate", 0).log();
+    let log = RedisKeys::new("sidegate", 0).log();
     let slot = number(&mut at_from, &["CLUSTER", "KEYSLOT", &log]).await;
     let (from_id, to_id) =
         (number(&mut at_from, &["CLUSTER", "MYID"]).await, number(&mut at_to, &["CLUSTER", "MYID"]).await);
@@ -225,7 +225,7 @@ async fn f21_a_slot_that_moves_in_a_cluster_is_followed_to_its_new_owner() {
     assert!(verifier.feed("reconnects").await.as_u64() >= Some(1), "to the new owner");
     let listening: (String, u64) = redis::cmd("PUBSUB")
         .arg("SHARDNUMSUB")
-        .arg(Keys::new("sidegate", 0).channel())
+        .arg(RedisKeys::new("sidegate", 0).channel())
         .query_async(&mut at_to)
         .await
         .expect("a count");

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use redis::Value;
 use redis::aio::MultiplexedConnection;
-use sidegate_common::wire::Keys;
+use sidegate_common::log_protocol::RedisKeys;
 use sidegate_tests::redis::Redis;
 use sidegate_tests::scenario::life_of_a_session;
 use sidegate_tests::scratch::Scratch;
@@ -83,7 +83,7 @@ fn an_issuer_may_do_whatever_its_scripts_do() {
 async fn each_role_works_with_its_rights_and_a_verifier_reads_the_log_only() {
     let (redis, stack) = stack().await;
     life_of_a_session(&stack).await;
-    let keys = Keys::new("sidegate", 0);
+    let keys = RedisKeys::new("sidegate", 0);
     let sid = redis::cmd("KEYS").arg("*:session:*").query_async::<Vec<String>>(&mut redis.connection().await).await;
     let sid = sid.expect("sessions").pop().expect("a session");
     let mut thief = as_verifier(&redis).await;
@@ -151,7 +151,7 @@ async fn a_verifier_follows_where_functions_are_missing() {
     redis::cmd("FUNCTION").arg("FLUSH").exec_async(&mut admin).await.expect("flushed");
     life_of_a_session(&stack).await;
     eventually("an issuer to load the functions", || async {
-        let (mut admin, meta) = (redis.connection().await, Keys::new("sidegate", 0).meta());
+        let (mut admin, meta) = (redis.connection().await, RedisKeys::new("sidegate", 0).meta());
         say(&mut admin, &["FCALL_RO", "sidegate1_probe", "2", &meta, &meta.replace("meta", "log")]).await.ok()
     })
     .await;
@@ -191,7 +191,7 @@ fn filling(command: &str) -> Vec<u8> {
 async fn a_verifier_cannot_hold_the_server_up() {
     const LIMIT: Duration = Duration::from_millis(50);
     let (redis, stack) = stack().await;
-    let keys = Keys::new("sidegate", 0);
+    let keys = RedisKeys::new("sidegate", 0);
     let fill = "for i = 1, 20000 do redis.call('XADD', KEYS[1], '*', 'r', string.rep('x', 27)) end";
     let mut admin = redis.connection().await;
     drop(stack);

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use sidegate_common::wire::Keys;
+use sidegate_common::log_protocol::RedisKeys;
 use sidegate_tests::redis_kinds::{Servers, cluster_with_replica};
 use sidegate_tests::scratch::Scratch;
 use sidegate_tests::stack::{EMAIL, Issuer, Verifier, tokens};
@@ -54,7 +54,7 @@ fn is_master(port: u16) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cluster_nodes_may_change_roles() {
-    let (mut servers, first, second) = cluster_with_replica(&Keys::new("sidegate", 0).log()).await;
+    let (mut servers, first, second) = cluster_with_replica(&RedisKeys::new("sidegate", 0).log()).await;
     let folder = Scratch::new();
     let database = folder.file("app.db");
     users::sqlite(&database, &[EMAIL]).await;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use sidegate_common::wire::Keys;
+use sidegate_common::log_protocol::RedisKeys;
 use sidegate_tests::http::At;
 use sidegate_tests::program::{Program, free_port};
 use sidegate_tests::redis::Redis;
@@ -176,7 +176,7 @@ async fn min_replicas_is_noted_for_verifiers() {
     let redis = stack.redis.as_ref().expect("over Redis");
     eventually("min_replicas to be noted", || async {
         let mut ask = redis::cmd("HGET");
-        ask.arg(Keys::new("sidegate", 0).meta()).arg("min_replicas");
+        ask.arg(RedisKeys::new("sidegate", 0).meta()).arg("min_replicas");
         let noted: Option<String> = ask.query_async(&mut redis.connection().await).await.ok()?;
         (noted.as_deref() == Some("0")).then_some(())
     })

@@ -1,4 +1,4 @@
-//! One connection to Redis that is subscribed: pushes and answers in the order in which the server sent them.
+//! A subscribed connection to Redis: pushes and answers in the order in which the server sent them.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -8,8 +8,8 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesOrdered;
 use redis::aio::{AsyncPushSender, MultiplexedConnection, SendError};
 use redis::{ErrorKind, PushInfo, PushKind, RedisError, ServerErrorKind, Value, cmd};
+use sidegate_common::log_protocol::{Message, RedisKeys};
 use sidegate_common::sync::{Answer, Event, ReadFrom};
-use sidegate_common::wire::{Keys, Message};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::probe::{Missing, probe};
@@ -18,23 +18,24 @@ use crate::feed::{FeedError, Link};
 use crate::redis_cluster::Members;
 use crate::redis_url::redirected;
 
-/// Entries in one page: large pages would delay Redis' other clients.
+/// Entries in a page: large pages would delay Redis' other clients.
 const PAGE_ENTRIES: usize = 1000;
-/// Pages asked for at once: the server holds them all in its buffer for this connection, which is limited.
+/// Pages requested at once: the server buffers them all for this connection, within a limit.
 const READS_AT_ONCE: usize = 16;
-/// Pushes held while the list is being changed; more are dropped, which the chain then shows.
+/// Pushes buffered while the list is being changed; further ones are dropped, and the broken chain
+/// shows that.
 const PUSHES_HELD_MAX: usize = 100_000;
 
-/// Pushes as the client library hands them over.
+/// Pushes from the client library.
 pub struct Pushes {
     pushes: mpsc::Receiver<PushInfo>,
     ends: mpsc::UnboundedReceiver<PushKind>,
 }
 
-/// Takes pushes from the client library without ever waiting.
+/// Accepts pushes from the client library without blocking.
 pub struct PushSender {
     pushes: mpsc::Sender<PushInfo>,
-    /// Ends of subscriptions are never dropped.
+    /// Subscription ends are never dropped.
     ends: mpsc::UnboundedSender<PushKind>,
 }
 
@@ -59,21 +60,22 @@ impl AsyncPushSender for PushSender {
 
 type Pending = Pin<Box<dyn Future<Output = Result<(u16, Event), FeedError>> + Send>>;
 
-/// A connection that is subscribed.
+/// A subscribed connection.
 pub struct RedisLink {
     connection: MultiplexedConnection,
     pushes: Pushes,
     answers: FuturesOrdered<Pending>,
-    /// An answer that has come, and how many pushes were ahead of it.
+    /// An answer that has arrived, and the number of pushes before it.
     held: Option<((u16, Event), usize)>,
-    keys: HashMap<u16, Keys>,
+    keys: HashMap<u16, RedisKeys>,
     channels: HashMap<Vec<u8>, u16>,
     function_missing: Missing,
     reads: Arc<Semaphore>,
     moves: Moves,
 }
 
-/// Where redirections are noted, and the host that this connection leads to: a slot may move under an open connection.
+/// Where redirections are recorded, and this connection's host: a slot may move while a connection
+/// is open.
 #[derive(Clone)]
 pub(super) struct Moves {
     pub(super) members: Arc<Members>,
@@ -81,7 +83,8 @@ pub(super) struct Moves {
 }
 
 impl Moves {
-    /// What the end of a connection means; a redirection in it is noted, so that the next connection leads there.
+    /// Maps the error that ended a connection. A redirection in it is recorded, so that the next
+    /// connection goes there.
     fn closed(&self, partition: u16, error: RedisError) -> FeedError {
         if let Some(to) = error.redirect_node().and_then(|(to, _)| redirected(&self.host, to)) {
             self.members.set_owner(partition, to);
@@ -91,7 +94,12 @@ impl Moves {
 }
 
 impl RedisLink {
-    pub(super) fn new(connection: MultiplexedConnection, pushes: Pushes, keys: Vec<(u16, Keys)>, moves: Moves) -> Self {
+    pub(super) fn new(
+        connection: MultiplexedConnection,
+        pushes: Pushes,
+        keys: Vec<(u16, RedisKeys)>,
+        moves: Moves,
+    ) -> Self {
         let channels = keys.iter().map(|(partition, keys)| (keys.channel().into_bytes(), *partition)).collect();
         Self {
             connection,
@@ -164,7 +172,8 @@ impl Link for RedisLink {
                     return Ok(answer);
                 }
                 let push = self.pushes.pushes.try_recv();
-                // Fewer than were counted cannot be; none left means that none is ahead.
+                // The channel has at least as many pushes as were counted; if it is empty, none
+                // precedes the answer.
                 self.held = Some((answer, push.as_ref().map_or(0, |_| ahead - 1)));
                 if let Some(event) = push.ok().and_then(|push| self.pushed(&push)) {
                     return Ok(event);
@@ -184,7 +193,7 @@ impl Link for RedisLink {
                     },
                 },
                 Some(answer) = self.answers.next() => {
-                    // What the server sent before this answer is in the channel by now.
+                    // Everything that the server sent before this answer is in the channel now.
                     self.held = Some((answer?, self.pushes.pushes.len()));
                 }
             }
@@ -192,7 +201,7 @@ impl Link for RedisLink {
     }
 }
 
-/// True where the server answered, and the answer was no, and another server would not have said yes.
+/// True if the server rejected the command, and another server would too.
 fn is_refusal(error: &RedisError) -> bool {
     use ServerErrorKind::{Ask, ClusterDown, Moved};
     match error.kind() {

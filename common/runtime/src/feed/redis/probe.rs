@@ -1,14 +1,15 @@
-//! The probe: the head of a partition's log, of one instant.
+//! The probe: reads the head of a partition's log atomically.
 //!
-//! By the function `sidegate1_probe` where the server has it. Else by plain commands in a transaction: then the verifier
-//! needs the right to `MULTI`, with which it can hold the server up for as long as it likes.
+//! It calls the function `sidegate1_probe` if the server has it, and otherwise uses plain commands
+//! in a transaction. The transaction needs the right to `MULTI`, with which a verifier could block
+//! the server for any time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use redis::aio::MultiplexedConnection;
 use redis::{ErrorKind, RedisError, ServerErrorKind, Value, cmd, pipe};
-use sidegate_common::wire::Keys;
+use sidegate_common::log_protocol::RedisKeys;
 
 use super::{ask, reply};
 
@@ -17,27 +18,27 @@ pub const LIBRARY: &str = include_str!("functions.lua");
 /// The function that answers a probe: keys `meta` and `log`.
 pub const FUNCTION: &str = "sidegate1_probe";
 
-/// After how many probes a server without the function is asked for it again.
+/// After how many probes the missing function is tried again.
 const TRY_AGAIN_AFTER: u32 = 20;
 
-/// How many probes remain until the function is tried again; 0 while it is there. Clones share it.
+/// How many probes remain until the function is tried again; 0 while it exists. Clones share it.
 #[derive(Clone, Default)]
 pub(super) struct Missing(Arc<AtomicU32>);
 
 /// The command that calls the function.
-pub fn call_function(keys: &Keys) -> redis::Cmd {
+pub fn call_function(keys: &RedisKeys) -> redis::Cmd {
     cmd("FCALL_RO").arg(FUNCTION).arg(2).arg(keys.meta()).arg(keys.log()).take()
 }
 
-/// True where an error means that there is no such function, or that this user may not call it.
+/// True if an error means that the function does not exist, or that this user may not call it.
 pub fn is_missing(error: &RedisError) -> bool {
     matches!(error.kind(), ErrorKind::Server(ServerErrorKind::ResponseError | ServerErrorKind::NoPerm))
 }
 
-/// Probes; the answer is a row for [`reply::head`].
+/// Sends a probe; the answer is a row for [`reply::head`].
 pub(super) async fn probe(
     connection: &mut MultiplexedConnection,
-    keys: &Keys,
+    keys: &RedisKeys,
     missing: &Missing,
 ) -> Result<Value, RedisError> {
     let left = missing.0.load(Ordering::Relaxed);
@@ -56,7 +57,7 @@ pub(super) async fn probe(
     }
 }
 
-async fn transaction(connection: &mut MultiplexedConnection, keys: &Keys) -> Result<Value, RedisError> {
+async fn transaction(connection: &mut MultiplexedConnection, keys: &RedisKeys) -> Result<Value, RedisError> {
     let mut commands = pipe();
     commands.atomic();
     commands.add_command(cmd("HMGET").arg(keys.meta()).arg(&reply::META_FIELDS).take());

@@ -1,42 +1,42 @@
-//! What Redis answers, read strictly: heads, pages, confirmations, pushes.
+//! Parses Redis' replies strictly: heads_parse, pages, confirmations, pushes.
 
 use redis::{PushKind, Value};
+use sidegate_common::log_protocol::{LOG_FIELD, Position, is_epoch};
 use sidegate_common::revocation::{EntryError, Revocation};
 use sidegate_common::sync::{Answer, Entry, Head, Lineage, Role};
 use sidegate_common::time::UnixTime;
-use sidegate_common::wire::{LOG_FIELD, Position, is_epoch};
 
 use crate::feed::FeedError;
 
-/// The version of the key layout that this build reads.
+/// The key layout version of this build.
 const LAYOUT: u64 = 1;
-/// What a probe reads of `meta`.
+/// The fields of `meta` that a probe reads.
 pub(super) const META_FIELDS: [&str; 7] = ["v", "epoch", "last", "since", "partitions", "settled", "min_replicas"];
 
-/// The answer to `HMGET meta epoch partitions`.
+/// Parses the reply to `HMGET meta epoch partitions`.
 pub(super) fn partitions(answer: &Value) -> Result<u16, FeedError> {
-    let Value::Array(row) = answer else { return Err(odd("HMGET")) };
+    let Value::Array(row) = answer else { return Err(malformed("HMGET")) };
     match &row[..] {
         [Value::Nil, _] | [_, Value::Nil] => Err(FeedError::NoEpoch),
         [_, partitions] => {
             let number = text(partitions).and_then(|text| text.parse().ok()).filter(|number| *number > 0);
-            number.ok_or_else(|| odd("HMGET"))
+            number.ok_or_else(|| malformed("HMGET"))
         }
-        _ => Err(odd("HMGET")),
+        _ => Err(malformed("HMGET")),
     }
 }
 
-/// The confirmation of a subscription.
+/// Checks the confirmation of a subscription.
 pub(super) fn confirmed(answer: &Value) -> Result<(), FeedError> {
     let subscribed = |answer: &Value| matches!(answer, Value::Push { kind: PushKind::SSubscribe, .. });
     let confirmed = match answer {
         Value::Array(confirmations) => !confirmations.is_empty() && confirmations.iter().all(subscribed),
         single => subscribed(single),
     };
-    if confirmed { Ok(()) } else { Err(odd("SSUBSCRIBE")) }
+    if confirmed { Ok(()) } else { Err(malformed("SSUBSCRIBE")) }
 }
 
-/// The row that `sidegate1_probe` returns, made of the answers to the same questions in a transaction.
+/// Builds the row of `sidegate1_probe` from the replies of the transaction.
 pub(super) fn row_of_transaction(answer: &Value) -> Option<Value> {
     let Value::Array(answers) = answer else { return None };
     let [Value::Array(meta), Value::Array(newest), Value::Array(time), info] = &answers[..] else { return None };
@@ -55,16 +55,17 @@ pub(super) fn row_of_transaction(answer: &Value) -> Option<Value> {
         _ => empty.clone(),
     };
     let replication = [info("role"), info("master_replid"), info("min_slaves_good_slaves")];
-    let [role, history, good] = replication;
-    let row = [meta(0), meta(1), meta(2), meta(3), meta(4), newest, time.first()?.clone(), role, history, good];
+    let [role, replication_id, good] = replication;
+    let row = [meta(0), meta(1), meta(2), meta(3), meta(4), newest, time.first()?.clone(), role, replication_id, good];
     Some(Value::Array(row.into_iter().chain([meta(5), meta(6)]).collect()))
 }
 
-/// The answer of `sidegate1_probe`; none if it is none.
+/// Parses the row of `sidegate1_probe`; `None` if it is malformed.
 pub(super) fn head(answer: &Value) -> Option<Answer> {
     let Value::Array(row) = answer else { return None };
     let row: Vec<&str> = row.iter().map(text).collect::<Option<_>>()?;
-    let [version, epoch, last, since, partitions, newest, now, role, history, good, settled, min_replicas] = row[..]
+    let [version, epoch, last, since, partitions, newest, now, role, replication_id, good, settled, min_replicas] =
+        row[..]
     else {
         return None;
     };
@@ -86,7 +87,8 @@ pub(super) fn head(answer: &Value) -> Option<Answer> {
     }
     let role = match (role, good) {
         ("master", "") => Role::ALONE,
-        // A master that counts its replicas needs one at least, and as many as an issuer has noted.
+        // A master that counts its replicas needs at least one, and as many as an issuer has
+        // recorded.
         ("master", good) => {
             let replicas_needed = min_replicas.parse().unwrap_or(1).max(1);
             Role::Master { replicas_needed, replicas_good: good.parse().ok()? }
@@ -94,19 +96,20 @@ pub(super) fn head(answer: &Value) -> Option<Answer> {
         _ => Role::Replica,
     };
     Some(Answer::Head(Head {
-        lineage: Lineage { epoch: epoch.into(), history: history.into() },
-        // A data set made anew over an old log starts without a last entry; what stands in the log counts all the same.
+        lineage: Lineage { epoch: epoch.into(), replication_id: replication_id.into() },
+        // A data set rebuilt over an old log starts without a last entry; the log's own entries
+        // count.
         last: newest,
         empty: newest == Position::START,
         since: UnixTime(since.parse().ok()?),
         now: UnixTime(now.parse().ok()?),
         partitions: partitions.parse().ok()?,
         role,
-        settled: settled.split_once(' ') == Some((epoch, history)),
+        settled: settled.split_once(' ') == Some((epoch, replication_id)),
     }))
 }
 
-/// The answer of XRANGE, as entries; none if it is none.
+/// Parses an XRANGE reply into entries; `None` if it is malformed.
 pub(super) fn page(answer: Value) -> Option<Vec<Entry>> {
     let Value::Array(rows) = answer else { return None };
     rows.into_iter().map(entry).collect()
@@ -134,7 +137,7 @@ pub(super) fn text(value: &Value) -> Option<&str> {
     }
 }
 
-fn odd(command: &str) -> FeedError {
+fn malformed(command: &str) -> FeedError {
     FeedError::Refused(format!("malformed {command} reply"))
 }
 
@@ -155,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn heads() {
+    fn heads_parse() {
         let Some(Answer::Head(good)) = head(&row(GOOD)) else { panic!("no head") };
         assert_eq!(good.last, Position { ms: 5, sequence: 1 });
         assert_eq!((good.partitions, good.since, good.now), (2, UnixTime(1000), UnixTime(2000)));
@@ -171,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_is_settled_only_by_a_mark_that_names_its_lineage() {
+    fn log_is_settled_only_for_its_own_lineage() {
         let settled = |mark| match head(&with(10, mark)) {
             Some(Answer::Head(head)) => head.settled,
             other => panic!("{other:?}"),
@@ -183,14 +186,14 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_layout_is_told_apart_from_garbage() {
+    fn newer_layout_is_not_a_malformed_reply() {
         assert_eq!(head(&with(0, "2")), Some(Answer::NewerLayout));
         assert_eq!(head(&with(0, "-2")), None);
         assert_eq!(head(&with(0, "two")), None);
     }
 
     #[test]
-    fn a_master_that_counts_replicas_says_how_many_are_good() {
+    fn master_reports_its_good_replicas() {
         let Some(Answer::Head(counted)) = head(&with(9, "0")) else { panic!("no head") };
         assert_eq!(counted.role, Role::Master { replicas_needed: 1, replicas_good: 0 });
         let mut three = GOOD;
@@ -202,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transaction_gives_the_row_of_the_function() {
+    fn transaction_yields_the_functions_row() {
         let text = |text: &str| Value::BulkString(text.as_bytes().to_vec());
         let texts = |all: &[&str]| Value::Array(all.iter().map(|one| text(one)).collect());
         let info =
@@ -219,13 +222,13 @@ mod tests {
     }
 
     #[test]
-    fn a_data_set_made_anew_over_an_old_log_counts_what_stands_there() {
+    fn rebuilt_data_set_counts_the_old_logs_entries() {
         let Some(Answer::Head(head)) = head(&with(2, "0-0")) else { panic!("no head") };
         assert_eq!(head.last, Position { ms: 5, sequence: 1 });
     }
 
     #[test]
-    fn pages_keep_what_cannot_be_read_in_its_place() {
+    fn page_keeps_unreadable_entries_in_place() {
         let bulk = |text: &str| Value::BulkString(text.as_bytes().to_vec());
         let rows = vec![Value::Array(vec![bulk("7-0"), Value::Array(vec![bulk("x"), bulk("y")])])];
         let entries = page(Value::Array(rows)).unwrap();
@@ -234,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn partitions_are_none_before_an_issuer_has_started() {
+    fn partitions_need_a_data_set() {
         let bulk = |text: &str| Value::BulkString(text.as_bytes().to_vec());
         assert_eq!(partitions(&Value::Array(vec![Value::Nil, Value::Nil])), Err(FeedError::NoEpoch));
         assert_eq!(partitions(&Value::Array(vec![bulk("e"), bulk("4")])), Ok(4));

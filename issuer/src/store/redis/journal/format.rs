@@ -3,9 +3,9 @@
 use std::io::{self, Read};
 
 use crc::{CRC_32_ISCSI, Crc};
+use sidegate_common::log_protocol::Position;
 use sidegate_common::revocation::Revocation;
 use sidegate_common::time::UnixTime;
-use sidegate_common::wire::Position;
 
 /// What a journal of this version begins with.
 pub(super) const MAGIC: &[u8; 8] = b"SGJRNL\0\x01";

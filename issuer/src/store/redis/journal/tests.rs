@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::domain::session::TokenLifetimes;
+use sidegate_common::log_protocol::Position;
 use sidegate_common::revocation::Target;
-use sidegate_common::wire::Position;
 use std::os::unix::fs::PermissionsExt as _;
 
 const LIFETIMES: TokenLifetimes =

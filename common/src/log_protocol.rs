@@ -1,28 +1,29 @@
-//! Key names and messages: the contract between issuers and verifiers (docs/protocol.md).
+//! Key names and messages of the revocation log, between issuers and verifiers (docs/protocol.md).
 
 use crate::revocation::{EntryError, Revocation};
 
-/// The format of messages that this build writes.
+/// The message format of this build.
 pub const MESSAGE_VERSION: &str = "1";
-/// The longest message taken from the channel, in bytes; longer ones are foreign.
+/// The longest message accepted from the channel, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 1024;
-/// The field of a stream entry that holds the revocation's bytes.
+/// The field of a stream entry that has the revocation's bytes.
 pub const LOG_FIELD: &str = "r";
 
-/// A place in a partition's log: Redis' stream id, `milliseconds-sequence`. Totally ordered; never goes back in a log.
+/// A position in a partition's log: Redis' stream id, `milliseconds-sequence`. Totally ordered;
+/// positions in a log only grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Position {
     /// Milliseconds since 1970 by the store's clock, when the entry was appended.
     pub ms: u64,
-    /// Distinguishes entries of one millisecond.
+    /// Distinguishes entries of the same millisecond.
     pub sequence: u64,
 }
 
 impl Position {
-    /// Before every entry.
+    /// The position before every entry.
     pub const START: Self = Self { ms: 0, sequence: 0 };
 
-    /// Reads `ms-sequence`, strictly: decimal digits, no sign, no leading zero.
+    /// Parses `ms-sequence`, strictly: decimal digits, no sign, no leading zero.
     pub fn parse(text: &str) -> Option<Self> {
         let (ms, sequence) = text.split_once('-')?;
         Some(Self { ms: decimal(ms)?, sequence: decimal(sequence)? })
@@ -40,19 +41,20 @@ fn decimal(text: &str) -> Option<u64> {
     if plain { text.parse().ok() } else { None }
 }
 
-/// The names of one partition's keys. All share one hash tag, so that one script may touch them on a Cluster.
+/// The key names of a partition. All share one hash tag, so that one script may use them on a
+/// Cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Keys {
+pub struct RedisKeys {
     tag: String,
 }
 
-impl Keys {
+impl RedisKeys {
     /// The keys of partition `partition` under `REDIS_PREFIX`.
     pub fn new(prefix: &str, partition: u16) -> Self {
         Self { tag: format!("{{{prefix}:{partition}}}") }
     }
 
-    /// What the names of all of them begin with.
+    /// The common prefix of all names.
     pub fn tag(&self) -> &str {
         &self.tag
     }
@@ -67,7 +69,7 @@ impl Keys {
         format!("{}:log", self.tag)
     }
 
-    /// Shard channel that carries each entry as it is appended.
+    /// Shard channel: each entry as it is appended.
     pub fn channel(&self) -> String {
         format!("{}:feed", self.tag)
     }
@@ -77,66 +79,68 @@ impl Keys {
         format!("{}:session:{sid}", self.tag)
     }
 
-    /// Sorted set: a user's live sessions by the moment they end.
+    /// Sorted set: a user's live sessions by the time they end.
     pub fn user(&self, sub: &str) -> String {
         format!("{}:user:{sub}", self.tag)
     }
 
-    /// String: a user's watermark: tokens issued, and sessions created, at or before it are dead.
+    /// String: a user's watermark. Tokens issued, and sessions created, at or before it are
+    /// revoked.
     pub fn watermark(&self, sub: &str) -> String {
         format!("{}:watermark:{sub}", self.tag)
     }
 
-    /// String: a user's watermark of tokens only: the sessions were kept.
+    /// String: a user's watermark of tokens only, which keeps the sessions.
     pub fn token_watermark(&self, sub: &str) -> String {
         format!("{}:token_watermark:{sub}", self.tag)
     }
 }
 
-/// An entry as it is pushed: where it stands, after which one, and in which data set.
+/// A pushed entry: its data set, its position, and the position of its predecessor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     /// The data set's identifier.
     pub epoch: Box<str>,
-    /// The entry before it ([`Position::START`] for the first).
+    /// The previous entry's position ([`Position::START`] for the first).
     pub previous: Position,
-    /// Where it stands.
+    /// The entry's position.
     pub position: Position,
-    /// What it says, where this build can read it.
+    /// The entry, if this build can decode it.
     pub revocation: Result<Revocation, EntryError>,
 }
 
-/// Why a message is not one of ours. It is counted, never obeyed, and cannot hurt: pub/sub is only a hint.
+/// Why bytes on the channel are not a revocation message. The message is counted and ignored:
+/// pub/sub is only a hint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a revocation message")]
-pub struct ForeignMessage;
+pub struct UnknownMessage;
 
 impl Message {
     /// Reads `1 SP epoch SP previous SP position SP entry-bytes`.
     ///
     /// # Errors
-    /// Anything else, and anything over [`MESSAGE_BYTES_MAX`].
-    pub fn parse(bytes: &[u8]) -> Result<Self, ForeignMessage> {
+    /// Malformed bytes, or more than [`MESSAGE_BYTES_MAX`].
+    pub fn parse(bytes: &[u8]) -> Result<Self, UnknownMessage> {
         if bytes.len() > MESSAGE_BYTES_MAX {
-            return Err(ForeignMessage);
+            return Err(UnknownMessage);
         }
         let mut parts = bytes.splitn(5, |byte| *byte == b' ');
-        let mut word = || parts.next().and_then(|part| std::str::from_utf8(part).ok()).ok_or(ForeignMessage);
+        let mut word = || parts.next().and_then(|part| std::str::from_utf8(part).ok()).ok_or(UnknownMessage);
         if word()? != MESSAGE_VERSION {
-            return Err(ForeignMessage);
+            return Err(UnknownMessage);
         }
         let epoch = word()?;
-        let previous = Position::parse(word()?).ok_or(ForeignMessage)?;
-        let position = Position::parse(word()?).ok_or(ForeignMessage)?;
+        let previous = Position::parse(word()?).ok_or(UnknownMessage)?;
+        let position = Position::parse(word()?).ok_or(UnknownMessage)?;
         if !is_epoch(epoch) || position <= previous {
-            return Err(ForeignMessage);
+            return Err(UnknownMessage);
         }
-        let revocation = Revocation::from_bytes(parts.next().ok_or(ForeignMessage)?);
+        let revocation = Revocation::from_bytes(parts.next().ok_or(UnknownMessage)?);
         Ok(Self { epoch: epoch.into(), previous, position, revocation })
     }
 }
 
-/// True for a data set's identifier: 1 to 64 characters of base64url.
+/// True for a data set identifier: 1 to 64 characters of base64url.
 pub fn is_epoch(text: &str) -> bool {
     (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
 }
@@ -160,7 +164,7 @@ mod tests {
 
     #[test]
     fn keys_of_a_partition_share_a_hash_tag() {
-        let keys = Keys::new("sidegate", 3);
+        let keys = RedisKeys::new("sidegate", 3);
         for key in [keys.meta(), keys.log(), keys.channel(), keys.session("x"), keys.user("u"), keys.watermark("u")] {
             assert!(key.starts_with("{sidegate:3}:"), "{key}");
         }
@@ -190,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn entry_bytes_may_hold_spaces() {
+    fn entry_bytes_may_contain_spaces() {
         let mut bytes = b"1 e 0-0 5-1 ".to_vec();
         bytes.extend(
             Revocation { target: Target::All { threshold: UnixTime(0x2020_2020) }, expires_at: UnixTime(0x2020_2020) }
@@ -200,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn foreign_messages_are_refused() {
+    fn unknown_messages_are_errors() {
         let (bytes, _) = sample();
         for bad in [
             &b""[..],
@@ -212,9 +216,9 @@ mod tests {
             b"1 e 0-0 5-1",
             b"\xff",
         ] {
-            assert_eq!(Message::parse(bad), Err(ForeignMessage), "{bad:?}");
+            assert_eq!(Message::parse(bad), Err(UnknownMessage), "{bad:?}");
         }
-        assert_eq!(Message::parse(&[b'1'; 1_000_000]), Err(ForeignMessage));
+        assert_eq!(Message::parse(&[b'1'; 1_000_000]), Err(UnknownMessage));
         for cut in 0..16 {
             assert!(Message::parse(&bytes[..cut]).is_err());
         }
