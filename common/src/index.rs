@@ -341,7 +341,8 @@ impl Index {
         self.unconfirmed.remove(partition, pushes);
     }
 
-    /// True if the log is known to have this `all` or `key`; other kinds do not need this question.
+    /// True if the log is known to have this `all` or `key`; other kinds count as
+    /// logged.
     pub fn has_in_log(&self, partition: u16, revocation: &Revocation) -> bool {
         match &revocation.target {
             Target::All { threshold } => {

@@ -73,7 +73,7 @@ impl<'de> Names<'de> {
 }
 
 /// A value that is skipped, but must still be JSON without duplicate members and not nested too
-/// deep. `0` is its depth.
+/// deep. `above` counts the levels around it.
 #[derive(Clone, Copy)]
 pub(crate) struct Unread<'a> {
     above: u8,
