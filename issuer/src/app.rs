@@ -53,19 +53,20 @@ use crate::store::users::{CheckError, SchemaError, SqlUsers};
 use reload::Reloader;
 pub use reload::Reread;
 
-/// Open files kept for the stores, the feed and its followers, 64 connections of the admin listener, and what the libraries open.
+/// Open files reserved for the stores, the feed and its followers, 64 connections of the admin
+/// listener, and what the libraries open.
 const RESERVED_FILES: usize = 256;
-/// Memory and number of connections of verifiers that follow the embedded store's feed.
+/// Memory and number of connections for verifiers that follow the embedded store's feed.
 const FEED_MEMORY: usize = 16 * 1024 * 1024;
 const FEEDS_MAX: usize = 64;
 
-/// What the issuer's handlers share.
+/// The state that the issuer's handlers share.
 pub type IssuerApi = Api<SqlUsers, AnyStore, PasswordPool>;
 
 /// Why the issuer did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A setting that only shows to be wrong when it is used.
+    /// A setting that turned out to be wrong when it was used.
     #[error("configuration error: {0}")]
     Config(#[from] ConfigError),
     /// The embedded store.
@@ -74,7 +75,7 @@ pub enum StartError {
     /// Redis.
     #[error(transparent)]
     Redis(#[from] OpenError),
-    /// The users table is not as the settings say.
+    /// The users table does not match the settings.
     #[error(transparent)]
     Users(#[from] SchemaError),
     /// Sockets, threads.
@@ -96,13 +97,13 @@ pub struct App {
 }
 
 impl App {
-    /// Opens stores and binds sockets. `settings` are what `config` was read from; `reread` reads both again when a signal
-    /// asks for it.
+    /// Opens stores and binds sockets. `config` was read from `settings`; `reread` reads both again
+    /// on SIGHUP.
     ///
     /// # Errors
     /// See [`StartError`].
     pub async fn start(config: Config, settings: Settings, reread: Reread) -> Result<Self, StartError> {
-        // Whatever can be wrong with the settings, or keep this program from listening, shows before anything is written.
+        // A wrong setting, or an address that cannot be bound, is found before anything is written.
         let Parts { users, keys, refresh_keys, redis } = parts(&config)?;
         let listen = |setting, address| Listener::tcp(address).map_err(|error| bind_error::tcp(setting, &error));
         let public = listen("ISSUER_LISTEN", config.listen.public)?;
@@ -159,25 +160,25 @@ impl App {
         Ok(Self { api, source, feed_status, config, public, admin, feed, rehashed, reloader })
     }
 
-    /// What the handlers share, for tests.
+    /// The handlers' shared state, for tests.
     pub const fn api(&self) -> &Arc<IssuerApi> {
         &self.api
     }
 
-    /// Where the public listener is.
+    /// Address of the public listener.
     pub fn public_address(&self) -> Option<std::net::SocketAddr> {
         self.public.tcp_address()
     }
 
-    /// Where the admin listener is.
+    /// Address of the admin listener.
     pub fn admin_address(&self) -> Option<std::net::SocketAddr> {
         self.admin.tcp_address()
     }
 
-    /// Serves until told to stop, then drains. Redis is waited for meanwhile.
+    /// Serves until a signal stops it, then drains. Waits for Redis in the background.
     ///
     /// # Errors
-    /// Redis is there and may not be used: nothing is served any more.
+    /// Redis is reachable but must not be used: serving stops.
     pub async fn run(self, signals: Signals) -> Result<(), StartError> {
         let Self { api, source, feed_status, config, public, admin: admin_listener, feed, rehashed, reloader } = self;
         let feed_token = reloader.feed_token.clone();
@@ -189,10 +190,10 @@ impl App {
         warn_of_weaknesses(&config);
         let mut background = JoinSet::new();
         let state = api.auth.tokens.state();
-        // It is kept current until the last answer is given.
+        // The issuer's own list is kept current until the last response is sent.
         let (_last_answer, answered) = watch::channel(false);
         background.spawn(keep(source, Arc::clone(state), config.probe_interval, feed_status, answered));
-        background.spawn(look_at_users(Arc::clone(&api)));
+        background.spawn(inspect_users(Arc::clone(&api)));
         background.spawn(store_rehashed(Arc::clone(&api), rehashed));
         background.spawn(readiness::watch(Arc::clone(&api)));
         background.spawn(rotation::watch(Arc::clone(&api), config.keys.clone(), reloader, signals.reload.clone()));
@@ -223,7 +224,7 @@ impl App {
         if let (Some(listener), AnyStore::Embedded(store)) = (feed, &api.auth.store) {
             let service = FeedService::server(store.feed(), feed_token, signals.stop.clone());
             let router = tonic::service::Routes::new(service).into_axum_router();
-            // Its own, so that the users' clients cannot push verifiers out.
+            // Separate limits, so that the users' clients cannot displace verifiers.
             let limits = Limits::new(ConnectionBudget::new(FEED_MEMORY, FEEDS_MAX), grace);
             serving.spawn(serve_router(listener, limits, signals.stop.clone(), router));
         }
@@ -246,7 +247,7 @@ impl App {
     }
 }
 
-/// Waits for Redis, then looks after the log in it. Sends an error if Redis must not be used.
+/// Waits for Redis, then reconciles its log. Sends an error if Redis must not be used.
 async fn keep_redis(
     store: RedisStore,
     requirements: RedisRequirements,
@@ -255,13 +256,13 @@ async fn keep_redis(
     refuse: tokio::sync::oneshot::Sender<OpenError>,
 ) {
     if let Err(error) = store.open(requirements, wait).await {
-        let _nobody_waits = refuse.send(error);
+        let _receiver_gone = refuse.send(error);
         return;
     }
     tokio::join!(store.clone().equip_masters(), store.watch(requirements, proven));
 }
 
-/// Serves a router, telling each request who its peer is.
+/// Serves a router and adds the peer's address to each request.
 async fn serve_router(listener: Listener, limits: Limits, stop: watch::Receiver<bool>, router: Router) {
     serve(listener, limits, stop, move |peer| {
         let service = router.clone().map_request(move |request: Request<Incoming>| {
@@ -274,7 +275,7 @@ async fn serve_router(listener: Listener, limits: Limits, stop: watch::Receiver<
     .await;
 }
 
-/// What can be made of the settings alone, without opening or writing anything.
+/// The parts that follow from the settings alone: nothing is opened or written.
 struct Parts {
     users: SqlUsers,
     keys: KeySet,
@@ -294,19 +295,19 @@ fn parts(config: &Config) -> Result<Parts, ConfigError> {
     Ok(Parts { users, keys: config.keys.key_set().map_err(refused)?, refresh_keys: config.keys.refresh_keys()?, redis })
 }
 
-/// Finds whatever is wrong with a configuration, by the same steps as [`App::start`]; opens and writes nothing.
+/// Checks a configuration by the same steps as [`App::start`], without opening or writing anything.
 ///
 /// # Errors
 /// The first setting that is wrong.
 pub fn check(config: &Config) -> Result<(), ConfigError> {
-    // The database's pool wants a runtime around it, although it connects to nothing yet.
+    // The database pool needs a runtime to be built, although it does not connect yet.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime =
         runtime.map_err(|error| ConfigError::new("WORKER_THREADS", format!("starting the runtime failed: {error}")))?;
     runtime.block_on(async { parts(config).map(drop) })
 }
 
-/// Where sessions and the log are, for the log line of a start.
+/// Location of sessions and log, for the log line at start.
 fn describe_store(store: &StoreConfig) -> String {
     match store {
         StoreConfig::Embedded { url, .. } => url.clone(),
@@ -339,7 +340,7 @@ async fn open_store(config: &Config, redis: Option<(Link, RedisSource)>) -> Resu
     }
 }
 
-/// The clock that tokens are checked by: it never goes back.
+/// The clock for token checks: it never goes backwards.
 fn clock_of(state: Arc<RevocationState>) -> Clock {
     Arc::new(move || state.clock().check_time(clock::monotonic_ms(), clock::reading))
 }
@@ -356,10 +357,10 @@ fn warn_of_weaknesses(config: &Config) {
     }
 }
 
-/// How often a users database that was down at start is looked at again.
+/// Retry interval while the users database is down at start.
 const USERS_RETRY: Duration = Duration::from_secs(1);
 
-/// Fails where the users table is not as the settings say; a database that is down is waited for.
+/// Fails if the users table does not match the settings; waits for a database that is down.
 async fn check_users(users: &SqlUsers, passwords: &PasswordPool) -> Result<(), SchemaError> {
     match users.check().await {
         Ok(()) => learn_costs(users, passwords).await,
@@ -369,7 +370,7 @@ async fn check_users(users: &SqlUsers, passwords: &PasswordPool) -> Result<(), S
     Ok(())
 }
 
-/// Learns what the stored hashes cost, so that the first refusal costs as much as any later one.
+/// Reads the costs of the stored hashes, so that the first refusal costs as much as any later one.
 async fn learn_costs(users: &SqlUsers, passwords: &PasswordPool) {
     match users.hash_parameters().await {
         Ok(parameters) => passwords.learn(parameters.iter().map(String::as_str)),
@@ -379,8 +380,9 @@ async fn learn_costs(users: &SqlUsers, passwords: &PasswordPool) {
     }
 }
 
-/// What is learned of the users table once the database answers, also where it was down at start.
-async fn look_at_users(api: Arc<IssuerApi>) {
+/// Reads costs and indexes of the users table once the database answers, even if it was down at
+/// start.
+async fn inspect_users(api: Arc<IssuerApi>) {
     let (users, passwords) = (&api.auth.users, &api.auth.passwords);
     let mut waited = false;
     let mut said = None;
@@ -401,7 +403,7 @@ async fn look_at_users(api: Arc<IssuerApi>) {
     }
 }
 
-/// Stores new hashes, one after the other. Best effort: the logins stand without it.
+/// Stores new hashes, one after the other. Best effort: a failure does not affect the login.
 async fn store_rehashed(api: Arc<IssuerApi>, mut rehashed: mpsc::Receiver<Rehashed>) {
     while let Some(Rehashed { id, old, new }) = rehashed.recv().await {
         let (old, new) = (old.expose_str().unwrap_or_default(), new.expose_str().unwrap_or_default());

@@ -1,4 +1,4 @@
-//! Takes up, on SIGHUP, what has changed in the settings and the files that they name.
+//! Reload on SIGHUP: applies what has changed in the settings and in the files that they name.
 
 use std::sync::Arc;
 
@@ -14,19 +14,19 @@ use crate::store::backend::AnyStore;
 /// Reads the settings and the configuration again.
 pub type Reread = Box<dyn Fn() -> Result<(Settings, Config), ConfigError> + Send + Sync>;
 
-/// The settings in force, and what they can be changed in.
+/// The settings in force, and the parts that a reload can change.
 pub(super) struct Reloader {
     pub(super) api: Arc<IssuerApi>,
     pub(super) settings: Settings,
     pub(super) reread: Reread,
     pub(super) feed_token: LiveSecret,
-    /// What the issuer's own list is read from, where that is Redis.
+    /// Source of the issuer's own list, where the store is Redis.
     pub(super) source: Option<RedisSource>,
 }
 
 impl Reloader {
-    /// Reads the settings again and puts in force what can be, except for keys; logs what needs a restart. None if they
-    /// are wrong: then nothing has changed.
+    /// Reads the settings again and applies what can change at run time, except keys; logs what
+    /// needs a restart. Returns `None`, and changes nothing, if the settings are wrong.
     pub(super) async fn reload(&mut self) -> Option<Config> {
         let (settings, config) = match (self.reread)() {
             Ok(read) => read,
@@ -36,7 +36,8 @@ impl Reloader {
             }
         };
         let mut unable = Vec::new();
-        // A public address may be open only as long as there is a token; without one the admin API has no routes.
+        // A public address requires a token for as long as it is open; without a token the admin
+        // API has no routes.
         for name in ["FEED_TOKEN", "ADMIN_TOKEN"] {
             if self.settings.text(name).is_some() != settings.text(name).is_some() {
                 unable.push(name);
@@ -46,7 +47,7 @@ impl Reloader {
             unable.push("REDIS_URL");
         }
         let changes = self.settings.take_up(&settings, &unable);
-        // Whoever takes the token away wants it to open nothing, whenever the restart comes.
+        // An operator who removes the token wants it to stop working now, not at the next restart.
         if self.settings.text("ADMIN_TOKEN").is_some() {
             self.api.admin_token.replace(config.admin_token.clone());
         }
@@ -59,7 +60,8 @@ impl Reloader {
         Some(config)
     }
 
-    /// Uses other credentials for the same Redis, if they have changed and work; false if what has changed needs a restart.
+    /// Switches to other credentials for the same Redis, if they have changed and work. Returns
+    /// false if the change needs a restart.
     async fn renew_redis(&self, settings: &Settings, config: &Config) -> bool {
         let logins = ["REDIS_URL", "REDIS_SENTINEL_USERNAME", "REDIS_SENTINEL_PASSWORD"];
         if logins.iter().all(|name| self.settings.text(name) == settings.text(name)) {
@@ -82,7 +84,7 @@ impl Reloader {
     }
 }
 
-/// Which Redis a URL leads to, whoever logs in there.
+/// The Redis server that a URL names, without credentials.
 fn without_credentials(url: &str) -> (&str, &str) {
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
     (scheme, rest.rsplit_once('@').map_or(rest, |(_, rest)| rest))

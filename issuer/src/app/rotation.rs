@@ -1,4 +1,4 @@
-//! Puts keys in force as their folder changes, and tells the log of those that were retired.
+//! Applies changes of the key folder, and appends the revocations of retired keys to the log.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use crate::config::KeysConfig;
 use crate::keys::folder::fingerprint;
 use crate::keys::set::KeySet;
 
-/// How often the folder is looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often the folder is checked.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 /// Watches the keys. Never returns.
 pub(super) async fn watch(
@@ -25,18 +25,18 @@ pub(super) async fn watch(
     let look = |config: &KeysConfig| config.folder.as_deref().map(fingerprint);
     let mut seen = look(&config);
     let mut dead = Vec::new();
-    let mut told = HashSet::new();
+    let mut appended = HashSet::new();
     if let Ok(keys) = config.key_set() {
         dead = keys.retired;
     }
     loop {
-        tell_of_retired(&api, &dead, &mut told).await;
+        append_retired(&api, &dead, &mut appended).await;
         let asked = tokio::select! {
             changed = reload.changed() => match changed {
                 Ok(()) => true,
                 Err(_) => std::future::pending().await,
             },
-            () = tokio::time::sleep(LOOK_EVERY) => false,
+            () = tokio::time::sleep(CHECK_EVERY) => false,
         };
         if asked && let Some(fresh) = reloader.reload().await {
             config = fresh.keys;
@@ -57,7 +57,7 @@ pub(super) async fn watch(
     }
 }
 
-/// Verifies by the new keys first, then signs by them. Returns the retired ones.
+/// Verifies with the new keys first, then signs with them. Returns the retired keys.
 fn put_in_force(api: &IssuerApi, keys: KeySet) -> Vec<String> {
     let signing = keys.signing.kid().to_owned();
     let verifying = keys.ring.keys().len();
@@ -68,24 +68,25 @@ fn put_in_force(api: &IssuerApi, keys: KeySet) -> Vec<String> {
     keys.retired
 }
 
-/// Appends the revocation of every retired key that the log does not have yet; what fails is tried again.
-async fn tell_of_retired(api: &IssuerApi, dead: &[String], told: &mut HashSet<String>) {
+/// Appends the revocation of each retired key that the log does not have yet; retries failures.
+async fn append_retired(api: &IssuerApi, dead: &[String], appended: &mut HashSet<String>) {
     for kid in dead {
-        if told.contains(kid) {
+        if appended.contains(kid) {
             continue;
         }
-        // Before the first complete list it cannot be known what the log has.
+        // Before the first complete list, the contents of the log are unknown.
         if api.auth.tokens.ensure_ready((api.clock)()).is_err() {
             return;
         }
         if !api.auth.knows_retired(kid) {
-            // Boxed: the future of a store call is deep enough to tire the compiler here.
+            // Boxed: the future of a store call is too deep for the compiler's recursion limit
+            // here.
             if let Err(error) = Box::pin(api.auth.revoke_key(kid)).await {
                 tracing::error!(kid, %error, "the key is retired, but the log does not have it yet");
                 continue;
             }
             tracing::warn!(target: "audit", event = "key_retired", result = "ok", kid);
         }
-        told.insert(kid.clone());
+        appended.insert(kid.clone());
     }
 }

@@ -1,4 +1,4 @@
-//! The admin listener: probes, metrics, and, where `ADMIN_TOKEN` is set, revocations and sessions.
+//! The admin listener: probes, metrics, and, if `ADMIN_TOKEN` is set, revocations and sessions.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use super::fields::{Fields, Invalid};
 use super::login::json as ok;
 use super::logout::no_content;
 use super::origin::CorsOrigins;
-use super::router::{Answer, framed, handler};
+use super::router::{Answer, handler, with_middleware};
 use super::sessions::{Query, describe, shown};
 use crate::domain::revoke::RevokeRequest;
 use crate::domain::session::UserSessions;
@@ -39,8 +39,8 @@ pub fn admin<U: Users, S: Store, P: Passwords>(api: &Arc<Api<U, S, P>>) -> Route
             .route("/admin/revocations", post(handler(api, revoke)))
             .route("/admin/sessions", get(handler(api, sessions)));
     }
-    // No page of another origin has any business here, whatever CORS_ORIGINS says.
-    framed(api, &CorsOrigins::default(), router)
+    // No web page may call the admin listener, whatever CORS_ORIGINS says.
+    with_middleware(api, &CorsOrigins::default(), router)
 }
 
 fn text(body: String, media_type: &'static str) -> Response<Body> {
@@ -49,8 +49,8 @@ fn text(body: String, media_type: &'static str) -> Response<Body> {
     response
 }
 
-/// Whether a user could log in, refresh and log out now, and what is wrong: with the users' database, the store, the feed.
-/// A feed that was complete once and is stale now is said, but only routes that judge access tokens need it.
+/// Whether users could log in, refresh and log out now, and the errors of the users' database, the
+/// store and the feed. A stale feed is reported, but only routes that check access tokens need it.
 fn readiness<U, S, P>(api: &Api<U, S, P>) -> (bool, [(&'static str, Option<String>); 3]) {
     let now = (api.clock)();
     let [users, store] = api.readiness.errors(now.monotonic_ms);
@@ -98,7 +98,7 @@ async fn revoke<U: Users, S: Store, P: Passwords>(api: Arc<Api<U, S, P>>, call: 
     Ok(response)
 }
 
-/// The preference (RFC 7240 §4.2) with which the caller asks what a revocation came to.
+/// The preference (RFC 7240 §4.2) by which a client requests the result of a revocation.
 const REPRESENTATION: &str = "return=representation";
 
 fn prefers_representation(headers: &HeaderMap) -> bool {
@@ -110,7 +110,7 @@ fn prefers_representation(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Exactly one of the five.
+/// Parses the request: exactly one of the five targets.
 fn order(mut fields: Fields) -> Result<RevokeRequest, Invalid> {
     let mut orders = Vec::new();
     if let Some(token) = fields.optional_text("token")? {

@@ -1,4 +1,4 @@
-//! What every handler works with.
+//! The state that all handlers share.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -16,38 +16,38 @@ use crate::metrics::Metrics;
 /// Reads the issuer's clocks.
 pub type Clock = Arc<dyn Fn() -> CheckTime + Send + Sync>;
 
-/// What handlers share.
+/// The handlers' shared state.
 pub struct Api<U, S, P> {
-    /// What login, refresh and logout mean.
+    /// Login, refresh and logout.
     pub auth: Auth<U, S, P>,
     /// The issuer's clocks.
     pub clock: Clock,
-    /// What is counted.
+    /// The issuer's counters.
     pub metrics: Metrics,
-    /// Whether the stores would take a login and a logout.
+    /// Whether the stores would accept a login and a logout.
     pub readiness: Readiness,
-    /// The keys that verifiers may have.
+    /// The public keys for verifiers.
     pub public_keys: RwLock<Arc<PublicKeys>>,
-    /// Whose `X-Forwarded-For` is believed.
+    /// Proxies whose `X-Forwarded-For` is trusted.
     pub proxies: TrustedProxies,
-    /// Which web pages of other origins may call.
+    /// Origins whose web pages may call.
     pub cors: CorsOrigins,
-    /// Opens the admin API, where one is set.
+    /// The bearer token of the admin API, if one is set.
     pub admin_token: LiveSecret,
 }
 
 impl<U, S, P> Api<U, S, P> {
-    /// The keys that verifiers may have, as they are now.
+    /// The public keys for verifiers, as they are now.
     pub fn published(&self) -> Arc<PublicKeys> {
         Arc::clone(&self.public_keys.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Publishes other keys from now on.
+    /// Replaces the published keys.
     pub fn publish(&self, keys: PublicKeys) {
         *self.public_keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
     }
 
-    /// Checks the bearer of a protected route, as every verifier would.
+    /// Checks the bearer token of a protected route, as every verifier would.
     pub(super) fn check(&self, token: &str) -> Result<GoodToken, Failure> {
         self.auth.tokens.check(token, (self.clock)()).map_err(|error| match error {
             TokenError::Rejected(rejection) => Failure::Denied(rejection),

@@ -1,4 +1,4 @@
-//! Audit events: who, when (the log line's time), from where, with what result. Never a token, password or email.
+//! Audit events: user, time (of the log line), client, result. Never a token, password or email.
 
 use crate::domain::login::LoginError;
 use crate::domain::logout::{EndedSession, LogoutError, Scope};
@@ -8,7 +8,7 @@ use crate::domain::session::{EndOutcome, Refusal, UserSessions};
 use crate::domain::{Client, TokenPair};
 use crate::metrics::Metrics;
 
-/// What an event says beside its name and result.
+/// Fields of an event besides name and result.
 #[derive(Default)]
 struct Who<'a> {
     sub: &'a str,
@@ -48,7 +48,7 @@ pub(super) fn login(metrics: &Metrics, client: &Client, outcome: Result<&TokenPa
     metrics.login(result);
     match result {
         "ok" => event!(info, "login", result, client, who),
-        // The application's table needs mending.
+        // The application's table needs repair.
         "malformed_hash" | "unsupported_hash" | "several_users" | "unmintable" => {
             event!(error, "login", result, client, who)
         }
@@ -152,19 +152,19 @@ pub(super) fn logout(
     }
 }
 
-/// A login whose body cannot be read.
+/// A login whose body is malformed.
 pub(super) fn unreadable_login(metrics: &Metrics, client: &Client) {
     metrics.login("invalid");
     event!(warn, "login", "invalid", client, Who::default());
 }
 
-/// A refresh whose body cannot be read.
+/// A refresh whose body is malformed.
 pub(super) fn unreadable_refresh(metrics: &Metrics, client: &Client) {
     metrics.refresh("invalid");
     event!(warn, "refresh", "invalid", client, Who::default());
 }
 
-/// A logout whose token or body cannot be read: its client may believe that it is logged out.
+/// A logout whose token or body is malformed: its client may assume that it is logged out.
 pub(super) fn unreadable_logout(metrics: &Metrics, client: &Client) {
     metrics.logout("unknown", "invalid");
     event!(warn, "logout", "invalid", client, Who::default(), scope = "unknown");

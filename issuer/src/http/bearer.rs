@@ -4,10 +4,10 @@ use http::{HeaderMap, HeaderValue, header};
 use sidegate_common::bearer;
 use sidegate_common::token::Rejection;
 
-/// The bearer token; none if there is no `Authorization` header, or one of another scheme.
+/// The bearer token; `None` without an `Authorization` header, or with one of another scheme.
 ///
 /// # Errors
-/// Two headers, or something else than one token after `Bearer`.
+/// Two headers, or anything but one token after `Bearer`.
 pub(super) fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Rejection> {
     let values = headers.get_all(header::AUTHORIZATION).into_iter().map(HeaderValue::as_bytes);
     bearer::bearer(values).map_err(|_| Rejection::NotCompact)
@@ -16,7 +16,7 @@ pub(super) fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Rejection> {
 /// The bearer token of a protected route.
 ///
 /// # Errors
-/// As [`bearer`], and if there is none.
+/// As [`bearer`], and if the token is missing.
 pub(super) fn required_bearer(headers: &HeaderMap) -> Result<&str, Rejection> {
     bearer(headers)?.ok_or(Rejection::Missing)
 }

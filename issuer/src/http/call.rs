@@ -1,4 +1,4 @@
-//! A request taken apart: who is calling, and its body, read within limits.
+//! A request in parts: the client, and the body, read within limits.
 
 use std::time::Duration;
 
@@ -14,9 +14,9 @@ use crate::domain::Client;
 
 /// The longest body, in bytes.
 const BODY_BYTES_MAX: usize = 16 * 1024;
-/// How long a body may take to come.
+/// Time limit for receiving a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// The longest `User-Agent` that is kept, in bytes.
+/// The longest stored `User-Agent`, in bytes.
 const AGENT_BYTES_MAX: usize = 256;
 
 /// A request whose body has not been read.
@@ -31,7 +31,7 @@ impl Call {
         Self { head, body }
     }
 
-    /// Who is calling.
+    /// The client.
     pub(super) fn client(&self, proxies: &TrustedProxies) -> Client {
         let peer = self.head.extensions.get::<Peer>();
         let agent = self.head.headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -43,7 +43,7 @@ impl Call {
         }
     }
 
-    /// The body's fields: JSON, or a form.
+    /// The body's fields, from JSON or a form.
     pub(super) async fn fields(self) -> Result<Fields, Failure> {
         match self.kind()? {
             Some(kind) => read_fields(kind, self.body).await,
@@ -51,7 +51,7 @@ impl Call {
         }
     }
 
-    /// The body's fields; none if there is no body.
+    /// The body's fields; empty if there is no body.
     pub(super) async fn optional_fields(self) -> Result<Fields, Failure> {
         if hyper::body::Body::is_end_stream(&self.body) {
             return Ok(Fields::default());

@@ -1,4 +1,4 @@
-//! GET /openapi.json, and a docs page of our own that needs nothing from elsewhere.
+//! GET /openapi.json, and a docs page without external resources.
 
 use std::sync::{Arc, LazyLock};
 
@@ -13,12 +13,12 @@ use super::router::Answer;
 
 const PAGE: &str = include_str!("docs/page.html");
 const SCRIPT: &str = include_str!("docs/page.js");
-/// Nothing but what this listener serves itself.
+/// Only resources of this listener.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; connect-src 'self'; frame-ancestors 'none'; \
      base-uri 'none'; form-action 'none'";
 
 pub(super) async fn openapi<U, S, P>(_api: Arc<Api<U, S, P>>, _call: Call) -> Answer {
-    // Made once: a client that asks for it and does not read costs no copy.
+    // Built once: a client that requests it and does not read the response costs no copy.
     static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| Bytes::from(document().to_string()));
     let mut response = Response::new(Body::from(DOCUMENT.clone()));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

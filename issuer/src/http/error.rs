@@ -1,4 +1,4 @@
-//! The one table from errors to answers.
+//! The only table from errors to responses.
 
 use axum::body::Body;
 use http::{HeaderValue, Response, StatusCode, header};
@@ -19,28 +19,28 @@ const RETRY_STORE_SECONDS: &str = "1";
 /// Seconds after which a client may try again when the password queue is full.
 const RETRY_QUEUE_SECONDS: &str = "3";
 
-/// One line for a fault that lasts, however many requests it fails.
+/// Logs one line for a lasting fault, however many requests fail.
 static FAULTS: FaultLog = FaultLog::new();
 
-/// Why a request was not done.
+/// Why a request failed.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// The request is malformed; the words name the field.
+    /// The request is malformed; the text names the field.
     Invalid(String),
     NotFound,
     MethodNotAllowed,
     TooLarge,
     UnsupportedMediaType,
-    /// A protected route was asked with a token that will not do.
+    /// The access token of a protected route was rejected.
     Denied(Rejection),
-    /// Whether the token will do cannot be said.
+    /// The access token cannot be checked now.
     CannotCheck(revocation_state::Unavailable),
     Login(LoginError),
     Refresh(RefreshError),
     Logout(LogoutError),
     Revoke(RevokeError),
     Unavailable(Unavailable),
-    /// A fault of ours.
+    /// An internal error.
     Internal,
 }
 
@@ -63,7 +63,7 @@ impl From<Unavailable> for Failure {
 }
 
 impl Failure {
-    /// What the client learns, and after how many seconds it may try again.
+    /// The problem for the client, and after how many seconds it may retry.
     fn problem(&self) -> (Problem, Option<&'static str>) {
         let plain = |code| (Problem::new(code), None);
         let down = || (Problem::new(Code::TemporarilyUnavailable), Some(RETRY_STORE_SECONDS));
@@ -102,7 +102,7 @@ impl Failure {
         }
     }
 
-    /// What the log learns, where it is worth a line.
+    /// Logs the failure, if it is worth a line.
     fn log(&self) {
         let unavailable = match self {
             Self::Login(LoginError::Unavailable(error))
@@ -129,7 +129,7 @@ impl Failure {
         }
     }
 
-    /// The answer.
+    /// The response.
     pub(super) fn into_response(self, request_id: &str) -> Response<Body> {
         self.log();
         let (mut problem, retry_after) = self.problem();
@@ -142,7 +142,7 @@ impl Failure {
         if let Some(seconds) = retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static(seconds));
         }
-        // A 401 has a challenge also where no token was the matter (RFC 9110 §15.5.2).
+        // A 401 always carries a challenge, even without a token (RFC 9110 §15.5.2).
         let bare = || (problem.code.status() == 401).then(|| "Bearer".to_owned());
         let challenge = problem.code.challenge(None).or_else(bare);
         if let Some(challenge) = challenge.and_then(|text| HeaderValue::from_str(&text).ok()) {

@@ -1,4 +1,5 @@
-//! A body's fields by name and type: JSON or a form, read strictly and without a server.
+//! A body's fields by name and type, parsed strictly from JSON or a form. Independent of the
+//! server.
 
 use std::fmt;
 
@@ -6,7 +7,7 @@ use http::{HeaderValue, header};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
-/// The two shapes of a body.
+/// The supported kinds of body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// `application/json`
@@ -15,7 +16,7 @@ pub enum Kind {
     Form,
 }
 
-/// A body that is not what the endpoint takes; the words are for the client, and never quote a value.
+/// A body that the endpoint does not accept; the text is for the client, and never quotes a value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Invalid(pub String);
@@ -25,7 +26,7 @@ pub struct Invalid(pub String);
 pub struct Fields(Map<String, Value>);
 
 impl Kind {
-    /// The shape that a `Content-Type` announces; none for any other.
+    /// The kind that a `Content-Type` names; `None` for any other.
     pub fn of(content_type: &HeaderValue) -> Option<Self> {
         let text = content_type.to_str().ok()?;
         let essence = text.split(';').next().unwrap_or_default().trim();
@@ -38,25 +39,25 @@ impl Kind {
         }
     }
 
-    /// The shape of the body that comes with these headers; none where they name none.
+    /// The kind of the body with these headers; `None` without a `Content-Type`.
     ///
     /// # Errors
-    /// They name another shape.
+    /// The `Content-Type` is unsupported.
     pub fn announced(headers: &http::HeaderMap) -> Result<Option<Self>, OtherKind> {
         headers.get(header::CONTENT_TYPE).map(|value| Self::of(value).ok_or(OtherKind)).transpose()
     }
 }
 
-/// A body of another shape than the two.
+/// A body of an unsupported kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("neither JSON nor a form")]
 pub struct OtherKind;
 
 impl Fields {
-    /// Takes a whole body apart. A field that stands twice is refused: which one counts would be anybody's guess.
+    /// Parses a complete body. Refuses a duplicate field, because its value is ambiguous.
     ///
     /// # Errors
-    /// The body is not of its kind.
+    /// The body is malformed.
     pub fn read(kind: Kind, bytes: &[u8]) -> Result<Self, Invalid> {
         match kind {
             Kind::Json => read_json(bytes),
@@ -64,18 +65,18 @@ impl Fields {
         }
     }
 
-    /// A text that must be there.
+    /// A required string.
     ///
     /// # Errors
-    /// It is not, or is no text.
+    /// The field is missing or not a string.
     pub fn text(&mut self, name: &'static str) -> Result<String, Invalid> {
         self.optional_text(name)?.ok_or_else(|| Invalid(format!("{name} is missing")))
     }
 
-    /// A text that may be there.
+    /// An optional string.
     ///
     /// # Errors
-    /// It is no text.
+    /// The field is not a string.
     pub fn optional_text(&mut self, name: &'static str) -> Result<Option<String>, Invalid> {
         match self.0.remove(name) {
             None => Ok(None),
@@ -84,10 +85,10 @@ impl Fields {
         }
     }
 
-    /// An identifier that may be there: a text, or a whole number, which stands for its digits.
+    /// An optional identifier: a string, or a whole number, which stands for its digits.
     ///
     /// # Errors
-    /// It is neither.
+    /// The field is neither.
     pub fn optional_identifier(&mut self, name: &'static str) -> Result<Option<String>, Invalid> {
         match self.0.remove(name) {
             None => Ok(None),
@@ -97,10 +98,10 @@ impl Fields {
         }
     }
 
-    /// A switch that may be there.
+    /// An optional boolean.
     ///
     /// # Errors
-    /// It is no switch.
+    /// The field is not a boolean.
     pub fn optional_flag(&mut self, name: &'static str) -> Result<Option<bool>, Invalid> {
         match self.0.remove(name) {
             None => Ok(None),
@@ -109,17 +110,17 @@ impl Fields {
         }
     }
 
-    /// True if the field is there, whatever it is.
+    /// True if the field exists, whatever its value.
     pub fn has(&self, name: &str) -> bool {
         self.0.contains_key(name)
     }
 }
 
 fn read_json(bytes: &[u8]) -> Result<Fields, Invalid> {
-    // serde_json does not look at the encoding of what it skips.
+    // serde_json does not check the encoding of what it skips.
     let text = std::str::from_utf8(bytes).map_err(|_| Invalid("the body is not UTF-8".to_owned()))?;
     serde_json::from_str(text).map_err(|error| match error.classify() {
-        // serde_json's own message may quote the body, which may hold a password.
+        // serde_json's own message may quote the body, which may contain a password.
         serde_json::error::Category::Data => {
             Invalid("the body must be a JSON object without duplicate members".to_owned())
         }
@@ -155,7 +156,7 @@ fn read_form(bytes: &[u8]) -> Result<Fields, Invalid> {
     let malformed = || Invalid("the form is malformed".to_owned());
     let text = std::str::from_utf8(bytes).map_err(|_| malformed())?;
     let pairs: Vec<(String, String)> = serde_urlencoded::from_str(text).map_err(|_| malformed())?;
-    // The decoder replaces what is not UTF-8: a password would not be used exactly as received.
+    // The decoder replaces invalid UTF-8: the password would no longer be exactly as received.
     let replaced = |text: &str| text.contains('\u{fffd}');
     let meant = text.contains('\u{fffd}') || text.to_ascii_uppercase().contains("%EF%BF%BD");
     if !meant && pairs.iter().any(|(name, value)| replaced(name) || replaced(value)) {
@@ -170,7 +171,7 @@ fn read_form(bytes: &[u8]) -> Result<Fields, Invalid> {
     Ok(Fields(fields))
 }
 
-/// A field's name that came from outside, cut to a bearable length.
+/// A field name from the client, truncated for an error message.
 fn shown(name: &str) -> String {
     name.chars().take(40).collect()
 }
@@ -188,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn forms_keep_the_password_as_it_was_sent() {
+    fn forms_keep_the_password_as_sent() {
         let mut fields = form("username=a%40b&password=+x%2B%C3%A9%EF%BF%BD").unwrap();
         assert_eq!(fields.text("password").unwrap(), " x+\u{e9}\u{fffd}");
         assert!(form("password=%ff").is_err(), "would be replaced");
@@ -197,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_stands_once() {
+    fn a_duplicate_member_is_refused() {
         assert!(json(r#"{"email":"a","password":"b"}"#).is_ok());
         for twice in [r#"{"email":"a","email":"a"}"#, r#"{"email":"a","e\u006dail":"b"}"#] {
             assert!(json(twice).is_err(), "{twice}");
@@ -205,7 +206,7 @@ mod tests {
         for other in ["[]", "1", "null", "", "{", "{} {}", "\"a\""] {
             assert!(json(other).is_err(), "{other}");
         }
-        assert!(Fields::read(Kind::Json, b"{\"x\":\"\xff\"}").is_err(), "not UTF-8, even where nobody looks");
+        assert!(Fields::read(Kind::Json, b"{\"x\":\"\xff\"}").is_err(), "not UTF-8, even in an unused field");
     }
 
     #[test]

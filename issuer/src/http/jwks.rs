@@ -9,12 +9,12 @@ use super::api::Api;
 use super::call::Call;
 use super::router::Answer;
 
-/// The public keys (RFC 7517 §5), ready to be sent. Never an HMAC key.
+/// The public keys (RFC 7517 §5), serialized. Never an HMAC key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PublicKeys {
     /// The JWK set as JSON.
     pub json: String,
-    /// How long it may be cached, in seconds: less than a key is published before it signs.
+    /// How long the set may be cached, in seconds: less than a key is published before it signs.
     pub max_age: u64,
 }
 

@@ -26,17 +26,17 @@ pub(super) async fn login<U: Users, S: Store, P: Passwords>(api: Arc<Api<U, S, P
     Ok(pair(&outcome.map_err(Failure::Login)?))
 }
 
-/// JSON with `email`, or the form with `username` that OAuth2 clients send.
+/// Credentials from JSON with `email`, or from the form with `username` that OAuth2 clients send.
 ///
 /// # Errors
-/// A field is missing, or is no text.
+/// A field is missing or not a string.
 pub fn credentials(mut fields: Fields) -> Result<Credentials, Invalid> {
     let name = if !fields.has("email") && fields.has("username") { "username" } else { "email" };
     let email = fields.text(name)?;
     Ok(Credentials { email, password: Secret::new(fields.text("password")?) })
 }
 
-/// The answer of login and refresh.
+/// The response of login and refresh.
 pub(super) fn pair(pair: &TokenPair) -> Response<Body> {
     json(&json!({
         "access_token": pair.access_token,

@@ -33,10 +33,10 @@ async fn read(call: Call) -> Result<(Option<String>, Option<String>, Scope), Fai
     Ok((access, refresh, scope))
 }
 
-/// A refresh token, if there is one, and how far the logout reaches.
+/// The refresh token, if there is one, and the scope of the logout.
 ///
 /// # Errors
-/// A field is no text, or the scope is not one of the three.
+/// A field is not a string, or the scope is not one of the three.
 pub fn parse_logout(mut fields: Fields) -> Result<(Option<String>, Scope), Invalid> {
     let refresh = fields.optional_text("refresh_token")?;
     let scope = match fields.optional_text("scope")? {

@@ -1,10 +1,13 @@
-//! The wire: bytes to domain commands and back. Knows no store, no SQL, no Redis.
+//! HTTP: bytes to domain commands and back. Knows no store, no SQL, no Redis.
 //!
-//! - [`api`]: what handlers share. [`router`]: paths and methods. [`frame`]: what every answer gets.
-//! - [`call`]: a request taken apart. [`fields`]: its body's fields. [`bearer`]: the `Authorization` header. [`origin`]: who the client is; CORS.
+//! - [`api`]: the handlers' shared state. [`router`]: paths and methods. [`middleware`]: around
+//!   every handler.
+//! - [`call`]: a request in parts. [`fields`]: the body's fields. [`bearer`]: the `Authorization`
+//!   header. [`origin`]: the client's address; CORS.
 //! - [`login`], [`refresh`], [`logout`], [`me`], [`sessions`], [`jwks`], [`docs`]: one endpoint each.
-//! - [`admin`]: the admin listener, with what [`readiness`] says. [`error`]: the one table from errors to answers.
-//! - [`audit`]: who did what, when, from where, with what result; never a secret.
+//! - [`admin`]: the admin listener, with [`readiness`]. [`error`]: the only table from errors to
+//!   responses.
+//! - [`audit`]: audit events; never a secret.
 
 pub mod admin;
 pub mod api;
@@ -14,11 +17,11 @@ mod call;
 mod docs;
 mod error;
 pub mod fields;
-mod frame;
 pub mod jwks;
 pub mod login;
 pub mod logout;
 mod me;
+mod middleware;
 pub mod openapi;
 pub mod origin;
 pub mod readiness;

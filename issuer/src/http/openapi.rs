@@ -1,9 +1,10 @@
-//! The description of the public listener in OpenAPI 3.1, made from tables that a test holds against the router.
+//! The OpenAPI 3.1 description of the public listener, from tables that a test compares with the
+//! router.
 
 use serde_json::{Map, Value, json};
 use sidegate_common::problem::{Code, MEDIA_TYPE};
 
-/// Who may call.
+/// The credentials that an operation needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Access {
     Anyone,
@@ -18,9 +19,9 @@ struct Operation {
     path: &'static str,
     summary: &'static str,
     access: Access,
-    /// The schema of the body, as JSON and as a form where it has one.
+    /// The schema of the body, and whether a form is accepted as well as JSON.
     body: Option<(&'static str, bool)>,
-    /// Status, what it means, and the schema of its body.
+    /// Status, description, and the schema of the body.
     success: (u16, &'static str, Option<&'static str>),
     failures: &'static [Code],
 }
@@ -121,7 +122,7 @@ const OPERATIONS: [Operation; 8] = [
     },
 ];
 
-/// Methods and paths described, for the test that holds them against the router.
+/// The methods and paths described, for the test that compares them with the router.
 pub fn operations() -> impl Iterator<Item = (&'static str, &'static str)> {
     OPERATIONS.iter().map(|operation| (operation.method, operation.path))
 }
@@ -273,7 +274,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_reference_leads_somewhere() {
+    fn every_reference_resolves() {
         let document = document();
         let mut seen = 0;
         let mut rest = vec![&document];

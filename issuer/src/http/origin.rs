@@ -1,4 +1,4 @@
-//! Where a request comes from: the client's address behind trusted proxies, and web pages of other origins (CORS).
+//! The client's address behind trusted proxies, and web pages of other origins (CORS).
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr, SocketAddrV4};
@@ -10,7 +10,7 @@ use sidegate_runtime::serve::Peer;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// A network: an address and how many of its first bits count.
+/// A network: an address and the length of its prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network {
     address: IpAddr,
@@ -46,7 +46,7 @@ impl Network {
     }
 }
 
-/// Whose `X-Forwarded-For` and `Forwarded` are believed (`TRUSTED_PROXIES`).
+/// Proxies whose `X-Forwarded-For` and `Forwarded` are trusted (`TRUSTED_PROXIES`).
 #[derive(Clone, Debug, Default)]
 pub struct TrustedProxies(pub Vec<Network>);
 
@@ -56,9 +56,9 @@ impl TrustedProxies {
     }
 }
 
-/// The client's address: the peer, or, behind trusted proxies, the last address that no trusted proxy has. Read from the right:
-/// what a client wrote itself stands at the left, and whatever it is hides nothing. `Forwarded` counts where no
-/// `X-Forwarded-For` came.
+/// The client's address: the peer, or, behind trusted proxies, the last address that is not a
+/// trusted proxy's. The list is read from the right, because a client can only forge the left.
+/// `Forwarded` counts if there is no `X-Forwarded-For`.
 pub(super) fn client_address(peer: Option<&Peer>, headers: &HeaderMap, proxies: &TrustedProxies) -> String {
     let Some(Peer::Tcp(peer)) = peer else { return String::new() };
     let mut client = peer.ip().to_canonical();
@@ -81,7 +81,7 @@ pub(super) fn client_address(peer: Option<&Peer>, headers: &HeaderMap, proxies: 
     client.to_string()
 }
 
-/// The `for` of one element of `Forwarded` (RFC 7239 §4).
+/// The `for` parameter of one element of `Forwarded` (RFC 7239 §4).
 fn forwarded_for(element: &[u8]) -> Option<&[u8]> {
     element.split(|byte| *byte == b';').find_map(|pair| {
         let (name, value) = pair.split_at(pair.iter().position(|byte| *byte == b'=')?);
@@ -89,8 +89,8 @@ fn forwarded_for(element: &[u8]) -> Option<&[u8]> {
     })
 }
 
-/// An address in the spellings that proxies use: `192.0.2.7`, `192.0.2.7:80`, `2001:db8::1`, `[2001:db8::1]`, `[2001:db8::1]:80`,
-/// each also in quotes.
+/// An address in the spellings that proxies use: `192.0.2.7`, `192.0.2.7:80`, `2001:db8::1`,
+/// `[2001:db8::1]`, `[2001:db8::1]:80`, each with or without quotes.
 fn node_address(node: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(node).ok()?.trim().trim_matches('"');
     let port = |text: &str| text.is_empty() || text.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok());
@@ -101,7 +101,7 @@ fn node_address(node: &[u8]) -> Option<IpAddr> {
     text.parse().ok().or_else(|| text.parse().ok().map(|address: SocketAddrV4| IpAddr::V4(*address.ip())))
 }
 
-/// Which web pages of other origins may call (`CORS_ORIGINS`); `*` stands for all.
+/// Origins whose web pages may call (`CORS_ORIGINS`); `*` stands for all.
 #[derive(Clone, Debug, Default)]
 pub struct CorsOrigins {
     allowed: Vec<String>,
@@ -109,7 +109,7 @@ pub struct CorsOrigins {
     logged: Arc<Mutex<BTreeSet<String>>>,
 }
 
-/// An origin that cannot be one, and what would be right.
+/// A malformed origin, and the correct spelling.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{origin:?} {problem}")]
 pub struct NotAnOrigin {
@@ -117,16 +117,16 @@ pub struct NotAnOrigin {
     problem: String,
 }
 
-/// Refused origins that are remembered.
+/// How many refused origins are kept.
 const LOGGED_MAX: usize = 64;
 const ORIGIN_BYTES_MAX: usize = 256;
 
 impl CorsOrigins {
-    /// Reads origins as people write them into the spelling that browsers send (RFC 6454 §6.2): lower case, no default port, no
-    /// slash at the end.
+    /// Normalizes origins to the spelling that browsers send (RFC 6454 §6.2): lower case, no
+    /// default port, no trailing slash.
     ///
     /// # Errors
-    /// One that no browser would ever send.
+    /// An origin that no browser sends.
     pub fn parse<'a>(origins: impl IntoIterator<Item = &'a str>) -> Result<Self, NotAnOrigin> {
         let allowed = origins.into_iter().map(normal_origin).collect::<Result<_, _>>()?;
         Ok(Self { allowed, logged: Arc::default() })
@@ -137,7 +137,7 @@ impl CorsOrigins {
         self.allowed.iter().any(|allowed| allowed == "*" || allowed == origin)
     }
 
-    /// Logs once that an origin was refused, so that whoever misses an entry finds it.
+    /// Logs a refused origin once, so that an operator can find a missing entry.
     fn log_refused(&self, origin: &HeaderValue) {
         let Ok(origin) = origin.to_str() else { return };
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
@@ -146,12 +146,12 @@ impl CorsOrigins {
         }
     }
 
-    /// Whether CORS is on at all.
+    /// True if CORS is on.
     pub(super) const fn is_on(&self) -> bool {
         !self.allowed.is_empty()
     }
 
-    /// True for a preflight request (Fetch standard, "CORS-preflight fetch") that is to be answered here.
+    /// True for a preflight request (Fetch standard, "CORS-preflight fetch") to be answered here.
     pub(super) fn is_preflight(&self, method: &Method, headers: &HeaderMap) -> bool {
         self.is_on()
             && *method == Method::OPTIONS
@@ -159,7 +159,7 @@ impl CorsOrigins {
             && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
     }
 
-    /// Adds to an answer what lets a page of an allowed origin read it.
+    /// Adds the headers that let a page of an allowed origin read the response.
     pub(super) fn allow(&self, origin: Option<&HeaderValue>, preflight: bool, answer: &mut HeaderMap) {
         if !self.is_on() {
             return;
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn only_trusted_proxies_are_believed() {
+    fn only_trusted_proxies_name_the_client() {
         let peer = "10.0.0.1:5";
         assert_eq!(address(peer, &["192.0.2.7"], &[]), "10.0.0.1");
         assert_eq!(address(peer, &["192.0.2.7"], &["10.0.0.0/8"]), "192.0.2.7");
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn every_usual_spelling_of_an_address_is_read() {
+    fn usual_spellings_of_an_address_are_parsed() {
         for (node, right) in [
             ("192.0.2.7:4711", "192.0.2.7"),
             ("[2001:db8::1]", "2001:db8::1"),
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn forwarded_is_read_as_rfc_7239_has_it() {
+    fn forwarded_is_parsed_as_in_rfc_7239() {
         let of = |fields: &[&str], also: Option<&str>, trusted: &[&str]| {
             let mut headers = HeaderMap::new();
             for field in fields {
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn origins_are_read_as_browsers_write_them() {
+    fn origins_are_normalized_as_browsers_send_them() {
         for (written, right) in [
             ("https://app.example/", "https://app.example"),
             ("https://app.example:443", "https://app.example"),
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn networks_are_read_strictly() {
+    fn networks_are_parsed_strictly() {
         for bad in ["", "10.0.0", "10.0.0.0/33", "::/129", "10.0.0.0/", "x/8"] {
             assert_eq!(bad.parse::<Network>(), Err(NotANetwork), "{bad}");
         }
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn other_origins_need_to_be_named() {
+    fn unlisted_origins_are_refused() {
         let cors = CorsOrigins::parse(["https://App.example/"]).unwrap();
         let page = HeaderValue::from_static("https://app.example");
         let other = HeaderValue::from_static("https://evil.example");
@@ -338,7 +338,7 @@ mod tests {
         cors.allow(Some(&other), false, &mut answer);
         assert!(!answer.contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN));
         cors.allow(Some(&other), false, &mut answer);
-        assert_eq!(cors.logged.lock().unwrap().len(), 1, "told once");
+        assert_eq!(cors.logged.lock().unwrap().len(), 1, "logged once");
         let mut answer = HeaderMap::new();
         CorsOrigins::default().allow(Some(&page), false, &mut answer);
         assert!(answer.is_empty());

@@ -20,10 +20,10 @@ pub(super) async fn refresh<U: Users, S: Store, P: Passwords>(api: Arc<Api<U, S,
     Ok(pair(&outcome.map_err(Failure::Refresh)?.pair))
 }
 
-/// The token to be refreshed.
+/// The refresh token of the request.
 ///
 /// # Errors
-/// It is missing, or is no text.
+/// The token is missing or not a string.
 pub fn token(mut fields: Fields) -> Result<String, Invalid> {
     fields.text("refresh_token")
 }

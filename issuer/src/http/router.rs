@@ -12,22 +12,22 @@ use http::Response;
 use super::api::Api;
 use super::call::Call;
 use super::error::Failure;
-use super::frame::{RequestId, frame};
+use super::middleware::{RequestId, observe};
 use super::origin::CorsOrigins;
 use super::{docs, jwks, login, logout, me, refresh, sessions};
 use crate::domain::traits::{Passwords, Store, Users};
 
-/// What a handler comes to.
+/// A handler's result.
 pub(super) type Answer = Result<Response<Body>, Failure>;
 
-/// The id of the request that a handler was given.
+/// The id of a request.
 fn id_of(request: &Request) -> String {
     request.extensions().get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default()
 }
 
 type Answering = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
 
-/// A handler of axum's from one of ours.
+/// An axum handler from one of ours.
 pub(super) fn handler<A, F, W>(
     api: &Arc<A>,
     handle: F,
@@ -47,8 +47,8 @@ where
     }
 }
 
-/// Puts the frame and the answers for unknown paths and methods around routes.
-pub(super) fn framed<U: Users, S: Store, P: Passwords>(
+/// Adds the middleware and the responses for unknown paths and methods.
+pub(super) fn with_middleware<U: Users, S: Store, P: Passwords>(
     api: &Arc<Api<U, S, P>>,
     cors: &CorsOrigins,
     routes: Router,
@@ -58,7 +58,7 @@ pub(super) fn framed<U: Users, S: Store, P: Passwords>(
     routes
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
-        .layer(axum::middleware::from_fn_with_state((Arc::clone(api), cors.clone()), frame::<U, S, P>))
+        .layer(axum::middleware::from_fn_with_state((Arc::clone(api), cors.clone()), observe::<U, S, P>))
 }
 
 /// The public listener's routes, as `openapi.json` describes them.
@@ -76,5 +76,5 @@ pub fn public<U: Users, S: Store, P: Passwords>(api: &Arc<Api<U, S, P>>) -> Rout
         ("/docs/page.js", get(handler(api, docs::script))),
     ];
     let router = routes.into_iter().fold(Router::new(), |router, (path, methods)| router.route(path, methods));
-    framed(api, &api.cors, router)
+    with_middleware(api, &api.cors, router)
 }

@@ -15,7 +15,7 @@ use super::router::Answer;
 use crate::domain::session::{PageCursor, Session, SessionPage};
 use crate::domain::traits::{Passwords, Store, Users};
 
-/// The longest page of sessions, and the usual one.
+/// The longest page of sessions, and the default.
 const PAGE_MAX: u32 = 100;
 
 pub(super) async fn list<U: Users, S: Store, P: Passwords>(api: Arc<Api<U, S, P>>, call: Call) -> Answer {
@@ -27,7 +27,7 @@ pub(super) async fn list<U: Users, S: Store, P: Passwords>(api: Arc<Api<U, S, P>
     Ok(ok(&shown(&page, |session| describe(session, Some(current(session))))))
 }
 
-/// What a list of sessions is asked for with.
+/// Query parameters of a list of sessions.
 pub(super) struct Query {
     pub(super) user: Option<String>,
     pub(super) after: Option<PageCursor>,
@@ -58,7 +58,7 @@ impl Query {
     }
 }
 
-/// A page as its user, or the operator, sees it; `next` only where there are more.
+/// A page for its user or the operator; `next` only if there are more.
 pub(super) fn shown(page: &SessionPage, describe: impl Fn(&Session) -> Value) -> Value {
     let sessions: Vec<Value> = page.sessions.iter().map(describe).collect();
     let mut body = json!({ "sessions": sessions });
@@ -77,7 +77,7 @@ pub(super) async fn end<U: Users, S: Store, P: Passwords>(api: Arc<Api<U, S, P>>
     Ok(no_content())
 }
 
-/// A session as its user, or the operator, sees it.
+/// A session for its user or the operator.
 pub(super) fn describe(session: &Session, current: Option<bool>) -> Value {
     let mut shown = json!({
         "sid": session.sid.to_string(),

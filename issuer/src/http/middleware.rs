@@ -1,4 +1,5 @@
-//! What every answer gets: a request id, its place in a trace, no caching, CORS, and a 500 instead of a dropped connection.
+//! Middleware around every handler: request id, tracing, no caching, CORS, and a 500 instead of a
+//! dropped connection.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -25,24 +26,24 @@ pub(super) struct RequestId(pub(super) String);
 
 fn request_id() -> RequestId {
     let mut bytes = [0; 12];
-    // Without randomness the id is of no use, and nothing else will work either.
+    // An id without randomness is useless, but without randomness all else fails as well.
     let _no_randomness = rand::fill(&mut bytes);
     RequestId(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// The span of a request. Probes and readings of metrics come without end and say nothing: they have none.
+/// The span of a request. Probes and scrapes are frequent and uninteresting: they have none.
 fn trace_span(request: &Request, parent: Option<Parent<'_>>) -> Option<trace::Span> {
     let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
-    let untold = !trace::is_on() || matches!(route, Some("/livez" | "/readyz" | "/metrics"));
-    (!untold).then(|| trace::Span::request(request.method(), route, parent))
+    let untraced = !trace::is_on() || matches!(route, Some("/livez" | "/readyz" | "/metrics"));
+    (!untraced).then(|| trace::Span::request(request.method(), route, parent))
 }
 
-/// What the frame works with: the listener's own rules for pages of other origins stand beside what all handlers share.
-pub(super) type Framing<U, S, P> = (Arc<Api<U, S, P>>, CorsOrigins);
+/// The middleware's state: the shared state, and the listener's own CORS origins.
+pub(super) type MiddlewareState<U, S, P> = (Arc<Api<U, S, P>>, CorsOrigins);
 
-/// The frame around every handler.
-pub(super) async fn frame<U, S, P>(
-    State((api, cors)): State<Framing<U, S, P>>,
+/// Runs a handler and completes its response.
+pub(super) async fn observe<U, S, P>(
+    State((api, cors)): State<MiddlewareState<U, S, P>>,
     mut request: Request,
     next: Next,
 ) -> Response<Body>
