@@ -1,20 +1,21 @@
-//! Stored hashes as applications write them: which scheme, at what cost, in what wrapping.
+//! Stored hashes as applications write them: scheme, cost and wrapping.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 
 use super::password::{COST_MAX, COST_MIN};
 
-/// The most memory that one Argon2id hash may take, in KiB.
+/// Upper limit of the memory of one Argon2id hash, in KiB.
 pub const ARGON2_MEMORY_MAX: u32 = 256 * 1024;
-/// The most memory times passes of one Argon2id hash, in KiB: about a second of a core.
+/// Upper limit of memory times passes of one Argon2id hash, in KiB: about a second of a core.
 pub const ARGON2_WORK_MAX: u64 = 1024 * 1024;
-/// The most passes and lanes.
+/// Upper limit of passes and of lanes.
 const ARGON2_PASSES_MAX: u32 = 64;
 /// The longest salt or digest, in bytes.
 const ARGON2_BYTES_MAX: usize = 64;
 
-/// What stands around a hash in tables of other programs: Spring, Dovecot, OpenLDAP, Django. In lower case.
+/// Prefixes that other programs put before a hash: Spring, Dovecot, OpenLDAP, Django. In lower
+/// case.
 const WRAPPINGS: [&str; 8] = [
     "{bcrypt}",
     "{blf-crypt}",
@@ -26,7 +27,7 @@ const WRAPPINGS: [&str; 8] = [
     "argon2",
 ];
 
-/// Schemes that are known by the beginning of their hashes, and not taken. In lower case, the longer first.
+/// Prefixes of schemes that are recognised but not supported. In lower case, the longer first.
 const OTHER_SCHEMES: [(&str, &str); 26] = [
     ("$argon2id$", "argon2id"),
     ("$argon2i$", "argon2i"),
@@ -59,15 +60,15 @@ const OTHER_SCHEMES: [(&str, &str); 26] = [
 /// A hash that can be checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoredHash<'a> {
-    /// What stands before it in the table.
+    /// The prefix in the table.
     pub wrapping: &'a str,
     /// The hash itself.
     pub hash: &'a str,
-    /// How it was made.
+    /// Scheme and cost.
     pub scheme: Scheme,
 }
 
-/// How a hash was made.
+/// Scheme of a hash, with its cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
     /// `$2a$`, `$2b$`, `$2x$` or `$2y$`.
@@ -91,12 +92,13 @@ pub struct Argon2Parameters {
 }
 
 impl Argon2Parameters {
-    /// The KiB that are filled in all: the measure of the work. Memory is used in multiples of four KiB a lane.
+    /// KiB filled in total: the measure of the work. Argon2 uses memory in multiples of four KiB
+    /// per lane.
     pub const fn work(self) -> u64 {
         self.memory_used() as u64 * self.passes as u64
     }
 
-    /// The KiB of memory that are used.
+    /// KiB of memory used.
     pub const fn memory_used(self) -> u32 {
         self.memory - self.memory % (4 * self.lanes)
     }
@@ -120,17 +122,17 @@ impl Argon2Parameters {
 /// Why a stored hash cannot be checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnusableHash {
-    /// Of a scheme that is known and not taken, or not with these parameters.
+    /// Of a known scheme that is not supported, or with unsupported parameters.
     OtherScheme(&'static str),
-    /// No hash at all.
+    /// Not a hash.
     Malformed,
 }
 
 impl<'a> StoredHash<'a> {
-    /// Reads what stands in a table: white space around it and the wrappings of other programs do not matter.
+    /// Parses a stored value. Ignores surrounding white space and the prefixes of other programs.
     ///
     /// # Errors
-    /// It cannot be checked.
+    /// The hash is malformed or unsupported.
     pub fn parse(stored: &'a str) -> Result<Self, UnusableHash> {
         let stored = stored.trim();
         let (wrapping, hash) = unwrap(stored);
@@ -146,11 +148,11 @@ impl<'a> StoredHash<'a> {
     }
 }
 
-/// The wrapping and the hash in it.
+/// Splits the wrapping from the hash.
 fn unwrap(stored: &str) -> (&str, &str) {
     for wrapping in WRAPPINGS {
         let Some((head, rest)) = stored.split_at_checked(wrapping.len()) else { continue };
-        // Django writes `bcrypt$` before `$2b$…`; others leave one of the two dollars out.
+        // Django writes `bcrypt$` before `$2b$…`; others omit one of the two dollars.
         if head.eq_ignore_ascii_case("bcrypt$") && rest.starts_with('2') {
             return stored.split_at(head.len() - 1);
         }
@@ -168,15 +170,15 @@ fn unusable(stored: &str, hash: &str) -> UnusableHash {
     known.map_or(UnusableHash::Malformed, |(_, name)| UnusableHash::OtherScheme(name))
 }
 
-/// The cost of a bcrypt hash, if it is one that is taken: `$2a$`, `$2b$`, `$2x$` or `$2y$`, two digits of 4 to 14, and 53
-/// characters of bcrypt's base64.
+/// The cost of a supported bcrypt hash: `$2a$`, `$2b$`, `$2x$` or `$2y$`, two digits from 4 to 14,
+/// and 53 characters of bcrypt's base64.
 pub fn bcrypt_cost(hash: &str) -> Option<u32> {
     let (cost, digest) = bcrypt_parts(hash)?;
     let plain = digest.len() == 53 && digest.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.' || b == b'/');
     plain.then_some(cost)
 }
 
-/// The cost and what stands behind it.
+/// The cost and the rest of the text.
 fn bcrypt_parts(hash: &str) -> Option<(u32, &str)> {
     let rest = ["$2a$", "$2b$", "$2x$", "$2y$"].iter().find_map(|prefix| hash.strip_prefix(prefix))?;
     let (cost, digest) = rest.split_once('$')?;
@@ -187,7 +189,7 @@ fn bcrypt_parts(hash: &str) -> Option<(u32, &str)> {
     (COST_MIN..=COST_MAX).contains(&cost).then_some((cost, digest))
 }
 
-/// The parameters, salt and digest of what stands behind `$argon2id$v=19$`.
+/// Parameters, salt and digest from the text after `$argon2id$v=19$`.
 pub fn argon2(rest: &str) -> Option<(Argon2Parameters, Vec<u8>, Vec<u8>)> {
     let mut parts = rest.split('$');
     let parameters = Argon2Parameters::parse(parts.next()?)?;
@@ -199,7 +201,7 @@ pub fn argon2(rest: &str) -> Option<(Argon2Parameters, Vec<u8>, Vec<u8>)> {
     parts.next().is_none().then_some((parameters, salt, digest))
 }
 
-/// The scheme that `$2b$12$` or `$m=65536,t=3,p=4$` tells of.
+/// The scheme of parameters such as `$2b$12$` or `$m=65536,t=3,p=4$`.
 pub fn scheme_of_parameters(text: &str) -> Option<Scheme> {
     match bcrypt_parts(text) {
         Some((cost, "")) => Some(Scheme::Bcrypt { cost }),
@@ -223,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn bcrypt_hashes_that_are_taken() {
+    fn supported_bcrypt_hashes_are_parsed() {
         for variant in ["2a", "2b", "2x", "2y"] {
             assert_eq!(bcrypt_cost(&format!("${variant}$10${DIGEST}")), Some(10));
         }
@@ -232,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn bcrypt_hashes_that_are_not() {
+    fn unsupported_bcrypt_hashes_are_refused() {
         for bad in [
             String::new(),
             "x".into(),
@@ -252,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn wrappings_of_other_programs_and_white_space_do_not_matter() {
+    fn prefixes_of_other_programs_and_white_space_are_ignored() {
         let hash = bcrypt();
         for (stored, wrapping) in [
             (hash.clone(), ""),
@@ -278,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn other_schemes_are_named_and_nothing_else_is() {
+    fn unsupported_schemes_are_recognised_by_name() {
         for (stored, name) in [
             ("$argon2i$v=19$m=65536,t=3,p=4$c29tZXNhbHQ$RdescudvJCsgt3ub+b4QZw", "argon2i"),
             ("$argon2id$v=16$m=65536,t=3,p=4$c29tZXNhbHQ$RdescudvJCsgt3ub+b4QZw", "argon2id"),
@@ -303,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_alone_are_read() {
+    fn parameters_without_digest_are_parsed() {
         assert_eq!(scheme_of_parameters("$2y$12$"), Some(Scheme::Bcrypt { cost: 12 }));
         assert_eq!(scheme_of_parameters("$m=65536,t=3,p=4$"), Some(Scheme::Argon2id(ARGON2_PARAMETERS)));
         for other in ["$2b$15$", "$2b$12$x", "$20000$", "$m=1,t=1,p=1$", "$m=65536,t=3,p=4,x=1$", ""] {

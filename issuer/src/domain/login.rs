@@ -1,4 +1,4 @@
-//! Login: email and password for a new session.
+//! Login: email and password in exchange for a new session.
 
 use sidegate_common::revocation::{Id, SubjectTag};
 use sidegate_common::secret::Secret;
@@ -9,7 +9,7 @@ use super::token_signer::{MintError, TokenSigner};
 use super::traits::{Account, Lookup, Passwords, Store, Unavailable, Users};
 use super::{Auth, Client, TokenPair, random_id};
 
-/// What a client presents. The password is used exactly as received.
+/// The credentials that a client sends. The password is used exactly as received.
 #[derive(Clone, Debug)]
 pub struct Credentials {
     /// The email.
@@ -18,10 +18,11 @@ pub struct Credentials {
     pub password: Secret,
 }
 
-/// Why a login was refused. One identical answer to the client; the log and the metrics tell them apart.
+/// Why a login was refused. The client always gets the same answer; log and metrics have the
+/// reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refused {
-    /// Nobody has this email.
+    /// No user has this email.
     UnknownUser,
     /// Several rows match the email.
     SeveralUsers,
@@ -29,18 +30,18 @@ pub enum Refused {
     Disabled,
     /// The user has no password.
     NoPassword,
-    /// What is stored is no hash: the application's table needs mending.
+    /// The stored value is not a hash: the application's table needs repair.
     MalformedHash,
-    /// What is stored is a hash of a scheme that is not taken.
+    /// The stored hash is of an unsupported scheme.
     UnsupportedHash,
-    /// The password is over 72 bytes, or has a NUL byte.
+    /// The password is over 72 bytes, or contains a NUL byte.
     UnfitPassword,
     /// The password is wrong.
     WrongPassword,
 }
 
 impl Refused {
-    /// Its name in logs and metrics.
+    /// The reason's name in logs and metrics.
     pub const fn name(self) -> &'static str {
         match self {
             Self::UnknownUser => "unknown_user",
@@ -55,15 +56,15 @@ impl Refused {
     }
 }
 
-/// Why there is no session.
+/// Why a login failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LoginError {
-    /// The credentials will not do.
+    /// The credentials were refused.
     #[error("login refused: {}", .reason.name())]
     Refused {
-        /// Why, for the log.
+        /// The reason, for the log.
         reason: Refused,
-        /// The user, where there is one.
+        /// The user, if one was found.
         sub: Option<String>,
     },
     /// The password queue is full.
@@ -72,7 +73,7 @@ pub enum LoginError {
     /// A dependency cannot answer.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
-    /// The user's row cannot be put in a token.
+    /// The user's row cannot be put into a token.
     #[error(transparent)]
     Mint(#[from] MintError),
 }
@@ -87,9 +88,9 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
         let found = self.users.find_by_email(&credentials.email).await?;
         let account = match &found {
             Lookup::One(account) => Some(account),
-            Lookup::Nobody | Lookup::Several => None,
+            Lookup::NotFound | Lookup::Several => None,
         };
-        // The work is done for nobody's password too, so that the time tells nothing.
+        // An unknown user costs the same work, so that the response time reveals nothing.
         let attempt = Attempt {
             password: credentials.password.clone(),
             stored: account.and_then(|account| account.password_hash.as_deref()).map(Secret::new),
@@ -143,7 +144,7 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
 
 fn refusal(found: &Lookup, outcome: &Outcome) -> LoginError {
     let (account, reason) = match (found, outcome) {
-        (Lookup::Nobody, _) => (None, Refused::UnknownUser),
+        (Lookup::NotFound, _) => (None, Refused::UnknownUser),
         (Lookup::Several, _) => (None, Refused::SeveralUsers),
         (Lookup::One(account), Outcome::Wrong(reason)) => {
             let reason = match reason {

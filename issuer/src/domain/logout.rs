@@ -1,4 +1,4 @@
-//! Logout: sessions end, and the log has it before the client hears so.
+//! Logout: ends sessions. Their revocations are in the log before the client gets its answer.
 
 use sidegate_common::claims::Claims;
 use sidegate_common::clock::CheckTime;
@@ -13,7 +13,7 @@ use super::refresh_token::{RefreshToken, RefreshTokenError};
 use super::session::{EndOutcome, EndSession, Refusal, Session, Standing};
 use super::traits::{Passwords, Store, Unavailable, Users};
 
-/// How far a logout reaches.
+/// Which sessions a logout ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// The session of each token given.
@@ -25,7 +25,7 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// Reads the word a client sends.
+    /// Parses the word that a client sends.
     pub fn parse(word: &str) -> Option<Self> {
         match word {
             "local" => Some(Self::Local),
@@ -35,7 +35,7 @@ impl Scope {
         }
     }
 
-    /// The word.
+    /// The word for the scope.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Local => "local",
@@ -45,7 +45,7 @@ impl Scope {
     }
 }
 
-/// What a client presents: at least one of the two.
+/// The tokens that a client presents: at least one of the two.
 #[derive(Clone, Copy, Debug)]
 pub struct Presented<'a> {
     /// The access token of the `Authorization` header.
@@ -54,26 +54,26 @@ pub struct Presented<'a> {
     pub refresh: Option<&'a str>,
 }
 
-/// Why nothing was ended. Nothing is, unless every token given is good for it.
+/// Why nothing was ended. A logout ends sessions only if every presented token is valid for it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LogoutError {
-    /// The access token will not do.
+    /// The access token was rejected.
     #[error(transparent)]
     Access(#[from] Rejection),
-    /// The refresh token is not ours.
+    /// The refresh token was not issued here.
     #[error(transparent)]
     Refresh(#[from] RefreshTokenError),
-    /// The refresh token's session has ended, so that it may not end others.
+    /// The refresh token's session has ended, so the token may not end other sessions.
     #[error("the session has ended: {why:?}")]
     Refused {
-        /// Why, for the log.
+        /// The reason, for the log.
         why: Refusal,
         /// The session.
         sid: String,
         /// The user.
         sub: String,
     },
-    /// The refresh token was used before: its own session was ended, and no other.
+    /// The refresh token had been used before: only its own session was ended.
     #[error("the refresh token was used before")]
     Reused {
         /// The session.
@@ -82,10 +82,10 @@ pub enum LogoutError {
         sub: String,
         /// How many generations old the token was.
         generations_old: u32,
-        /// Seconds since the token's last trade in the session.
+        /// Seconds since the session's last rotation.
         rotated_ago: u64,
     },
-    /// The log could not be written; what was done stays done, and a retry does the rest.
+    /// The log could not be written; completed steps stand, and a retry does the rest.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
 }
@@ -93,11 +93,11 @@ pub enum LogoutError {
 /// A session that was ended, for the audit log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndedSession {
-    /// The session; none for "all of the user's".
+    /// The session; `None` for all sessions of the user.
     pub sid: Option<String>,
-    /// The user, where known.
+    /// The user, if known.
     pub sub: Option<String>,
-    /// Whether it was there.
+    /// Whether the session still existed.
     pub outcome: EndOutcome,
 }
 
@@ -107,7 +107,7 @@ struct SessionRef {
     sub: Option<String>,
     subject: SubjectTag,
     exp_seen: UnixTime,
-    /// True if the user has been logged out everywhere since the token was issued.
+    /// True if a global logout of the user happened after the token was issued.
     logged_out: bool,
 }
 
@@ -158,8 +158,8 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
             {
                 session = None;
             }
-            // Only the record names the user: a session ended without being read would leave a retry of `global` nobody to
-            // log out.
+            // Only the record names the user: if a session ended without being read, a retry of
+            // `global` could not identify the user to log out.
             let lost = unread.is_some() && scope == Scope::Global;
             if !lost && !named.iter().any(|one| one.sid == Id::Packed(token.sid)) {
                 named.push(SessionRef::by_refresh(&token, session.as_ref()));
@@ -168,7 +168,8 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
         if named.is_empty() {
             return Err(unread.map_or_else(|| Rejection::Missing.into(), LogoutError::from));
         }
-        // A store that cannot be read is asked all the same: what it refuses it keeps, and does later.
+        // Sends the request even if the store could not be read: the outbox keeps and delivers what
+        // the store refuses.
         let ended = match scope {
             Scope::Local => self.end_each(&named).await,
             Scope::Others => self.end_others(&named).await,
@@ -177,8 +178,9 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
         unread.map_or(ended, |error| Err(error.into()))
     }
 
-    /// Verifies an access token for a logout. For its own session an expired or revoked one will do; to end others it
-    /// must be good, or have been revoked by this very logout, whose answer was lost.
+    /// Verifies an access token for a logout. An expired or revoked token may end its own session;
+    /// to end others the token must be valid, or revoked by an earlier attempt of this logout whose
+    /// answer was lost.
     fn authentic(&self, access: &str, scope: Scope, at: CheckTime) -> Result<VerifiedToken, Rejection> {
         let verified = self.tokens.issuer().verify_expired_too(at.now, access)?;
         if scope == Scope::Local {
@@ -193,9 +195,9 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
         }
     }
 
-    /// Only a current refresh token, or one in its retry window, may end other sessions. An older one was stolen, or its
-    /// client lost the answer long ago: the session it belongs to ends, as on a refresh. False if the session has gone
-    /// since it was read.
+    /// Only a current refresh token, or one in its retry window, may end other sessions. An older
+    /// token was stolen, or its client lost the answer long ago: its session ends, as on a refresh.
+    /// Returns false if the session has disappeared since it was read.
     async fn entitled(&self, token: &RefreshToken, session: &Session) -> Result<bool, LogoutError> {
         let (sid, sub) = (session.sid.to_string(), session.sub.clone());
         match self.store.examine(&rotation_of(token, session)).await? {
@@ -208,7 +210,7 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
         }
     }
 
-    // Each is tried, whatever became of the others: the store keeps what it refuses.
+    // Each is tried even if others fail: the outbox keeps what the store refuses.
 
     async fn end_each(&self, named: &[SessionRef]) -> Result<Vec<EndedSession>, LogoutError> {
         let mut ended = Vec::new();
@@ -241,7 +243,7 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
             };
             ended.push(revoked.map(|outcome| EndedSession { sid: None, sub: Some(sub), outcome }));
         }
-        // A refresh token whose record is gone names no user: its own session is ended at least.
+        // A refresh token without a record names no user: at least its own session is ended.
         for one in named.iter().filter(|one| one.sub.is_none()) {
             ended.push(self.end_named(one).await);
         }
@@ -261,7 +263,7 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
         Ok(EndedSession { sid: Some(one.sid.to_string()), sub: one.sub.clone(), outcome })
     }
 
-    /// Ends a session that was found in the store.
+    /// Ends a session that the store has.
     pub(super) async fn end_session(&self, sid: &Id, sub: &str) -> Result<EndedSession, Unavailable> {
         self.end_named(&SessionRef::of(sid, sub)).await
     }

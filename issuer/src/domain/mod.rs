@@ -1,8 +1,10 @@
-//! What login, refresh and logout mean. No sockets, no SQL, no Redis, no HTTP, no clock.
+//! Login, refresh and logout. No sockets, no SQL, no Redis, no HTTP, no clock.
 //!
-//! - [`traits`]: what the domain needs of the world.
-//! - [`session`]: a session's record and the rules of rotation. [`refresh_token`]: the refresh token's shape.
-//! - [`password`]: what a refusal costs. [`hash`]: which hashes are taken. [`token_signer`]: signing access tokens.
+//! - [`traits`]: the dependencies of the domain.
+//! - [`session`]: a session's record and the rules of rotation. [`refresh_token`]: the refresh
+//!   token's format.
+//! - [`password`]: the cost of a refusal. [`hash`]: supported hashes. [`token_signer`]: signing
+//!   access tokens.
 //! - [`login`], [`refresh`], [`logout`], [`sessions`], [`revoke`]: one operation each, on [`Auth`].
 
 pub mod hash;
@@ -28,51 +30,51 @@ use refresh_token::RefreshKeys;
 use token_signer::TokenSigner;
 use traits::{Passwords, Store, Users};
 
-/// All that login, refresh and logout work with.
+/// Dependencies of login, refresh and logout.
 pub struct Auth<U, S, P> {
     /// The application's users.
     pub users: U,
     /// Sessions and the revocation log.
     pub store: S,
-    /// Where passwords are checked.
+    /// The password checker.
     pub passwords: P,
     /// Signs access tokens.
     pub signer: TokenSigner,
-    /// Makes and recognises refresh tokens.
+    /// Creates and recognises refresh tokens.
     pub refresh_keys: RefreshKeys,
-    /// Checks access tokens, over this issuer's own feed.
+    /// Checks access tokens against this issuer's own feed.
     pub tokens: TokenChecker,
 }
 
-/// Who is at the other end, as the session's record and the audit log have it.
+/// The client, as the session's record and the audit log name it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Client {
-    /// The client's address, as the trusted proxies tell it.
+    /// The client's address, as the trusted proxies report it.
     pub address: String,
-    /// The client's `User-Agent`, cut to a bearable length.
+    /// The client's `User-Agent`, truncated.
     pub agent: String,
 }
 
-/// A pair of tokens for the client.
+/// A token pair for the client.
 #[derive(Clone, PartialEq, Eq)]
 pub struct TokenPair {
     /// The access token, signed.
     pub access_token: String,
     /// The refresh token.
     pub refresh_token: String,
-    /// How long the access token lives, in seconds.
+    /// Lifetime of the access token, in seconds.
     pub expires_in: u64,
-    /// Whose.
+    /// The user.
     pub sub: String,
-    /// Of which session.
+    /// The session.
     pub sid: String,
     /// The access token's identifier.
     pub jti: String,
-    /// Sessions of the user that a login ended, because there were too many.
+    /// Sessions of the user that the login ended because there were too many.
     pub displaced: Vec<String>,
 }
 
-/// There is no randomness to be had; nothing can be issued.
+/// The random generator failed; nothing can be issued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the random number generator failed")]
 pub struct NoRandomness;
@@ -85,7 +87,7 @@ fn random_id() -> Result<[u8; 16], NoRandomness> {
 }
 
 impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
-    /// True if this issuer's own list has the revocation of the session itself.
+    /// True if this issuer's own list has the revocation of the session.
     fn knows_ended(&self, sid: &Id) -> bool {
         self.tokens.state().index().has_session(sid)
     }
@@ -95,7 +97,8 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
         self.tokens.state().index().has_key(kid)
     }
 
-    /// True if, by this issuer's own list, the user's tokens issued at `iat` are dead, whatever their session.
+    /// True if, by this issuer's own list, the user's tokens issued at `iat` are revoked, whatever
+    /// their session.
     fn knows_logged_out(&self, sub: &str, iat: UnixTime) -> bool {
         self.tokens.state().index().has_logged_out(sub, iat)
     }

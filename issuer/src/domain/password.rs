@@ -1,81 +1,83 @@
-//! What it takes to check a password, and how much work a refusal must cost.
+//! Password checks: input, outcome, and the work that every refusal must cost.
 
 use sidegate_common::secret::Secret;
 
-/// The longest password that bcrypt reads whole, in bytes.
+/// The longest password that bcrypt reads completely, in bytes.
 pub const PASSWORD_BYTES_MAX: usize = 72;
-/// The lowest cost bcrypt has.
+/// bcrypt's lowest cost.
 pub const COST_MIN: u32 = 4;
-/// The least cost that is advised for stored hashes (OWASP Password Storage Cheat Sheet).
+/// The lowest recommended cost of stored hashes (OWASP Password Storage Cheat Sheet).
 pub const COST_ADVISED: u32 = 10;
-/// The highest stored cost that is honoured: cost 31 would take a core for days.
+/// The highest stored cost that is accepted: cost 31 would occupy a core for days.
 pub const COST_MAX: u32 = 14;
 
-/// A password to be checked against what is stored.
+/// A password to be checked against the stored hash.
 #[derive(Clone, Debug)]
 pub struct Attempt {
     /// Exactly as received.
     pub password: Secret,
-    /// The stored hash, where there is a user with one.
+    /// The stored hash, if there is a user with one.
     pub stored: Option<Secret>,
-    /// False if the answer must be no, whatever the password (a disabled user); the work is done all the same.
+    /// False if the attempt must be refused whatever the password (a disabled user); the work is
+    /// done nevertheless.
     pub eligible: bool,
 }
 
-/// What became of an attempt.
+/// Result of an attempt.
 #[derive(Clone, Debug)]
 pub enum Outcome {
     /// The password is right.
     Right {
-        /// The cost of the stored hash, if it is of bcrypt.
+        /// The cost of the stored hash, if it is a bcrypt hash.
         cost: Option<u32>,
-        /// True if the hash is to be made anew: it is too cheap, and rehashing is on.
+        /// True if the stored hash is to be replaced: its cost is too low, and rehashing is on.
         outdated: bool,
     },
-    /// It is not, or could not be.
+    /// The password is wrong, or could not be checked.
     Wrong(Reason),
 }
 
-/// A hash to be made anew once the login is answered.
+/// A hash to be replaced after the login was answered.
 #[derive(Clone, Debug)]
 pub struct Rehash {
     /// The user's id.
     pub id: String,
-    /// The password that was right.
+    /// The correct password.
     pub password: Secret,
-    /// What is stored now.
+    /// The stored hash.
     pub stored: Secret,
 }
 
-/// Why a password was refused. For the log and metrics; the client never learns it.
+/// Why a password was refused. For log and metrics; the client never sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// It does not match.
+    /// The password does not match.
     Mismatch,
-    /// There is nothing to match it with: no such user, or one without a password.
+    /// No hash to compare with: no such user, or a user without a password.
     NothingStored,
-    /// What is stored is no hash, or one of absurd cost.
+    /// The stored value is not a hash, or its cost is out of range.
     MalformedHash,
-    /// What is stored is a hash of a scheme that is not taken.
+    /// The stored hash is of an unsupported scheme.
     UnsupportedHash,
-    /// Over 72 bytes, or with a NUL byte, which bcrypt would cut short.
+    /// Over 72 bytes, or with a NUL byte: bcrypt would truncate it.
     UnfitPassword,
-    /// The user may not log in.
+    /// The user must not log in.
     NotEligible,
 }
 
-/// The queue for passwords is full: try again later.
+/// The password queue is full; the client should retry later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the password queue is full")]
 pub struct QueueFullError;
 
-/// True for a password that bcrypt reads whole.
+/// True for a password that bcrypt reads completely.
 pub fn is_fit(password: &[u8]) -> bool {
     password.len() <= PASSWORD_BYTES_MAX && !password.contains(&0)
 }
 
-/// The costs of the dummies that must be hashed after `spent` (the cost of the hash that was checked, or none), so that
-/// the rounds of a refusal add up to 2^`target`: 2^c + 2^c + 2^(c+1) + ... + 2^(C-1) = 2^C.
+/// The costs of the dummy hashes to compute after `spent` (the cost of the hash that was checked,
+/// if any), so that the rounds of a refusal add up to 2^`target`: 2^c + 2^c + 2^(c+1) + ... +
+/// 2^(C-1) = 2^C.
 pub fn top_up(spent: Option<u32>, target: u32) -> std::ops::Range<u32> {
     match spent {
         None => target..target + 1,
@@ -100,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn passwords_that_bcrypt_would_cut_are_unfit() {
+    fn passwords_that_bcrypt_would_truncate_are_unfit() {
         assert!(is_fit(b""));
         assert!(is_fit(&[b'x'; 72]));
         assert!(!is_fit(&[b'x'; 73]));

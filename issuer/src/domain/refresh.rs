@@ -1,4 +1,4 @@
-//! Refresh: a refresh token for a new pair.
+//! Refresh: a refresh token in exchange for a new pair.
 
 use sidegate_common::revocation::{Id, SubjectTag};
 
@@ -8,32 +8,32 @@ use super::token_signer::{MintError, TokenSigner};
 use super::traits::{Account, Passwords, Store, Unavailable, Users};
 use super::{Auth, TokenPair};
 
-/// A pair of tokens, and whether the refresh token had been traded before.
+/// A token pair, and whether the refresh token had been traded before.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Refreshed {
     /// The pair.
     pub pair: TokenPair,
-    /// True if the same child was handed out before.
+    /// True if the same child had been issued before.
     pub retried: bool,
 }
 
-/// Why there is no new pair. All refusals look alike to the client.
+/// Why a refresh was refused. The client always gets the same answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RefreshError {
-    /// Not a refresh token of ours.
+    /// Not a refresh token of this issuer.
     #[error(transparent)]
     NotAuthentic(#[from] RefreshTokenError),
-    /// Of a session that cannot be refreshed.
+    /// The session cannot be refreshed.
     #[error("the session cannot be refreshed: {why:?}")]
     Refused {
-        /// Why, for the log.
+        /// The reason, for the log.
         why: Refusal,
         /// The session.
         sid: String,
-        /// The user, where known.
+        /// The user, if known.
         sub: Option<String>,
     },
-    /// The user is gone or disabled: the session was ended.
+    /// The user no longer exists or is disabled: the session was ended.
     #[error("user no longer exists or is disabled")]
     UserGone {
         /// The session.
@@ -41,7 +41,7 @@ pub enum RefreshError {
         /// The user.
         sub: String,
     },
-    /// Used before: the session was ended.
+    /// The token had been used before: the session was ended.
     #[error("the refresh token was used before")]
     Reused {
         /// The session.
@@ -50,13 +50,13 @@ pub enum RefreshError {
         sub: String,
         /// How many generations old the token was.
         generations_old: u32,
-        /// Seconds since the token's last trade in the session.
+        /// Seconds since the session's last rotation.
         rotated_ago: u64,
     },
     /// A dependency cannot answer.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
-    /// The user's row cannot be put in a token.
+    /// The user's row cannot be put into a token.
     #[error(transparent)]
     Mint(#[from] MintError),
 }
@@ -74,7 +74,8 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
             sub: None,
         })?;
         let rotation = rotation_of(&token, &session);
-        // Plain reuse needs no look at the user, and must not wait for a database that is down.
+        // Reuse is detected without reading the user, so that a database that is down does not
+        // delay it.
         if token.generation.saturating_add(1) < session.generation {
             return Err(match self.store.rotate(&rotation).await? {
                 Rotated::Traded { .. } => refused(&session, Refusal::Gone),
@@ -102,17 +103,17 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
         }
     }
 
-    /// The session a refresh token belongs to, if it is there.
+    /// The session of a refresh token, if it exists.
     pub(super) async fn session_of(&self, token: &RefreshToken) -> Result<Option<Session>, Unavailable> {
         let partition = token.subject.partition(self.store.partitions());
         let session = self.store.read(partition, &Id::Packed(token.sid)).await?;
         Ok(session.filter(|session| SubjectTag::of(&session.sub) == token.subject))
     }
 
-    /// The session's user, read anew; one who is gone or disabled loses the session.
+    /// Reads the session's user again; ends the session if the user is gone or disabled.
     async fn account_of(&self, session: &Session) -> Result<Account, RefreshError> {
         if let Some(account) = self.users.read(&session.sub).await? {
-            // Whatever the database did: nobody gets another's token.
+            // Guards against a wrong row: a user must never get another user's token.
             if account.id != session.sub {
                 return Err(Unavailable::new("the users database", "the row is of another user").into());
             }
@@ -134,7 +135,7 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
     }
 }
 
-/// What a token of a session asks for.
+/// The rotation that a token requests for its session.
 pub(super) fn rotation_of(token: &RefreshToken, session: &Session) -> Rotation {
     Rotation { sid: session.sid.clone(), sub: session.sub.clone(), presented: token.generation }
 }

@@ -1,8 +1,10 @@
-//! The refresh token: opaque to clients, authenticated before any store is asked, and never a bearer token.
+//! The refresh token: opaque to clients, authenticated before any store is read, never accepted as
+//! a bearer token.
 //!
-//! `base64url( 0x01 | key tag (4) | subject tag (6) | session id (16) | generation (u32 BE) | MAC (16) )`, where the MAC
-//! is HMAC-SHA256 cut to 128 bits under a key derived from `SESSION_SECRET_KEY`. A child is made under its parent's key,
-//! so that N refreshes of one token give one and the same child.
+//! `base64url( 0x01 | key tag (4) | subject tag (6) | session id (16) | generation (u32 BE) | MAC
+//! (16) )`, where the MAC is HMAC-SHA256 truncated to 128 bits under a key derived from
+//! `SESSION_SECRET_KEY`. A child is made under its parent's key, so that N refreshes of one token
+//! give the same child.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -17,35 +19,35 @@ const VERSION: u8 = 1;
 const BODY_BYTES: usize = 1 + 4 + 6 + 16 + 4;
 const MAC_BYTES: usize = 16;
 const TOKEN_BYTES: usize = BODY_BYTES + MAC_BYTES;
-/// How many characters a refresh token has.
+/// Length of a refresh token, in characters.
 pub const TOKEN_CHARS: usize = (TOKEN_BYTES * 4).div_ceil(3);
 
-/// What a refresh token says, once its MAC was found right.
+/// The contents of a refresh token whose MAC was verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RefreshToken {
-    /// Whose session it is.
+    /// The tag of the session's user.
     pub subject: SubjectTag,
-    /// The session, as its 16 bytes.
+    /// The session's 16 bytes.
     pub sid: [u8; 16],
-    /// Which generation of the session's refresh tokens it is.
+    /// The token's generation in the session.
     pub generation: u32,
     key_tag: [u8; 4],
 }
 
 impl RefreshToken {
-    /// The token that takes this one's place, of `generation`, under the same key.
+    /// The successor of this token, of `generation`, under the same key.
     pub const fn child(self, generation: u32) -> Self {
         Self { generation, ..self }
     }
 }
 
-/// Why a string is not a refresh token of ours. Never told to the client.
+/// Why a string is not a refresh token of this issuer. Never sent to the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RefreshTokenError {
-    /// Not of the shape.
+    /// Wrong length or encoding.
     #[error("malformed refresh token")]
     Malformed,
-    /// Made under a key that is neither current nor previous.
+    /// Made under an unknown key: neither current nor previous.
     #[error("refresh token of an unknown key")]
     UnknownKey,
     /// Forged or damaged.
@@ -58,7 +60,7 @@ struct Key {
     mac: hmac::Key,
 }
 
-/// The keys that refresh tokens are made and recognised with. They may be replaced at any time.
+/// The keys that create and verify refresh tokens. They can be replaced at any time.
 pub struct RefreshKeys {
     ring: RwLock<Arc<Ring>>,
 }
@@ -80,7 +82,7 @@ impl std::fmt::Debug for RefreshKeys {
     }
 }
 
-/// A secret from which no key could be derived.
+/// No key can be derived from a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no key can be derived from the session secret")]
 pub struct KeyDerivationError;
@@ -94,7 +96,7 @@ impl Key {
 }
 
 impl RefreshKeys {
-    /// Keys from the current session secret, and those it replaced.
+    /// Derives keys from the current session secret and the previous ones.
     ///
     /// # Errors
     /// The key derivation refuses a secret.
@@ -118,7 +120,8 @@ impl RefreshKeys {
         RefreshToken { subject, sid, generation: 0, key_tag: self.ring().current.tag }
     }
 
-    /// Writes a token; none if its key is gone, which is only if it was taken away since [`RefreshKeys::read`] gave the token.
+    /// Encodes a token. `None` if its key was removed after [`RefreshKeys::read`] returned the
+    /// token.
     pub fn write(&self, token: &RefreshToken) -> Option<String> {
         let ring = self.ring();
         let key = ring.key(token.key_tag)?;
@@ -127,10 +130,10 @@ impl RefreshKeys {
         Some(URL_SAFE_NO_PAD.encode(bytes))
     }
 
-    /// Reads a token, strictly: canonical base64url of the exact length, a known key, the right MAC.
+    /// Decodes a token strictly: canonical base64url of the exact length, a known key, a valid MAC.
     ///
     /// # Errors
-    /// Anything else.
+    /// The text is not such a token.
     pub fn read(&self, text: &str) -> Result<RefreshToken, RefreshTokenError> {
         if text.len() != TOKEN_CHARS {
             return Err(RefreshTokenError::Malformed);
@@ -186,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_back() {
+    fn a_written_token_is_read_back() {
         let keys = keys();
         let token = keys.first(SubjectTag::of("42"), [7; 16]).child(9);
         let text = keys.write(&token).unwrap();
@@ -223,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_replaced_while_in_use() {
+    fn keys_can_be_replaced_while_in_use() {
         let in_use = keys();
         let text = in_use.write(&in_use.first(SubjectTag::of("42"), [7; 16])).unwrap();
         let new = secret("another session secret, for later");
@@ -234,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn the_keys_never_show() {
+    fn debug_output_shows_no_key() {
         assert_eq!(format!("{:?}", keys()), "RefreshKeys(***)");
     }
 }

@@ -9,7 +9,7 @@ use super::Auth;
 use super::session::{EndOutcome, EndSession, UserSessions};
 use super::traits::{Passwords, Store, Unavailable, Users};
 
-/// What to revoke.
+/// The target of a revocation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RevokeRequest {
     /// A token: the JWT itself, or its `jti`.
@@ -20,7 +20,7 @@ pub enum RevokeRequest {
     User {
         /// The user.
         sub: String,
-        /// What becomes of the sessions.
+        /// Whether the sessions end as well.
         sessions: UserSessions,
     },
     /// A key, by `kid`.
@@ -30,7 +30,7 @@ pub enum RevokeRequest {
 }
 
 impl RevokeRequest {
-    /// Its kind, for logs and metrics.
+    /// The request's kind, for logs and metrics.
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Token(_) => "token",
@@ -42,12 +42,12 @@ impl RevokeRequest {
     }
 }
 
-/// What a request came to, once the log has it in every partition concerned.
+/// Result of a request, once the revocation is in the log of every partition concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Revoked {
-    /// What it named, for the audit log.
+    /// The target, for the audit log.
     pub named: String,
-    /// How many live sessions it ended; none where they are not counted ([`RevokeRequest::All`]).
+    /// How many live sessions ended; `None` where they are not counted ([`RevokeRequest::All`]).
     pub sessions_ended: Option<u64>,
 }
 
@@ -57,22 +57,22 @@ impl Revoked {
     }
 }
 
-/// Why nothing, or not everything, was revoked.
+/// Why a request failed, entirely or in part.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RevokeError {
-    /// The request names something no token could bear; the field.
+    /// A value that no token can have; names the field.
     #[error("{0} is not a value that a token of this issuer can have")]
     Unfit(&'static str),
-    /// The log could not be written; a retry does the rest.
+    /// The log could not be written; a retry completes the rest.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
 }
 
-/// Kept for as long as any token can live: the store fills it in.
+/// The store replaces zero by the longest lifetime of any token.
 const AS_LONG_AS_POSSIBLE: UnixTime = UnixTime(0);
 
 impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
-    /// Does what a request asks for.
+    /// Executes a request.
     ///
     /// # Errors
     /// See [`RevokeError`].
@@ -97,16 +97,17 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
         }
     }
 
-    /// Kills every token signed under a key.
+    /// Revokes every token signed with a key.
     ///
     /// # Errors
-    /// The log could not be written everywhere; a retry does the rest.
+    /// The log could not be written in every partition; a retry completes the rest.
     pub async fn revoke_key(&self, kid: &str) -> Result<(), Unavailable> {
         let revocation = Revocation { target: Target::Key { kid: kid.into() }, expires_at: AS_LONG_AS_POSSIBLE };
         self.everywhere(|partition| self.store.append(partition, &revocation)).await
     }
 
-    /// Does something in every partition at once, in each whatever became of the others: the store keeps what it refuses.
+    /// Runs an operation in all partitions at once, whatever the outcome in others: the outbox
+    /// keeps what the store refuses.
     async fn everywhere<T, F: Future<Output = Result<T, Unavailable>>>(
         &self,
         act: impl Fn(u16) -> F,
@@ -116,7 +117,7 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
     }
 
     async fn revoke_token(&self, token: &str, now: UnixTime) -> Result<String, RevokeError> {
-        // A `jti` has no dot in any token that we issue; a JWT has two.
+        // A `jti` of this issuer contains no dot; a JWT contains two.
         if !token.contains('.') {
             let jti = Id::parse(token).ok_or(RevokeError::Unfit("token"))?;
             let target = Target::Token { jti, subject: None };
@@ -135,8 +136,8 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
         Ok(claims.jti.clone())
     }
 
-    /// Ends the session wherever it is; if no partition has it, its revocation is appended all the same. Returns how many
-    /// sessions there were to end.
+    /// Ends the session in whichever partition it is; if none has it, its revocation is appended
+    /// nevertheless. Returns how many sessions ended.
     async fn revoke_session(&self, sid: &str) -> Result<u64, RevokeError> {
         let sid = Id::parse(sid).ok_or(RevokeError::Unfit("session"))?;
         let request = |partition| EndSession {
@@ -163,7 +164,8 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
             self.store.end(&request(0)).await?;
             return Ok(0);
         }
-        // It may be in one of these: what the store refuses now it keeps, and does later.
+        // The session may be in an unreadable partition: the outbox keeps and delivers what the
+        // store refuses.
         join_all(unread.iter().map(|(request, _)| self.store.end(request))).await;
         unread.pop().map_or(Ok(0), |(_, error)| Err(error.into()))
     }

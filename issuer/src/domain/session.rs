@@ -1,20 +1,20 @@
-//! A session: its record, and the rules by which its refresh token is traded. Values only.
+//! A session: its record and the rules of refresh token rotation. Values only.
 
 use sidegate_common::revocation::{Id, SubjectTag};
 use sidegate_common::time::{REVOCATION_MARGIN_SECONDS, UnixTime};
 
-/// How long things live, in seconds.
+/// Lifetimes, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenLifetimes {
     /// An access token (`ACCESS_TOKEN_TTL`).
     pub access_ttl: u64,
     /// A session that is not refreshed (`REFRESH_TOKEN_TTL`).
     pub idle_ttl: u64,
-    /// A session at all (`SESSION_TTL_MAX`).
+    /// A session in total (`SESSION_TTL_MAX`).
     pub absolute_ttl: u64,
-    /// How long a refresh token may be sent again (`REFRESH_RETRY_WINDOW`).
+    /// The window in which a used refresh token may be sent again (`REFRESH_RETRY_WINDOW`).
     pub retry_window: u64,
-    /// The longest life of any token, whatever today's `access_ttl` is (`MAX_TOKEN_LIFETIME`).
+    /// The longest lifetime of any token, whatever `access_ttl` is now (`MAX_TOKEN_LIFETIME`).
     pub lifetime_max: u64,
 }
 
@@ -24,35 +24,35 @@ impl TokenLifetimes {
         self.lifetime_max + REVOCATION_MARGIN_SECONDS
     }
 
-    /// How long a user's watermark is kept: sessions older than it must be recognised as long as they could live.
+    /// How long a user's watermark is kept: as long as a session that it ends could live.
     pub const fn watermark_ttl(&self) -> u64 {
         if self.absolute_ttl > self.retention() { self.absolute_ttl } else { self.retention() }
     }
 }
 
-/// A session as the store keeps it. Moments are by the store's clock.
+/// A session's record. Times are by the store's clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Session {
-    /// Its identifier.
+    /// The session's identifier.
     pub sid: Id,
     /// The user.
     pub sub: String,
-    /// The generation of the refresh token that is current.
+    /// The current generation of the refresh token.
     pub generation: u32,
-    /// `iat` of its first access token. Watermarks condemn a session by it, never by a later token: a refresh makes no
-    /// session younger.
+    /// `iat` of the first access token. Watermarks compare with this time, never with a later
+    /// token's, so that a refresh does not make a session younger.
     pub created: UnixTime,
-    /// When it was last refreshed.
+    /// Time of the last refresh.
     pub refreshed: UnixTime,
-    /// When the current refresh token was made.
+    /// Time when the current refresh token was created.
     pub rotated: UnixTime,
-    /// `iat` of its latest access token.
+    /// `iat` of the latest access token.
     pub issued: UnixTime,
-    /// The latest `exp` of its access tokens.
+    /// The latest `exp` of the session's access tokens.
     pub exp_max: UnixTime,
-    /// When it ends for want of a refresh.
+    /// When the session expires without a refresh.
     pub idle_ends: UnixTime,
-    /// When it ends whatever happens.
+    /// When the session expires in any case.
     pub ends: UnixTime,
     /// The client's address at login.
     pub address: String,
@@ -79,24 +79,25 @@ impl Session {
         }
     }
 
-    /// When it was born, as watermarks count: `iat` of its first access token. The version before this one kept the clock's
-    /// time in `created`, which is the second of the order itself where a user logs in right after it.
+    /// Creation time as watermarks count: `iat` of the first access token. The previous version
+    /// stored the clock's time in `created`, which is the watermark's own second if a user logs in
+    /// right after a revocation.
     pub const fn birth(&self) -> UnixTime {
         if self.generation == 0 { self.issued } else { self.created }
     }
 
-    /// True if it can be refreshed at `now`.
+    /// True if the session can be refreshed at `now`.
     pub fn is_live(&self, now: UnixTime) -> bool {
         now < self.idle_ends.min(self.ends)
     }
 
-    /// Until when the record is kept: as long as it lives, and as long as one of its access tokens could.
+    /// How long the record is kept: until the session and all of its access tokens have expired.
     pub fn kept_until(&self) -> UnixTime {
         self.idle_ends.min(self.ends).max(self.exp_max.plus(REVOCATION_MARGIN_SECONDS))
     }
 }
 
-/// What a login asks the store to keep.
+/// A session that a login creates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewSession {
     /// Its identifier: 128 fresh random bits.
@@ -109,38 +110,38 @@ pub struct NewSession {
     pub agent: String,
 }
 
-/// How many live sessions a user may have, unless `SESSIONS_PER_USER_MAX` says otherwise.
+/// Default limit of live sessions per user (`SESSIONS_PER_USER_MAX`).
 pub const SESSIONS_PER_USER: u32 = 1000;
 
-/// What a login came to in the store.
+/// Result of creating a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Created {
     /// `iat` of the session's first access token.
     pub issued: UnixTime,
-    /// Sessions of the user that were ended, because there were too many.
+    /// Sessions of the user that ended because there were too many.
     pub displaced: Vec<Id>,
 }
 
-/// Some of a user's sessions.
+/// A page of a user's sessions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SessionPage {
     /// The sessions, most recently used first.
     pub sessions: Vec<Session>,
-    /// Where the next page begins; none if this is the last one.
+    /// Where the next page begins; `None` on the last page.
     pub next: Option<PageCursor>,
 }
 
-/// A place in the list of a user's sessions: behind this one.
+/// A position in the list of a user's sessions: the last session of the previous page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PageCursor {
-    /// Until when its record is kept ([`Session::kept_until`]).
+    /// How long its record is kept ([`Session::kept_until`]).
     pub kept_until: UnixTime,
     /// Its identifier.
     pub sid: Id,
 }
 
 impl PageCursor {
-    /// Reads what [`Display`](std::fmt::Display) wrote: `seconds.sid`.
+    /// Parses what [`Display`](std::fmt::Display) wrote: `seconds.sid`.
     pub fn parse(text: &str) -> Option<Self> {
         let (seconds, sid) = text.split_once('.')?;
         let digits = !seconds.is_empty() && seconds.bytes().all(|byte| byte.is_ascii_digit());
@@ -155,21 +156,21 @@ impl std::fmt::Display for PageCursor {
     }
 }
 
-/// What becomes of a user's sessions when the user's access tokens are revoked.
+/// Whether a user's sessions end when the user's access tokens are revoked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UserSessions {
-    /// They end.
+    /// The sessions end.
     End,
-    /// They go on: their clients refresh.
+    /// The sessions continue: their clients refresh.
     Keep,
 }
 
-/// What revoking a user's tokens came to.
+/// Result of revoking a user's tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SubjectRevoked {
-    /// The last dead `iat`.
+    /// The latest `iat` that is revoked.
     pub threshold: UnixTime,
-    /// How many live sessions were ended.
+    /// How many live sessions ended.
     pub sessions_ended: u64,
 }
 
@@ -178,47 +179,47 @@ pub struct SubjectRevoked {
 pub struct Rotation {
     /// The session.
     pub sid: Id,
-    /// The user, as the session's record named them.
+    /// The user that the session's record names.
     pub sub: String,
-    /// The generation of the token presented.
+    /// The generation of the presented token.
     pub presented: u32,
 }
 
-/// What the store made of a refresh token.
+/// Result of presenting a refresh token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rotated {
-    /// The client holds the next generation now.
+    /// The client has the next generation now.
     Traded {
         /// Generation of the child.
         generation: u32,
-        /// When the access token that goes with it is issued.
+        /// `iat` of the access token that is issued with it.
         issued: UnixTime,
-        /// True if the token had been traded before, and the same child is handed out again.
+        /// True if the token had been traded before, and the same child is issued again.
         retried: bool,
     },
-    /// No such session, or it has ended.
+    /// No such session, or the session has ended.
     Refused(Refusal),
-    /// The token had been traded before: the session is dead now, and so are its access tokens.
+    /// The token had been traded before: the session and its access tokens are revoked now.
     Reused {
-        /// How many generations old it was.
+        /// How many generations old the token was.
         generations_old: u32,
-        /// Seconds since the current generation was made.
+        /// Seconds since the current generation was created.
         rotated_ago: u64,
     },
 }
 
-/// What a refresh token is worth, without trading it.
+/// State of a refresh token, determined without trading it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// It could be traded now, or retried.
+    /// The token could be traded or retried now.
     Current,
-    /// Its session is gone or has ended.
+    /// The session does not exist or has ended.
     Refused(Refusal),
-    /// It had been traded before: the session is dead now, and so are its access tokens.
+    /// The token had been traded before: the session and its access tokens are revoked now.
     Reused {
-        /// How many generations old it was.
+        /// How many generations old the token was.
         generations_old: u32,
-        /// Seconds since the current generation was made.
+        /// Seconds since the current generation was created.
         rotated_ago: u64,
     },
 }
@@ -226,11 +227,11 @@ pub enum Standing {
 /// Why a session cannot be refreshed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// There is no such session (any more).
+    /// The session does not exist, or no longer.
     Gone,
-    /// It lived its idle or absolute time.
+    /// Idle or absolute lifetime exceeded.
     Expired,
-    /// Its user, or everybody, was logged out after it was created.
+    /// A revocation of its user, or of everything, came after the session was created.
     Revoked,
 }
 
@@ -241,43 +242,44 @@ pub struct EndSession {
     pub sid: Id,
     /// The partition that would hold it.
     pub partition: u16,
-    /// The user, where known.
+    /// The user, if known.
     pub sub: Option<String>,
-    /// The user's tag, where known.
+    /// The user's tag, if known.
     pub subject: Option<SubjectTag>,
-    /// `exp` of a token of the session, where one was presented: a failover may have lost the store's own record of it.
+    /// `exp` of a presented token of the session, if any: a failover may have lost the record's own
+    /// value.
     pub exp_seen: UnixTime,
-    /// True if the caller knows that the log has the session's revocation already: nothing is appended if the record is
-    /// gone as well.
+    /// True if the log is known to have the session's revocation: nothing is appended if the record
+    /// is gone as well.
     pub known: bool,
 }
 
-/// What ending a session came to. In both cases its revocation is in the log.
+/// Result of ending a session. In both cases its revocation is in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndOutcome {
-    /// It was there and has ended now.
+    /// The session existed and has ended now.
     Now,
-    /// It had ended before.
+    /// The session had ended before.
     Before,
 }
 
-/// What to do with a refresh token of generation `presented`.
+/// Decision about a refresh token of generation `presented`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// Make this generation current.
     Trade(u32),
-    /// Hand out the current generation again.
+    /// Issue the current generation again.
     Retry,
-    /// Refuse.
+    /// Refuse the token.
     Refuse(Refusal),
     /// End the session and revoke its tokens.
     Reuse,
 }
 
-/// The rules of rotation. `watermark` is the later of the user's session watermark and everybody's: sessions created at or
-/// before it have ended.
+/// The rules of rotation. `watermark` is the later of the user's session watermark and the global
+/// one: sessions created at or before it have ended.
 ///
-/// Redis' `rotate.lua` says the same in Lua; the conformance suite holds both to one table.
+/// Redis' `rotate.lua` implements the same rules; the conformance suite tests both with one table.
 pub fn decide(
     session: &Session,
     presented: u32,
@@ -296,19 +298,21 @@ pub fn decide(
     if !session.is_live(now) {
         return Decision::Refuse(Refusal::Expired);
     }
-    // An authentic token of a later generation than the store's: a failover lost the rotation that made it.
+    // A valid token of a later generation than the store's: a failover lost the rotation that
+    // created it.
     if retry { Decision::Retry } else { Decision::Trade(presented.saturating_add(1)) }
 }
 
-/// How far ahead of the store's clock a token may be issued, in seconds. Its client waits until it is valid; further ahead
-/// the store's clock is behind, and nothing is issued.
+/// How far ahead of the store's clock a token may be issued, in seconds. Its client waits until the
+/// token is valid; beyond this limit the store's clock is behind, and nothing is issued.
 pub const AHEAD_MAX_SECONDS: u64 = 5;
 
-/// How far ahead of the store's clock a threshold may be, in seconds; further ahead it is refused.
+/// How far ahead of the store's clock a threshold may be, in seconds; a later one is refused.
 pub const THRESHOLD_AHEAD_MAX_SECONDS: u64 = 60;
 
-/// When a token is issued: never at or before a watermark, so that it is not born dead. `watermark` is the latest that
-/// kills tokens: of the user, kept sessions or not, and of everybody. None if that is too far ahead.
+/// The time at which a token is issued: never at or before a watermark, so that it is not revoked
+/// from the start. `watermark` is the latest that revokes tokens, of the user (sessions kept or
+/// not) or global. `None` if it is too far ahead.
 pub fn issue_at(now: UnixTime, watermark: Option<UnixTime>) -> Option<UnixTime> {
     let issued = watermark.map_or(now, |dead| now.max(dead.plus(1)));
     (issued <= now.plus(AHEAD_MAX_SECONDS)).then_some(issued)
@@ -355,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn ended_sessions_are_refused_and_reuse_is_still_noticed() {
+    fn ended_sessions_are_refused_and_reuse_is_detected() {
         let idle = UnixTime(1600);
         assert_eq!(decide(&session(5), 5, idle, None, 30), Decision::Refuse(Refusal::Expired));
         assert_eq!(decide(&session(5), 2, idle, None, 30), Decision::Reuse, "its access tokens may still live");
@@ -364,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refresh_does_not_make_a_session_younger_than_the_order_that_ended_it() {
+    fn a_refresh_does_not_make_a_session_younger() {
         let refreshed = Session { issued: UnixTime(1010), refreshed: UnixTime(1010), ..session(5) };
         let order = Some(UnixTime(1005));
         assert_eq!(decide(&refreshed, 5, UnixTime(1010), order, 30), Decision::Refuse(Refusal::Revoked));
@@ -380,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn no_token_is_born_dead() {
+    fn tokens_are_issued_after_the_watermark() {
         assert_eq!(issue_at(NOW, None), Some(NOW));
         assert_eq!(issue_at(NOW, Some(UnixTime(990))), Some(NOW));
         assert_eq!(issue_at(NOW, Some(NOW)), Some(UnixTime(1001)));

@@ -1,4 +1,4 @@
-//! A user's live sessions: listed, and ended one by one.
+//! A user's live sessions: list them, end one.
 
 use sidegate_common::revocation::{Id, SubjectTag};
 
@@ -8,7 +8,8 @@ use super::session::{PageCursor, SessionPage};
 use super::traits::{Passwords, Store, Unavailable, Users};
 
 impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
-    /// Up to `limit` of the user's live sessions, most recently used first, from behind `after` on.
+    /// Up to `limit` of the user's live sessions after the cursor `after`, most recently used
+    /// first.
     ///
     /// # Errors
     /// The store cannot answer.
@@ -21,7 +22,7 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
         self.store.sessions(sub, after, limit).await
     }
 
-    /// Ends one of the user's own sessions; none if the user has no such session.
+    /// Ends a session of the user; `None` if the user has no such session.
     ///
     /// # Errors
     /// The store cannot answer.

@@ -1,4 +1,4 @@
-//! The signer of access tokens under the key that signs now.
+//! Signs access tokens with the current signing key.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -14,7 +14,7 @@ use sidegate_common::token::{self, SignError};
 use super::traits::Account;
 use super::{NoRandomness, random_id};
 
-/// What every access token of this issuer says.
+/// Claims common to all access tokens of this issuer.
 #[derive(Clone, Debug)]
 pub struct Issuing {
     /// `iss`.
@@ -23,26 +23,26 @@ pub struct Issuing {
     pub audience: String,
     /// `client_id`.
     pub client_id: String,
-    /// How long a token lives, in seconds.
+    /// Lifetime of a token, in seconds.
     pub access_ttl: u64,
 }
 
-/// Signs access tokens. The key may be replaced at any time.
+/// Signs access tokens. The key can be replaced at any time.
 pub struct TokenSigner {
     issuing: Issuing,
     key: RwLock<Arc<SigningKey>>,
 }
 
-/// Why no token could be made.
+/// Why no token could be signed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MintError {
-    /// A value of the user's row that may not stand in a token; named.
+    /// A value of the user's row that must not be in a token; names the column.
     #[error("the user's {0} cannot be put in a token")]
     Unfit(&'static str),
-    /// The key failed.
+    /// The key failed to sign.
     #[error("the signing key failed")]
     Key,
-    /// Nothing random to be had.
+    /// The random generator failed.
     #[error("the random number generator failed")]
     NoRandomness,
 }
@@ -70,22 +70,22 @@ pub(super) struct SignedToken {
 }
 
 impl TokenSigner {
-    /// Makes tokens under `key`.
+    /// A signer with `key`.
     pub fn new(issuing: Issuing, key: SigningKey) -> Self {
         Self { issuing, key: RwLock::new(Arc::new(key)) }
     }
 
-    /// Signs under another key from now on.
+    /// Replaces the signing key.
     pub fn replace_key(&self, key: SigningKey) {
         *self.key.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(key);
     }
 
-    /// The `kid` of the key that signs now.
+    /// The `kid` of the signing key.
     pub fn kid(&self) -> String {
         self.key().kid().to_owned()
     }
 
-    /// How long a token lives, in seconds.
+    /// Lifetime of a token, in seconds.
     pub const fn access_ttl(&self) -> u64 {
         self.issuing.access_ttl
     }
@@ -94,7 +94,7 @@ impl TokenSigner {
         Arc::clone(&self.key.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Whether a token can be made for this user: asked before a session is.
+    /// Checks, before a session is created, that a token can be signed for this user.
     pub(super) fn check(account: &Account) -> Result<(), MintError> {
         if !is_identifier(&account.id) {
             return Err(MintError::Unfit("id"));

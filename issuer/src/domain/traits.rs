@@ -1,5 +1,5 @@
-//! What the domain needs of the world: the application's users, the session store with its revocation log, and a place
-//! to check passwords.
+//! Dependencies of the domain: the application's users, the session store with its revocation log,
+//! and the password checker.
 
 use std::future::Future;
 
@@ -12,13 +12,13 @@ use crate::domain::session::{
     SubjectRevoked, UserSessions,
 };
 
-/// A dependency that cannot answer. Always a 503, never a "yes" and never a "no".
+/// A dependency failed to answer. Always a 503: neither "yes" nor "no".
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{dependency} cannot answer: {cause}")]
 pub struct Unavailable {
-    /// Which one, in words for the log.
+    /// The dependency's name, for the log.
     pub dependency: &'static str,
-    /// What it said; for the log only.
+    /// The underlying error; for the log only.
     pub cause: String,
 }
 
@@ -29,92 +29,96 @@ impl Unavailable {
     }
 }
 
-/// A user as the application's own table has it.
+/// A user's row in the application's table.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Account {
     /// The id, as text: the token's `sub`.
     pub id: String,
-    /// The stored hash, where there is one.
+    /// The stored hash, if there is one.
     pub password_hash: Option<String>,
     /// False if the application has disabled the user.
     pub active: bool,
-    /// The scope to grant, where the table has one.
+    /// The scope to grant, if the table has a scope column.
     pub scope: Option<String>,
 }
 
-/// What a search by email found.
+/// Result of a search by email.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Lookup {
-    /// Nobody.
-    Nobody,
+    /// No user.
+    NotFound,
     /// One user.
     One(Account),
-    /// Several rows match: nobody may log in by that email.
+    /// Several rows match: login with this email is refused.
     Several,
 }
 
-/// The application's own table of users. Only read, but for [`Users::rehash`].
+/// The application's own table of users. Read only, except for [`Users::rehash`].
 pub trait Users: Send + Sync + 'static {
     /// Finds a user by email.
     fn find_by_email(&self, email: &str) -> impl Future<Output = Result<Lookup, Unavailable>> + Send;
-    /// Reads a user by id; none if the row is gone.
+    /// Reads a user by id; `None` if the row is gone.
     fn read(&self, id: &str) -> impl Future<Output = Result<Option<Account>, Unavailable>> + Send;
-    /// Replaces a stored hash, if it is still `old`.
+    /// Replaces a stored hash if it still equals `old`.
     fn rehash(&self, id: &str, old: &str, new: &str) -> impl Future<Output = Result<(), Unavailable>> + Send;
     /// Succeeds if the table can be read.
     fn probe(&self) -> impl Future<Output = Result<(), Unavailable>> + Send;
 }
 
-/// Sessions and the revocation log. Each call is atomic: it happens whole, or not at all.
+/// Sessions and the revocation log. Each call is atomic.
 pub trait Store: Send + Sync + 'static {
-    /// Creates a session and says when its first access token is issued. Where the user has too many sessions, the one
-    /// that would end first ends, and its revocation is appended.
+    /// Creates a session and returns when its first access token is issued. If the user has too
+    /// many sessions, the first to expire is ended, and its revocation appended.
     fn create(&self, new: &NewSession) -> impl Future<Output = Result<Created, Unavailable>> + Send;
-    /// Reads a session of the partition `partition`.
+    /// Reads a session of `partition`.
     fn read(&self, partition: u16, sid: &Id) -> impl Future<Output = Result<Option<Session>, Unavailable>> + Send;
-    /// Trades a refresh token's generation for the next, or ends the session if it was used before.
+    /// Trades a refresh token's generation for the next, or ends the session if the token was used
+    /// before.
     fn rotate(&self, rotation: &Rotation) -> impl Future<Output = Result<Rotated, Unavailable>> + Send;
-    /// Says what a refresh token is worth without trading it; ends the session if it was used before, as
-    /// [`Store::rotate`] does.
+    /// Returns the state of a refresh token without trading it; ends the session if the token was
+    /// used before, like [`Store::rotate`].
     fn examine(&self, rotation: &Rotation) -> impl Future<Output = Result<Standing, Unavailable>> + Send;
     /// Ends a session and appends its revocation.
     fn end(&self, ending: &EndSession) -> impl Future<Output = Result<EndOutcome, Unavailable>> + Send;
-    /// Kills every token of a user issued until now, and the user's sessions unless they are kept.
+    /// Revokes every token of a user issued until now, and ends the user's sessions unless they are
+    /// kept.
     fn revoke_user(
         &self,
         sub: &str,
         sessions: UserSessions,
     ) -> impl Future<Output = Result<SubjectRevoked, Unavailable>> + Send;
-    /// The same with the user's sessions ended. Returns the threshold.
+    /// As [`Store::revoke_user`], with the sessions ended. Returns the threshold.
     fn revoke_subject(&self, sub: &str) -> impl Future<Output = Result<UnixTime, Unavailable>> + Send {
         async { self.revoke_user(sub, UserSessions::End).await.map(|revoked| revoked.threshold) }
     }
-    /// Kills every token of a partition issued until now. Returns the threshold.
+    /// Revokes every token of a partition issued until now. Returns the threshold.
     fn revoke_all(&self, partition: u16) -> impl Future<Output = Result<UnixTime, Unavailable>> + Send;
-    /// Appends an entry as it is; one that has already expired by the store's clock is dropped. An entry with
-    /// `expires_at` zero is kept for as long as any token can live.
+    /// Appends an entry unchanged; drops an entry that has expired by the store's clock. An entry
+    /// with `expires_at` zero is kept for the longest lifetime of any token.
     fn append(&self, partition: u16, revocation: &Revocation) -> impl Future<Output = Result<(), Unavailable>> + Send;
-    /// Up to `limit` (at least 1) of a user's live sessions, most recently used first, from behind `after` on.
+    /// Up to `limit` (at least 1) of a user's live sessions after `after`, most recently used
+    /// first.
     fn sessions(
         &self,
         sub: &str,
         after: Option<&PageCursor>,
         limit: u32,
     ) -> impl Future<Output = Result<SessionPage, Unavailable>> + Send;
-    /// Every session of a user whose access tokens may be alive, of one instant.
+    /// A consistent snapshot of a user's sessions whose access tokens may be valid.
     fn session_ids(&self, sub: &str) -> impl Future<Output = Result<Vec<Id>, Unavailable>> + Send;
-    /// How many partitions there are.
+    /// The number of partitions.
     fn partitions(&self) -> u16;
     /// Succeeds if sessions could be created and ended now.
     fn probe(&self) -> impl Future<Output = Result<(), Unavailable>> + Send;
 }
 
-/// Where passwords are checked: bounded, and at a cost that does not depend on why one is refused.
+/// The password checker: bounded, at a cost that does not depend on the reason of a refusal.
 pub trait Passwords: Send + Sync + 'static {
-    /// A place in the queue, given back when dropped.
+    /// A place in the queue, released when dropped.
     type Slot: Send;
 
-    /// Takes a slot, before anything else is done for a login: what is shed must cost nothing, the users' database least of all.
+    /// Takes a slot before any other work for a login: a shed login must cost nothing, least of all
+    /// a query of the users database.
     ///
     /// # Errors
     /// The queue is full.
@@ -124,6 +128,7 @@ pub trait Passwords: Send + Sync + 'static {
     fn check(&self, slot: Self::Slot, attempt: Attempt)
     -> impl Future<Output = Result<Outcome, QueueFullError>> + Send;
 
-    /// Makes a hash anew when nothing else is to be done, and has it stored. Dropped where too many wait.
+    /// Computes a new hash when the pool is idle, and has it stored. Dropped if too many are
+    /// queued.
     fn rehash(&self, rehash: Rehash);
 }

@@ -1,4 +1,4 @@
-//! The in-memory store of these tests, held to the suite that Redis and SQLite pass.
+//! Runs the conformance suite of the stores on the in-memory store of these tests.
 
 use sidegate_common::log_protocol::Position;
 use sidegate_common::revocation::Revocation;
@@ -42,7 +42,7 @@ impl Bench for MemoryBench {
         self.store.put_back_watermark(sub, threshold);
     }
 
-    async fn make_as_the_version_before(&self, session: &NewSession) {
+    async fn downgrade_record(&self, session: &NewSession) {
         self.store.change_session(&session.sub, &session.sid, |session| session.created = UnixTime(1000));
     }
 
@@ -69,7 +69,7 @@ macro_rules! conforms {
 }
 
 conforms!(
-    a_session_is_kept_as_it_was_made,
+    a_session_is_stored_as_created,
     a_refresh_token_is_traded_once_and_may_be_retried,
     an_old_refresh_token_kills_the_session,
     the_retry_window_does_not_slide,
@@ -78,20 +78,20 @@ conforms!(
     ending_appends_and_may_be_repeated,
     ending_covers_the_last_token_of_the_session,
     a_user_can_be_logged_out_everywhere,
-    kills_within_one_second_all_count,
-    killing_again_and_again_puts_nothing_into_the_future,
-    everybody_can_be_logged_out,
+    every_revocation_within_one_second_counts,
+    repeated_revocations_do_not_run_ahead_of_the_clock,
+    all_users_can_be_logged_out,
     sessions_end_by_idling_and_by_age,
     entries_are_appended_in_order,
-    what_has_expired_is_not_appended,
-    a_refresh_makes_no_session_younger,
-    sessions_may_be_kept,
+    expired_entries_are_not_appended,
+    a_refresh_does_not_change_the_creation_time,
+    sessions_can_be_kept,
     a_refresh_token_is_examined_without_being_traded,
     sessions_come_in_pages,
     a_threshold_far_ahead_of_the_clock_is_refused,
 );
 
 #[tokio::test]
-async fn one_login_too_many_ends_the_session_that_would_end_first() {
-    suite::one_login_too_many_ends_the_session_that_would_end_first(&MemoryBench::start(1, 5)).await;
+async fn login_over_the_limit_ends_the_first_to_expire() {
+    suite::login_over_the_limit_ends_the_first_session_to_expire(&MemoryBench::start(1, 5)).await;
 }

@@ -1,5 +1,5 @@
-//! Every port failing at every call of every service method, before the work and after it: the caller hears that nothing is
-//! certain, and a retry finishes.
+//! Fails every dependency at every call of every service method, before and after the call's work:
+//! the caller gets a retryable error, and a retry completes the work.
 
 use super::faulty::Fault;
 use super::world::{ADA, BOB, PASSWORD, World};
@@ -28,7 +28,8 @@ enum Method {
     EndOwnSession,
 }
 
-/// How a call came out: done, or an error that the client may retry. A session that was found needs no other partition.
+/// Outcome of a call: done, or a retryable error. A session that was found needs no other
+/// partition.
 #[derive(Debug, PartialEq, Eq)]
 enum Came {
     Done,
@@ -61,7 +62,7 @@ impl Method {
             },
             Self::Refresh | Self::RefreshOfDisabled => match world.auth.refresh(&own.refresh_token).await {
                 Ok(_) | Err(RefreshError::UserGone { .. }) => Came::Done,
-                // The session ended, and the answer that said so was lost.
+                // The session ended, and the answer was lost.
                 Err(RefreshError::Refused { .. }) if matches!(self, Self::RefreshOfDisabled) => Came::Done,
                 Err(RefreshError::Unavailable(_)) => Came::Retry,
                 Err(error) => panic!("{error}"),
@@ -97,7 +98,8 @@ impl Method {
         }
     }
 
-    /// Which access tokens are dead once it is done: of the own session, the user's other one, and another user's.
+    /// Which access tokens are revoked afterwards: of the own session, the user's other one,
+    /// another user's.
     const fn dead(self) -> [bool; 3] {
         match self {
             Self::Login | Self::Refresh | Self::Sessions => [false, false, false],
@@ -138,7 +140,7 @@ fn assert_done(world: &World, method: Method, sessions: &Sessions, context: &str
 }
 
 #[tokio::test]
-async fn a_call_that_fails_anywhere_is_retryable_and_a_retry_finishes() {
+async fn a_call_failing_anywhere_is_completed_by_a_retry() {
     let mut tried = 0;
     for method in methods() {
         let world = World::new();
@@ -146,7 +148,7 @@ async fn a_call_that_fails_anywhere_is_retryable_and_a_retry_finishes() {
         world.faults.heal();
         assert_eq!(method.call(&world, &sessions).await, Came::Done, "{method:?}");
         let calls = world.faults.calls();
-        assert!(!calls.is_empty(), "{method:?} asks no port");
+        assert!(!calls.is_empty(), "{method:?} calls no dependency");
         assert_done(&world, method, &sessions, "without faults");
         for (number, call) in calls.iter().enumerate() {
             for fault in [Fault::Refused, Fault::AnswerLost] {
@@ -159,7 +161,7 @@ async fn a_call_that_fails_anywhere_is_retryable_and_a_retry_finishes() {
                 world.feed();
                 if came == Came::Done {
                     let elsewhere = matches!(method, Method::RevokeSession) && *call == "read_session";
-                    assert!(elsewhere, "{method:?} {context}: done, although a port failed");
+                    assert!(elsewhere, "{method:?} {context}: done, although a dependency failed");
                     assert_done(&world, method, &sessions, &context);
                 }
                 assert_eq!(method.call(&world, &sessions).await, Came::Done, "{method:?} {context}: retried");

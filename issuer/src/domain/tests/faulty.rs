@@ -1,4 +1,4 @@
-//! Ports that fail when a test says so, and remember what they were asked.
+//! Dependencies that fail on request and record their calls.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -15,9 +15,9 @@ use crate::domain::traits::{Account, Lookup, Passwords, Store, Unavailable, User
 /// How a call fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Nothing is done.
+    /// Nothing was done.
     Refused,
-    /// It is done, and the answer is lost.
+    /// The work was done, and the answer was lost.
     AnswerLost,
 }
 
@@ -31,7 +31,7 @@ enum Which {
     Numbered(usize),
 }
 
-/// Something that happens right before a call, as another request might cause it.
+/// Runs right before a call, like a concurrent request.
 type Intrusion = Box<dyn FnOnce() + Send>;
 
 struct Plan {
@@ -41,7 +41,7 @@ struct Plan {
     intrusion: Option<(&'static str, Intrusion)>,
 }
 
-/// What is to fail; shared by all ports of an issuer.
+/// The planned faults; shared by all dependencies of an issuer.
 #[derive(Clone)]
 pub struct Faults(Arc<Mutex<Plan>>);
 
@@ -68,22 +68,22 @@ impl Faults {
         self.set(Which::Named(call), Fault::Refused);
     }
 
-    /// The call of this number fails, counted from now.
+    /// The call of this number, counted from now, fails.
     pub fn fail_number(&self, number: usize, fault: Fault) {
         self.set(Which::Numbered(number), fault);
     }
 
-    /// Nothing fails any more.
+    /// No call fails any more.
     pub fn heal(&self) {
         self.set(Which::None, Fault::Refused);
     }
 
-    /// Does something right before the next call of this name.
+    /// Runs `act` right before the next call of this name.
     pub fn before(&self, call: &'static str, act: impl FnOnce() + Send + 'static) {
         self.locked().intrusion = Some((call, Box::new(act)));
     }
 
-    /// The calls since the last question, or since the last fault was set.
+    /// The calls since the last query, or since the last fault was set.
     pub fn calls(&self) -> Vec<&'static str> {
         std::mem::take(&mut self.locked().calls)
     }
@@ -121,7 +121,7 @@ impl Faults {
     }
 }
 
-/// A port whose calls may fail.
+/// A dependency whose calls may fail.
 pub struct Faulty<T> {
     pub inner: T,
     faults: Faults,

@@ -38,7 +38,7 @@ async fn login_refusals_name_their_reason_and_open_no_session() {
     users.add("8", "twice@example.org", |_| {});
     let (long, nul) = (format!("{PASSWORD}{}", "x".repeat(73)), format!("{PASSWORD}\0"));
     for (email, password, reason, sub) in [
-        ("nobody@example.org", PASSWORD, Refused::UnknownUser, None),
+        ("unknown@example.org", PASSWORD, Refused::UnknownUser, None),
         ("twice@example.org", PASSWORD, Refused::SeveralUsers, None),
         ("disabled@example.org", PASSWORD, Refused::Disabled, Some("3")),
         ("disabled@example.org", "wrong", Refused::WrongPassword, Some("3")),
@@ -98,7 +98,7 @@ async fn login_of_a_user_that_fits_no_token_opens_no_session() {
 }
 
 #[test]
-fn errors_of_signing_keep_their_meaning() {
+fn signing_errors_map_to_their_login_errors() {
     assert_eq!(MintError::from(SignError::Unfit("sub")), MintError::Unfit("sub"));
     assert_eq!(MintError::from(SignError::TooLong), MintError::Unfit("scope"));
     assert_eq!(MintError::from(SignError::Key), MintError::Key);
@@ -106,7 +106,7 @@ fn errors_of_signing_keep_their_meaning() {
 }
 
 #[tokio::test]
-async fn login_with_a_cheap_hash_has_it_made_anew() {
+async fn login_replaces_a_hash_of_low_cost() {
     let mut world = World::with(&Setup { cost: 5, ..Setup::default() });
     world.try_login(ADA, "wrong").await.err().unwrap();
     world.login(ADA).await;
@@ -119,7 +119,7 @@ async fn login_with_a_cheap_hash_has_it_made_anew() {
 }
 
 #[tokio::test]
-async fn one_login_too_many_ends_the_oldest_session() {
+async fn login_over_the_limit_ends_the_oldest_session() {
     let world = World::with(&Setup { sessions_max: 2, ..Setup::default() });
     let first = world.login(ADA).await;
     world.clock.advance(1);
@@ -135,7 +135,7 @@ async fn one_login_too_many_ends_the_oldest_session() {
 }
 
 #[tokio::test]
-async fn login_right_after_a_global_logout_is_not_born_dead() {
+async fn login_right_after_a_global_logout_is_valid() {
     let world = World::new();
     world.login(ADA).await;
     let before = world.clock.now();
@@ -150,7 +150,7 @@ async fn login_with_a_store_clock_far_behind_is_unavailable() {
     let world = World::new();
     world.store().put_back_watermark("1", world.clock.now().plus(60));
     assert!(matches!(world.try_login(ADA, PASSWORD).await, Err(LoginError::Unavailable(_))));
-    assert_eq!(world.login(BOB).await.sub, "2", "another user is not concerned");
+    assert_eq!(world.login(BOB).await.sub, "2", "another user is not affected");
 }
 
 #[tokio::test]

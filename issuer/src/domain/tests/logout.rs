@@ -35,12 +35,12 @@ impl World {
     }
 }
 
-/// What a logout says of a session.
+/// The result of a logout for one session.
 fn one(pair: &TokenPair, outcome: EndOutcome) -> EndedSession {
     EndedSession { sid: Some(pair.sid.clone()), sub: Some(pair.sub.clone()), outcome }
 }
 
-/// What a logout says of all sessions of a user.
+/// The result of a logout for all sessions of a user.
 fn all_of(sub: &str, outcome: EndOutcome) -> EndedSession {
     EndedSession { sid: None, sub: Some(sub.to_owned()), outcome }
 }
@@ -197,7 +197,7 @@ async fn a_refresh_token_whose_session_is_gone_ends_only_that_session() {
 }
 
 #[tokio::test]
-async fn a_session_that_ends_meanwhile_counts_as_gone() {
+async fn a_session_ended_concurrently_counts_as_gone() {
     let world = World::new();
     let (own, other) = (world.login(ADA).await, world.login(ADA).await);
     let (auth, gone) = (Arc::clone(&world.auth), sid(&own));
@@ -208,7 +208,7 @@ async fn a_session_that_ends_meanwhile_counts_as_gone() {
 }
 
 #[tokio::test]
-async fn only_a_good_access_token_ends_other_sessions() {
+async fn only_a_valid_access_token_ends_other_sessions() {
     for scope in [Scope::Others, Scope::Global] {
         let world = World::new();
         let (own, other) = (world.login(ADA).await, world.login(ADA).await);
@@ -235,7 +235,7 @@ async fn others_after_a_global_logout_are_refused() {
 }
 
 #[tokio::test]
-async fn an_issuer_whose_own_list_is_old_still_logs_out() {
+async fn logout_succeeds_while_the_own_list_is_stale() {
     for scope in [Scope::Others, Scope::Global] {
         let world = World::new();
         let (own, other) = (world.login(ADA).await, world.login(ADA).await);
@@ -283,7 +283,7 @@ async fn a_refresh_token_of_an_ended_session_ends_no_others() {
 }
 
 #[tokio::test]
-async fn logout_ends_nothing_unless_every_token_is_good() {
+async fn logout_ends_nothing_unless_every_token_is_valid() {
     let world = World::new();
     let pair = world.login(ADA).await;
     let forged = format!("{}A", &pair.access_token[..pair.access_token.len() - 1]);
@@ -302,7 +302,7 @@ async fn logout_ends_nothing_unless_every_token_is_good() {
 }
 
 #[tokio::test]
-async fn a_store_that_cannot_be_read_is_asked_to_end_the_session_all_the_same() {
+async fn an_unreadable_store_still_gets_the_end_request() {
     let world = World::new();
     let pair = world.login(ADA).await;
     world.faults.fail("read_session");
@@ -312,7 +312,7 @@ async fn a_store_that_cannot_be_read_is_asked_to_end_the_session_all_the_same() 
 }
 
 #[tokio::test]
-async fn global_logout_by_a_refresh_token_that_cannot_be_read_ends_nothing_yet() {
+async fn global_logout_by_an_unreadable_refresh_token_ends_nothing() {
     let world = World::new();
     let (own, other) = (world.login(ADA).await, world.login(ADA).await);
     world.faults.fail("read_session");
@@ -324,7 +324,7 @@ async fn global_logout_by_a_refresh_token_that_cannot_be_read_ends_nothing_yet()
 }
 
 #[tokio::test]
-async fn one_session_that_cannot_be_ended_keeps_no_other_alive() {
+async fn a_session_that_cannot_be_ended_does_not_block_others() {
     let world = World::new();
     let own = world.login(ADA).await;
     let others = [world.login(ADA).await, world.login(ADA).await, world.login(ADA).await];
@@ -339,7 +339,7 @@ async fn one_session_that_cannot_be_ended_keeps_no_other_alive() {
 }
 
 #[tokio::test]
-async fn sessions_kept_by_an_order_can_still_be_logged_out() {
+async fn sessions_kept_by_a_revocation_can_be_logged_out() {
     let world = World::new();
     let pair = world.login(ADA).await;
     world.store().revoke_user("1", UserSessions::Keep).await.unwrap();

@@ -1,5 +1,5 @@
-//! A session store in memory, by a clock that tests move. It passes the conformance suite of the stores, as Redis and
-//! SQLite do.
+//! A session store in memory, with a clock that tests move. It passes the conformance suite, like
+//! Redis and SQLite.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +15,7 @@ use crate::domain::session::{
 };
 use crate::domain::traits::{Store, Unavailable};
 
-/// The clock of a test, in milliseconds since 1970. It stands still until it is moved.
+/// A test's clock, in milliseconds since 1970. It stands still until a test moves it.
 #[derive(Clone)]
 pub struct TestClock(Arc<AtomicU64>);
 
@@ -38,13 +38,13 @@ impl TestClock {
         self.0.fetch_add(seconds * 1000, Ordering::Relaxed);
     }
 
-    /// Waits until it is `moment`: time passes for everybody.
+    /// Moves the clock to `moment`, if that is in the future.
     fn wait_until(&self, moment: UnixTime) {
         self.0.fetch_max(moment.0 * 1000, Ordering::Relaxed);
     }
 }
 
-/// The store. Each call holds the lock from its beginning to its end, which makes it atomic.
+/// The store. Each call holds the lock throughout, which makes it atomic.
 pub struct MemoryStore {
     partitions: Mutex<Vec<Partition>>,
     count: u16,
@@ -53,17 +53,17 @@ pub struct MemoryStore {
     sessions_max: usize,
 }
 
-/// What one partition holds.
+/// Contents of one partition.
 #[derive(Default)]
 struct Partition {
     sessions: BTreeMap<Id, Session>,
-    /// By user: sessions created at or before it have ended.
+    /// By user: sessions created at or before this time have ended.
     session_watermarks: BTreeMap<String, UnixTime>,
-    /// By user: tokens issued at or before it are dead, and the sessions go on.
+    /// By user: tokens issued at or before this time are revoked, and the sessions continue.
     token_watermarks: BTreeMap<String, UnixTime>,
     /// The threshold of the last `all`.
     all: Option<UnixTime>,
-    /// The latest `iat` or threshold handed out.
+    /// The latest `iat` or threshold issued.
     peak: UnixTime,
     log: Vec<(Position, Revocation)>,
 }
@@ -111,7 +111,7 @@ impl MemoryStore {
         self.call(partition, |call| call.partition.log.clone())
     }
 
-    /// What was revoked, in the order of the log, partition by partition.
+    /// Revocations in log order, partition by partition.
     pub fn targets(&self) -> Vec<Target> {
         (0..self.count).flat_map(|partition| self.log(partition)).map(|(_, entry)| entry.target).collect()
     }
@@ -121,30 +121,30 @@ impl MemoryStore {
         self.of(sub, |call| call.partition.sessions.get(sid).cloned())
     }
 
-    /// Sets a user's watermark, as a replay does after a failover.
+    /// Sets a user's watermark, like a replay after a failover.
     pub fn put_back_watermark(&self, sub: &str, threshold: UnixTime) {
         self.of(sub, |call| call.partition.session_watermarks.insert(sub.to_owned(), threshold));
     }
 
-    /// Changes the record of a session, as a failover may that loses what was written last.
+    /// Changes a session's record, like a failover that loses the latest write.
     pub fn change_session(&self, sub: &str, sid: &Id, change: impl FnOnce(&mut Session)) {
         self.of(sub, |call| change(call.partition.sessions.get_mut(sid).unwrap()));
     }
 
-    /// Loses the record of a session.
+    /// Removes a session's record.
     pub fn lose_session(&self, sub: &str, sid: &Id) {
         self.of(sub, |call| call.partition.sessions.remove(sid).unwrap());
     }
 }
 
 impl Call<'_> {
-    /// For a user: the moment up to which sessions created have ended, and the last dead `iat`.
+    /// For a user: the time up to which created sessions have ended, and the latest revoked `iat`.
     fn watermarks(&self, sub: &str) -> (Option<UnixTime>, Option<UnixTime>) {
         let sessions = self.partition.session_watermarks.get(sub).copied().max(self.partition.all);
         (sessions, sessions.max(self.partition.token_watermarks.get(sub).copied()))
     }
 
-    /// A user's sessions whose record is kept, the one that would end first first.
+    /// A user's kept sessions, in the order in which they expire.
     fn kept(&self, sub: &str) -> Vec<Session> {
         let kept = self.partition.sessions.values().filter(|one| one.sub == sub && one.kept_until() > self.now);
         let mut kept: Vec<_> = kept.cloned().collect();
@@ -152,7 +152,7 @@ impl Call<'_> {
         kept
     }
 
-    /// Those of them that can be refreshed.
+    /// The kept sessions that can be refreshed.
     fn live(&self, sub: &str) -> Vec<Session> {
         let (ended_up_to, _) = self.watermarks(sub);
         let ended = |one: &Session| ended_up_to.is_some_and(|dead| one.birth() <= dead);
@@ -192,7 +192,7 @@ impl Call<'_> {
         Ok(Created { issued, displaced: displaced.into_iter().map(|session| session.sid).collect() })
     }
 
-    /// What the rules of rotation say, and the session; none if it is not there.
+    /// The decision of the rotation rules, and the session; `None` if the session does not exist.
     fn decide(&self, rotation: &Rotation) -> Option<(Session, Decision)> {
         let session = self.partition.sessions.get(&rotation.sid).filter(|session| session.sub == rotation.sub)?;
         let (sessions, _) = self.watermarks(&session.sub);
@@ -200,7 +200,7 @@ impl Call<'_> {
         Some((session.clone(), decision))
     }
 
-    /// Ends a session whose old refresh token came; says how old it was.
+    /// Ends a session after reuse of a refresh token; returns the token's age.
     fn end_reused(&mut self, session: &Session, presented: u32) -> (u32, u64) {
         self.end_session(session, UnixTime(0));
         (session.generation.saturating_sub(presented), self.now.0.saturating_sub(session.rotated.0))

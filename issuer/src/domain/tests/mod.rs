@@ -1,7 +1,9 @@
-//! Every service method over ports in memory: the happy path, every error, and every port failing at every call.
+//! Every service method over dependencies in memory: success, every error, every dependency failing
+//! at every call.
 //!
-//! - [`world`]: an issuer without sockets. [`memory_store`]: its store; [`conformance`] holds it to the suite of the real ones.
-//! - [`faulty`]: ports that fail when told to; [`faults`] fails each call of each method.
+//! - [`world`]: an issuer without sockets. [`memory_store`]: its store; [`conformance`] runs the
+//!   stores' suite on it.
+//! - [`faulty`]: dependencies that fail on request; [`faults`] fails each call of each method.
 //! - [`login`], [`refresh`], [`logout`], [`revoke`], [`sessions`]: one method each.
 
 mod conformance;

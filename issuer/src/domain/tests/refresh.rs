@@ -39,7 +39,7 @@ async fn refresh_gives_a_new_pair_for_the_same_session() {
 }
 
 #[tokio::test]
-async fn refresh_retried_in_its_window_gives_the_same_child() {
+async fn refresh_retried_in_its_window_returns_the_same_child() {
     let world = World::new();
     let first = world.login(ADA).await;
     let second = world.refresh(&first).await.unwrap();
@@ -70,7 +70,7 @@ async fn refresh_after_the_retry_window_revokes_the_session() {
 }
 
 #[tokio::test]
-async fn reuse_is_found_without_the_users_database() {
+async fn reuse_is_detected_without_the_users_database() {
     let world = World::new();
     let first = world.login(ADA).await;
     let second = world.refresh(&first).await.unwrap().pair;
@@ -82,13 +82,14 @@ async fn reuse_is_found_without_the_users_database() {
 }
 
 #[tokio::test]
-async fn refresh_tokens_that_are_not_ours_ask_no_store() {
+async fn unknown_refresh_tokens_are_refused_without_the_store() {
     let world = World::new();
     let pair = world.login(ADA).await;
     let token = pair.refresh_token;
     let foreign = refresh_keys("another session secret, of more than thirty-two bytes");
     let unknown = foreign.write(&foreign.first(sidegate_common::revocation::SubjectTag::of("1"), [7; 16])).unwrap();
-    // A character of the MAC that stands for six whole bits: what comes out is canonical base64url as well.
+    // This character of the MAC encodes six whole bits, so the changed text is canonical base64url
+    // as well.
     let (head, tail) = token.split_at(token.len() - 4);
     let forged = format!("{head}{}{}", if tail.starts_with('A') { 'B' } else { 'A' }, &tail[1..]);
     world.faults.calls();
@@ -106,7 +107,7 @@ async fn refresh_tokens_that_are_not_ours_ask_no_store() {
 }
 
 #[tokio::test]
-async fn sessions_that_have_ended_are_not_refreshed() {
+async fn ended_sessions_are_not_refreshed() {
     let world = World::new();
     let idle = world.login(ADA).await;
     world.clock.advance(LIFETIMES.idle_ttl);
@@ -122,7 +123,7 @@ async fn sessions_that_have_ended_are_not_refreshed() {
 }
 
 #[tokio::test]
-async fn refresh_of_a_user_who_is_gone_or_disabled_ends_the_session() {
+async fn refresh_for_a_missing_or_disabled_user_ends_the_session() {
     let world = World::new();
     let (ada, bob) = (world.login(ADA).await, world.login(BOB).await);
     world.users().change("1", |account| account.active = false);
@@ -137,7 +138,7 @@ async fn refresh_of_a_user_who_is_gone_or_disabled_ends_the_session() {
 }
 
 #[tokio::test]
-async fn refresh_of_a_disabled_user_says_so_only_once_the_session_has_ended() {
+async fn refresh_for_a_disabled_user_ends_the_session_first() {
     let world = World::new();
     let pair = world.login(ADA).await;
     world.users().change("1", |account| account.active = false);
@@ -148,7 +149,7 @@ async fn refresh_of_a_disabled_user_says_so_only_once_the_session_has_ended() {
 }
 
 #[tokio::test]
-async fn refresh_without_users_or_store_is_unavailable_and_spends_nothing() {
+async fn refresh_without_users_or_store_does_not_rotate() {
     let world = World::new();
     let pair = world.login(ADA).await;
     for call in ["read_session", "read_user", "rotate"] {
@@ -163,7 +164,7 @@ async fn refresh_without_users_or_store_is_unavailable_and_spends_nothing() {
 }
 
 #[tokio::test]
-async fn refresh_never_gives_a_token_of_another_user() {
+async fn refresh_never_returns_another_users_token() {
     let world = World::new();
     let pair = world.login(ADA).await;
     world.users().change("1", |account| account.id = "2".to_owned());
@@ -175,7 +176,7 @@ async fn refresh_never_gives_a_token_of_another_user() {
 }
 
 #[tokio::test]
-async fn refresh_reads_the_scope_anew() {
+async fn refresh_reads_the_scope_again() {
     let world = World::new();
     let pair = world.login(ADA).await;
     world.users().change("1", |account| account.scope = Some("read".to_owned()));
@@ -192,7 +193,7 @@ async fn refresh_reads_the_scope_anew() {
 }
 
 #[tokio::test]
-async fn refresh_of_a_session_that_ends_meanwhile_is_refused() {
+async fn refresh_of_a_session_ended_concurrently_is_refused() {
     let world = World::new();
     let pair = world.login(ADA).await;
     let (auth, gone) = (Arc::clone(&world.auth), sid(&pair));
@@ -201,7 +202,7 @@ async fn refresh_of_a_session_that_ends_meanwhile_is_refused() {
 }
 
 #[tokio::test]
-async fn an_old_token_that_a_failover_made_current_again_is_refused() {
+async fn an_old_token_made_current_by_a_failover_is_refused() {
     let world = World::new();
     let first = world.login(ADA).await;
     let second = world.refresh(&first).await.unwrap().pair;
@@ -214,7 +215,7 @@ async fn an_old_token_that_a_failover_made_current_again_is_refused() {
 }
 
 #[tokio::test]
-async fn refresh_under_a_key_that_is_taken_away_meanwhile_fails() {
+async fn refresh_under_a_key_removed_concurrently_fails() {
     let world = World::new();
     let pair = world.login(ADA).await;
     let auth = Arc::clone(&world.auth);

@@ -25,7 +25,7 @@ fn user(sub: &str, sessions: UserSessions) -> RevokeRequest {
 }
 
 #[tokio::test]
-async fn a_token_is_revoked_by_itself_or_by_its_jti() {
+async fn a_token_is_revoked_by_jwt_or_by_jti() {
     let world = World::new();
     let (by_token, by_jti, other) = (world.login(ADA).await, world.login(ADA).await, world.login(ADA).await);
     assert_eq!(world.revoke(RevokeRequest::Token(by_token.access_token.clone())).await, revoked(&by_token.jti, 0));
@@ -40,13 +40,13 @@ async fn a_token_is_revoked_by_itself_or_by_its_jti() {
     assert!(world.store().targets().contains(&target(&by_jti.jti, None)));
     for pair in [&by_token, &by_jti] {
         assert_eq!(world.denied(&pair.access_token), Some(Rejection::Revoked));
-        assert!(world.session(pair).is_some(), "its session goes on");
+        assert!(world.session(pair).is_some(), "its session continues");
     }
     assert_eq!(world.denied(&other.access_token), None);
 }
 
 #[tokio::test]
-async fn an_expired_token_may_be_revoked() {
+async fn an_expired_token_can_be_revoked() {
     let world = World::new();
     let pair = world.login(ADA).await;
     world.clock.advance(LIFETIMES.access_ttl + 10);
@@ -54,7 +54,7 @@ async fn an_expired_token_may_be_revoked() {
 }
 
 #[tokio::test]
-async fn a_session_is_revoked_wherever_it_is() {
+async fn a_session_is_revoked_in_any_partition() {
     let world = World::new();
     for email in [ADA, BOB] {
         let (pair, other) = (world.login(email).await, world.login(email).await);
@@ -67,7 +67,7 @@ async fn a_session_is_revoked_wherever_it_is() {
 }
 
 #[tokio::test]
-async fn a_session_that_no_partition_has_is_revoked_all_the_same() {
+async fn a_session_in_no_partition_is_revoked_nevertheless() {
     let world = World::new();
     let sid = "AAECAwQFBgcICQoLDA0ODw";
     assert_eq!(world.revoke(RevokeRequest::Session(sid.to_owned())).await, revoked(sid, 0));
@@ -75,7 +75,7 @@ async fn a_session_that_no_partition_has_is_revoked_all_the_same() {
 }
 
 #[tokio::test]
-async fn a_user_is_revoked_with_or_without_the_sessions() {
+async fn a_user_is_revoked_with_or_without_sessions() {
     let world = World::new();
     let (one, other, bob) = (world.login(ADA).await, world.login(ADA).await, world.login(BOB).await);
     assert_eq!(world.revoke(user("1", UserSessions::Keep)).await, revoked("1", 0));
@@ -83,7 +83,7 @@ async fn a_user_is_revoked_with_or_without_the_sessions() {
         assert_eq!(world.denied(&pair.access_token), Some(Rejection::Revoked));
     }
     let refreshed = world.auth.refresh(&one.refresh_token).await.unwrap().pair;
-    assert_eq!(world.denied(&refreshed.access_token), None, "its session goes on");
+    assert_eq!(world.denied(&refreshed.access_token), None, "its session continues");
     assert_eq!(world.revoke(user("1", UserSessions::End)).await, revoked("1", 2));
     assert_eq!(world.denied(&refreshed.access_token), Some(Rejection::Revoked));
     assert!(world.auth.refresh(&refreshed.refresh_token).await.is_err());
@@ -121,7 +121,7 @@ async fn everything_is_revoked_in_every_partition() {
 }
 
 #[tokio::test]
-async fn what_no_token_could_bear_is_not_revoked() {
+async fn values_that_no_token_can_have_are_refused() {
     let world = World::new();
     let pair = world.login(ADA).await;
     let forged = pair.access_token.replace(|_| true, "A");
@@ -147,7 +147,7 @@ async fn what_no_token_could_bear_is_not_revoked() {
 }
 
 #[tokio::test]
-async fn an_order_that_cannot_be_stored_is_unavailable() {
+async fn a_revocation_that_cannot_be_stored_is_unavailable() {
     let world = World::new();
     let pair = world.login(ADA).await;
     for (request, call) in [
@@ -170,7 +170,7 @@ async fn an_order_that_cannot_be_stored_is_unavailable() {
 }
 
 #[tokio::test]
-async fn one_partition_that_fails_keeps_the_order_from_no_other() {
+async fn a_failing_partition_does_not_block_the_others() {
     for (request, partitions) in [(RevokeRequest::All, 4), (RevokeRequest::Key("k".to_owned()), 4)] {
         let world = World::new();
         world.faults.fail_number(0, Fault::Refused);
@@ -180,7 +180,7 @@ async fn one_partition_that_fails_keeps_the_order_from_no_other() {
 }
 
 #[tokio::test]
-async fn a_session_behind_an_unreadable_partition_is_ended_there() {
+async fn a_session_in_an_unreadable_partition_is_ended() {
     let world = World::new();
     let pair = world.login(ADA).await;
     world.faults.fail("read_session");

@@ -1,4 +1,4 @@
-//! A user's live sessions: listed, and ended one by one.
+//! A user's live sessions: list them, end one.
 
 use sidegate_common::token::Rejection;
 
@@ -25,7 +25,7 @@ async fn sessions_are_listed_most_recently_used_first() {
 }
 
 #[tokio::test]
-async fn sessions_come_in_pages() {
+async fn sessions_are_listed_in_pages() {
     let world = World::new();
     for _ in 0..5 {
         world.login(ADA).await;
@@ -43,7 +43,7 @@ async fn sessions_come_in_pages() {
 }
 
 #[tokio::test]
-async fn sessions_that_have_ended_are_not_listed() {
+async fn ended_sessions_are_not_listed() {
     let world = World::new();
     world.login(ADA).await;
     world.clock.advance(LIFETIMES.idle_ttl);
@@ -51,7 +51,7 @@ async fn sessions_that_have_ended_are_not_listed() {
 }
 
 #[tokio::test]
-async fn sessions_without_a_store_are_unavailable() {
+async fn listing_sessions_without_a_store_is_unavailable() {
     let world = World::new();
     world.faults.fail("sessions");
     assert_eq!(world.auth.sessions("1", None, 100).await.unwrap_err().dependency, "sessions");
@@ -66,11 +66,11 @@ async fn an_own_session_is_ended() {
     assert_eq!(world.store().targets(), [ended(&other)]);
     assert_eq!(world.denied(&other.access_token), Some(Rejection::Revoked));
     assert_eq!(world.denied(&own.access_token), None);
-    assert_eq!(world.auth.end_own_session("1", &other.sid).await, Ok(None), "there is none any more");
+    assert_eq!(world.auth.end_own_session("1", &other.sid).await, Ok(None), "the session has already ended");
 }
 
 #[tokio::test]
-async fn no_session_but_an_own_one_is_ended() {
+async fn a_foreign_session_is_not_ended() {
     let world = World::new();
     let bob = world.login(BOB).await;
     for other in [bob.sid.as_str(), "AAECAwQFBgcICQoLDA0ODw", "", "a b", &"x".repeat(300)] {

@@ -1,5 +1,5 @@
-//! An issuer without sockets: all service methods over a store and users in memory, and the pool of real password hashes
-//! at the lowest cost.
+//! An issuer without sockets: all service methods over a store and users in memory, with the real
+//! password pool at the lowest cost.
 
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
@@ -29,9 +29,9 @@ use crate::password::{PasswordPool, PoolSettings, Rehashed};
 pub const LIFETIMES: TokenLifetimes =
     TokenLifetimes { access_ttl: 600, idle_ttl: 3600, absolute_ttl: 7200, retry_window: 30, lifetime_max: 86_400 };
 pub const PASSWORD: &str = "correct horse battery staple";
-/// The user that most tests log in: id 1.
+/// The user of most tests: id 1.
 pub const ADA: &str = "ada@example.org";
-/// Another one: id 2.
+/// A second user: id 2.
 pub const BOB: &str = "bob@example.org";
 
 /// Users in memory, by email.
@@ -75,7 +75,7 @@ impl Users for MemoryUsers {
         let rows = self.locked();
         let mut found = rows.iter().filter(|row| row.email == email);
         Ok(match (found.next(), found.next()) {
-            (None, _) => Lookup::Nobody,
+            (None, _) => Lookup::NotFound,
             (Some(row), None) => Lookup::One(row.account.clone()),
             (Some(_), Some(_)) => Lookup::Several,
         })
@@ -101,16 +101,16 @@ impl Users for MemoryUsers {
 
 pub type TestAuth = Auth<Faulty<MemoryUsers>, Faulty<MemoryStore>, Faulty<PasswordPool>>;
 
-/// The issuer, and what tests turn at.
+/// The issuer, and the controls that tests use.
 pub struct World {
     pub auth: Arc<TestAuth>,
     pub clock: TestClock,
     pub faults: Faults,
-    /// New hashes that the pool has made.
+    /// New hashes from the pool.
     pub rehashed: mpsc::Receiver<Rehashed>,
 }
 
-/// What a test may want otherwise.
+/// Settings that a test may change.
 pub struct Setup {
     pub partitions: u16,
     pub sessions_max: usize,
@@ -177,7 +177,7 @@ impl World {
         CheckTime { now: self.clock.now(), monotonic_ms: self.clock.ms() }
     }
 
-    /// The issuer's own feed: its list of revocations is complete as of now.
+    /// Completes the issuer's own feed: its list of revocations is complete as of now.
     pub fn feed(&self) {
         let state = self.auth.tokens.state();
         for partition in 0..self.store().partitions() {
@@ -198,7 +198,7 @@ impl World {
         self.auth.login(&credentials, &client).await
     }
 
-    /// The verdict on an access token, once the feed has brought everything; none if it is good.
+    /// The rejection of an access token once the feed is current; `None` if it is valid.
     pub fn denied(&self, access_token: &str) -> Option<Rejection> {
         self.feed();
         match self.auth.tokens.check(access_token, self.at()) {
@@ -214,7 +214,7 @@ impl World {
     }
 }
 
-/// Both clocks of a test are one.
+/// Both clocks of a test read the same time.
 const fn readings(ms: u64) -> ClockReading {
     ClockReading { wall_ms: ms, monotonic_ms: ms }
 }
@@ -242,7 +242,7 @@ pub fn claims(pair: &TokenPair) -> Claims {
     unverified_claims(&pair.access_token).unwrap()
 }
 
-/// What stands in the log once this session has ended.
+/// The log entry of this session's end.
 pub fn ended(pair: &TokenPair) -> Target {
     Target::Session { sid: sid(pair), subject: Some(SubjectTag::of(&pair.sub)) }
 }
