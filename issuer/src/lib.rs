@@ -1,9 +1,10 @@
 //! The issuer: login, refresh and logout for an application's own users, and the log of revocations.
 //!
 //! # Map
-//! - [`config`]: every setting. [`commands`]: what the program can be told to do. [`app`]: all parts put together.
+//! - [`config`]: every setting. [`commands`]: the program's commands. [`app`]: all parts put
+//!   together.
 //! - [`http`]: bytes to domain commands and back.
-//! - [`domain`]: what each operation means; pure over ports.
+//! - [`domain`]: each operation, independent of sockets, stores and clock.
 //! - [`keys`]: the keys of access tokens.
 //! - [`password`]: the pool of bcrypt threads.
 //! - [`store`]: users in SQL; sessions and the revocation log in Redis or SQLite.
@@ -11,7 +12,8 @@
 //! - [`metrics`]: every metric's name.
 #![forbid(unsafe_code)]
 
-// The stores' conformance suite names this crate; the domain's tests run it on their store in memory.
+// The stores' conformance suite names this crate; the domain's tests run the suite on their
+// in-memory store.
 #[cfg(test)]
 extern crate self as sidegate_issuer;
 

@@ -129,7 +129,8 @@ impl UserId {
     }
 }
 
-/// Gives memory back after a burst, and bears many short-lived connections without fragments: docs/scale.md has the figures.
+/// Returns memory after a burst and does not fragment with many short-lived connections: see
+/// docs/scale.md.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

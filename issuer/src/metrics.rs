@@ -35,7 +35,7 @@ struct ByStatus {
     status: u16,
 }
 
-// What is known beforehand is there from the start, at zero, so that Prometheus sees the first event of each.
+// Known label values start at zero, so that Prometheus sees the first event of each.
 const LOGINS: [&str; 13] = [
     "ok",
     "invalid",
@@ -69,7 +69,7 @@ const SCOPES: [&str; 3] = ["local", "others", "global"];
 const KINDS: [&str; 5] = ["token", "session", "user", "key", "all"];
 const STATUSES: [u16; 11] = [200, 204, 400, 401, 403, 404, 405, 413, 415, 500, 503];
 
-/// What the issuer counts.
+/// The issuer's counters.
 pub struct Metrics {
     registry: Registry,
     logins: Family<ByResult, Counter>,
@@ -84,9 +84,11 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Metrics at zero, beside what the password pool, the store and the issuer's own feed count.
+    /// Metrics at zero, with the counters of the password pool, the store and the issuer's own
+    /// feed.
     pub fn new(passwords: Arc<Counts>, wrong_rows: Counter, store: &StoreCounts, feed: Arc<Status>) -> Self {
-        // Only what is counted here bears the program's name: the feed's metrics are the same in every program.
+        // Only these metrics have the program's prefix: the feed's metrics are the same in every
+        // program.
         let mut all = Registry::default();
         all.register_collector(Box::new(feed));
         let registry = all.sub_registry_with_prefix("sidegate_issuer");
@@ -155,7 +157,8 @@ impl Metrics {
         self.answers.get_or_create(&ByStatus { status }).inc();
     }
 
-    /// All of it in Prometheus' text format, with whether the issuer is ready now; none if that fails.
+    /// All metrics in Prometheus' text format, with the current readiness; `None` if encoding
+    /// fails.
     pub fn render(&self, ready: bool) -> Option<String> {
         self.ready.set(i64::from(ready));
         let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);

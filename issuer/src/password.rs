@@ -1,8 +1,8 @@
 //! A fixed pool of threads for password hashes, at the lowest priority, behind a bounded queue.
 //!
-//! Every refusal costs the same: 2^C bcrypt rounds with C = max(`BCRYPT_COST`, the highest stored cost seen), and with
-//! `ARGON2_VERIFY` the work of the dearest Argon2id parameters seen; so its time does not tell an unknown user from a wrong
-//! password.
+//! Every refusal costs the same: 2^C bcrypt rounds with C = max(`BCRYPT_COST`, the highest stored
+//! cost seen), and with `ARGON2_VERIFY` the work of the most expensive Argon2id parameters seen.
+//! Thus the response time does not distinguish an unknown user from a wrong password.
 
 mod work;
 
@@ -19,27 +19,27 @@ use crate::domain::hash::{Argon2Parameters, Scheme, StoredHash, UnusableHash, sc
 use crate::domain::password::{Attempt, Outcome, PASSWORD_BYTES_MAX, QueueFullError, Reason, Rehash, is_fit, top_up};
 use crate::domain::traits::Passwords;
 
-/// How many hashes may wait to be made anew, and how many new ones to be stored.
+/// How many replacements may be queued, and how many new hashes may wait to be stored.
 const REHASHES_MAX: usize = 16;
 
-/// How the pool works.
+/// The pool's settings.
 #[derive(Clone, Copy, Debug)]
 pub struct PoolSettings {
     /// Threads (`BCRYPT_THREADS`).
     pub threads: usize,
-    /// How many attempts may wait (`BCRYPT_QUEUE_MAX`).
+    /// How many attempts may be queued (`BCRYPT_QUEUE_MAX`).
     pub queue_max: usize,
-    /// The cost of new hashes, and the least a refusal costs (`BCRYPT_COST`).
+    /// The cost of new hashes, and the minimum cost of a refusal (`BCRYPT_COST`).
     pub cost: u32,
-    /// Whether stored hashes of lower cost are made anew at login (`USERS_REHASH`).
+    /// Whether a login replaces stored hashes of lower cost (`USERS_REHASH`).
     pub rehash: bool,
     /// Whether bcrypt gets the first 72 bytes of a longer password (`BCRYPT_LONG_PASSWORDS`).
     pub truncate: bool,
-    /// Whether Argon2id hashes are taken (`ARGON2_VERIFY`).
+    /// Whether Argon2id hashes are accepted (`ARGON2_VERIFY`).
     pub argon2: bool,
 }
 
-/// What the pool counts, for metrics and for tests of its evenness.
+/// The pool's counters, for metrics and tests.
 #[derive(Debug, Default)]
 pub struct Counts {
     /// Bcrypt rounds spent on refusals.
@@ -48,18 +48,18 @@ pub struct Counts {
     pub rounds: AtomicU64,
     /// KiB of memory filled for Argon2id.
     pub argon2_kib: Counter,
-    /// Attempts that wait.
+    /// Queued attempts.
     pub waiting: AtomicU64,
 }
 
-/// A new hash to be stored in place of another.
+/// A new hash to be stored in place of the old one.
 #[derive(Clone, Debug)]
 pub struct Rehashed {
     /// The user's id.
     pub id: String,
-    /// What is stored now.
+    /// The stored hash.
     pub old: Secret,
-    /// What is to be stored.
+    /// The hash to store.
     pub new: Secret,
 }
 
@@ -68,7 +68,7 @@ struct Job {
     answer: oneshot::Sender<Outcome>,
 }
 
-/// What a thread does next.
+/// The next task of a thread.
 enum Task {
     Check(Job),
     Rehash(Rehash),
@@ -78,9 +78,9 @@ enum Task {
 struct Queue {
     jobs: VecDeque<Job>,
     rehashes: VecDeque<Rehash>,
-    /// Places taken by logins that are still to say what is to be checked.
+    /// Slots of logins that have not yet submitted their attempt.
     promised: usize,
-    /// Threads that have nothing to do.
+    /// Threads that are idle.
     idle: usize,
     closed: bool,
 }
@@ -90,24 +90,24 @@ struct Shared {
     queue: Mutex<Queue>,
     wake: Condvar,
     highest_cost: AtomicU32,
-    /// The dearest Argon2id parameters seen.
-    dearest: Mutex<Option<Argon2Parameters>>,
-    /// Schemes of hashes that are not taken, each named once in the log.
+    /// The most expensive Argon2id parameters seen.
+    costliest: Mutex<Option<Argon2Parameters>>,
+    /// Unsupported schemes that were logged: each is logged once.
     named: Mutex<BTreeSet<&'static str>>,
     rehashed: mpsc::Sender<Rehashed>,
     counts: Arc<Counts>,
 }
 
-/// The pool. Dropping it ends its threads once they have finished what they are at.
+/// The pool. When dropped, its threads finish their current task and end.
 pub struct PasswordPool {
     shared: Arc<Shared>,
 }
 
 impl PasswordPool {
-    /// Starts the threads. New hashes come out of the second.
+    /// Starts the threads. The receiver yields new hashes.
     ///
     /// # Errors
-    /// The operating system gives no more threads.
+    /// The operating system cannot start a thread.
     pub fn start(settings: PoolSettings) -> std::io::Result<(Self, mpsc::Receiver<Rehashed>)> {
         let (rehashed, to_store) = mpsc::channel(REHASHES_MAX);
         let shared = Arc::new(Shared {
@@ -115,7 +115,7 @@ impl PasswordPool {
             queue: Mutex::default(),
             wake: Condvar::new(),
             highest_cost: AtomicU32::new(settings.cost),
-            dearest: Mutex::default(),
+            costliest: Mutex::default(),
             named: Mutex::default(),
             rehashed,
             counts: Arc::default(),
@@ -130,15 +130,15 @@ impl PasswordPool {
         Ok((Self { shared }, to_store))
     }
 
-    /// Learns what the stored hashes cost, from their parameters (`$2b$12$`, `$m=65536,t=3,p=4$`), so that the first refusal
-    /// costs as much as any later one.
+    /// Learns the costs of the stored hashes from their parameters (`$2b$12$`,
+    /// `$m=65536,t=3,p=4$`), so that the first refusal costs as much as any later one.
     pub fn learn<'a>(&self, parameters: impl IntoIterator<Item = &'a str>) {
         for scheme in parameters.into_iter().filter_map(scheme_of_parameters) {
             self.shared.saw(scheme);
         }
     }
 
-    /// What the pool has counted so far.
+    /// The pool's counters.
     pub fn counts(&self) -> Arc<Counts> {
         Arc::clone(&self.shared.counts)
     }
@@ -151,14 +151,15 @@ impl Drop for PasswordPool {
     }
 }
 
-/// On Linux the priority of "this process" is that of the calling thread. It is a wish: without it all still works.
+/// On Linux this sets the priority of the calling thread only. Best effort: the pool works without
+/// it.
 fn lower_priority() {
     if let Err(error) = rustix::process::setpriority_process(None, 19) {
         tracing::debug!(%error, "lowering the priority of the bcrypt threads failed");
     }
 }
 
-/// A place in the queue, given back when dropped.
+/// A place in the queue, released when dropped.
 pub struct Slot(Arc<Shared>);
 
 impl Drop for Slot {
@@ -188,7 +189,7 @@ impl Passwords for PasswordPool {
         }
         drop(slot);
         self.shared.wake.notify_one();
-        // The wait for a thread and its work.
+        // The span covers the wait for a thread as well as the work.
         child_span("password.check", async { outcome.await.map_err(|_| QueueFullError) }).await
     }
 
@@ -213,7 +214,7 @@ impl Shared {
     fn work(&self) {
         while let Some(task) = self.next() {
             match task {
-                // Who has gone away costs nothing more.
+                // No work for a client that has disconnected.
                 Task::Check(job) if job.answer.is_closed() => {}
                 Task::Check(job) => {
                     let _gone = job.answer.send(self.check(&job.attempt));
@@ -223,7 +224,7 @@ impl Shared {
         }
     }
 
-    /// Who waits for an answer comes before every hash to be made anew.
+    /// Attempts come before hashes to be replaced, because a client waits for them.
     fn next(&self) -> Option<Task> {
         let mut queue = self.locked();
         loop {
@@ -243,16 +244,16 @@ impl Shared {
         }
     }
 
-    /// The marks never go down.
+    /// Raises the highest costs seen; they never go down.
     fn saw(&self, scheme: Scheme) {
         match scheme {
             Scheme::Bcrypt { cost } => {
                 self.highest_cost.fetch_max(cost, Ordering::Relaxed);
             }
             Scheme::Argon2id(parameters) => {
-                let mut dearest = self.dearest.lock().unwrap_or_else(PoisonError::into_inner);
-                if dearest.is_none_or(|known| known.work() < parameters.work()) {
-                    *dearest = Some(parameters);
+                let mut costliest = self.costliest.lock().unwrap_or_else(PoisonError::into_inner);
+                if costliest.is_none_or(|known| known.work() < parameters.work()) {
+                    *costliest = Some(parameters);
                 }
             }
         }
@@ -296,7 +297,7 @@ impl Shared {
         }
     }
 
-    /// What bcrypt gets of a password.
+    /// The bytes of a password that bcrypt gets.
     fn for_bcrypt<'a>(&self, password: &'a Secret) -> &'a [u8] {
         let password = password.expose();
         if self.settings.truncate { &password[..password.len().min(PASSWORD_BYTES_MAX)] } else { password }
@@ -310,7 +311,7 @@ impl Shared {
         self.refuse(Reason::UnsupportedHash, Spent::default())
     }
 
-    /// Makes a hash anew, in the wrapping of the old one.
+    /// Computes a new hash, in the wrapping of the old one.
     fn rehash(&self, rehash: Rehash) {
         let Rehash { id, password, stored: old } = rehash;
         self.count_rounds(self.settings.cost);
@@ -319,24 +320,24 @@ impl Shared {
             old.expose_str().and_then(|stored| StoredHash::parse(stored).ok()).map_or("", |hash| hash.wrapping);
         if let Some(new) = new {
             let new = Secret::new(format!("{wrapping}{new}"));
-            // Full: the database cannot follow, and the next login tries again.
+            // A full channel means that the database is too slow; the next login tries again.
             let _full = self.rehashed.try_send(Rehashed { id, old, new });
         }
     }
 
-    /// Refuses, after spending what is missing to the common work.
+    /// Refuses, after spending the remainder of the common work.
     fn refuse(&self, reason: Reason, spent: Spent) -> Outcome {
         let target = self.highest_cost.load(Ordering::Relaxed);
         for cost in top_up(spent.bcrypt, target) {
-            std::hint::black_box(bcrypt::bcrypt(cost, [0x5a; 16], b"a password of nobody\0"));
+            std::hint::black_box(bcrypt::bcrypt(cost, [0x5a; 16], b"a dummy password\0"));
             self.count_rounds(cost);
         }
         let rounds = spent.bcrypt.map_or(0, |cost| 1 << cost)
             + top_up(spent.bcrypt, target).map(|cost| 1_u64 << cost).sum::<u64>();
         self.counts.refused_rounds.fetch_add(rounds, Ordering::Relaxed);
-        let dearest = *self.dearest.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(dearest) = dearest.filter(|_| self.settings.argon2) {
-            self.counts.argon2_kib.inc_by(work::spend_argon2(dearest, spent.argon2_kib));
+        let costliest = *self.costliest.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(costliest) = costliest.filter(|_| self.settings.argon2) {
+            self.counts.argon2_kib.inc_by(work::spend_argon2(costliest, spent.argon2_kib));
         }
         Outcome::Wrong(reason)
     }
@@ -346,12 +347,12 @@ impl Shared {
     }
 }
 
-/// The work that has been done for an attempt.
+/// Work already done for an attempt.
 #[derive(Clone, Copy, Default)]
 struct Spent {
     /// The cost of the bcrypt hash that was checked.
     bcrypt: Option<u32>,
-    /// The KiB that were filled for Argon2id.
+    /// KiB filled for Argon2id.
     argon2_kib: u64,
 }
 
@@ -390,7 +391,7 @@ mod tests {
     async fn every_refusal_spends_the_same_rounds() {
         let pool = start(SETTINGS);
         let (cheap, dear) = (hash("right", 4), hash("right", 7));
-        // The dearest hash sets the mark for everybody.
+        // The most expensive hash sets the cost of all refusals.
         assert!(matches!(check(&pool, attempt(b"right", Some(&dear))).await, Ok(Outcome::Right { cost: Some(7), .. })));
         let disabled = Attempt { eligible: false, ..attempt(b"right", Some(&cheap)) };
         let absurd = cheap.replace("$04$", "$31$");
@@ -414,7 +415,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_variant_is_taken_and_the_password_is_used_as_it_is() {
+    async fn every_bcrypt_variant_is_accepted() {
         let pool = start(SETTINGS);
         let stored = hash(" p\u{e4}ss ", 4);
         for variant in ["$2a$", "$2b$", "$2x$", "$2y$"] {
@@ -425,11 +426,11 @@ mod tests {
         }
         let long = "x".repeat(72);
         let right = check(&pool, attempt(long.as_bytes(), Some(&hash(&long, 4)))).await;
-        assert!(matches!(right, Ok(Outcome::Right { .. })), "72 bytes are taken whole");
+        assert!(matches!(right, Ok(Outcome::Right { .. })), "72 bytes are accepted");
     }
 
     #[tokio::test]
-    async fn cheap_hashes_are_made_anew_after_the_answer_where_that_is_wanted() {
+    async fn low_cost_hashes_are_replaced_if_rehashing_is_on() {
         let (pool, mut made) = PasswordPool::start(PoolSettings { rehash: true, ..SETTINGS }).unwrap();
         for (wrapping, space) in [("", ""), ("{bcrypt}", "\n"), ("bcrypt$", " ")] {
             let stored = format!("{wrapping}{}{space}", hash("p", 4));
@@ -448,7 +449,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn hashes_to_be_made_anew_are_bounded() {
+    async fn queued_rehashes_are_bounded() {
         let (pool, made) = PasswordPool::start(PoolSettings { rehash: true, threads: 1, ..SETTINGS }).unwrap();
         let stored = hash("p", 4);
         for id in 0..1000 {
@@ -465,7 +466,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn long_passwords_are_cut_only_where_that_is_wanted() {
+    async fn long_passwords_are_truncated_only_if_configured() {
         let (long, cut) = ([b'x'; 80], hash(&"x".repeat(72), 4));
         assert_eq!(reason(&start(SETTINGS), attempt(&long, Some(&cut))).await, Reason::UnfitPassword);
         let pool = start(PoolSettings { truncate: true, ..SETTINGS });
@@ -478,7 +479,7 @@ mod tests {
     async fn with_argon2_every_refusal_costs_the_same_of_both() {
         let pool = start(PoolSettings { argon2: true, ..SETTINGS });
         let bcrypt = hash("right", 4);
-        // Learned at start, before any of them was checked.
+        // From the parameters at start, before a hash was checked.
         pool.learn(["$2b$07$", "$m=64,t=3,p=1$", "$m=96,t=1,p=4$", "$99$"]);
         let (cheap, dear) = (work::argon2_hash(b"right", 32, 1, 1), work::argon2_hash(b"right", 64, 3, 1));
         let lanes = format!("{{argon2}}{} ", work::argon2_hash(b"right", 96, 1, 4));
@@ -509,7 +510,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn argon2_is_taken_only_where_that_is_wanted() {
+    async fn argon2_is_accepted_only_if_configured() {
         let stored = work::argon2_hash(b"right", 32, 1, 1);
         let pool = start(SETTINGS);
         assert_eq!(reason(&pool, attempt(b"right", Some(&stored))).await, Reason::UnsupportedHash);
@@ -526,17 +527,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_place_is_counted_from_when_it_is_taken_until_it_is_given_back() {
+    async fn a_slot_counts_from_acquisition_until_release() {
         let settings = PoolSettings { threads: 1, queue_max: 2, cost: 4, ..SETTINGS };
         let pool = start(settings);
         until_idle(&pool).await;
         let slots: Vec<_> = (0..3).map(|_| pool.acquire_slot().unwrap()).collect();
-        assert!(pool.acquire_slot().is_err(), "two may wait, and one goes to the thread that has nothing to do");
+        assert!(pool.acquire_slot().is_err(), "two may wait, and one goes to the idle thread");
         drop(slots);
         assert_eq!(reason(&pool, attempt(b"x", None)).await, Reason::NothingStored);
     }
 
-    /// Waits until the pool's one thread has nothing to do.
+    /// Waits until the pool's only thread is idle.
     async fn until_idle(pool: &PasswordPool) {
         while pool.shared.locked().idle == 0 {
             tokio::task::yield_now().await;

@@ -1,4 +1,4 @@
-//! Commands that ask the admin API of a running issuer.
+//! Commands that call the admin API of a running issuer.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -15,22 +15,22 @@ use sidegate_runtime::settings::{ConfigError, Settings};
 use super::Source;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// The longest answer that is read, in bytes.
+/// The longest response that is read, in bytes.
 const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// What to revoke.
+/// The target of a revocation.
 pub enum What {
     /// A JWT or jti; `-` for standard input.
     Token(String),
     /// A sid.
     Session(String),
-    /// A sub, and whether its sessions go on.
+    /// A sub; true keeps the user's sessions.
     User(String, bool),
     /// Everything.
     All,
 }
 
-/// Revokes.
+/// Sends one revocation.
 ///
 /// # Errors
 /// `ISSUER_ADMIN_LISTEN` or `ADMIN_TOKEN` is wrong or missing.
@@ -61,7 +61,7 @@ pub fn revoke(source: &Source, what: &What) -> Result<ExitCode, ConfigError> {
     })
 }
 
-/// Lists a user's sessions, all pages of them.
+/// Prints a user's sessions, all pages.
 ///
 /// # Errors
 /// As [`revoke`].
@@ -99,7 +99,7 @@ struct Admin {
 impl Admin {
     fn of(settings: &Settings) -> Result<Self, ConfigError> {
         let mut address: SocketAddr = settings.parse("ISSUER_ADMIN_LISTEN", "an address and port")?;
-        // "All addresses" is where a server listens; a client goes to its own machine.
+        // A server may listen on all addresses; a client on the same machine connects to loopback.
         if address.ip().is_unspecified() {
             let here: std::net::IpAddr = if address.is_ipv4() {
                 std::net::Ipv4Addr::LOCALHOST.into()
@@ -114,7 +114,7 @@ impl Admin {
         Ok(Self { address, authorization })
     }
 
-    /// The answer's body; what went wrong, in words, if it was refused or did not come.
+    /// Sends a request and returns the response body, or a message that says what failed.
     fn ask(&self, method: Method, path: &str, body: &str) -> Result<Value, String> {
         let request = Request::builder()
             .method(method)

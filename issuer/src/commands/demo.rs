@@ -1,4 +1,4 @@
-//! The user of the quickstart, in a database that Sidegate itself made and marked as its own.
+//! The user of the quickstart, in a database that Sidegate created and marked.
 
 use std::process::ExitCode;
 use std::str::FromStr as _;
@@ -9,12 +9,13 @@ use sqlx::{ConnectOptions as _, Connection as _, Row as _, query};
 
 use super::{Source, password_from_stdin};
 
-/// The mark of a database that this command made (`PRAGMA application_id`: "Sdgu"). No other is ever written to.
+/// The mark of a database that this command created (`PRAGMA application_id`: "Sdgu"). The command
+/// never writes to any other.
 const APPLICATION_ID: i64 = 0x5364_6775;
 const TABLE: &str = "CREATE TABLE users (id INTEGER PRIMARY KEY, email TEXT NOT NULL UNIQUE COLLATE NOCASE, \
     password_hash TEXT, active BOOLEAN NOT NULL DEFAULT 1, scope TEXT)";
 
-/// Makes or replaces a user.
+/// Creates or replaces a user.
 ///
 /// # Errors
 /// `DATABASE_URL` or `BCRYPT_COST` is wrong.
@@ -59,7 +60,7 @@ async fn make(url: &str, email: &str, hash: &str, scope: &str) -> Result<i64, St
     Ok(id)
 }
 
-/// True if the database is ours: marked, or empty and marked now.
+/// True if the database is ours: already marked, or empty and marked now.
 async fn own(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
     let id: i64 = query("PRAGMA application_id").fetch_one(&mut *connection).await?.try_get(0)?;
     let objects: i64 = query("SELECT count(*) FROM sqlite_schema").fetch_one(&mut *connection).await?.try_get(0)?;

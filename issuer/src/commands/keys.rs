@@ -1,4 +1,4 @@
-//! The `keys` commands: they change the folder, and a running issuer sees it.
+//! The `keys` commands: they change the folder, and a running issuer applies the change.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -27,7 +27,7 @@ fn report<T>(done: Result<T, FolderError>, say: impl FnOnce(T)) -> ExitCode {
     }
 }
 
-/// Makes a key and prints its `kid`.
+/// Generates a key and prints its `kid`.
 ///
 /// # Errors
 /// `JWT_KEYS_DIR` is not set.
@@ -63,7 +63,7 @@ pub fn list(source: &Source) -> Result<ExitCode, ConfigError> {
     }))
 }
 
-/// Signs with a key from now on.
+/// Makes a key the signing key.
 ///
 /// # Errors
 /// `JWT_KEYS_DIR` is not set, or `KEY_PREPUBLISH` is wrong.

@@ -1,4 +1,4 @@
-//! What the program can be told to do; each command returns its exit code.
+//! The program's commands; each returns its exit code.
 #![allow(clippy::print_stderr)] // messages for the person at the terminal
 
 pub mod admin;
@@ -18,7 +18,7 @@ use crate::app::{self, App, StartError};
 use crate::config::{self, Config, SETTINGS};
 use crate::domain::password::{COST_MAX, COST_MIN, is_fit};
 
-/// Where settings come from: the environment, and this file.
+/// Sources of settings: the environment and a file.
 #[derive(Clone, Debug)]
 pub struct Source {
     /// `--config`.
@@ -31,7 +31,7 @@ impl Source {
     }
 }
 
-/// Serves until a signal says stop.
+/// Serves until SIGTERM.
 ///
 /// # Errors
 /// The configuration is wrong.
@@ -104,7 +104,8 @@ pub fn hash_password(source: &Source) -> Result<ExitCode, ConfigError> {
     }
 }
 
-/// One line of standard input, without its end; says what is wrong with it if it will not do as a password.
+/// Reads one line from standard input. Prints an error and returns `None` if no password can be
+/// made of it.
 fn password_from_stdin() -> Option<Secret> {
     let mut line = zeroize::Zeroizing::new(Vec::new());
     if let Err(error) = std::io::stdin().lock().read_until(b'\n', &mut line) {

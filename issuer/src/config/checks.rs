@@ -1,4 +1,5 @@
-//! Settings against each other: what cannot work is refused, what is probably not meant is warned of.
+//! Checks of settings against each other: refuses combinations that cannot work, warns of unlikely
+//! ones.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -7,10 +8,10 @@ use sidegate_runtime::settings::{ConfigError, Settings};
 
 use super::{Config, StoreConfig};
 
-/// How often verifiers read public keys, unless they are told otherwise (`JWKS_REFRESH`).
+/// How often verifiers fetch public keys by default (`JWKS_REFRESH`).
 const JWKS_REFRESH_DEFAULT: Duration = Duration::from_secs(300);
 
-/// Refuses settings that are right each by itself, and cannot work together.
+/// Refuses settings that are valid one by one but cannot work together.
 ///
 /// # Errors
 /// Names the setting that should be changed.
@@ -37,12 +38,12 @@ pub(super) fn check(settings: &Settings, config: &Config) -> Result<(), ConfigEr
     Ok(())
 }
 
-/// True if both cannot be bound.
+/// True if the two addresses cannot both be bound.
 fn collide(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() == b.port() && a.port() != 0 && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
 }
 
-/// What is probably not meant.
+/// Warns of combinations that are probably a mistake.
 pub fn warnings(settings: &Settings, config: &Config) -> Vec<String> {
     let mut all: Vec<String> = settings.near_misses().iter().map(ToString::to_string).collect();
     let mut idle = |names: &[&'static str], why: &str| {

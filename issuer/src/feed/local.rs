@@ -1,4 +1,4 @@
-//! The embedded store's log, followed within the process that owns it.
+//! Follows the embedded store's log within the process that owns the store.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use tokio::sync::broadcast;
 
 use crate::store::sqlite::feed::{Feed, PAGE_MAX, Pushed};
 
-/// The only partition there is.
+/// The store's only partition.
 const PARTITION: u16 = 0;
 
 /// The log of an embedded store in this process.
@@ -40,7 +40,7 @@ pub struct LocalLink {
     feed: Arc<Feed>,
     pushes: broadcast::Receiver<Pushed>,
     asked: VecDeque<Asked>,
-    /// An answer, and how many pushes go before it.
+    /// A response, and how many pushes precede it.
     pending: Option<(usize, Event)>,
 }
 
@@ -131,7 +131,7 @@ impl Link for LocalLink {
             };
             let answer = self.answer(asked).await?;
             self.asked.pop_front();
-            // What the answer names was pushed before it was read: those pushes go first.
+            // The pushes that precede the response's head come first.
             self.pending = Some((self.pushes.len(), answer));
         }
     }

@@ -1,5 +1,6 @@
-//! The issuer's own feed: [`server`] serves the embedded store's log to verifiers, [`local`] follows it in this process,
-//! [`own`] keeps current what the issuer's protected routes go by.
+//! The issuer's own feed: [`server`] serves the embedded store's log to verifiers, [`local`]
+//! follows it in this process, [`own`] keeps the revocation list of the issuer's protected routes
+//! current.
 
 pub mod local;
 pub mod own;

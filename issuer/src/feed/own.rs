@@ -1,4 +1,5 @@
-//! Following the log in the issuer itself: its own protected routes go by the same revocations as a verifier.
+//! Follows the log in the issuer itself: its protected routes apply the same revocations as a
+//! verifier.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,10 +17,11 @@ use super::local::LocalSource;
 /// How often entries are dropped whose tokens have all expired.
 const EXPIRE_EVERY: Duration = Duration::from_secs(10);
 
-/// How long a log is waited for in which issuers still put back what a failover took away: as a verifier's `REPLAY_WAIT`.
+/// How long to wait, after a failover, for issuers to replay what the log lost: as a verifier's
+/// `REPLAY_WAIT`.
 const REPLAY_WAIT: Duration = Duration::from_secs(5);
 
-/// Where the issuer follows its log.
+/// The source of the issuer's log.
 pub enum OwnSource {
     /// In this process.
     Local(LocalSource),
@@ -27,7 +29,7 @@ pub enum OwnSource {
     Redis(Box<RedisSource>),
 }
 
-/// Keeps `state` current until `stop`, and says in `status` how that goes.
+/// Keeps `state` current until `stop`, and reports in `status`.
 pub async fn keep(
     source: OwnSource,
     state: Arc<RevocationState>,

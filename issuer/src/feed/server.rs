@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::store::sqlite::feed::{Feed, Head, LogEntry, Pushed};
 
-/// How many answers may wait for a slow follower, before it is waited for.
+/// How many responses may be queued for a slow follower before the stream waits.
 const ANSWERS_MAX: usize = 16;
 
 /// The feed's service.
@@ -29,7 +29,8 @@ pub struct FeedService {
 }
 
 impl FeedService {
-    /// A service over `feed`; followers must show `token`, if there is one. Streams end when `stop` turns true.
+    /// A service over `feed`; followers must present `token`, if one is set. Streams end when
+    /// `stop` becomes true.
     pub fn server(feed: Arc<Feed>, token: LiveSecret, stop: watch::Receiver<bool>) -> RevocationFeedServer<Self> {
         RevocationFeedServer::new(Self { feed, token, stop })
     }
@@ -66,14 +67,14 @@ impl RevocationFeed for FeedService {
     }
 }
 
-/// One stream. Subscribed before its first question is read, so nothing falls between.
+/// One stream. It subscribes before it reads the first request, so that no entry is missed.
 struct Follower {
     feed: Arc<Feed>,
     pushes: broadcast::Receiver<Pushed>,
     answers: Answers,
 }
 
-/// The stream is over.
+/// The stream has ended.
 struct Over;
 
 impl Follower {
@@ -102,7 +103,8 @@ impl Follower {
         match question.ask {
             Some(Ask::Probe(probe)) => {
                 let head = self.feed.head();
-                // All that the head names was pushed before it was read: those pushes go out first.
+                // Every entry up to the head was pushed before the head was read: those pushes go
+                // out first.
                 self.drain().await?;
                 self.send(Item::Head(describe(probe.token, head))).await
             }
@@ -119,12 +121,13 @@ impl Follower {
                     Err(error) => self.fail(Status::unavailable(error.to_string())).await,
                 }
             }
-            // A question of a later version: answered with nothing, the follower's time-out deals with it.
+            // A request of a later protocol version gets no response; the follower's timeout
+            // handles that.
             None => Ok(()),
         }
     }
 
-    /// Sends the pushes that wait now; more may come meanwhile, and need not be waited for.
+    /// Sends the pushes that are queued now; later ones can wait.
     async fn drain(&mut self) -> Result<(), Over> {
         for _ in 0..self.pushes.len() {
             match self.pushes.try_recv() {
@@ -140,7 +143,7 @@ impl Follower {
     }
 
     async fn fail(&self, status: Status) -> Result<(), Over> {
-        // Whether the follower still hears it does not matter.
+        // The follower may already have disconnected.
         let _gone = self.answers.send(Err(status)).await;
         Err(Over)
     }

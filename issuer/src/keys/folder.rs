@@ -10,21 +10,21 @@ use serde::{Deserialize, Serialize};
 use sidegate_common::key::SigningKey;
 use zeroize::Zeroizing;
 
-/// The file that says which key signs and which are retired.
+/// Names the signing key and the retired keys.
 const STATES: &str = "keys.toml";
 /// The longest file that is read, in bytes: an RSA key of 8192 bits has under 8 KiB.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
 /// The most keys in a folder.
 const KEYS_MAX: usize = 64;
 
-/// What a key is for.
+/// State of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Verifiers know it; nothing is signed with it yet, or any more.
+    /// Verifiers know the key; it does not sign, or no longer.
     Published,
-    /// New tokens are signed with it.
+    /// The key signs new tokens.
     Signing,
-    /// Its tokens are dead.
+    /// The key's tokens are revoked.
     Retired,
 }
 
@@ -55,11 +55,11 @@ pub struct FolderKey {
     pub key: SigningKey,
     /// Its file.
     pub path: PathBuf,
-    /// When the file was written, in Unix seconds: since when the key is published.
+    /// When the file was written, in Unix seconds: the time of publication.
     pub since: u64,
 }
 
-/// What a folder holds.
+/// Contents of a key folder.
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
@@ -70,10 +70,10 @@ pub struct Folder {
 /// Why a folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
-    /// The file system refuses.
+    /// A file system operation failed.
     #[error("{0}: {1}")]
     Io(PathBuf, std::io::Error),
-    /// A PEM file that is no usable key.
+    /// A PEM file without a usable key.
     #[error("{0}: {1}")]
     Key(PathBuf, sidegate_common::key::KeyError),
     /// A private key that any user of the machine could replace.
@@ -88,16 +88,16 @@ pub enum FolderError {
     /// No key is named as signing.
     #[error("{0}: no key is signing; run `sidegate-issuer keys activate KID`")]
     NothingSigns(PathBuf),
-    /// A key that is not there.
+    /// A key that is not in the folder.
     #[error("{0} has no key {1}")]
     NoSuchKey(PathBuf, String),
-    /// The key that signs cannot be retired.
+    /// The signing key cannot be retired.
     #[error("{0} is signing; activate another key first")]
     StillSigning(String),
-    /// A retired key cannot come back: its tokens are dead for good.
+    /// A retired key cannot be reactivated: its tokens are revoked for good.
     #[error("{0} is retired; generate another key")]
     Retired(String),
-    /// More keys than anyone needs.
+    /// More keys than the limit.
     #[error("{0} has more than {KEYS_MAX} keys")]
     TooMany(PathBuf),
 }
@@ -127,7 +127,7 @@ fn check_mode(file: &Path, mode: u32) -> Result<(), FolderError> {
     Ok(())
 }
 
-/// The PEM files of a folder, through symbolic links: that is how Kubernetes mounts secrets.
+/// The PEM files of a folder, through symbolic links, because Kubernetes mounts secrets that way.
 fn pem_files(path: &Path) -> Result<Vec<PathBuf>, FolderError> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(path).map_err(io(path))? {
@@ -141,7 +141,7 @@ fn pem_files(path: &Path) -> Result<Vec<PathBuf>, FolderError> {
     if files.len() > KEYS_MAX { Err(FolderError::TooMany(path.to_path_buf())) } else { Ok(files) }
 }
 
-/// Changes when anything in the folder does. Unreadable files count as absent.
+/// A fingerprint that changes with anything in the folder. Unreadable files count as absent.
 pub fn fingerprint(path: &Path) -> Vec<(PathBuf, u64, i64, i64, u64)> {
     let mut files = pem_files(path).unwrap_or_default();
     files.push(path.join(STATES));
@@ -156,7 +156,7 @@ impl Folder {
     /// Reads a folder.
     ///
     /// # Errors
-    /// See [`FolderError`]; not that nothing signs, which [`Folder::signing`] says.
+    /// See [`FolderError`]. A missing signing key is no error here, but in [`Folder::into_keys`].
     pub fn read(path: &Path) -> Result<Self, FolderError> {
         let mut keys: BTreeMap<String, FolderKey> = BTreeMap::new();
         for file in pem_files(path)? {
@@ -191,12 +191,12 @@ impl Folder {
         }
     }
 
-    /// The retired keys, whether or not their files are still there.
+    /// The retired keys, even if their files are gone.
     pub fn retired(&self) -> &[String] {
         &self.states.retired
     }
 
-    /// The key that signs: the one named, or the only one there is.
+    /// The signing key: the named one, or the only one.
     fn signing_kid(&self) -> Option<&str> {
         if !self.states.signing.is_empty() {
             return Some(&self.states.signing);
@@ -205,10 +205,10 @@ impl Folder {
         alive.next().filter(|_| alive.next().is_none()).map(String::as_str)
     }
 
-    /// Takes the keys out, the signing one first.
+    /// Returns the signing key and the others.
     ///
     /// # Errors
-    /// No key signs, or the one named is not there or retired.
+    /// No key signs, or the named one is missing or retired.
     pub fn into_keys(mut self) -> Result<(SigningKey, Vec<SigningKey>), FolderError> {
         let kid = self.signing_kid().map(str::to_owned);
         let kid = kid.ok_or_else(|| FolderError::NothingSigns(self.path.join(STATES)))?;
@@ -225,15 +225,15 @@ impl Folder {
     /// A key of the folder.
     ///
     /// # Errors
-    /// There is none of this `kid`.
+    /// No key has this `kid`.
     pub fn key(&self, kid: &str) -> Result<&FolderKey, FolderError> {
         self.keys.get(kid).ok_or_else(|| FolderError::NoSuchKey(self.path.clone(), kid.to_owned()))
     }
 
-    /// Signs with `kid` from now on; the one before it stays published.
+    /// Makes `kid` the signing key; the previous one stays published.
     ///
     /// # Errors
-    /// There is no such key, it is retired, or `keys.toml` cannot be written.
+    /// The key does not exist, is retired, or `keys.toml` cannot be written.
     pub fn activate(&mut self, kid: &str) -> Result<(), FolderError> {
         self.key(kid)?;
         if self.state(kid) == State::Retired {
@@ -243,17 +243,17 @@ impl Folder {
         self.save()
     }
 
-    /// Retires a key: its tokens die.
+    /// Retires a key: its tokens are revoked.
     ///
     /// # Errors
-    /// It signs, there is no such key, or `keys.toml` cannot be written.
+    /// The key signs, does not exist, or `keys.toml` cannot be written.
     pub fn retire(&mut self, kid: &str) -> Result<(), FolderError> {
         match self.state(kid) {
             State::Retired => return Ok(()),
             State::Signing => return Err(FolderError::StillSigning(kid.to_owned())),
             State::Published => self.key(kid).map(|_| ())?,
         }
-        // Once it is not alone any more, the one that signs must be named.
+        // With more than one key, `keys.toml` must name the signing one.
         if self.states.signing.is_empty()
             && let Some(signing) = self.signing_kid()
         {
@@ -263,14 +263,14 @@ impl Folder {
         self.save()
     }
 
-    /// Adds a private key; it is published, or signing if it is the first.
+    /// Adds a private key: published, or signing if it is the first.
     ///
     /// # Errors
-    /// The key is none, or the folder cannot be written.
+    /// The key is invalid, or the folder cannot be written.
     pub fn add(&mut self, pem: &[u8]) -> Result<String, FolderError> {
         let key = SigningKey::from_pem(pem).map_err(|error| FolderError::Key(self.path.clone(), error))?;
         let kid = key.kid().to_owned();
-        // Name the signing key before it loses the distinction of being the only one.
+        // The only key signs without being named; it must be named before a second key is added.
         if let Some(signing) = self.signing_kid().map(str::to_owned) {
             self.states.signing = signing;
         } else if self.keys.is_empty() {
@@ -283,7 +283,7 @@ impl Folder {
         Ok(kid)
     }
 
-    /// Replaces `keys.toml` in one step.
+    /// Replaces `keys.toml` atomically.
     fn save(&self) -> Result<(), FolderError> {
         let text = toml::to_string(&self.states)
             .map_err(|error| FolderError::States(self.path.join(STATES), error.to_string()))?;
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rotation_from_first_to_last() {
+    fn a_complete_rotation() {
         let path = scratch("rotation");
         assert!(matches!(Folder::read(&path).unwrap().into_keys(), Err(FolderError::NothingSigns(_))));
         let first = add(&path);
@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn errors_name_their_cause() {
         let path = scratch("wrong");
         let kid = add(&path);
         std::fs::write(path.join("b.pem"), "junk").unwrap();
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn private_keys_are_private() {
+    fn key_files_are_readable_only_by_the_owner() {
         use std::os::unix::fs::PermissionsExt as _;
         let path = scratch("mode");
         let kid = add(&path);

@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
-/// Which kind of key.
+/// Kinds of keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Ed25519.
@@ -19,7 +19,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Reads the name on the command line.
+    /// Parses the name on the command line.
     pub fn parse(name: &str) -> Option<Self> {
         match name.to_ascii_lowercase().as_str() {
             "eddsa" | "ed25519" => Some(Self::EdDsa),
@@ -30,7 +30,7 @@ impl Kind {
     }
 }
 
-/// No key could be made.
+/// Key generation failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("key generation failed")]
 pub struct NoKey;
@@ -38,7 +38,7 @@ pub struct NoKey;
 /// Makes a private key in PEM.
 ///
 /// # Errors
-/// The library refuses.
+/// The library failed.
 pub fn generate(kind: Kind) -> Result<Zeroizing<Vec<u8>>, NoKey> {
     let der = match kind {
         Kind::EdDsa => {
@@ -75,7 +75,7 @@ mod tests {
     use sidegate_common::key::{Algorithm, SigningKey};
 
     #[test]
-    fn every_kind_is_one_that_signs() {
+    fn a_key_of_every_kind_signs() {
         for (name, algorithm) in [("eddsa", Algorithm::EdDsa), ("ES256", Algorithm::Es256), ("rs256", Algorithm::Rs256)]
         {
             let made = generate(Kind::parse(name).unwrap()).unwrap();

@@ -1,10 +1,12 @@
 //! The keys of access tokens: the HS256 secret, or a folder of private keys with their states.
 //!
-//! In `JWT_KEYS_DIR` each key is one PEM file, and `keys.toml` says which one is *signing* and which are *retired*; the
-//! others are *published*: verifiers know them, nothing is signed with them. A key is published for a while before it
-//! signs, so that every verifier has heard of it. Retiring a key kills its tokens, through the log.
+//! In `JWT_KEYS_DIR` each key is one PEM file, and `keys.toml` names the *signing* key and the
+//! *retired* keys; the others are *published*: verifiers know them, but they do not sign. A key is
+//! published before it signs, so that every verifier has fetched it. Retiring a key revokes its
+//! tokens, through the log.
 //!
-//! - [`folder`]: reading and changing the folder. [`generate`]: making keys. [`set`]: what follows from both.
+//! - [`folder`]: the folder and its changes. [`generate`]: key generation. [`set`]: the keys in
+//!   force.
 
 pub mod folder;
 pub mod generate;

@@ -1,4 +1,5 @@
-//! What follows from the configuration's keys: the one that signs, those that verify, those that are published.
+//! The keys in force, from folder and secrets: one that signs, those that verify, those that are
+//! published.
 
 use std::path::Path;
 
@@ -9,7 +10,7 @@ use sidegate_common::secret::Secret;
 use super::folder::{Folder, FolderError};
 use crate::http::jwks::PublicKeys;
 
-/// Why there are no keys to work with.
+/// Why no set of keys can be built.
 #[derive(Debug, thiserror::Error)]
 pub enum KeySetError {
     /// The folder.
@@ -21,7 +22,7 @@ pub enum KeySetError {
     /// Two keys share an identifier.
     #[error(transparent)]
     Duplicate(#[from] DuplicateKid),
-    /// Neither a folder nor a secret.
+    /// Neither a folder nor a secret is set.
     #[error("there is no key to sign with")]
     Nothing,
 }
@@ -34,21 +35,21 @@ pub struct KeySet {
     pub ring: KeyRing,
     /// For verifiers.
     pub public: PublicKeys,
-    /// Keys whose tokens are dead.
+    /// Keys whose tokens are revoked.
     pub retired: Vec<String>,
 }
 
-/// Secrets that sign or verify with HS256.
+/// HS256 secrets.
 #[derive(Clone, Debug, Default)]
 pub struct Secrets {
-    /// Signs where there is no folder; else only verifies.
+    /// Signs if there is no folder; otherwise only verifies.
     pub current: Option<Secret>,
     /// Only verifies.
     pub previous: Option<Secret>,
 }
 
 impl KeySet {
-    /// Reads the keys. `max_age` is for how long the public ones may be cached, in seconds.
+    /// Reads the keys. `max_age` is the cache lifetime of the public keys, in seconds.
     ///
     /// # Errors
     /// See [`KeySetError`].

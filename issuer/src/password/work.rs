@@ -1,32 +1,33 @@
-//! Argon2id: checking a hash, and spending as much work as one.
+//! Argon2id: checks a hash, and spends the work of a check.
 
 use argon2::{Algorithm, Argon2, Params, Version};
 use subtle::ConstantTimeEq as _;
 
 use crate::domain::hash::{Argon2Parameters, argon2};
 
-/// The least memory Argon2 has, in KiB, with one lane.
+/// Argon2's minimum memory, in KiB, with one lane.
 const MEMORY_MIN: u32 = 8;
 
-/// True if the password is the one of this hash (`$argon2id$v=19$…`).
+/// True if `hash` (`$argon2id$v=19$…`) is of this password.
 pub(super) fn argon2_matches(password: &[u8], hash: &str) -> bool {
     let Some((parameters, salt, digest)) = hash.strip_prefix("$argon2id$v=19$").and_then(argon2) else { return false };
     let Some(made) = derive(password, &salt, parameters, digest.len()) else { return false };
     made.ct_eq(&digest).into()
 }
 
-/// Spends the work of `dearest` but for `spent` KiB of it, and returns the KiB that were filled. Memory times passes is the measure:
-/// what is missing is filled in whole passes over the same memory, and one over the rest.
-pub(super) fn spend_argon2(dearest: Argon2Parameters, spent: u64) -> u64 {
-    let missing = dearest.work().saturating_sub(spent);
-    let memory = u64::from(dearest.memory_used());
+/// Spends the work of `target` less `spent` KiB, and returns the KiB filled. The measure is memory
+/// times passes: the remainder is filled in whole passes over the same memory, and one pass over
+/// the rest.
+pub(super) fn spend_argon2(target: Argon2Parameters, spent: u64) -> u64 {
+    let missing = target.work().saturating_sub(spent);
+    let memory = u64::from(target.memory_used());
     let (passes, rest) = (missing / memory, missing % memory);
     let part = |memory: u64, passes: u64| Argon2Parameters { memory: memory as u32, passes: passes as u32, lanes: 1 };
     let mut filled = 0;
     for part in [part(memory, passes), part(rest, u64::from(rest > 0))] {
         if part.passes > 0 {
             let part = Argon2Parameters { memory: part.memory.max(MEMORY_MIN), ..part };
-            std::hint::black_box(derive(b"a password of nobody", &[0x5a; 16], part, 32));
+            std::hint::black_box(derive(b"a dummy password", &[0x5a; 16], part, 32));
             filled += part.work();
         }
     }
@@ -56,7 +57,8 @@ pub(super) fn argon2_hash(password: &[u8], memory: u32, passes: u32, lanes: u32)
 mod tests {
     use super::*;
 
-    /// Made by Python's argon2-cffi 25.1: `PasswordHasher(time_cost=2, memory_cost=64, parallelism=2, salt_len=8)`.
+    /// From Python's argon2-cffi 25.1: `PasswordHasher(time_cost=2, memory_cost=64, parallelism=2,
+    /// salt_len=8)`.
     const OTHER_PROGRAM: &str = "$argon2id$v=19$m=64,t=2,p=2$YKB/iMTB99s$su1DDYAreQ8QmK02qRRWUvLPJ4oKHn489flWlCca4TE";
 
     #[test]
@@ -67,14 +69,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_spent() {
+    fn the_remaining_work_is_spent() {
         for (memory, passes, lanes) in [(64, 3, 1), (65, 2, 1), (96, 1, 4), (8, 1, 1), (1024, 5, 8)] {
-            let dearest = Argon2Parameters { memory, passes, lanes };
-            assert_eq!(spend_argon2(dearest, 0), dearest.work(), "{dearest:?}");
-            assert_eq!(spend_argon2(dearest, dearest.work()), 0, "{dearest:?}");
+            let target = Argon2Parameters { memory, passes, lanes };
+            assert_eq!(spend_argon2(target, 0), target.work(), "{target:?}");
+            assert_eq!(spend_argon2(target, target.work()), 0, "{target:?}");
         }
-        let dearest = Argon2Parameters { memory: 64, passes: 3, lanes: 1 };
-        assert_eq!(spend_argon2(dearest, 40), 152);
-        assert_eq!(spend_argon2(dearest, 188), 8, "four KiB are less than the least there is");
+        let target = Argon2Parameters { memory: 64, passes: 3, lanes: 1 };
+        assert_eq!(spend_argon2(target, 40), 152);
+        assert_eq!(spend_argon2(target, 188), 8, "four KiB are below the minimum");
     }
 }

@@ -1,4 +1,4 @@
-//! The store that the configuration chose: Redis or the embedded one.
+//! Static dispatch between the configured store: Redis or the embedded one.
 
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ macro_rules! dispatch {
 }
 
 impl AnyStore {
-    /// What it counts.
+    /// The store's counters.
     pub fn counts(&self) -> Counts {
         match self {
             Self::Redis(store) => store.counts().clone(),
@@ -46,7 +46,7 @@ impl AnyStore {
         }
     }
 
-    /// What is to hear of the revocations that the issuer's own feed brings.
+    /// The observer of revocations that the issuer's own feed receives.
     pub fn observer(&self) -> Option<Arc<dyn Observer>> {
         match self {
             Self::Redis(store) => store.observer(),

@@ -1,4 +1,4 @@
-//! What the store counts, for `/metrics`.
+//! The store's counters, for `/metrics`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,13 +10,14 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use sidegate_runtime::clock::monotonic_ms;
 
-/// Why a Redis server is unfit for revocations.
+/// Why a Redis server does not meet the requirements.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ByReason {
     reason: &'static str,
 }
 
-/// How long after the last refusal the alarm goes on, in milliseconds: some users may not be concerned.
+/// How long the alarm stays on after the last refusal, in milliseconds: other users' tokens may
+/// still be issued.
 const CLOCK_ALARM_MS: u64 = 60_000;
 
 /// The alarm `store_clock_behind`.
@@ -27,7 +28,7 @@ pub struct ClockAlarm {
 }
 
 impl ClockAlarm {
-    /// Something was refused because the store's clock is behind. Logged once.
+    /// A token or revocation was refused because the store's clock is behind. Logged once.
     pub fn refused(&self, error: &impl std::fmt::Display) {
         self.refused_ms.store(monotonic_ms(), Ordering::Relaxed);
         if self.gauge.set(1) == 0 {
@@ -44,7 +45,7 @@ impl ClockAlarm {
         }
     }
 
-    /// True while it is on.
+    /// True while the alarm is on.
     pub fn is_on(&self) -> bool {
         self.gauge.get() != 0
     }
@@ -53,39 +54,39 @@ impl ClockAlarm {
 /// Counters of a store; all but `store_clock_behind` stay zero for the embedded one.
 #[derive(Clone, Debug, Default)]
 pub struct Counts {
-    /// Revocations that the store refused and that wait to be delivered.
+    /// Revocations that the store refused and that are queued for delivery.
     pub outbox: Gauge,
     /// Revocations delivered from the outbox.
     pub delivered: Counter,
-    /// Revocations that the outbox had no room for.
+    /// Revocations that did not fit into the outbox.
     pub overflowed: Counter,
     /// Revocations put back after the store lost them.
     pub replayed: Counter,
-    /// Revocations acknowledged lately that were forgotten before their time, for want of room.
+    /// Recently acknowledged revocations dropped before their time, for lack of space.
     pub forgotten: Counter,
-    /// Partitions into whose log not every issuer has put back yet what it holds.
+    /// Partitions into whose log not every issuer has replayed its revocations yet.
     pub unsettled: Gauge,
     /// The journal's length.
     pub journal_bytes: Gauge,
-    /// Writings of the journal that failed.
+    /// Failed journal writes.
     pub journal_failures: Counter,
-    /// 1 while the store's clock is behind what was issued, so that nothing is.
+    /// 1 while the store's clock is behind issued tokens, so that issuing is refused.
     pub store_clock_behind: ClockAlarm,
     unfit: Family<ByReason, Gauge>,
 }
 
 impl Counts {
-    /// Says whether the server is unfit for this reason.
+    /// Sets whether the server fails this requirement.
     pub fn unfit(&self, reason: &'static str, unfit: bool) {
         self.unfit.get_or_create(&ByReason { reason }).set(i64::from(unfit));
     }
 
-    /// True if the server is unfit for this reason.
+    /// True if the server fails this requirement.
     pub fn is_unfit(&self, reason: &'static str) -> bool {
         self.unfit.get_or_create(&ByReason { reason }).get() != 0
     }
 
-    /// Puts them into a registry.
+    /// Registers the counters.
     pub fn register(&self, registry: &mut Registry) {
         registry.register("outbox", "Revocations refused by Redis, to be delivered", self.outbox.clone());
         registry.register("outbox_delivered", "Revocations delivered from the outbox", self.delivered.clone());

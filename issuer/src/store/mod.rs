@@ -1,10 +1,11 @@
-//! Where things are kept: users in the application's database, sessions and the revocation log in Redis or in SQLite.
+//! Stores: users in the application's database, sessions and the revocation log in Redis or in
+//! SQLite.
 //!
 //! - [`users`]: the application's own table, in Postgres or SQLite.
 //! - [`redis`]: sessions and log in Redis, one Lua script per change.
-//! - [`sqlite`]: the same in a file of this one machine.
-//! - [`any`]: the one of the two that the configuration chose.
-//! - [`counts`]: what is counted of it.
+//! - [`sqlite`]: the same in a file on one machine.
+//! - [`backend`]: dispatches to the configured one of the two.
+//! - [`counts`]: their counters.
 
 pub mod backend;
 pub mod counts;
@@ -27,7 +28,8 @@ fn new_epoch() -> Result<String, Unavailable> {
     Ok(URL_SAFE_NO_PAD.encode(bytes))
 }
 
-/// A token issued right after its user was logged out everywhere is ahead of the clock: its client gets it once it is valid.
+/// Waits until a token is valid: one issued right after a global logout of its user is ahead of the
+/// clock.
 async fn until_valid(ahead_ms: u64) {
     if ahead_ms > 0 {
         tokio::time::sleep(Duration::from_millis(ahead_ms)).await;

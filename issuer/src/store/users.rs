@@ -1,4 +1,4 @@
-//! The application's own table of users, in Postgres or SQLite. Only read, but for rehashing.
+//! The application's own table of users, in Postgres or SQLite. Read only, except for rehashing.
 
 mod pool;
 mod schema;
@@ -23,17 +23,17 @@ pub use url::{DatabaseUrl, UrlError};
 
 /// The table's name in error messages.
 const NAME: &str = "the users database";
-/// How long a question may take, with everything that belongs to it.
+/// Timeout of a query, with everything that belongs to it.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the one look at all hashes may take.
+/// Timeout of the only scan of all hashes.
 const SCAN_TIMEOUT: Duration = Duration::from_secs(20);
 /// More connections to a SQLite file do not help.
 const SQLITE_CONNECTIONS_MAX: usize = 4;
 
-/// How the table is used.
+/// Options of the table's use.
 #[derive(Clone, Copy, Debug)]
 pub struct UsersOptions {
-    /// The most connections there are (`DATABASE_POOL_MAX`).
+    /// Limit of connections (`DATABASE_POOL_MAX`).
     pub connections_max: usize,
     /// Whether hashes may be replaced (`USERS_REHASH`).
     pub rehash: bool,
@@ -49,17 +49,17 @@ pub struct SqlUsers {
     wrong_rows: Counter,
 }
 
-/// What is known of the table as long as nothing changes.
+/// The known state of the table; valid until the table changes.
 #[derive(Default)]
 struct Known {
     statements: Option<Arc<Statements>>,
-    /// `PRAGMA schema_version` when the statements were made; zero on Postgres.
+    /// `PRAGMA schema_version` when the statements were built; zero on Postgres.
     version: i64,
     /// Device and inode of the SQLite file.
     file: Option<(u64, u64)>,
 }
 
-/// Why there is no answer.
+/// Why a query failed.
 #[derive(Debug, thiserror::Error)]
 enum QueryError {
     #[error(transparent)]
@@ -84,7 +84,7 @@ impl From<LearnError> for QueryError {
 /// Why the table cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckError {
-    /// Not before a setting, a right or the table changes.
+    /// Permanent until a setting, a right or the table changes.
     #[error(transparent)]
     Schema(#[from] SchemaError),
     /// The database does not answer now.
@@ -120,7 +120,7 @@ impl SqlUsers {
         }
     }
 
-    /// Rows that came back and were not the ones asked for.
+    /// Counts rows that did not match the query.
     pub fn wrong_rows(&self) -> Counter {
         self.wrong_rows.clone()
     }
@@ -148,7 +148,8 @@ impl SqlUsers {
         }
     }
 
-    /// Why logins may be slow: the email column has no index that serves the way it is matched.
+    /// A warning if logins may be slow: the email column has no index for the configured
+    /// comparison.
     ///
     /// # Errors
     /// The database does not answer.
@@ -167,10 +168,10 @@ impl SqlUsers {
         .await
     }
 
-    /// The parameters of every kind of hash that is stored: `$2b$12$`, `$m=65536,t=3,p=4$`.
+    /// The parameters of all kinds of stored hashes: `$2b$12$`, `$m=65536,t=3,p=4$`.
     ///
     /// # Errors
-    /// The database does not answer, or takes too long to look at all of them.
+    /// The database does not answer, or the scan of all hashes takes too long.
     pub async fn hash_parameters(&self) -> Result<Vec<String>, Unavailable> {
         within_time("users.hash_parameters", SCAN_TIMEOUT, async {
             let mut lease = self.lease().await?;
@@ -182,8 +183,8 @@ impl SqlUsers {
         .await
     }
 
-    /// A connection to the file that is there now. An application that replaces its file by renaming another leaves the old
-    /// one to whoever had it open.
+    /// A connection to the current file. An application that replaces its file by renaming a new
+    /// one leaves open connections with the old file.
     async fn lease(&self) -> Result<Lease<'_>, QueryError> {
         if let Some(path) = &self.file {
             let file = tokio::fs::metadata(path).await.map_err(|error| no_file(path, &error))?;
@@ -202,7 +203,7 @@ impl SqlUsers {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The statements, made anew where the table may have changed.
+    /// The statements, rebuilt if the table may have changed.
     async fn statements(&self, connection: &mut Connection) -> Result<Arc<Statements>, QueryError> {
         let version = match connection {
             Connection::Postgres(_) => 0,
@@ -224,7 +225,7 @@ impl SqlUsers {
         Ok(statements)
     }
 
-    /// Asks once more where the connection had died meanwhile, or where the table may have changed.
+    /// Runs a query; retries once if the connection had died, or if the table may have changed.
     async fn ask(&self, question: Question, value: &str) -> Result<Vec<Found>, QueryError> {
         let mut learned_anew = false;
         loop {
@@ -236,7 +237,7 @@ impl SqlUsers {
             match asked.await {
                 Ok(rows) => {
                     lease.release();
-                    return self.believed(question, value, &rows);
+                    return self.matching(question, value, &rows);
                 }
                 Err(QueryError::Database(error)) if lease.reused && is_lost(&error) => self.pool.clear(),
                 Err(QueryError::Database(error)) if !learned_anew && is_of_statement(&error) => {
@@ -248,9 +249,9 @@ impl SqlUsers {
         }
     }
 
-    /// The rows, if they are the answer to this very question. A pooler, or a connection out of step, may give another's: then
-    /// nothing of it counts, not even that there is none.
-    fn believed(&self, question: Question, value: &str, rows: &[Row]) -> Result<Vec<Found>, QueryError> {
+    /// The rows, if they answer this query. A pooler, or a connection out of step, may return the
+    /// rows of another query: then nothing in them counts, not even that a row is missing.
+    fn matching(&self, question: Question, value: &str, rows: &[Row]) -> Result<Vec<Found>, QueryError> {
         let wrong = || {
             self.wrong_rows.inc();
             tracing::error!(
@@ -284,7 +285,8 @@ impl SqlUsers {
         Ok(found)
     }
 
-    /// True if a row with the email `stored` may be what `typed` means, whatever the column's collation says.
+    /// True if a row with the email `stored` may match `typed`, whatever the column's collation
+    /// does.
     fn is_email(&self, stored: &str, typed: &str) -> bool {
         let folded = if self.file.is_some() {
             stored.eq_ignore_ascii_case(typed)
@@ -298,7 +300,8 @@ impl SqlUsers {
         let (mut exact, others): (Vec<_>, Vec<_>) =
             self.ask(Question::Email, email).await?.into_iter().partition(|found| found.email == email);
         let native = self.known().statements.as_ref().is_some_and(|statements| statements.ignores_case_natively);
-        // The second question is asked of everybody, so that its time does not tell a user from nobody.
+        // The second query runs for every login, so that its time does not reveal whether a user
+        // exists.
         let folded = match (self.table.email_match, native) {
             (EmailMatch::Exact, _) => Vec::new(),
             (EmailMatch::IgnoreCase, true) => others,
@@ -309,7 +312,7 @@ impl SqlUsers {
         }
         let mut found = exact.into_iter();
         Ok(match (found.next(), found.next()) {
-            (None, _) => Lookup::Nobody,
+            (None, _) => Lookup::NotFound,
             (Some(found), None) => Lookup::One(found.account),
             (Some(_), Some(_)) => Lookup::Several,
         })
@@ -326,7 +329,7 @@ impl SqlUsers {
 
 fn read_found(row: &Row) -> Result<Found, sqlx::Error> {
     let account = Account {
-        // No id is one that no token can carry.
+        // A missing id becomes empty, which no token can carry.
         id: row.text("id")?.unwrap_or_default(),
         password_hash: row.text("password_hash")?,
         active: row.flag("active")?,
@@ -340,24 +343,24 @@ fn no_file(path: &Path, error: &std::io::Error) -> QueryError {
     QueryError::Schema(SchemaError { setting: "DATABASE_URL", problem })
 }
 
-/// The error's code, where the database itself said no.
+/// The error's code, if it came from the database itself.
 fn code(error: &sqlx::Error) -> Option<String> {
     error.as_database_error().and_then(|error| error.code().map(|code| code.into_owned()))
 }
 
-/// True if the database refuses a value as unfit for the column's type: no row can have it. All that is read from rows is
-/// converted in ways that cannot fail, so the value is the one that was asked for.
+/// True if the database refuses a value as unfit for the column's type: no row can have it. Columns
+/// are read with conversions that cannot fail, so the refused value is the query's.
 fn is_unfit_value(error: &QueryError) -> bool {
     let QueryError::Database(error) = error else { return false };
     code(error).is_some_and(|code| matches!(code.as_str(), "22P02" | "22003" | "22021" | "22P05"))
 }
 
-/// True if the table may no longer be what the statement was made for.
+/// True if the table may have changed since the statement was built.
 fn is_of_statement(error: &sqlx::Error) -> bool {
     code(error).is_some_and(|code| ["42", "22", "0A", "55"].iter().any(|class| code.starts_with(class)) || code == "1")
 }
 
-/// True if the connection is of no use any more.
+/// True if the connection is unusable.
 fn is_lost(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed => true,
@@ -366,7 +369,7 @@ fn is_lost(error: &sqlx::Error) -> bool {
     }
 }
 
-/// What is wrong with `DATABASE_URL`, if waiting does not help.
+/// The error of `DATABASE_URL`, if waiting does not help.
 fn permanent(error: &sqlx::Error) -> Option<String> {
     if let sqlx::Error::Configuration(error) = error {
         return Some(format!("cannot be used: {error}"));
@@ -381,7 +384,7 @@ fn permanent(error: &sqlx::Error) -> Option<String> {
     }
 }
 
-/// Does `what`, as traces name it, unless it takes too long.
+/// Runs `work` with a timeout; `what` is the name of its span.
 async fn within_time<T>(
     what: &'static str,
     limit: Duration,
@@ -398,13 +401,13 @@ async fn within_time<T>(
 
 impl Users for SqlUsers {
     async fn find_by_email(&self, email: &str) -> Result<Lookup, Unavailable> {
-        // Postgres has no NUL in text: no row can match.
+        // Postgres has no NUL in text, so no row can match.
         if email.contains('\0') {
-            return Ok(Lookup::Nobody);
+            return Ok(Lookup::NotFound);
         }
         within_time("users.find_by_email", STATEMENT_TIMEOUT, async {
             match self.find(email).await {
-                Err(error) if is_unfit_value(&error) => Ok(Lookup::Nobody),
+                Err(error) if is_unfit_value(&error) => Ok(Lookup::NotFound),
                 found => found,
             }
         })

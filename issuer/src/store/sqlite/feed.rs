@@ -1,4 +1,4 @@
-//! The embedded store's log as followers see it: its head, its pages, and each entry as it is appended.
+//! The embedded store's log for followers: its head, its pages, and each entry as it is appended.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -10,12 +10,13 @@ use tokio::sync::broadcast;
 use super::{rows, unavailable};
 use crate::domain::traits::Unavailable;
 
-/// How many entries a follower may lag behind before it is cut off and has to catch up from the log.
+/// How many entries a follower may lag behind before it is disconnected and must catch up from the
+/// log.
 const BACKLOG: usize = 4096;
 /// The longest page, in entries.
 pub const PAGE_MAX: u32 = 1000;
 
-/// Where the log stands, at one instant.
+/// The state of the log at one instant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
     /// The data set.
@@ -24,27 +25,27 @@ pub struct Head {
     pub last: Position,
     /// Every revocation after this moment is in the log.
     pub since: UnixTime,
-    /// The oldest entry that still stands in the log.
+    /// The oldest entry in the log.
     pub first: Option<Position>,
-    /// The last `iat` that is dead for everybody.
+    /// The latest `iat` that is revoked for all users.
     pub all_dead: UnixTime,
 }
 
 /// An entry of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogEntry {
-    /// Where it stands.
+    /// The entry's position.
     pub position: Position,
-    /// The revocation's bytes.
+    /// The serialized revocation.
     pub entry: Vec<u8>,
 }
 
-/// An entry as it is appended.
+/// An entry that was just appended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pushed {
     /// The data set.
     pub epoch: String,
-    /// The position of the entry before it.
+    /// The position of the previous entry.
     pub previous: Position,
     /// The entry.
     pub entry: LogEntry,
@@ -52,7 +53,7 @@ pub struct Pushed {
 
 /// The log, for followers.
 pub struct Feed {
-    /// Changed and pushed under one lock, so that a head never names an entry that was not pushed before.
+    /// Changed and pushed under one lock, so that every entry up to a head was pushed before.
     head: Mutex<Head>,
     pushes: broadcast::Sender<Pushed>,
     readers: SqlitePool,
@@ -63,17 +64,17 @@ impl Feed {
         Self { head: Mutex::new(head), pushes: broadcast::channel(BACKLOG).0, readers }
     }
 
-    /// Follows the log from now on: every entry appended after this call is received, in order.
+    /// Subscribes: every entry appended after this call is received, in order.
     pub fn follow(&self) -> broadcast::Receiver<Pushed> {
         self.pushes.subscribe()
     }
 
-    /// Where the log stands. Every entry up to `last` was pushed before this returns.
+    /// The state of the log. Every entry up to `last` was pushed before this returns.
     pub fn head(&self) -> Head {
         self.locked().clone()
     }
 
-    /// At most `limit` entries after `after`, and whether there are no more.
+    /// At most `limit` entries after `after`, and whether these are the last.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -92,8 +93,8 @@ impl Feed {
     pub(super) fn publish(&self, head: Head, pushed: Vec<Pushed>) {
         let mut locked = self.locked();
         for one in pushed {
-            // Nobody may be following.
-            let _nobody = self.pushes.send(one);
+            // Sending fails without followers, which is fine.
+            let _no_followers = self.pushes.send(one);
         }
         *locked = head;
     }

@@ -1,5 +1,5 @@
-//! The files of the embedded store: the database, what SQLite keeps beside it, the lock and the mark. All are for the
-//! issuer's own user only.
+//! The files of the embedded store: the database, SQLite's own files beside it, the lock and the
+//! mark. Only the issuer's user may open them.
 
 use std::fs::{File, Permissions};
 use std::io;
@@ -8,20 +8,20 @@ use std::path::{Path, PathBuf};
 
 use super::OpenError;
 
-/// A file's name beside the store's.
+/// The path of a file beside the store's.
 pub(super) fn beside(store: &Path, suffix: &str) -> PathBuf {
     let mut name = store.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)
 }
 
-/// Opens or makes a file that no other user can read.
+/// Opens or creates a file that no other user can read.
 pub(super) fn open_private(path: &Path) -> io::Result<File> {
     File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
-/// Makes the store's file if it is not there, and takes from other users what they may do with it and those beside it:
-/// SQLite gives what it makes the mode of the database.
+/// Creates the store's file if it is missing, and removes other users' permissions from it and the
+/// files beside it. SQLite creates its own files with the mode of the database.
 pub(super) fn make_private(store: &Path) -> io::Result<()> {
     drop(open_private(store)?);
     for suffix in ["", "-wal", "-shm", ".lock", ".mark"] {
@@ -44,7 +44,7 @@ pub(super) fn make_private(store: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes the store for this process, for as long as the file is open.
+/// Locks the store for this process, for as long as the file is open.
 pub(super) fn take_lock(store: &Path) -> Result<File, OpenError> {
     let lock_path = beside(store, ".lock");
     let file = open_private(&lock_path).map_err(|error| OpenError::Lock(lock_path.clone(), error))?;

@@ -1,8 +1,8 @@
-//! The mark: a small file beside the store that says how far its log has come. An old copy of the store that was put back
-//! ends before it.
+//! The mark: a small file beside the store with the position of the log's last entry. If an old
+//! copy of the store is restored, its log ends before the mark.
 //!
-//! It is written after each commit that appends, and not synced: after a power cut it may be behind the store, which is no
-//! harm. It is never ahead of a store that lost nothing.
+//! The mark is written after each commit that appends, and not synced: after a power cut it may be
+//! behind the store, which is harmless. It is never ahead of a store that lost nothing.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -13,7 +13,7 @@ use sidegate_common::log_protocol::Position;
 
 use super::files;
 
-/// A mark is written over the one before it, so all have one length.
+/// All marks have one length, because each overwrites the previous one.
 const BYTES: usize = 128;
 
 /// An open mark.
@@ -22,17 +22,17 @@ pub(super) struct Mark {
     failed: bool,
 }
 
-/// What a mark says.
+/// Contents of a mark.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Marked {
     /// The data set.
     pub(super) epoch: String,
-    /// Its newest entry.
+    /// The newest entry's position.
     pub(super) last: Position,
 }
 
 impl Mark {
-    /// Opens the mark of the store at `store`, and says what stands in it; none if there is nothing readable.
+    /// Opens the mark of the store at `store` and reads it; `None` if it is unreadable.
     pub(super) fn open(store: &Path) -> io::Result<(Self, Option<Marked>)> {
         let mut file = files::open_private(&files::beside(store, ".mark"))?;
         let mut text = String::new();
@@ -44,13 +44,14 @@ impl Mark {
         Ok((Self { file, failed: false }, read))
     }
 
-    /// Writes it and waits for the disk.
+    /// Writes the mark and syncs it.
     pub(super) fn begin(&self, epoch: &str, last: Position) -> io::Result<()> {
         self.file.write_all_at(&bytes(epoch, last), 0)?;
         self.file.sync_all()
     }
 
-    /// Writes it. That it cannot is told once: a mark that is behind notices less, and alarms never falsely.
+    /// Writes the mark. A failure is logged once: a mark that is behind detects less, and never
+    /// raises a false alarm.
     pub(super) fn note(&mut self, epoch: &str, last: Position) {
         match self.file.write_all_at(&bytes(epoch, last), 0) {
             Ok(()) => self.failed = false,
@@ -80,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read_back_and_nothing_else_is() {
+    fn a_written_mark_is_read_back() {
         let last = Position { ms: u64::MAX, sequence: u64::MAX };
         let written = bytes(&"e".repeat(64), last);
         assert_eq!(written.len(), BYTES);

@@ -1,8 +1,8 @@
 //! Sessions and the revocation log in one SQLite file, for one issuer process on one machine.
 //!
-//! All changes go through one task ([`writer`]), which commits whatever has queued up in one transaction and only then
-//! answers, so that no answer is ahead of the disk and a caller that goes away undoes nothing. New entries reach the
-//! feed ([`feed`]) in the order of the log, after their commit.
+//! All changes go through one task ([`writer`]), which commits all queued changes in one
+//! transaction and only then answers. Thus no answer is ahead of the disk, and a caller that goes
+//! away undoes nothing. New entries reach the feed ([`feed`]) in log order, after their commit.
 
 pub mod feed;
 mod files;
@@ -36,9 +36,9 @@ use writer::{Command, Job, Reply, Rules, Writer};
 
 /// The store's name in error messages.
 const NAME: &str = "the session store";
-/// How many changes may wait for the writer.
+/// How many changes may be queued for the writer.
 const QUEUE_MAX: usize = 1024;
-/// How long an answer may take, before the caller hears that the store is down.
+/// The timeout of a call, after which the caller gets an error.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A clock that the store reads, in milliseconds since 1970; tests move it.
@@ -47,19 +47,19 @@ pub type ClockMs = Arc<dyn Fn() -> u64 + Send + Sync>;
 /// Why the store could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Another issuer has it.
+    /// Another issuer has locked the store.
     #[error(
         "another process has locked {1}: the embedded store {0} (STORE_URL) serves one issuer; stop the other one, or use \
          REDIS_URL for several"
     )]
     InUse(PathBuf, PathBuf),
-    /// Its file cannot be made or opened.
+    /// Its file cannot be created or opened.
     #[error("cannot open {0} (STORE_URL): {1}")]
     File(PathBuf, std::io::Error),
-    /// Its lock file cannot be made.
+    /// Its lock file cannot be created.
     #[error("cannot lock {0}: {1}")]
     Lock(PathBuf, std::io::Error),
-    /// The file is not ours, or of a version this build does not know.
+    /// The file is not an embedded store, or of a version that this build does not know.
     #[error("{0} is not a store of this version of Sidegate")]
     Foreign(PathBuf),
     /// SQLite refuses.
@@ -82,15 +82,16 @@ pub struct EmbeddedStore {
 }
 
 impl EmbeddedStore {
-    /// Opens or makes the store at `url` (`sqlite://path`) and starts its writer on the current runtime.
+    /// Opens or creates the store at `url` (`sqlite://path`) and starts its writer on the current
+    /// runtime.
     ///
     /// # Errors
-    /// Another process has it, it is not ours, or SQLite refuses.
+    /// Another process has locked it, it is not an embedded store, or SQLite fails.
     pub async fn open(url: &str, lifetimes: TokenLifetimes, clock: ClockMs) -> Result<Self, OpenError> {
         Self::open_limited(url, lifetimes, SESSIONS_PER_USER, clock).await
     }
 
-    /// The same; a user may have `sessions_max` sessions.
+    /// As [`EmbeddedStore::open`], with a limit of sessions per user.
     ///
     /// # Errors
     /// As [`EmbeddedStore::open`].
@@ -103,7 +104,7 @@ impl EmbeddedStore {
         let options = SqliteConnectOptions::from_str(url)?
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
-            // A revocation that was acknowledged must survive a power cut.
+            // An acknowledged revocation must survive a power cut.
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(Duration::from_secs(2))
             .disable_statement_logging();
@@ -125,12 +126,12 @@ impl EmbeddedStore {
         Ok(Self { jobs, readers, feed, clock, counts: Counts::default(), _lock: Arc::new(lock) })
     }
 
-    /// What it counts.
+    /// The store's counters.
     pub const fn counts(&self) -> &Counts {
         &self.counts
     }
 
-    /// The log as followers see it.
+    /// The log, for followers.
     pub fn feed(&self) -> Arc<Feed> {
         Arc::clone(&self.feed)
     }
@@ -161,8 +162,9 @@ impl EmbeddedStore {
     }
 }
 
-/// Compares the data set with its mark. One that ends before it is an old copy: revocations are missing in it, and sessions
-/// stand in it that have ended. It becomes another data set, complete since now, in which nobody is logged in.
+/// Compares the data set with its mark. A log that ends before the mark is an old copy: it lacks
+/// revocations and contains sessions that have ended. The copy becomes a new data set, complete
+/// from now on, without any session.
 async fn compare_with_mark(
     path: &Path,
     connection: &mut SqliteConnection,
@@ -175,7 +177,7 @@ async fn compare_with_mark(
     let old = match &marked {
         _ if new => false,
         Some(marked) => marked.epoch != meta.epoch || meta.last < marked.last,
-        // Made by a version without marks, or put back without its mark.
+        // Created by a version without marks, or restored without its mark.
         None => rows::is_marked(connection).await?,
     };
     if old {
@@ -295,7 +297,7 @@ impl Store for EmbeddedStore {
     }
 }
 
-/// Closes the connection of the writer in order; used when its queue ends.
+/// Closes the writer's connection cleanly once its queue ends.
 async fn close(connection: SqliteConnection) {
     if let Err(error) = connection.close().await {
         tracing::warn!(%error, "the embedded store was not closed in order");

@@ -10,13 +10,13 @@ use super::feed::{Head, LogEntry};
 use crate::domain::session::{PageCursor, Session, UserSessions};
 use crate::store::new_epoch;
 
-/// The schema's version, and the mark that tells our files from others (`PRAGMA application_id`: "Sdgt").
+/// The schema's version, and the mark of an embedded store (`PRAGMA application_id`: "Sdgt").
 const VERSION: i64 = 1;
 const APPLICATION_ID: i64 = 0x5364_6774;
-/// How many outdated rows one change may clear away.
+/// How many outdated rows one change may delete.
 const SWEEP_MAX: i64 = 8;
 
-/// The row that says where the log stands.
+/// The row with the state of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Meta {
     pub(super) epoch: String,
@@ -45,8 +45,8 @@ fn moment(row: &SqliteRow, column: &str) -> Result<UnixTime, sqlx::Error> {
     unsigned(row, column).map(UnixTime)
 }
 
-/// Makes what is missing and reads where the log stands, and whether the data set is new. None if the file is not a store of
-/// ours of this version.
+/// Creates missing tables and reads the state of the log, and whether the data set is new. `None`
+/// if the file is not an embedded store of this version.
 pub(super) async fn prepare(
     connection: &mut SqliteConnection,
     since: u64,
@@ -71,7 +71,7 @@ pub(super) async fn prepare(
     Ok(Some((read_meta(connection).await?, made.rows_affected() > 0)))
 }
 
-/// Reads where the log stands.
+/// Reads the state of the log.
 pub(super) async fn read_meta(connection: &mut SqliteConnection) -> Result<Meta, sqlx::Error> {
     let row = query("SELECT * FROM meta").fetch_one(&mut *connection).await?;
     Ok(Meta {
@@ -93,7 +93,7 @@ pub(super) async fn set_marked(connection: &mut SqliteConnection) -> Result<(), 
     sqlx::raw_sql("PRAGMA user_version = 1").execute(connection).await.map(|_| ())
 }
 
-/// Makes another data set of this one: other `epoch` and `since`.
+/// Turns the data set into a new one: other `epoch` and `since`.
 pub(super) async fn renew(connection: &mut SqliteConnection, meta: &Meta) -> Result<(), sqlx::Error> {
     query("UPDATE meta SET epoch = ?, since = ?, all_dead = ?, peak = ?")
         .bind(&meta.epoch)
@@ -130,7 +130,7 @@ pub(super) async fn append(
     Ok(())
 }
 
-/// Drops entries older than `before_ms`; true if there were any.
+/// Deletes entries older than `before_ms`; true if there were any.
 pub(super) async fn trim(connection: &mut SqliteConnection, before_ms: u64) -> Result<bool, sqlx::Error> {
     let done = query("DELETE FROM log WHERE ms < ?").bind(number(before_ms)).execute(connection).await?;
     Ok(done.rows_affected() > 0)
@@ -160,7 +160,7 @@ pub(super) async fn entries(
     rows.iter().map(|row| Ok(LogEntry { position: position(row)?, entry: row.try_get("entry")? })).collect()
 }
 
-/// Writes a session's record, new or changed.
+/// Inserts or updates a session's record.
 pub(super) async fn save_session(connection: &mut SqliteConnection, session: &Session) -> Result<(), sqlx::Error> {
     query("INSERT OR REPLACE INTO session VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
         .bind(session.sid.to_string())
@@ -186,8 +186,8 @@ pub(super) async fn session(connection: &mut SqliteConnection, sid: &Id) -> Resu
     row.map(|row| read_session(&row)).transpose()
 }
 
-/// Up to `limit` of a user's sessions that could be refreshed at `now` and were created after `ended_up_to`, the one that
-/// would end last first, from behind `after` on; and whether there are more.
+/// Up to `limit` of a user's sessions after `after` that could be refreshed at `now` and were
+/// created after `ended_up_to`, last to expire first; and whether there are more.
 pub(super) async fn sessions_of(
     connection: &mut SqliteConnection,
     sub: &str,
@@ -228,7 +228,7 @@ pub(super) async fn session_ids(
     statement.fetch_all(connection).await?.iter().map(sid_of).collect()
 }
 
-/// Those of a user's sessions that would end first, up to `limit`, by which there are more than `most`.
+/// The user's first sessions to expire, up to `limit`, by which there are more than `most`.
 pub(super) async fn surplus(
     connection: &mut SqliteConnection,
     sub: &str,
@@ -289,7 +289,7 @@ pub(super) async fn delete_session(connection: &mut SqliteConnection, sid: &Id) 
     Ok(())
 }
 
-/// The latest `iat` that any session of a user was given.
+/// The latest `iat` of any session of a user.
 pub(super) async fn latest_issued(connection: &mut SqliteConnection, sub: &str) -> Result<UnixTime, sqlx::Error> {
     let latest = "SELECT coalesce(max(issued), 0) AS latest FROM session WHERE sub = ?";
     moment(&query(latest).bind(sub).fetch_one(connection).await?, "latest")
@@ -300,7 +300,7 @@ pub(super) async fn delete_sessions_of(connection: &mut SqliteConnection, sub: &
     Ok(())
 }
 
-/// Clears away a few rows whose time is over: no job has to.
+/// Deletes a few expired rows, so that no separate job is needed.
 pub(super) async fn sweep(connection: &mut SqliteConnection, now: UnixTime) -> Result<(), sqlx::Error> {
     for statement in [
         "DELETE FROM session WHERE sid IN (SELECT sid FROM session WHERE kept_until <= ? LIMIT ?)",
@@ -312,12 +312,12 @@ pub(super) async fn sweep(connection: &mut SqliteConnection, now: UnixTime) -> R
     Ok(())
 }
 
-/// The two watermarks of a user: of an order that ended the sessions as well, and of one that kept them.
+/// A user's two watermarks: of revocations that ended the sessions, and of those that kept them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Watermarks {
-    /// Tokens issued, and sessions created, at or before it are dead.
+    /// Tokens issued, and sessions created, at or before this time are revoked.
     pub(super) sessions: Option<UnixTime>,
-    /// Tokens issued at or before it are dead.
+    /// Tokens issued at or before this time are revoked.
     pub(super) tokens: Option<UnixTime>,
 }
 

@@ -1,4 +1,5 @@
-//! The one task that changes the embedded store: it commits what has queued up together, then answers.
+//! The only task that changes the embedded store: it commits all queued changes together, then
+//! answers.
 
 use std::sync::Arc;
 
@@ -19,12 +20,12 @@ use crate::domain::session::{
 };
 use crate::domain::traits::Unavailable;
 
-/// How many changes share one commit.
+/// How many changes one commit contains at most.
 const BATCH_MAX: usize = 64;
-/// How many sessions one login ends, where a user has too many.
+/// How many sessions one login ends at most, if a user has too many.
 const DISPLACED_MAX: u32 = 8;
 
-/// A change asked for.
+/// A requested change.
 pub(super) enum Command {
     Create(NewSession),
     Rotate(Rotation),
@@ -36,7 +37,7 @@ pub(super) enum Command {
     Probe,
 }
 
-/// What became of it.
+/// Result of a change.
 pub(super) enum Reply {
     Created(Created),
     Moment(UnixTime),
@@ -45,17 +46,17 @@ pub(super) enum Reply {
     Examined(Standing),
     Ended(EndOutcome),
     Done,
-    /// The last dead moment lies too far in the future for a token to be issued, or for an order to be taken.
+    /// The latest watermark is too far in the future to issue a token, or to accept a revocation.
     Ahead,
 }
 
-/// A change and who waits for it.
+/// A change and its caller.
 pub(super) struct Job {
     pub(super) command: Command,
     pub(super) answer: oneshot::Sender<Result<Reply, Unavailable>>,
 }
 
-/// What the writer decides by.
+/// The writer's parameters.
 #[derive(Clone)]
 pub(super) struct Rules {
     pub(super) lifetimes: TokenLifetimes,
@@ -63,10 +64,11 @@ pub(super) struct Rules {
     pub(super) clock: ClockMs,
 }
 
-/// The owner of the connection that writes.
+/// Owner of the writing connection.
 pub(super) struct Writer {
     options: SqliteConnectOptions,
-    /// None after an error: the state of its transaction is unknown then, so it is thrown away, and made anew.
+    /// `None` after an error: the state of its transaction is unknown, so the connection is
+    /// replaced.
     connection: Option<SqliteConnection>,
     meta: Meta,
     mark: Mark,
@@ -88,7 +90,7 @@ impl Writer {
         Self { options, connection: Some(connection), meta, mark, first, rules, feed }
     }
 
-    /// Works until the last asker is gone.
+    /// Runs until the last sender is gone.
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Job>) {
         let mut jobs = Vec::with_capacity(BATCH_MAX);
         while queue.recv_many(&mut jobs, BATCH_MAX).await > 0 {
@@ -96,7 +98,7 @@ impl Writer {
             match self.commit(&commands).await {
                 Ok(replies) => {
                     for (answer, reply) in answers.into_iter().zip(replies) {
-                        // The asker may be gone; the change stands.
+                        // The caller may be gone; the change stands.
                         let _gone = answer.send(Ok(reply));
                     }
                 }
@@ -154,7 +156,7 @@ impl Writer {
         self.feed.publish(self.meta.head(first), pushed);
     }
 
-    /// A connection in the place of one that failed. What the failed one committed all the same is told now.
+    /// Replaces a failed connection. Entries that the failed one had committed are announced now.
     async fn reconnect(&mut self) -> Result<SqliteConnection, sqlx::Error> {
         let mut connection = self.options.connect().await?;
         let meta = rows::read_meta(&mut connection).await?;
@@ -174,7 +176,7 @@ impl Writer {
     }
 }
 
-/// Changes that will be committed together.
+/// Changes that are committed together.
 struct Batch<'a> {
     connection: &'a mut SqliteConnection,
     meta: Meta,
@@ -244,7 +246,7 @@ impl Batch<'_> {
         };
         let Some(issued) = issue_at(self.now, tokens) else { return Ok(Reply::Ahead) };
         session.refreshed = self.now;
-        // Should the clock ever go back, the record still names the latest token there is.
+        // If the clock went back, the record still has the time of the latest token.
         session.issued = session.issued.max(issued);
         session.exp_max = session.exp_max.max(issued.plus(self.lifetimes.access_ttl));
         self.meta.peak = self.meta.peak.max(issued);
@@ -270,8 +272,8 @@ impl Batch<'_> {
         Ok(found.filter(|session| session.sub == rotation.sub))
     }
 
-    /// Ends a session whose old refresh token came; says how many generations old it was, and how long ago the current
-    /// one was made, in seconds.
+    /// Ends a session after reuse of a refresh token; returns how many generations old the token
+    /// was, and how many seconds ago the current one was created.
     async fn end_reused(&mut self, session: &Session, presented: u32) -> Result<(u32, u64), sqlx::Error> {
         self.end_session(session, UnixTime(0)).await?;
         let generations_old = session.generation.saturating_sub(presented);
@@ -297,7 +299,7 @@ impl Batch<'_> {
     }
 
     async fn revoke_user(&mut self, sub: &str, sessions: UserSessions) -> Result<Reply, sqlx::Error> {
-        // It reaches the latest token of every session there is, also one that is ahead of the clock.
+        // The threshold covers the latest token of every session, even one ahead of the clock.
         let latest = rows::latest_issued(self.connection, sub).await?;
         let (ended_up_to, dead) = self.watermarks(sub).await?;
         let threshold = self.now.max(dead.unwrap_or_default()).max(latest);
@@ -360,8 +362,8 @@ impl Batch<'_> {
         Ok(())
     }
 
-    /// For a user: the moment up to which sessions created have ended, and the last dead `iat`; the user's own or
-    /// everybody's, whichever is later. None if there never was one.
+    /// For a user: the time up to which created sessions have ended, and the latest revoked `iat`;
+    /// the user's own or the global one, whichever is later. `None` if there never was one.
     async fn watermarks(&mut self, sub: &str) -> Result<(Option<UnixTime>, Option<UnixTime>), sqlx::Error> {
         let own = rows::watermarks(self.connection, sub, self.now).await?;
         let all = (self.meta.all_dead > UnixTime(0)).then_some(self.meta.all_dead);

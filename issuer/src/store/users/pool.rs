@@ -1,7 +1,9 @@
-//! Connections to the application's database, bounded, and shared well when the server allows fewer than that.
+//! Connections to the application's database: bounded, and shared fairly when the server allows
+//! fewer.
 //!
-//! Not sqlx's own pool: a caller of that one, once it has begun to open a connection, never takes another's that comes
-//! back; where a role may have two connections, the third caller waits in vain until its time is up.
+//! sqlx's own pool does not fit: a caller that has begun to open a connection never takes one that
+//! another returns. With a role limited to two connections, the third caller would wait in vain
+//! until its timeout.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,15 +17,15 @@ use tokio::time::Instant;
 
 use super::url::Options;
 
-/// How long a connection may take to be had.
+/// Timeout for getting a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long a connection is kept that nobody uses.
+/// How long an idle connection is kept.
 const IDLE_MAX: Duration = Duration::from_secs(60);
-/// How long a connection is used at all, so that a server behind a name that moved is found.
+/// Maximum age of a connection, so that a server whose name has moved is found.
 const AGE_MAX: Duration = Duration::from_secs(30 * 60);
-/// How long after the server refused one connection too many the next is tried.
+/// How long after the server refused a connection as one too many the next attempt is made.
 const GROW_EVERY: Duration = Duration::from_secs(30);
-/// How long the only caller waits before it asks a full server again.
+/// How long the only caller waits before it retries a full server.
 const RETRY_FULL: Duration = Duration::from_millis(50);
 
 /// A connection to either database.
@@ -57,10 +59,11 @@ impl Connection {
     }
 }
 
-/// The statement with its values in it, for one message of the simple query protocol. Behind a pooler in transaction mode that
-/// is the only safe way: sqlx parses a statement and binds its values in two steps, and the pooler may send the second to
-/// another server connection, where another client's statement waits under the same (or no) name. Each character of a value is
-/// written as its number, so that nothing of it can be read as SQL; as a literal it has no collation of its own, so that the
+/// The statement with its values spliced in, for one message of the simple query protocol. Behind a
+/// pooler in transaction mode nothing else is safe: sqlx parses a statement and binds its values in
+/// two steps, and the pooler may send the second to another server connection, where another
+/// client's statement has the same name. Each character of a value is written as its code, so that
+/// no part can be read as SQL; as a literal the value has no collation of its own, so that the
 /// column's index serves.
 fn spliced(statement: &str, values: &[Option<&str>]) -> String {
     let mut out = statement.to_owned();
@@ -79,7 +82,7 @@ impl Row {
     pub(super) fn text(&self, column: &str) -> Result<Option<String>, sqlx::Error> {
         match self {
             Self::Postgres(row) => row.try_get(column),
-            // Bytes first: SQLite lets any bytes stand in a text.
+            // As bytes, because SQLite allows invalid UTF-8 in a text.
             Self::Sqlite(row) => {
                 let bytes: Option<Vec<u8>> = row.try_get(column)?;
                 Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
@@ -114,18 +117,19 @@ struct IdleConnection {
 #[derive(Default)]
 struct Idle {
     connections: Vec<IdleConnection>,
-    /// Raised when all connections of before are to be given up.
+    /// Incremented when all older connections are to be dropped.
     generation: u64,
 }
 
-/// How many connections there may be, as far as the server lets us know.
+/// The current limit of connections, as far as the server has revealed it.
 struct Allowed {
     now: usize,
     max: usize,
     changed: Instant,
 }
 
-/// The connections. There are at most as many as permits; whoever has a permit takes an idle one, or opens one.
+/// The connections: at most as many as permits. A caller with a permit takes an idle connection, or
+/// opens one.
 pub(super) struct Pool {
     options: Options,
     permits: Semaphore,
@@ -133,13 +137,15 @@ pub(super) struct Pool {
     idle: Mutex<Idle>,
 }
 
-/// A connection in use. Dropped, it is closed: after an error or in the middle of a statement nobody knows its state.
+/// A connection in use. Dropping it closes the connection, because its state is unknown after an
+/// error or in the middle of a statement.
 pub(super) struct Lease<'a> {
     pool: &'a Pool,
     connection: Connection,
     opened: Instant,
     generation: u64,
-    /// True if it was used before, so that the server may have closed it meanwhile.
+    /// True if the connection was used before, so that the server may have closed it in the
+    /// meantime.
     pub(super) reused: bool,
     _permit: SemaphorePermit<'a>,
 }
@@ -191,21 +197,21 @@ impl Pool {
         }
     }
 
-    /// The connection used last, or the generation a new one belongs to.
+    /// The most recently used connection, or the generation for a new one.
     fn take_idle(&self) -> Result<(Connection, Instant, u64), u64> {
         let mut idle = locked(&self.idle);
         let generation = idle.generation;
         idle.connections.pop().map(|one| (one.connection, one.opened, generation)).ok_or(generation)
     }
 
-    /// Gives up every connection there is; those in use when they come back.
+    /// Drops every connection; those in use when they are returned.
     pub(super) fn clear(&self) {
         let mut idle = locked(&self.idle);
         idle.generation += 1;
         idle.connections.clear();
     }
 
-    /// One connection fewer is allowed; false if there would be none.
+    /// Lowers the limit by one connection; false if none would remain.
     fn shrink(&self) -> bool {
         let mut allowed = locked(&self.allowed);
         let now = Instant::now();
@@ -222,7 +228,7 @@ impl Pool {
         true
     }
 
-    /// Tries one more now and then, after the server had refused some.
+    /// Raises the limit by one from time to time after the server had refused connections.
     fn grow(&self) {
         let mut allowed = locked(&self.allowed);
         if allowed.now < allowed.max && allowed.changed.elapsed() > GROW_EVERY {
@@ -234,7 +240,7 @@ impl Pool {
 }
 
 impl Lease<'_> {
-    /// Gives the connection back: its last statement was answered whole.
+    /// Returns the connection: its last statement was answered completely.
     pub(super) fn release(self) {
         let mut idle = locked(&self.pool.idle);
         let now = Instant::now();
@@ -263,7 +269,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// True if the server has as many connections as it, the role or the pooler is allowed.
+/// True if the server, the role or the pooler has reached its limit of connections.
 fn is_full(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(|error| {
         error.code().as_deref() == Some("53300") || error.message().contains("no more connections allowed")
@@ -275,7 +281,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_cannot_become_sql() {
+    fn values_cannot_inject_sql() {
         let statement = spliced("SELECT $1, $2", &[Some("';\u{1F511}$2"), None]);
         let escaped = r"\U00000027\U0000003B\U0001F511\U00000024\U00000032";
         assert_eq!(statement, format!("SELECT CAST(E'{escaped}' AS text), CAST(NULL AS text)"));

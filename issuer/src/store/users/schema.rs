@@ -1,19 +1,19 @@
-//! What the application's table is like, compared with the settings that name it.
+//! Compares the application's table with the settings that name it.
 
 use super::pool::{Connection, Row};
 use super::sql::{ActiveType, Dialect, PostgresTypes, Question, Statements, Table};
 
-/// A setting that does not fit the database. Nothing but a change of one of them mends it.
+/// A setting that does not fit the database; only a change of the setting or of the database helps.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{setting}: {problem}")]
 pub struct SchemaError {
-    /// The setting at fault.
+    /// The wrong setting.
     pub setting: &'static str,
-    /// What is wrong, and what would be right.
+    /// The error, and the remedy.
     pub problem: String,
 }
 
-/// Why the table could not be looked at.
+/// Why the table could not be read.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LearnError {
     #[error(transparent)]
@@ -25,21 +25,21 @@ pub(super) enum LearnError {
 const POSTGRES_COLUMNS: &str = "SELECT a.attname::text AS name, format_type(a.atttypid, -1) AS type, \
     t.typcategory::text AS category, t.typname::text AS bare_type FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid \
     WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
-/// Tables in Postgres of that name in any case, in any schema.
+/// Postgres tables of that name, in any case and any schema.
 const POSTGRES_ALIKE: &str = "SELECT n.nspname || '.' || c.relname AS name FROM pg_class c \
     JOIN pg_namespace n ON n.oid = c.relnamespace WHERE lower(c.relname) = lower($1) AND c.relkind IN ('r', 'v', 'm', 'p', 'f') \
     AND n.nspname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1 LIMIT 3";
-/// Generated columns and those of views count; the hidden ones of virtual tables (1) do not.
+/// Generated columns and columns of views count; the hidden ones of virtual tables (1) do not.
 const SQLITE_COLUMNS: &str = "SELECT name, type FROM pragma_table_xinfo($1) WHERE hidden <> 1";
 const SQLITE_COLUMNS_IN_SCHEMA: &str = "SELECT name, type FROM pragma_table_xinfo($1, $2) WHERE hidden <> 1";
-/// SQLite's names for the row number, which it takes wherever the table has no column of that name.
+/// SQLite's names for the row number, valid where the table has no column of that name.
 const ROW_NUMBER: [&str; 3] = ["rowid", "oid", "_rowid_"];
 /// How many columns an error message names.
 const SHOWN_MAX: usize = 20;
 
 struct Column {
     name: String,
-    /// The type as it is written in SQL.
+    /// The type as written in SQL.
     kind: String,
     /// Postgres' category: B boolean, N number, S text, E enum, A array, U other.
     category: String,
@@ -101,7 +101,7 @@ async fn columns(connection: &mut Connection, table: &Table) -> Result<Vec<Colum
     Ok(rows.iter().map(read).collect::<Result<_, sqlx::Error>>()?)
 }
 
-/// SQLite's names have no case.
+/// SQLite's names are case-insensitive.
 fn find<'a>(columns: &'a [Column], name: &str, any_case: bool) -> Option<&'a Column> {
     columns.iter().find(|column| column.name == name || (any_case && column.name.eq_ignore_ascii_case(name)))
 }
@@ -130,7 +130,8 @@ async fn no_table(connection: &mut Connection, table: &Table) -> Result<SchemaEr
 }
 
 fn sqlite_dialect(columns: &[Column], table: &Table) -> Dialect {
-    // https://www.sqlite.org/datatype3.html §3.1: no type, or one with BLOB in it, converts nothing.
+    // https://www.sqlite.org/datatype3.html §3.1: no type, or one with BLOB in it, converts
+    // nothing.
     let id = table.columns().next().and_then(|(_, name)| find(columns, name, true));
     Dialect::Sqlite {
         id_untyped: id.is_none_or(|id| id.kind.is_empty() || id.kind.to_ascii_uppercase().contains("BLOB")),
@@ -174,7 +175,8 @@ fn postgres_types(columns: &[Column], table: &Table) -> Result<PostgresTypes, Sc
     Ok(types)
 }
 
-/// An error of a statement that was made for this table: by setting, where a change of settings or rights is what it needs.
+/// An error of a statement built for this table: attributed to a setting, if a change of settings
+/// or rights is the remedy.
 fn refused(error: sqlx::Error, table: &Table, setting: &'static str) -> LearnError {
     let Some(database) = error.as_database_error() else { return error.into() };
     let code = database.code().map(|code| code.into_owned()).unwrap_or_default();

@@ -1,6 +1,7 @@
-//! The statements on the application's table: its names are settings, so they are validated and quoted here.
+//! Statements on the application's table: its names are settings, so they are validated and quoted
+//! here.
 
-/// How an email is matched once no row has it exactly.
+/// How an email is matched if no row has exactly this spelling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EmailMatch {
     /// Ignoring case (ASCII only on SQLite).
@@ -21,25 +22,25 @@ pub struct Table {
     pub(super) email_match: EmailMatch,
 }
 
-/// A name that is no plain identifier.
+/// A name that is not a plain identifier.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a name of letters, digits and underscores (for a table also schema.table)")]
 pub struct BadIdentifier(pub String);
 
-/// Which database, and the types of its columns.
+/// The database, with the types of its columns.
 pub(super) enum Dialect {
     Postgres(PostgresTypes),
-    /// Ids are compared as text: the column has no type that would convert what is asked for.
+    /// Ids are compared as text: the column has no type that would convert the value.
     Sqlite {
         id_untyped: bool,
     },
 }
 
-/// What must be known of a table in Postgres to ask it.
+/// What the statements need to know of a Postgres table.
 pub(super) struct PostgresTypes {
     /// The id's type, as it is written in SQL.
     pub(super) id: String,
-    /// The email's type, if it ignores case by itself (citext).
+    /// The email's type, if it is case-insensitive (citext).
     pub(super) citext: Option<String>,
     /// Whether the password is bytes.
     pub(super) password_is_bytea: bool,
@@ -56,7 +57,7 @@ pub(super) enum ActiveType {
     Text,
 }
 
-/// A question to the table.
+/// A query of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Question {
     Email,
@@ -65,7 +66,7 @@ pub(super) enum Question {
 }
 
 impl Question {
-    /// How answers name it.
+    /// The query's name in the `asked` column.
     pub(super) const fn word(self) -> &'static str {
         match self {
             Self::Email => "email",
@@ -75,15 +76,16 @@ impl Question {
     }
 }
 
-/// The statements on one table. Each question gives at least one row, with `asked`: the question's word, a colon and the
-/// value asked for. `found` says whether `id`, `email`, `password_hash`, `active` and `scope` are there.
+/// Statements on one table. Each query returns at least one row, with `asked`: the query's name, a
+/// colon and the value. `found` says whether `id`, `email`, `password_hash`, `active` and `scope`
+/// are valid.
 pub(super) struct Statements {
     by_email: String,
     by_email_ignoring_case: String,
     by_id: String,
     /// Replaces a hash: the id, the old hash, the new one.
     pub(super) rehash: String,
-    /// The parameters of every kind of hash in the table, as `hash`.
+    /// The parameters of all kinds of hashes in the table, as `hash`.
     pub(super) hash_parameters: String,
     /// True if [`Question::Email`] ignores case already (citext).
     pub(super) ignores_case_natively: bool,
@@ -99,7 +101,7 @@ impl Statements {
     }
 }
 
-/// What a text or a number says that means yes, where a column is no boolean.
+/// Texts and numbers that mean yes, for a column that is not boolean.
 const YES: &str = "IN ('1', 't', 'true', 'y', 'yes', 'on')";
 
 /// The definitions of a table's indexes.
@@ -123,7 +125,7 @@ impl Table {
     /// A table by the names of its columns.
     ///
     /// # Errors
-    /// A name that is no plain identifier.
+    /// A name is not a plain identifier.
     pub fn new(
         table: &str,
         id: &str,
@@ -146,7 +148,7 @@ impl Table {
         })
     }
 
-    /// With a column that says whether a user may log in.
+    /// Sets the column that says whether a user may log in.
     ///
     /// # Errors
     /// As [`Table::new`].
@@ -154,7 +156,7 @@ impl Table {
         Ok(Self { active: name.map(checked).transpose()?, ..self })
     }
 
-    /// With a column that holds a user's scope.
+    /// Sets the column that holds a user's scope.
     ///
     /// # Errors
     /// As [`Table::new`].
@@ -162,7 +164,7 @@ impl Table {
         Ok(Self { scope: name.map(checked).transpose()?, ..self })
     }
 
-    /// Each column that is set, with the setting that names it.
+    /// Each configured column, with the setting that names it.
     pub(super) fn columns(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let required = [
             ("USERS_ID_COLUMN", Some(&self.id)),
@@ -174,7 +176,7 @@ impl Table {
         required.into_iter().filter_map(|(setting, name)| name.map(|name| (setting, name.as_str())))
     }
 
-    /// The table's name as it is set.
+    /// The table's name as configured.
     pub(super) fn plain_name(&self) -> &str {
         &self.table
     }
@@ -185,13 +187,13 @@ impl Table {
         quoted.join(".")
     }
 
-    /// The schema, where one is set, and the table's name, without quotes.
+    /// The schema, if configured, and the table's name, without quotes.
     pub(super) fn parts(&self) -> (Option<&str>, &str) {
         self.table.split_once('.').map_or((None, self.table.as_str()), |(schema, table)| (Some(schema), table))
     }
 
-    /// The statements. Every column stands behind the table's alias: SQLite takes a quoted name that is no column for a text,
-    /// but not a qualified one.
+    /// The statements. Every column is qualified with the table's alias: SQLite reads a quoted
+    /// unknown name as a text, but not a qualified one.
     pub(super) fn statements(&self, dialect: &Dialect) -> Statements {
         let table = self.name();
         let column = |name: &str| format!("t.\"{name}\"");
@@ -213,7 +215,7 @@ impl Table {
                 }),
                 scope.map(|scope| if types.scope_is_array { format!("array_to_string({scope}, ' ')") } else { scope }),
             ),
-            // SQLite keeps booleans as it pleases: a text "false" must not count as true.
+            // SQLite does not enforce types: a text "false" must not count as true.
             Dialect::Sqlite { .. } => (
                 format!("CAST({password} AS TEXT)"),
                 active.map(|active| format!("lower(CAST({active} AS TEXT)) {YES}")),
@@ -243,7 +245,7 @@ impl Table {
              FROM (SELECT {hash} AS hash FROM {table} AS t) AS h WHERE hash LIKE '%$2_$__$%' OR hash LIKE '%$argon2id$%' LIMIT 1000"
         );
         Statements {
-            // Rows that differ from each other in case only may stand before the exact one.
+            // Rows that differ only in case may come before the exact match.
             by_email: select(Question::Email, &by_email, 8),
             by_email_ignoring_case: select(Question::EmailIgnoringCase, &ignoring_case, 2),
             by_id: select(Question::Id, &by_id, 8),
@@ -253,8 +255,8 @@ impl Table {
         }
     }
 
-    /// The conditions of the three questions, and whether the first ignores case already. The comparison is made in the column's
-    /// own type, so that its index serves.
+    /// The conditions of the three queries, and whether the first is case-insensitive already.
+    /// Comparisons use the column's own type, so that its index serves.
     fn conditions(&self, dialect: &Dialect) -> (String, String, String, bool) {
         let (id, email) = (format!("t.\"{}\"", self.id), format!("t.\"{}\"", self.email));
         match dialect {
@@ -277,7 +279,7 @@ impl Table {
         }
     }
 
-    /// What index is missing, from the definitions of those there are.
+    /// A description of the missing index, given the definitions of the existing ones.
     pub(super) fn missing_index(&self, statements: &Statements, indexes: &[String]) -> Option<String> {
         let email = self.email.to_ascii_lowercase();
         let lowered: Vec<_> = indexes.iter().map(|index| index.to_ascii_lowercase().replace('"', "")).collect();
@@ -310,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_plain_and_quoted() {
+    fn names_are_validated_and_quoted() {
         assert_eq!(table("users").unwrap().name(), "\"users\"");
         assert_eq!(table("app.Users").unwrap().name(), "\"app\".\"Users\"");
         for bad in ["", "a b", "a\"b", "a;b", "a.b.c", ".a", "a.", "1a", "é", "users--", &"x".repeat(64)] {

@@ -1,4 +1,4 @@
-//! `DATABASE_URL`: the one parser for `serve`, `check-config` and every other command.
+//! `DATABASE_URL`: the only parser, for `serve`, `check-config` and every other command.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
@@ -7,11 +7,11 @@ use sqlx::ConnectOptions as _;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::sqlite::SqliteConnectOptions;
 
-/// How long a writer of the application's SQLite file is waited for.
+/// How long to wait for a writer of the application's SQLite file.
 const BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(2);
-/// What `sslmode` may be (libpq, "SSL Mode Descriptions").
+/// Valid values of `sslmode` (libpq, "SSL Mode Descriptions").
 const SSL_MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
-/// The parameters of a `postgres://` URL that mean something here.
+/// Supported parameters of a `postgres://` URL.
 const PARAMETERS: [&str; 17] = [
     "sslmode",
     "ssl-mode",
@@ -34,22 +34,22 @@ const PARAMETERS: [&str; 17] = [
 const ENCODE: &str = "percent-encode what is not a letter or digit in the user and the password (# is %23, / is %2F, ? is \
                       %3F, @ is %40, % is %25)";
 
-/// Where the application's users are. Holds a password; its `Debug` shows none.
+/// The database of the application's users. Contains a password, which its `Debug` hides.
 #[derive(Clone)]
 pub struct DatabaseUrl {
     pub(super) options: Options,
-    /// Parameters that were left out because they mean nothing here.
+    /// Parameters that were ignored because they have no meaning here.
     pub(super) ignored: Vec<String>,
 }
 
-/// How to connect.
+/// Connection options.
 #[derive(Clone)]
 pub(super) enum Options {
     Postgres(Box<PgConnectOptions>),
     Sqlite(Box<SqliteConnectOptions>),
 }
 
-/// What is wrong with a `DATABASE_URL`, and what would be right. Shows nothing of the URL.
+/// What is wrong with a `DATABASE_URL`, and the remedy. Shows nothing of the URL.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct UrlError(String);
@@ -65,10 +65,10 @@ impl std::fmt::Debug for DatabaseUrl {
 }
 
 impl DatabaseUrl {
-    /// Reads `postgres://…` (also `postgresql://` and `postgresql+driver://`) or `sqlite://…`.
+    /// Parses `postgres://…` (also `postgresql://` and `postgresql+driver://`) or `sqlite://…`.
     ///
     /// # Errors
-    /// Anything else, and everything that could not be connected with.
+    /// The URL is of another kind, or cannot work.
     pub fn parse(text: &str) -> Result<Self, UrlError> {
         if text.starts_with("sqlite:") {
             return sqlite(text);
@@ -81,7 +81,7 @@ impl DatabaseUrl {
         }
     }
 
-    /// The SQLite file, where it is one.
+    /// The SQLite file, for SQLite.
     pub(super) fn file(&self) -> Option<PathBuf> {
         match &self.options {
             Options::Sqlite(options) => Some(options.get_filename().to_owned()),
@@ -99,7 +99,7 @@ fn sqlite(text: &str) -> Result<DatabaseUrl, UrlError> {
     Ok(DatabaseUrl { options: Options::Sqlite(Box::new(options)), ignored: Vec::new() })
 }
 
-/// Reads what stands after `postgres://`.
+/// Parses the rest of a `postgres://` URL.
 fn postgres(rest: &str) -> Result<DatabaseUrl, UrlError> {
     let fail = |problem: &str| Err(UrlError(format!("{problem}; {ENCODE}")));
     if rest.contains('#') {
@@ -107,7 +107,8 @@ fn postgres(rest: &str) -> Result<DatabaseUrl, UrlError> {
     }
     let (address, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (authority, path) = address.split_once('/').unwrap_or((address, ""));
-    // A raw / or ? in the password ends the authority early; the @ before the host then stands behind it.
+    // A raw / or ? in the password ends the authority early; the @ before the host then comes after
+    // it.
     if path.contains('@') || (!authority.contains('@') && !address.contains('/') && query.contains('@')) {
         return fail("has a raw / or ? before its @");
     }
@@ -137,9 +138,9 @@ fn postgres(rest: &str) -> Result<DatabaseUrl, UrlError> {
     if let Some(mode) = named("sslmode").or_else(|| named("ssl-mode"))
         && !SSL_MODES.contains(&mode)
     {
-        return Err(UrlError(format!("has a sslmode that is none of {}", SSL_MODES.join(", "))));
+        return Err(UrlError(format!("has an unknown sslmode; it must be one of {}", SSL_MODES.join(", "))));
     }
-    // libpq takes an empty host for the default one; a URL with a user must have one.
+    // libpq reads an empty host as the default one; a URL with a user must have a host.
     let host = if host.is_empty() { "localhost" } else { host };
     let at = if user.is_empty() { String::new() } else { format!("{user}@") };
     let port = port.filter(|port| !port.is_empty()).map(|port| format!(":{port}")).unwrap_or_default();
@@ -147,13 +148,13 @@ fn postgres(rest: &str) -> Result<DatabaseUrl, UrlError> {
     let url = format!("postgres://{at}{host}{port}/{path}?{}", query.join("&"));
     let options =
         PgConnectOptions::from_str(&url).map_err(|error| UrlError(format!("is not usable ({error}); {ENCODE}")))?;
-    // A literal IPv6 address stands in brackets in a URL, and nowhere else.
+    // A URL puts a literal IPv6 address in brackets, which the host itself does not have.
     let literal = options.get_host().strip_prefix('[').and_then(|host| host.strip_suffix(']')).map(str::to_owned);
     let options = match literal {
         Some(address) => options.host(&address),
         None => options,
     };
-    // What poolers do not let through: start-up parameters beyond the usual, and names for statements.
+    // Poolers reject unusual start-up parameters and named statements.
     let options = options.extra_float_digits(None).statement_cache_capacity(0).disable_statement_logging();
     Ok(DatabaseUrl { options: Options::Postgres(Box::new(options)), ignored })
 }
@@ -161,7 +162,7 @@ fn postgres(rest: &str) -> Result<DatabaseUrl, UrlError> {
 /// Names and values.
 type Parameters<'a> = Vec<(&'a str, &'a str)>;
 
-/// The parameters that are known, and the names of the others.
+/// The known parameters, and the names of the others.
 fn parameters(query: &str) -> Result<(Parameters<'_>, Vec<String>), UrlError> {
     let (mut known, mut ignored) = (Vec::new(), Vec::new());
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -197,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn usual_urls_are_read() {
+    fn usual_urls_are_parsed() {
         for (text, host, port) in [
             ("postgres://app:pw@db/app", "db", 5432),
             ("postgresql://app:p%23w%2F@db:6432/app?sslmode=require", "db", 6432),
