@@ -1,4 +1,5 @@
-//! The stores against real servers, one subject a module, in one binary so that their common code is built once.
+//! The stores against real servers: one module per subject, in one binary so that common code is
+//! built once.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests may fail loudly")]
 #![allow(dead_code, missing_docs, reason = "test code")]

@@ -1,4 +1,5 @@
-//! How Redis must be set up (F10 of docs/protocol.md), and what `REDIS_WAIT_…` waits for, against real Redis.
+//! Requirements for Redis (F10 of docs/protocol.md), and the effect of `REDIS_WAIT_…`, against real
+//! Redis.
 
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use sidegate_issuer::domain::traits::Store as _;
 use sidegate_issuer::store::redis::{Link, RedisRequirements, RedisStore, ReplicaAckSettings};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_evicts_is_refused_by_name_unless_that_is_accepted() {
+async fn evicting_server_is_refused_unless_accepted() {
     let server = RedisServer::start(&["--maxmemory-policy", "allkeys-lru"]).await;
     let store = store_at(&server.url());
     let refused = store.check_server(STRICT).await.unwrap_err().to_string();
@@ -20,20 +21,20 @@ async fn a_server_that_evicts_is_refused_by_name_unless_that_is_accepted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_policy_that_is_changed_later_is_noticed_and_told() {
+async fn later_change_of_the_eviction_policy_is_reported() {
     let server = RedisServer::start(&[]).await;
     let store = beating(&server.url()).await;
     for policy in ["volatile-lru", "noeviction"] {
         let _ok: String = server.command(&["CONFIG", "SET", "maxmemory-policy", policy]).await;
         let evicts = policy != "noeviction";
-        eventually("it is told", async || store.counts().is_unfit("evicts") == evicts).await;
+        eventually("the change is reported", async || store.counts().is_unfit("evicts") == evicts).await;
         assert!(!store.counts().is_unfit("forgets"));
         store.probe().await.unwrap();
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_without_waitaof_is_refused_where_it_is_wanted() {
+async fn server_without_waitaof_is_refused_if_required() {
     let server = RedisServer::start(&[]).await;
     let info: String = server.command(&["INFO", "server"]).await;
     let version = info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap().trim().to_owned();
@@ -64,7 +65,7 @@ async fn follow(replica: &RedisServer, master: &RedisServer) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_has_it_before_it_counts_as_stored() {
+async fn revocation_counts_as_stored_once_a_replica_has_it() {
     let (master, replica) = (RedisServer::start(&[]).await, RedisServer::start(&[]).await);
     follow(&replica, &master).await;
     let store = waiting(&master, PATIENT).await;
@@ -80,7 +81,7 @@ async fn a_replica_has_it_before_it_counts_as_stored() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn too_few_replicas_in_time_is_refused_and_confirmed_later_without_a_second_entry() {
+async fn replica_timeout_is_confirmed_later_without_a_second_entry() {
     let (master, replica) = (RedisServer::start(&[]).await, RedisServer::start(&[]).await);
     let store = waiting(&master, ReplicaAckSettings { timeout: Duration::from_millis(50), ..PATIENT }).await;
     tokio::spawn(store.clone().watch(STRICT, || None));
@@ -98,7 +99,7 @@ async fn too_few_replicas_in_time_is_refused_and_confirmed_later_without_a_secon
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_else_is_held_up_by_who_waits() {
+async fn waiting_for_replicas_does_not_block_other_calls() {
     let (master, replica) = (RedisServer::start(&[]).await, RedisServer::start(&[]).await);
     let store = waiting(&master, ReplicaAckSettings { timeout: Duration::from_secs(120), ..PATIENT }).await;
     log_in(&store, 1).await;
@@ -114,7 +115,7 @@ async fn nobody_else_is_held_up_by_who_waits() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_is_on_disk_before_it_counts_as_stored() {
+async fn revocation_counts_as_stored_once_on_disk() {
     let disk = ReplicaAckSettings { replicas: 0, timeout: Duration::from_secs(1), fsync: true };
     let Some(server) = RedisServer::start_newer(&[]).await else {
         println!("NOT RUN: no server that knows WAITAOF (tests/run installs one)");
@@ -123,12 +124,13 @@ async fn it_is_on_disk_before_it_counts_as_stored() {
     let requirements = RedisRequirements { waitaof: true, ..STRICT };
     let store = waiting(&server, disk).await;
     store.check_server(requirements).await.unwrap();
-    // A replica that is new gives the server another replication id, and every issuer has to see that.
+    // A new replica gives the server another replication id, which every issuer must see.
     tokio::spawn(store.clone().watch(requirements, || None));
     log_in(&store, 1).await;
     log_out(&store, 1).await.unwrap();
     assert_eq!((server.log(0).await.len(), store.counts().outbox.get()), (1, 0));
-    // And on a replica's, which tells once a second how far its disk is: a shorter wait may be in vain for ever.
+    // And on a replica's disk. A replica reports its disk position once a second: a shorter wait
+    // may never succeed.
     let both = waiting(&server, ReplicaAckSettings { replicas: 1, timeout: Duration::from_secs(3), ..disk }).await;
     tokio::spawn(both.clone().watch(requirements, || None));
     log_in(&both, 2).await;
@@ -138,7 +140,7 @@ async fn it_is_on_disk_before_it_counts_as_stored() {
     follow(&replica, &server).await;
     eventually("it is confirmed", async || both.counts().outbox.get() == 0).await;
     assert_eq!(replica.times(&session(2)).await, 1);
-    // Without an append-only file there is nothing to wait for.
+    // Without an append-only file the wait ends at once.
     let _ok: String = server.command(&["CONFIG", "SET", "appendonly", "no"]).await;
     eventually("a login", async || store.create(&new_session(3, 3)).await.is_ok()).await;
     log_out(&store, 3).await.unwrap_err();

@@ -1,5 +1,5 @@
-//! `REVOCATION_JOURNAL` against real Redis: the log is built again from it, over a loss of the data, a restart of the
-//! issuer, and both at once.
+//! `REVOCATION_JOURNAL` against real Redis: the log is rebuilt from the journal after a loss of the
+//! data, a restart of the issuer, and both at once.
 
 use crate::support::redis::{PREFIX, RedisServer};
 use crate::support::store::*;
@@ -11,7 +11,7 @@ use sidegate_issuer::domain::traits::Store as _;
 use sidegate_issuer::store::redis::{JournalSettings, RedisStore};
 use sidegate_runtime::clock::monotonic_ms;
 
-/// A `since` that no data set made by a test has.
+/// A `since` that no data set of a test has.
 const LONG_AGO: &str = "1000";
 
 /// An issuer's store with a journal, and its heartbeat.
@@ -25,11 +25,11 @@ impl Issuer {
         Self::start_with(server, folder, sole, || Some(monotonic_ms())).await
     }
 
-    /// With a feed that says so as of when it has brought everything.
+    /// Starts an issuer whose feed is proven complete as `proven` says.
     async fn start_with(server: &RedisServer, folder: &Scratch, sole: bool, proven: fn() -> Option<u64>) -> Self {
         let settings = JournalSettings { path: folder.file("journal"), sole };
         let mut opened = None;
-        // The one before it may not have let go of it yet.
+        // The previous issuer may still hold the journal's lock.
         eventually("the journal is free", async || {
             opened = store_at(&server.url()).journaling(&settings).ok();
             opened.is_some()
@@ -54,7 +54,8 @@ async fn since(server: &RedisServer) -> Option<String> {
     server.command(&["HGET", &meta(), "since"]).await
 }
 
-/// The data set claims everything since long ago, and the journal has noted that after entry `last`.
+/// Sets `since` of the data set to long ago, and waits until the journal has a proof that covers
+/// entry `last`.
 async fn noted(server: &RedisServer, folder: &Scratch) {
     let _set: i64 = server.command(&["HSET", &meta(), "since", LONG_AGO]).await;
     let last = server.log(0).await.last().unwrap().0;
@@ -83,13 +84,13 @@ async fn has_everything(server: &RedisServer) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn redis_lost_its_data_and_since_need_not_move() {
+async fn journal_keeps_since_after_redis_lost_its_data() {
     let (server, folder) = (RedisServer::start(&[]).await, Scratch::new("journal"));
     let issuer = Issuer::start(&server, &folder, false).await;
     ended_sessions(&issuer.store).await;
-    // Another issuer's, of which the feed told.
-    let heard = Revocation { target: token(8), expires_at: UnixTime(4_000_000_000) };
-    issuer.store.observer().expect("a journal").revoked(0, &heard);
+    // An entry of another issuer, received by the feed.
+    let received = Revocation { target: token(8), expires_at: UnixTime(4_000_000_000) };
+    issuer.store.observer().expect("a journal").revoked(0, &received);
     noted(&server, &folder).await;
     let _ok: String = server.command(&["FLUSHALL"]).await;
     has_everything(&server).await;
@@ -98,7 +99,7 @@ async fn redis_lost_its_data_and_since_need_not_move() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_issuer_restarts_and_redis_lost_its_data_meanwhile() {
+async fn journal_survives_issuer_restart_and_data_loss() {
     let (mut server, folder) = (RedisServer::start(&["--appendonly", "no"]).await, Scratch::new("journal"));
     let issuer = Issuer::start(&server, &folder, false).await;
     ended_sessions(&issuer.store).await;
@@ -113,7 +114,7 @@ async fn the_issuer_restarts_and_redis_lost_its_data_meanwhile() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_issuer_restarts_and_an_old_backup_was_restored_meanwhile() {
+async fn journal_survives_issuer_restart_and_restored_backup() {
     let (mut server, folder) = (RedisServer::start(&["--appendonly", "no"]).await, Scratch::new("journal"));
     let issuer = Issuer::start(&server, &folder, false).await;
     for number in 1..=3 {
@@ -134,7 +135,7 @@ async fn the_issuer_restarts_and_an_old_backup_was_restored_meanwhile() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_issuer_died_before_its_journal_could_prove_anything() {
+async fn journal_without_a_proof_restores_its_entries() {
     let (mut server, folder) = (RedisServer::start(&["--appendonly", "no"]).await, Scratch::new("journal"));
     let issuer = Issuer::start_with(&server, &folder, false, || None).await;
     log_in(&issuer.store, 1).await;
@@ -153,10 +154,10 @@ async fn the_issuer_died_before_its_journal_could_prove_anything() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_old_backup_without_a_journal_says_that_it_knows_no_more() {
+async fn restored_backup_with_an_old_proof_moves_since() {
     let mut server = RedisServer::start(&["--appendonly", "no"]).await;
     let folder = Scratch::new("journal");
-    // With a journal that can prove nothing: the store only remembers that the log was longer.
+    // The journal's proof is too old: the store only knows that the log was longer.
     let issuer = Issuer::start(&server, &folder, false).await;
     log_in(&issuer.store, 1).await;
     let _set: i64 = server.command(&["HSET", &meta(), "since", LONG_AGO]).await;
@@ -165,7 +166,7 @@ async fn an_old_backup_without_a_journal_says_that_it_knows_no_more() {
     noted(&server, &folder).await;
     issuer.die();
     server.kill();
-    // Of the proof only the store's clock is made old: nobody knows what others revoked since.
+    // Only the store's time in the proof is aged: what other issuers revoked since is unknown.
     age_proofs(&folder);
     server.restart().await;
     let _again = Issuer::start(&server, &folder, false).await;
@@ -175,7 +176,7 @@ async fn an_old_backup_without_a_journal_says_that_it_knows_no_more() {
     .await;
 }
 
-/// Makes the store's clock in every proof a thousand seconds older, checksum included.
+/// Makes the store's time in every proof a thousand seconds older, checksum included.
 fn age_proofs(folder: &Scratch) {
     let bytes = std::fs::read(folder.file("journal")).unwrap();
     let (mut out, mut at) = (bytes[..8].to_vec(), 8);

@@ -1,18 +1,18 @@
-//! F6, F7 and F8 of docs/protocol.md from the issuer's side, against real Redis: what was acknowledged is in the log
-//! again, and sessions that were ended stay ended, as long as the issuer lives.
+//! F6, F7 and F8 of docs/protocol.md from the issuer's side, against real Redis: acknowledged
+//! entries return to the log, and ended sessions stay ended, as long as the issuer runs.
 
 use crate::support::eventually;
+use crate::support::forwarder::Forwarder;
 use crate::support::redis::{PREFIX, RedisServer};
 use crate::support::store::*;
-use crate::support::switchboard::Switchboard;
-use sidegate_common::log_protocol::RedisKeys;
 use sidegate_common::revocation::{Revocation, Target};
 use sidegate_common::time::UnixTime;
 use sidegate_issuer::domain::session::{Rotated, Rotation};
 use sidegate_issuer::domain::traits::Store as _;
 use sidegate_issuer::store::redis::RedisStore;
 
-/// Sessions 1 to 4, of which the first three were ended: by logout, by reuse of a refresh token, with the whole user.
+/// Sessions 1 to 4, of which the first three were ended: by logout, by reuse of a refresh token, by
+/// revoking the user.
 async fn acknowledged(store: &RedisStore) -> UnixTime {
     for number in 1..=4 {
         log_in(store, number).await;
@@ -36,7 +36,7 @@ fn key() -> Target {
     Target::Key { kid: "k1".into() }
 }
 
-/// All of it is in the log, without anybody asking.
+/// Waits until the log has all of it, without any request.
 async fn in_the_log(server: &RedisServer, threshold: UnixTime) {
     let subject = Target::Subject { sub: user(3).into(), threshold };
     eventually("the log has everything again", async || {
@@ -55,7 +55,7 @@ async fn in_the_log(server: &RedisServer, threshold: UnixTime) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_an_operator_deletes_is_put_back() {
+async fn deleted_entries_are_replayed() {
     let keys = RedisKeys::new(PREFIX, 0);
     let newest = format!(
         "local n = redis.call('XREVRANGE', '{0}', '+', '-', 'COUNT', 1)[1][1] redis.call('XDEL', '{0}', n)",
@@ -98,7 +98,7 @@ async fn on_a_cluster_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_stands_is_not_written_twice() {
+async fn intact_log_gets_no_second_entries() {
     let mut server = RedisServer::start(&["--appendfsync", "always"]).await;
     let store = beating(&server.url()).await;
     acknowledged(&store).await;
@@ -115,7 +115,7 @@ async fn a_log_that_stands_is_not_written_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_restarts_empty() {
+async fn empty_restart_is_replayed() {
     let mut server = RedisServer::start(&["--appendonly", "no"]).await;
     let store = beating(&server.url()).await;
     let threshold = acknowledged(&store).await;
@@ -125,7 +125,7 @@ async fn a_server_that_restarts_empty() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_old_backup_is_restored() {
+async fn restored_backup_is_replayed() {
     let mut server = RedisServer::start(&["--appendonly", "no"]).await;
     let store = beating(&server.url()).await;
     for number in 1..=4 {
@@ -139,7 +139,8 @@ async fn an_old_backup_is_restored() {
     stay_ended(&store, &server).await;
 }
 
-/// The sessions that came back with the old data have ended again; the one that was never ended has not.
+/// The ended sessions that came back with the old data have ended again; the session that was never
+/// ended has not.
 async fn stay_ended(store: &RedisStore, server: &RedisServer) {
     for number in 1..=3 {
         eventually("the session has ended again", async || !is_there(store, number).await).await;
@@ -152,7 +153,7 @@ async fn stay_ended(store: &RedisStore, server: &RedisServer) {
     assert_eq!(members, [""; 0]);
 }
 
-/// A master with a replica that has everything so far; then the link between them is cut.
+/// A master and a replica that has everything so far; then their link is cut.
 async fn pair() -> (RedisServer, RedisServer) {
     let (master, replica) = (RedisServer::start(&[]).await, RedisServer::start(&[]).await);
     let _ok: String = replica.command(&["REPLICAOF", "127.0.0.1", &master.port().to_string()]).await;
@@ -168,33 +169,33 @@ async fn in_step(master: &RedisServer, replica: &RedisServer) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failover_that_lost_a_suffix() {
+async fn failover_that_lost_a_suffix_is_replayed() {
     let (mut master, replica) = pair().await;
-    let switchboard = Switchboard::to(master.port()).await;
-    let store = beating(&switchboard.url()).await;
+    let forwarder = Forwarder::to(master.port()).await;
+    let store = beating(&forwarder.url()).await;
     for number in 1..=4 {
         log_in(&store, number).await;
     }
     in_step(&master, &replica).await;
-    // The link is cut: what is acknowledged from here on never reaches the replica.
+    // The link is cut: entries acknowledged from here on never reach the replica.
     let _ok: String = replica.command(&["REPLICAOF", "127.0.0.1", &crate::support::free_port().to_string()]).await;
     let threshold = end_three(&store).await;
     master.kill();
     let _ok: String = replica.command(&["REPLICAOF", "NO", "ONE"]).await;
     assert_eq!(replica.log(0).await, [], "the failover lost it all");
-    switchboard.switch(replica.port());
+    forwarder.switch(replica.port());
     in_the_log(&replica, threshold).await;
     stay_ended(&store, &replica).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_isolated_old_master_takes_nothing_and_the_new_one_gets_it() {
+async fn isolated_master_refuses_and_the_new_master_gets_the_entry() {
     let (master, replica) = pair().await;
     for (name, value) in [("min-replicas-to-write", "1"), ("min-replicas-max-lag", "1")] {
         let _ok: String = master.command(&["CONFIG", "SET", name, value]).await;
     }
-    let switchboard = Switchboard::to(master.port()).await;
-    let store = store_at(&switchboard.url());
+    let forwarder = Forwarder::to(master.port()).await;
+    let store = store_at(&forwarder.url());
     eventually("the replica counts", async || store.initialise().await.is_ok()).await;
     tokio::spawn(store.clone().watch(STRICT, || None));
     log_in(&store, 1).await;
@@ -203,14 +204,14 @@ async fn an_isolated_old_master_takes_nothing_and_the_new_one_gets_it() {
     eventually("the old master takes no more writes", async || store.probe().await.is_err()).await;
     log_out(&store, 1).await.expect_err("it may have been replaced");
     assert_eq!(master.log(0).await, []);
-    switchboard.switch(replica.port());
+    forwarder.switch(replica.port());
     eventually("the new master has it", async || replica.times(&session(1)).await > 0).await;
     eventually("the outbox is empty", async || store.counts().outbox.get() == 0).await;
     assert!(!is_there(&store, 1).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_issuer_puts_back_its_own() {
+async fn every_issuer_replays_its_own_entries() {
     let server = RedisServer::start(&[]).await;
     let (one, other) = (beating(&server.url()).await, beating(&server.url()).await);
     for number in 1..=40 {
@@ -227,19 +228,19 @@ async fn every_issuer_puts_back_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_made_after_the_user_was_logged_out_survives_the_replay() {
+async fn session_created_after_a_global_logout_survives_the_replay() {
     let server = RedisServer::start(&[]).await;
     let store = beating(&server.url()).await;
     log_in(&store, 1).await;
     store.revoke_subject(&user(1)).await.unwrap();
     log_in(&store, 1).await;
     let _gone: i64 = server.command(&["DEL", &RedisKeys::new(PREFIX, 0).meta()]).await;
-    eventually("the data set is made again", async || store.probe().await.is_ok()).await;
+    eventually("the data set exists again", async || store.probe().await.is_ok()).await;
     assert!(is_there(&store, 1).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_heartbeat_costs_next_to_nothing_however_much_was_acknowledged() {
+async fn heartbeat_cost_is_independent_of_the_replay_buffer() {
     let server = RedisServer::start(&[]).await;
     let store = beating(&server.url()).await;
     for number in 0..=255 {

@@ -1,5 +1,6 @@
-//! F11 and F12 of docs/protocol.md, against real Redis: whatever Redis refuses is answered as refused, kept, and
-//! delivered once Redis takes it; and a key of the wrong type leaves nothing half-written.
+//! F11 and F12 of docs/protocol.md, against real Redis: a change that Redis refuses is reported as
+//! refused, queued, and delivered once Redis accepts it; and a key of the wrong type leaves nothing
+//! half-written.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use sidegate_issuer::domain::session::{Rotated, Rotation};
 use sidegate_issuer::domain::traits::Store as _;
 use sidegate_issuer::store::redis::RedisStore;
 
-/// Asks for one of each while Redis refuses; says what the log must have in the end.
+/// Requests one revocation of each kind while Redis refuses.
 async fn refused(store: &RedisStore) {
     log_out(store, 1).await.expect_err("a session's end");
     revoke_token(store, 2).await.expect_err("a token's revocation");
@@ -30,7 +31,8 @@ async fn before(store: &RedisStore) {
     }
 }
 
-/// The log has what was refused, and what goes with it has happened, although nobody asked again.
+/// Checks that the log has the refused entries, and that their sessions have ended, without another
+/// request.
 async fn delivered(store: &RedisStore, server: &RedisServer) {
     eventually("the outbox is empty", async || store.counts().outbox.get() == 0).await;
     assert_eq!((store.counts().delivered.get(), store.counts().overflowed.get()), (3, 0));
@@ -45,10 +47,7 @@ async fn delivered(store: &RedisStore, server: &RedisServer) {
     assert!(is_there(store, 4).await, "another user's has not");
     let rotation = Rotation { sid: sid(4), sub: user(4), presented: 0 };
     assert!(matches!(store.rotate(&rotation).await, Ok(Rotated::Traded { generation: 1, .. })));
-    assert!(
-        store.create(&new_session(5, 3)).await.unwrap().issued > threshold,
-        "a new token of the user is not born dead"
-    );
+    assert!(store.create(&new_session(5, 3)).await.unwrap().issued > threshold, "a new token of the user is valid");
     assert!(is_there(store, 5).await);
 }
 
@@ -64,7 +63,7 @@ async fn set(server: &RedisServer, name: &str, value: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_memory() {
+async fn out_of_memory_is_delivered_later() {
     let (server, store) = server_and_store(&[]).await;
     set(&server, "maxmemory", "1").await;
     refused(&store).await;
@@ -73,7 +72,7 @@ async fn no_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn too_few_replicas() {
+async fn too_few_replicas_is_delivered_later() {
     let (server, store) = server_and_store(&[]).await;
     set(&server, "min-replicas-to-write", "1").await;
     refused(&store).await;
@@ -82,7 +81,7 @@ async fn too_few_replicas() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_takes_no_writes() {
+async fn read_only_replica_is_delivered_later() {
     let (server, store) = server_and_store(&[]).await;
     let _ok: String = server.command(&["REPLICAOF", "127.0.0.1", &free_port().to_string()]).await;
     refused(&store).await;
@@ -91,9 +90,9 @@ async fn a_replica_takes_no_writes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_disk_that_fails() {
+async fn failing_disk_is_delivered_later() {
     let (server, store) = server_and_store(&[]).await;
-    // What is saved cannot be put where a folder stands.
+    // A directory in the file's place makes the save fail.
     std::fs::create_dir(server.file("dump.rdb")).unwrap();
     set(&server, "save", "3600 1000000").await;
     let _started: String = server.command(&["BGSAVE"]).await;
@@ -114,7 +113,7 @@ async fn saved(server: &RedisServer, status: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_script_that_never_ends() {
+async fn endless_script_is_delivered_later() {
     let (server, store) = server_and_store(&["--busy-reply-threshold", "20"]).await;
     let (mut connection, mut killer) = (server.connect().await, server.connect().await);
     let endless = tokio::spawn(async move {
@@ -133,7 +132,7 @@ async fn a_script_that_never_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn loading_its_data() {
+async fn loading_server_is_delivered_later() {
     let (mut server, store) = server_and_store(&[]).await;
     for batch in 0..50 {
         let fill = format!("for i = 1, 100 do redis.call('SET', 'filler:{batch}:' .. i, string.rep('x', 100)) end");
@@ -147,7 +146,7 @@ async fn loading_its_data() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn away() {
+async fn unreachable_server_is_delivered_later() {
     let (mut server, store) = server_and_store(&[]).await;
     server.kill();
     refused(&store).await;
@@ -156,7 +155,7 @@ async fn away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn frozen() {
+async fn frozen_server_is_delivered_later() {
     let (server, store) = server_and_store(&[]).await;
     server.signal(Signal::STOP);
     refused(&store).await;
@@ -165,7 +164,7 @@ async fn frozen() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn scripts_that_are_forgotten_are_loaded_again() {
+async fn flushed_scripts_are_loaded_again() {
     let (server, store) = server_and_store(&[]).await;
     let _ok: String = server.command(&["SCRIPT", "FLUSH"]).await;
     log_out(&store, 1).await.unwrap();
@@ -173,7 +172,7 @@ async fn scripts_that_are_forgotten_are_loaded_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_client_retries_is_not_delivered_again() {
+async fn retried_revocation_is_not_delivered_again() {
     let server = RedisServer::start(&[]).await;
     let store = store_at(&server.url());
     store.initialise().await.unwrap();
@@ -193,7 +192,7 @@ async fn what_the_client_retries_is_not_delivered_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_issuer_that_stops_delivers_before() {
+async fn stopping_issuer_delivers_first() {
     let server = RedisServer::start(&[]).await;
     let store = store_at(&server.url());
     store.initialise().await.unwrap();
@@ -208,7 +207,7 @@ async fn an_issuer_that_stops_delivers_before() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_login_after_a_refused_logout_of_the_user_survives_its_delivery() {
+async fn login_after_a_refused_logout_survives_its_delivery() {
     let server = RedisServer::start(&[]).await;
     let store = store_at(&server.url());
     store.initialise().await.unwrap();
@@ -256,7 +255,7 @@ async fn a_key_of_the_wrong_type_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_record_of_the_wrong_type_does_not_hold_up_what_is_delivered() {
+async fn record_of_the_wrong_type_does_not_block_deliveries() {
     let server = RedisServer::start(&[]).await;
     let store = store_at(&server.url());
     store.initialise().await.unwrap();
@@ -273,19 +272,19 @@ async fn a_record_of_the_wrong_type_does_not_hold_up_what_is_delivered() {
     eventually("the outbox is empty", async || store.counts().outbox.get() == 0).await;
     assert_eq!(server.times(&session(1)).await, 1, "the entry is what matters");
     assert!(server.log(0).await.iter().all(|(_, revocation)| revocation.expires_at > UnixTime(0)));
-    // The three, and the end of the session that the user's revocation, come late, ends.
+    // The three, and the end of the session that the late revocation of its user ends.
     assert_eq!(server.log(0).await.len(), 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn under_load_and_changing_troubles_nothing_is_lost() {
+async fn nothing_is_lost_under_load_and_changing_faults() {
     let (server, store) = server_and_store(&[]).await;
     let target = |number: u16| {
         let mut id = [7; 16];
         id[..2].copy_from_slice(&number.to_be_bytes());
         Target::Token { jti: Id::Packed(id), subject: None }
     };
-    let troubles = async {
+    let faults = async {
         let mut connection = server.connect().await;
         for round in 0..40 {
             let (name, bad, good) =
@@ -319,9 +318,9 @@ async fn under_load_and_changing_troubles_nothing_is_lost() {
             refused
         }
     });
-    let ((), refused) = tokio::join!(troubles, futures_util::future::join_all(revoking));
+    let ((), refused) = tokio::join!(faults, futures_util::future::join_all(revoking));
     let refused: u64 = refused.iter().sum();
-    assert!((1..2000).contains(&refused), "{refused} refused: the troubles were meant to meet some of them");
+    assert!((1..2000).contains(&refused), "{refused} refused: the faults should meet some of them");
     eventually("the outbox is empty", async || store.counts().outbox.get() == 0).await;
     assert_eq!(store.counts().overflowed.get(), 0);
     let all = async || {

@@ -1,14 +1,14 @@
-//! After a failover or a loss of data no token is handed out before every issuer has put back what it acknowledged, and what
-//! its feed brought from others (docs/protocol.md, "Replaying"). Against real Redis.
+//! After a failover or a loss of data no token is issued before every issuer has replayed its
+//! acknowledged entries, and those of others that its feed received (docs/protocol.md,
+//! "Replaying"). Against real Redis.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::support::eventually;
+use crate::support::forwarder::Forwarder;
 use crate::support::redis::{PREFIX, RedisServer};
 use crate::support::store::*;
-use crate::support::switchboard::Switchboard;
-use sidegate_common::log_protocol::RedisKeys;
 use sidegate_common::revocation::{Revocation, SubjectTag, Target};
 use sidegate_common::revocation_state::{OnStale, RevocationState, Staleness};
 use sidegate_common::sync::Sink as _;
@@ -39,14 +39,14 @@ async fn replication_id(server: &RedisServer) -> String {
     info.lines().find_map(|line| line.strip_prefix("master_replid:")).unwrap().trim().to_owned()
 }
 
-/// The log names itself settled, as it is now.
+/// True if the log is marked as settled for its current replication id.
 async fn is_settled(server: &RedisServer) -> bool {
     let epoch = meta(server, "epoch").await;
     let here = format!("{} {}", epoch.unwrap_or_default(), replication_id(server).await);
     meta(server, "settled").await == Some(here)
 }
 
-/// A store whose feed has brought nothing yet but what is put into the state returned.
+/// A store whose feed has received only the entries of the returned state.
 fn with_feed(url: &str) -> (RedisStore, Arc<RevocationState>) {
     let staleness = Staleness { max_ms: 30_000, policy: OnStale::Deny };
     let (store, state) = (store_at(url), Arc::new(RevocationState::new(staleness, reading(), None)));
@@ -59,11 +59,12 @@ fn beat(store: &RedisStore) -> tokio::task::JoinHandle<()> {
     tokio::spawn(store.clone().watch(STRICT, || None))
 }
 
-/// A master, a replica that has everything so far and then loses the link, and an address that leads to the master.
+/// A master, a replica that has everything so far and then loses the link, and an address that
+/// leads to the master.
 struct Pair {
     master: RedisServer,
     replica: RedisServer,
-    address: Switchboard,
+    address: Forwarder,
 }
 
 impl Pair {
@@ -75,11 +76,11 @@ impl Pair {
             info.contains("state=online")
         })
         .await;
-        let address = Switchboard::to(master.port()).await;
+        let address = Forwarder::to(master.port()).await;
         Self { master, replica, address }
     }
 
-    /// What is acknowledged from here on never reaches the replica.
+    /// Cuts the link: entries acknowledged from here on never reach the replica.
     async fn cut(&self) {
         let offset = async |server: &RedisServer, name: &str| -> u64 {
             let info: String = server.command(&["INFO", "replication"]).await;
@@ -99,7 +100,7 @@ impl Pair {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn issuers_list_themselves_and_leave() {
+async fn issuers_register_and_deregister() {
     let server = RedisServer::start(&[]).await;
     let (one, other) = (store_at(&server.url()), store_at(&server.url()));
     one.initialise().await.unwrap();
@@ -115,14 +116,14 @@ async fn issuers_list_themselves_and_leave() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_replica_knows_of_an_issuer_before_it_acknowledges_anything() {
+async fn issuer_registration_is_replicated_before_acknowledgements() {
     let pair = Pair::start().await;
     store_at(&pair.address.url()).initialise().await.unwrap();
     assert_eq!(list(&pair.replica).await.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_was_taken_off_the_list_lists_itself_before_it_acknowledges_anything() {
+async fn deregistered_issuer_registers_before_acknowledgements() {
     let server = RedisServer::start(&[]).await;
     let store = store_at(&server.url());
     store.initialise().await.unwrap();
@@ -132,7 +133,7 @@ async fn one_that_was_taken_off_the_list_lists_itself_before_it_acknowledges_any
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_data_set_is_not_settled_before_issuers_had_time_to_list_themselves() {
+async fn new_data_set_settles_after_the_registration_period() {
     let server = RedisServer::start(&[]).await;
     let pace = Intervals { gathering: Duration::from_millis(1500), ..FAST };
     let store = store_at(&server.url()).pacing(pace);
@@ -147,7 +148,7 @@ async fn a_new_data_set_is_not_settled_before_issuers_had_time_to_list_themselve
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_gets_a_token_until_every_issuer_has_put_back_what_it_holds() {
+async fn no_token_is_issued_before_every_issuer_has_replayed() {
     let mut pair = Pair::start().await;
     let (one, other) = (store_at(&pair.address.url()), store_at(&pair.address.url()));
     one.initialise().await.unwrap();
@@ -160,26 +161,26 @@ async fn nobody_gets_a_token_until_every_issuer_has_put_back_what_it_holds() {
     revoke_token(&one, 9).await.unwrap();
     pair.fail_over().await;
 
-    eventually("logins are refused, for the other has not put back its order yet", async || {
+    eventually("logins are refused until the other issuer has replayed", async || {
         one.create(&new_session(3, 1)).await.unwrap_err().to_string().contains("put back")
     })
     .await;
     let rotation = Rotation { sid: sid(1), sub: user(1), presented: 0 };
-    one.rotate(&rotation).await.expect_err("nor is anything refreshed");
-    eventually("one has put back its own", async || pair.replica.times(&token(9)).await == 1).await;
+    one.rotate(&rotation).await.expect_err("and no session is refreshed");
+    eventually("one issuer has replayed its own", async || pair.replica.times(&token(9)).await == 1).await;
     assert!(!is_settled(&pair.replica).await);
 
     beat(&other);
     eventually("it is settled", async || is_settled(&pair.replica).await).await;
     let issued = one.create(&new_session(3, 1)).await.unwrap().issued;
-    assert!(issued > threshold, "a token of the user is not born dead");
+    assert!(issued > threshold, "a token of the user is valid");
     assert_eq!(one.rotate(&rotation).await.unwrap(), Rotated::Refused(Refusal::Gone));
     let rotation = Rotation { sid: sid(2), sub: user(2), presented: 0 };
-    assert!(matches!(one.rotate(&rotation).await, Ok(Rotated::Traded { .. })), "another user's session goes on");
+    assert!(matches!(one.rotate(&rotation).await, Ok(Rotated::Traded { .. })), "another user's session continues");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_issuer_that_died_is_taken_off_the_list_and_waited_for_no_longer() {
+async fn dead_issuer_is_removed_and_no_longer_awaited() {
     let mut pair = Pair::start().await;
     let dead = store_at(&pair.address.url());
     dead.initialise().await.unwrap();
@@ -197,10 +198,10 @@ async fn an_issuer_that_died_is_taken_off_the_list_and_waited_for_no_longer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_feed_brought_from_an_issuer_that_has_left_is_put_back() {
+async fn entries_of_a_departed_issuer_are_replayed() {
     let mut pair = Pair::start().await;
     let (leaving, (staying, state)) = (store_at(&pair.address.url()), with_feed(&pair.address.url()));
-    // The failover takes away that it left, too.
+    // The failover also loses the issuer's departure.
     let staying = staying.pacing(Intervals { stopped: Duration::from_secs(1), ..FAST });
     leaving.initialise().await.unwrap();
     staying.initialise().await.unwrap();
@@ -226,7 +227,7 @@ async fn what_the_feed_brought_from_an_issuer_that_has_left_is_put_back() {
     for (_, revocation) in &log {
         assert_eq!(back.iter().filter(|one| *one == revocation).count(), 1, "{revocation:?} in {back:?}");
     }
-    // The user's session has an entry of its own besides.
+    // The user's session has its own entry as well.
     assert_eq!(back.len(), log.len() + 1, "and nothing that has expired: {back:?}");
     assert!(!is_there(&staying, 1).await && !is_there(&staying, 3).await, "the sessions have ended again");
     let refused = staying.rotate(&Rotation { sid: sid(3), sub: user(3), presented: 0 }).await.unwrap();
@@ -236,7 +237,7 @@ async fn what_the_feed_brought_from_an_issuer_that_has_left_is_put_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_stands_in_the_log_is_not_put_back_again() {
+async fn logged_entries_are_not_replayed() {
     let mut pair = Pair::start().await;
     let (store, state) = with_feed(&pair.address.url());
     store.initialise().await.unwrap();
@@ -255,25 +256,25 @@ async fn what_stands_in_the_log_is_not_put_back_again() {
     assert_eq!(store.counts().replayed.get(), 1);
 }
 
-/// The watermark of an order that everybody logs out comes back with the data set that was lost.
+/// The watermark of a global revocation is part of the rebuilt data set.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_data_set_is_made_with_what_the_feed_brought() {
+async fn lost_data_set_is_rebuilt_with_entries_of_the_feed() {
     let server = RedisServer::start(&[]).await;
     let (store, state) = with_feed(&server.url());
     store.initialise().await.unwrap();
     let subject = Some(SubjectTag::of(&user(1)));
     let ordered = sidegate_runtime::clock::unix_now();
-    let heard = [
+    let received = [
         Target::Session { sid: sid(1), subject },
         Target::Key { kid: "k1".into() },
         Target::Subject { sub: user(2).into(), threshold: ordered },
     ];
-    for target in heard.clone() {
+    for target in received.clone() {
         state.apply(0, &Revocation { target, expires_at: FOREVER });
     }
     let _ok: String = server.command(&["FLUSHALL"]).await;
     revoke_token(&store, 9).await.unwrap();
-    for target in heard {
+    for target in received {
         assert_eq!(server.times(&target).await, 1, "{target:?}");
     }
     let mark: Option<String> = server.command(&["GET", &RedisKeys::new(PREFIX, 0).watermark(&user(2))]).await;
@@ -281,7 +282,7 @@ async fn a_lost_data_set_is_made_with_what_the_feed_brought() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_failovers_within_a_moment_lose_nothing_either() {
+async fn two_failovers_in_quick_succession_lose_nothing() {
     let mut pair = Pair::start().await;
     let store = beating_at(&pair.address.url()).await;
     log_in(&store, 1).await;
@@ -289,7 +290,7 @@ async fn two_failovers_within_a_moment_lose_nothing_either() {
     log_out(&store, 1).await.unwrap();
     revoke_token(&store, 2).await.unwrap();
     pair.fail_over().await;
-    // Whatever has been put back by now is lost again, and the id is another one once more.
+    // The replayed entries are lost again, and the replication id changes once more.
     let second = RedisServer::start(&[]).await;
     let _ok: String = second.command(&["REPLICAOF", "127.0.0.1", &pair.replica.port().to_string()]).await;
     eventually("the second replica follows", async || {

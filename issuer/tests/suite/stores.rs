@@ -1,4 +1,4 @@
-//! One conformance suite for both session stores: real Redis, and SQLite.
+//! Runs one conformance suite on both session stores: real Redis, and SQLite.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -41,7 +41,7 @@ impl SqliteBench {
 }
 
 impl SqliteBench {
-    /// The same file, opened beside the store.
+    /// A second connection to the same file.
     async fn other(&self) -> sqlx::SqlitePool {
         sqlx::SqlitePool::connect(&url(&self.folder)).await.unwrap()
     }
@@ -65,7 +65,7 @@ impl Bench for SqliteBench {
         insert.execute(&self.other().await).await.unwrap();
     }
 
-    async fn make_as_the_version_before(&self, session: &NewSession) {
+    async fn downgrade_record(&self, session: &NewSession) {
         let update = "UPDATE session SET created = 1000 WHERE sid = ?";
         let update = sqlx::query(update).bind(session.sid.to_string());
         assert_eq!(update.execute(&self.other().await).await.unwrap().rows_affected(), 1);
@@ -125,7 +125,7 @@ impl Bench for RedisBench {
         &self.store
     }
 
-    /// Redis' clock cannot be moved, so everything it remembers is made older.
+    /// Redis' clock cannot be moved, so all stored times are made older.
     async fn elapse(&self, seconds: u64) {
         let back = format!("-{seconds}");
         let keys: Vec<String> = self.command(&["KEYS", "*"]).await;
@@ -151,7 +151,7 @@ impl Bench for RedisBench {
         let () = self.command(&["SET", &self.keys(sub).watermark(sub), &threshold.0.to_string()]).await;
     }
 
-    async fn make_as_the_version_before(&self, session: &NewSession) {
+    async fn downgrade_record(&self, session: &NewSession) {
         let key = self.keys(&session.sub).session(&session.sid.to_string());
         let _: i64 = self.command(&["HSET", &key, "created", "1000"]).await;
     }
@@ -191,7 +191,7 @@ macro_rules! suite {
 }
 
 suite!(
-    a_session_is_kept_as_it_was_made,
+    a_session_is_stored_as_created,
     a_refresh_token_is_traded_once_and_may_be_retried,
     an_old_refresh_token_kills_the_session,
     the_retry_window_does_not_slide,
@@ -200,14 +200,14 @@ suite!(
     ending_appends_and_may_be_repeated,
     ending_covers_the_last_token_of_the_session,
     a_user_can_be_logged_out_everywhere,
-    kills_within_one_second_all_count,
-    killing_again_and_again_puts_nothing_into_the_future,
-    everybody_can_be_logged_out,
+    every_revocation_within_one_second_counts,
+    repeated_revocations_do_not_run_ahead_of_the_clock,
+    all_users_can_be_logged_out,
     sessions_end_by_idling_and_by_age,
     entries_are_appended_in_order,
-    what_has_expired_is_not_appended,
-    a_refresh_makes_no_session_younger,
-    sessions_may_be_kept,
+    expired_entries_are_not_appended,
+    a_refresh_does_not_change_the_creation_time,
+    sessions_can_be_kept,
     a_refresh_token_is_examined_without_being_traded,
     sessions_come_in_pages,
     a_threshold_far_ahead_of_the_clock_is_refused,
@@ -219,13 +219,13 @@ mod at_most_five_sessions {
     #[tokio::test(flavor = "multi_thread")]
     async fn in_the_embedded_store() {
         let bench = SqliteBench::limited(5).await;
-        crate::conformance::one_login_too_many_ends_the_session_that_would_end_first(&bench).await;
+        crate::conformance::login_over_the_limit_ends_the_first_session_to_expire(&bench).await;
     }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn in_redis() {
         let bench = RedisBench::limited(1, 5).await;
-        crate::conformance::one_login_too_many_ends_the_session_that_would_end_first(&bench).await;
+        crate::conformance::login_over_the_limit_ends_the_first_session_to_expire(&bench).await;
     }
 }
 
@@ -268,7 +268,7 @@ async fn the_embedded_store_keeps_everything_over_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn followers_of_the_embedded_store_are_told_in_order_and_before_the_head() {
+async fn embedded_store_pushes_entries_in_order_before_the_head() {
     let bench = SqliteBench::start().await;
     let feed = bench.store.feed();
     let mut pushes = feed.follow();
@@ -320,7 +320,7 @@ async fn redis_pushes_each_entry_with_its_predecessor() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn redis_that_lost_its_data_gets_a_new_epoch_with_what_was_acknowledged_lately() {
+async fn emptied_redis_gets_a_new_epoch_and_replayed_entries() {
     let bench = RedisBench::start(1).await;
     let meta = RedisKeys::new(PREFIX, 0).meta();
     bench.store.revoke_subject("1").await.unwrap();
@@ -329,13 +329,13 @@ async fn redis_that_lost_its_data_gets_a_new_epoch_with_what_was_acknowledged_la
     bench.store.revoke_subject("2").await.unwrap();
     let new_epoch: String = bench.command(&["HGET", &meta, "epoch"]).await;
     assert_ne!(new_epoch, epoch);
-    assert_eq!(bench.log(0).await.len(), 2, "what was acknowledged before the loss is there again");
+    assert_eq!(bench.log(0).await.len(), 2, "the entries acknowledged before the loss are in the log again");
     let since: u64 = bench.command(&["HGET", &meta, "since"]).await;
     assert!(since > 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_moment_in_the_future_refuses_logins_in_redis() {
+async fn future_watermark_refuses_logins_in_redis() {
     let bench = RedisBench::start(1).await;
     let future = sidegate_runtime::clock::unix_now().0 + 3600;
     let watermark = RedisKeys::new(PREFIX, 0).watermark("1");
@@ -348,7 +348,7 @@ async fn a_dead_moment_in_the_future_refuses_logins_in_redis() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_moment_in_the_future_refuses_logins_in_the_embedded_store() {
+async fn future_watermark_refuses_logins_in_the_embedded_store() {
     let bench = SqliteBench::start().await;
     bench.elapse(3600).await;
     bench.store.revoke_subject("1").await.unwrap();
@@ -369,7 +369,7 @@ async fn a_deleted_log_is_a_lost_data_set() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_issuer_puts_back_what_it_acknowledged_when_the_data_set_is_new() {
+async fn another_issuer_replays_into_a_new_data_set() {
     let bench = RedisBench::start(1).await;
     let other = redis_store(&bench.server, 1);
     other.initialise().await.unwrap();
@@ -390,7 +390,7 @@ async fn the_number_of_partitions_is_fixed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_redis_is_an_error_and_a_restarted_one_works_again() {
-    // With appendfsync everysec a write may wait in memory while an earlier fsync runs.
+    // With appendfsync everysec a write may be buffered in memory while an earlier fsync runs.
     let server = RedisServer::start(&["--appendfsync", "always"]).await;
     let mut bench = RedisBench { store: redis_store(&server, 1), server };
     bench.store.initialise().await.unwrap();
@@ -406,7 +406,7 @@ async fn a_dead_redis_is_an_error_and_a_restarted_one_works_again() {
 }
 
 #[tokio::test]
-async fn a_server_that_would_forget_is_refused() {
+async fn server_that_may_lose_data_is_refused() {
     let server = RedisServer::start(&["--maxmemory-policy", "allkeys-lru"]).await;
     let refused = redis_store(&server, 1).check_server(STRICT).await;
     assert!(matches!(refused, Err(OpenError::RequirementError(_))));
@@ -416,7 +416,7 @@ async fn a_server_that_would_forget_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_of_sessions_costs_redis_no_more_than_it_shows() {
+async fn page_of_sessions_reads_only_its_own_records() {
     let bench = RedisBench::start(1).await;
     for _ in 0..300 {
         bench.store.create(&crate::conformance::new_session("1")).await.unwrap();
@@ -428,6 +428,6 @@ async fn a_page_of_sessions_costs_redis_no_more_than_it_shows() {
     };
     let before = reads().await;
     assert_eq!(bench.store.sessions("1", None, 100).await.unwrap().sessions.len(), 100);
-    // Besides the page, meta and the record that tells that there are more.
+    // Besides the page: meta, and the record that shows that there are more.
     assert!(reads().await - before <= 102, "{} records were read", reads().await - before);
 }

@@ -1,5 +1,5 @@
-//! What was lost while an order was acknowledged: a Redis that is empty and whose clock is behind, and one that has an older
-//! state of a session than the order that ended it.
+//! Data lost although a revocation was acknowledged: an empty Redis whose clock is behind, and a
+//! Redis with an older state of a session than the revocation that ended it.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -10,12 +10,13 @@ use sidegate_issuer::domain::session::UserSessions;
 use sidegate_issuer::domain::traits::Store as _;
 use sidegate_issuer::store::redis::RedisStore;
 
+use crate::support::forwarder::Forwarder;
 use crate::support::redis::{PREFIX, RedisServer};
 use crate::support::store::{STRICT, store_at};
-use crate::support::switchboard::Switchboard;
 use crate::support::{Scratch, eventually};
 
-/// A library that sets a program's wall clock back; libfaketime and Redis' allocator do not get on.
+/// A library that sets a program's wall clock back; libfaketime does not work with Redis'
+/// allocator.
 const BEHIND: &str = r"
 #define _GNU_SOURCE
 #include <sys/syscall.h>
@@ -42,7 +43,7 @@ time_t time(time_t *at) {
 }
 ";
 
-/// A program that is redis-server with its clock set back. The compiler is the one that links these tests.
+/// A redis-server with its clock set back. Built with the compiler that links these tests.
 fn redis_behind(folder: &Scratch, seconds: u64) -> PathBuf {
     let (source, library) = (folder.file("behind.c"), folder.file("behind.so"));
     let program = folder.file("redis-behind");
@@ -59,29 +60,30 @@ fn redis_behind(folder: &Scratch, seconds: u64) -> PathBuf {
     program
 }
 
-/// A store that has issued a token for user 1, at an empty Redis whose clock is behind by so many seconds.
-async fn emptied_and_behind(seconds: u64) -> (RedisStore, UnixTime, RedisServer, Switchboard) {
+/// A store that has issued a token for user 1, connected to an empty Redis whose clock is this far
+/// behind.
+async fn emptied_and_behind(seconds: u64) -> (RedisStore, UnixTime, RedisServer, Forwarder) {
     let folder = Scratch::new("behind");
     let here = RedisServer::start(&[]).await;
     let there = RedisServer::start_as(redis_behind(&folder, seconds), &[]).await;
-    let board = Switchboard::to(here.port()).await;
-    let store = store_at(&board.url());
+    let forwarder = Forwarder::to(here.port()).await;
+    let store = store_at(&forwarder.url());
     store.initialise().await.unwrap();
     let issued = store.create(&crate::conformance::new_session("1")).await.unwrap().issued;
-    board.switch(there.port());
+    forwarder.switch(there.port());
     eventually("the empty Redis answers", async || store.initialise().await.is_ok()).await;
-    (store, issued, there, board)
+    (store, issued, there, forwarder)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_order_reaches_what_was_issued_before_redis_lost_its_data_and_its_clock() {
-    let (store, issued, server, _board) = emptied_and_behind(20).await;
+async fn revocation_covers_tokens_issued_before_redis_lost_its_clock() {
+    let (store, issued, server, _forwarder) = emptied_and_behind(20).await;
     let now: Vec<u64> = server.command(&["TIME"]).await;
     assert!(now[0] + 10 < issued.0, "its clock is behind");
     let kept = store.revoke_user("1", UserSessions::Keep).await.unwrap();
     assert!(kept.threshold >= issued, "{kept:?} {issued:?}");
     assert!(store.revoke_subject("1").await.unwrap() >= issued);
-    // Another issuer, which remembers nothing, reaches it all the same.
+    // Another issuer without any memory covers the tokens nevertheless.
     let other = store_at(&server.url());
     other.initialise().await.unwrap();
     assert!(other.revoke_subject("2").await.unwrap() >= issued);
@@ -92,8 +94,8 @@ async fn an_order_reaches_what_was_issued_before_redis_lost_its_data_and_its_clo
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_order_is_refused_where_the_clock_is_too_far_behind() {
-    let (store, _, server, _board) = emptied_and_behind(1000).await;
+async fn revocation_is_refused_if_the_clock_is_too_far_behind() {
+    let (store, _, server, _forwarder) = emptied_and_behind(1000).await;
     assert!(store.revoke_subject("1").await.is_err());
     assert!(store.revoke_all(0).await.is_err());
     assert_eq!(server.log(0).await, []);
@@ -101,10 +103,10 @@ async fn an_order_is_refused_where_the_clock_is_too_far_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_refreshed_between_a_lost_order_and_its_replay_ends() {
+async fn session_refreshed_before_the_replay_of_its_end_is_ended() {
     let (here, there) = (RedisServer::start(&[]).await, RedisServer::start(&[]).await);
-    let board = Switchboard::to(here.port()).await;
-    let store = store_at(&board.url());
+    let forwarder = Forwarder::to(here.port()).await;
+    let store = store_at(&forwarder.url());
     store.initialise().await.unwrap();
     let (old, kept) = (crate::conformance::new_session("1"), crate::conformance::new_session("2"));
     store.create(&old).await.unwrap();
@@ -115,7 +117,8 @@ async fn a_session_refreshed_between_a_lost_order_and_its_replay_ends() {
     let threshold = store.revoke_subject("1").await.unwrap();
     store.revoke_user("2", UserSessions::Keep).await.unwrap();
     store.revoke_subject("3").await.unwrap();
-    // The other server has none of it. The sessions have been refreshed there, but for the third user's, whose rotation it lost.
+    // The other server lacks the revocations. The sessions have been refreshed there, except the
+    // third user's, whose rotation was lost.
     for (key, dump) in before {
         let mut restore = redis::cmd("RESTORE");
         restore.arg(&key).arg(0).arg(dump);
@@ -126,10 +129,10 @@ async fn a_session_refreshed_between_a_lost_order_and_its_replay_ends() {
             }
         }
     }
-    board.switch(there.port());
+    forwarder.switch(there.port());
     tokio::spawn(store.clone().watch(STRICT, || None));
-    eventually("the order is replayed", async || matches!(store.read(0, &old.sid).await, Ok(None))).await;
-    eventually("the other order is replayed", async || there.log(0).await.len() >= 5).await;
+    eventually("the revocation is replayed", async || matches!(store.read(0, &old.sid).await, Ok(None))).await;
+    eventually("the other revocation is replayed", async || there.log(0).await.len() >= 5).await;
     let log: Vec<_> = there.log(0).await.into_iter().map(|(_, revocation)| revocation).collect();
     let subject = Target::Subject { sub: "1".into(), threshold };
     assert!(log.iter().any(|entry| entry.target == subject), "with its own threshold: {log:?}");
@@ -138,7 +141,7 @@ async fn a_session_refreshed_between_a_lost_order_and_its_replay_ends() {
     assert!(entry.expires_at > threshold.plus(100 + REVOCATION_MARGIN_SECONDS));
     let session = Target::Session { sid: lost.sid.clone(), subject: Some(SubjectTag::of("3")) };
     assert!(log.iter().any(|entry| entry.target == session), "the token of a rotation that was lost is dead: {log:?}");
-    assert!(store.read(0, &kept.sid).await.unwrap().is_some(), "an order that keeps the sessions keeps them");
+    assert!(store.read(0, &kept.sid).await.unwrap().is_some(), "a revocation that keeps the sessions keeps them");
     let keys = sidegate_common::log_protocol::RedisKeys::new(PREFIX, 0);
     assert_eq!(there.command::<Option<u64>>(&["GET", &keys.watermark("2")]).await, None);
     assert!(there.command::<Option<u64>>(&["GET", &keys.token_watermark("2")]).await.is_some());

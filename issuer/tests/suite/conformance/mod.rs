@@ -1,4 +1,4 @@
-//! What every session store must do, whatever it is made of.
+//! The requirements for every session store, as tests.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,20 +13,21 @@ use sidegate_issuer::domain::traits::Store;
 pub const LIFETIMES: TokenLifetimes =
     TokenLifetimes { access_ttl: 600, idle_ttl: 3600, absolute_ttl: 7200, retry_window: 30, lifetime_max: 86_400 };
 
-/// A store on a bench, with a clock that can be moved.
+/// A store under test, with a clock that can be moved.
 pub trait Bench {
     type Store: Store;
     fn store(&self) -> &Self::Store;
-    /// What the store's clock says before anything has elapsed.
+    /// The store's time before anything has elapsed.
     fn now(&self) -> UnixTime {
         sidegate_runtime::clock::unix_now()
     }
     async fn elapse(&self, seconds: u64);
-    /// Sets a user's watermark, as a replay does after a failover.
+    /// Sets a user's watermark, like a replay after a failover.
     async fn put_back_watermark(&self, sub: &str, threshold: UnixTime);
-    /// Makes one session's record that of the version before, which kept the clock's time in `created`.
-    async fn make_as_the_version_before(&self, session: &NewSession);
-    /// Makes one session look as if it was last used `seconds` earlier.
+    /// Turns a session's record into one of the previous version, which kept the clock's time in
+    /// `created`.
+    async fn downgrade_record(&self, session: &NewSession);
+    /// Makes a session look as if its last use was `seconds` earlier.
     async fn age(&self, session: &NewSession, seconds: u64);
     async fn log(&self, partition: u16) -> Vec<(Position, Revocation)>;
 }
@@ -86,7 +87,7 @@ fn session_target(new: &NewSession) -> Target {
     Target::Session { sid: new.sid.clone(), subject: Some(SubjectTag::of(&new.sub)) }
 }
 
-pub async fn a_session_is_kept_as_it_was_made<B: Bench>(bench: &B) {
+pub async fn a_session_is_stored_as_created<B: Bench>(bench: &B) {
     let new = new_session("1");
     let issued = log_in(bench, &new).await;
     let session = read(bench, &new).await.unwrap();
@@ -96,7 +97,7 @@ pub async fn a_session_is_kept_as_it_was_made<B: Bench>(bench: &B) {
     assert_eq!(sessions(bench, "2").await, []);
     assert_eq!(bench.log(partition(bench, "1")).await, []);
     let twice = bench.store().create(&new).await;
-    assert!(twice.is_err() || read(bench, &new).await.is_some(), "an id is never given to two sessions by chance");
+    assert!(twice.is_err() || read(bench, &new).await.is_some(), "an id is never used twice");
 }
 
 pub async fn a_refresh_token_is_traded_once_and_may_be_retried<B: Bench>(bench: &B) {
@@ -185,7 +186,7 @@ pub async fn ending_covers_the_last_token_of_the_session<B: Bench>(bench: &B) {
     bench.store().end(&EndSession { exp_seen: later, ..ending(bench, &seen) }).await.unwrap();
     let log = bench.log(partition(bench, "1")).await;
     assert_eq!(log[0].1.expires_at, exp_max.plus(REVOCATION_MARGIN_SECONDS));
-    assert_eq!(log[1].1.expires_at, later.plus(REVOCATION_MARGIN_SECONDS), "a token the store had forgotten");
+    assert_eq!(log[1].1.expires_at, later.plus(REVOCATION_MARGIN_SECONDS), "a token that the store had lost");
 }
 
 pub async fn a_user_can_be_logged_out_everywhere<B: Bench>(bench: &B) {
@@ -197,31 +198,31 @@ pub async fn a_user_can_be_logged_out_everywhere<B: Bench>(bench: &B) {
     assert_eq!(sessions(bench, "1").await, []);
     assert!(matches!(rotate(bench, &first, 0).await, Rotated::Refused(_)));
     assert!(matches!(rotate(bench, &second, 0).await, Rotated::Refused(_)));
-    assert_eq!(traded(rotate(bench, &other, 0).await), (1, false), "another user is not concerned");
+    assert_eq!(traded(rotate(bench, &other, 0).await), (1, false), "another user is not affected");
     let log = bench.log(partition(bench, "1")).await;
     assert_eq!(log.last().unwrap().1.target, Target::Subject { sub: "1".into(), threshold });
     let expires_at = threshold.plus(LIFETIMES.lifetime_max + REVOCATION_MARGIN_SECONDS);
     assert_eq!(log.last().unwrap().1.expires_at, expires_at);
     let again = new_session("1");
-    assert!(log_in(bench, &again).await > threshold, "a new token is not born dead");
+    assert!(log_in(bench, &again).await > threshold, "a new token is valid");
     assert_eq!(traded(rotate(bench, &again, 0).await), (1, false));
 }
 
-pub async fn kills_within_one_second_all_count<B: Bench>(bench: &B) {
+pub async fn every_revocation_within_one_second_counts<B: Bench>(bench: &B) {
     let mut last = UnixTime(0);
     for _ in 0..3 {
         let new = new_session("1");
         let issued = log_in(bench, &new).await;
         assert!(issued > last);
         let threshold = bench.store().revoke_subject("1").await.unwrap();
-        assert!(threshold >= issued, "the token made since the last kill is dead as well");
+        assert!(threshold >= issued, "the token issued since the last revocation is dead as well");
         last = threshold;
     }
     let issued = log_in(bench, &new_session("1")).await;
     assert!(bench.store().revoke_all(partition(bench, "1")).await.unwrap() >= issued);
 }
 
-pub async fn killing_again_and_again_puts_nothing_into_the_future<B: Bench>(bench: &B) {
+pub async fn repeated_revocations_do_not_run_ahead_of_the_clock<B: Bench>(bench: &B) {
     let of = partition(bench, "1");
     for _ in 0..20 {
         bench.store().revoke_subject("1").await.unwrap();
@@ -229,7 +230,7 @@ pub async fn killing_again_and_again_puts_nothing_into_the_future<B: Bench>(benc
     }
     let new = new_session("1");
     let issued = log_in(bench, &new).await;
-    assert!(issued <= bench.now(), "a token is handed out once it is valid");
+    assert!(issued <= bench.now(), "a token is returned once it is valid");
     let killed = bench.store().revoke_subject("1").await.unwrap();
     assert!(killed >= issued);
     assert!(log_in(bench, &new_session("1")).await <= bench.now());
@@ -242,7 +243,7 @@ pub async fn killing_again_and_again_puts_nothing_into_the_future<B: Bench>(benc
     }
 }
 
-pub async fn everybody_can_be_logged_out<B: Bench>(bench: &B) {
+pub async fn all_users_can_be_logged_out<B: Bench>(bench: &B) {
     let new = new_session("1");
     let of = partition(bench, "1");
     log_in(bench, &new).await;
@@ -287,7 +288,7 @@ pub async fn entries_are_appended_in_order<B: Bench>(bench: &B) {
     assert_eq!(entries, 20);
 }
 
-pub async fn what_has_expired_is_not_appended<B: Bench>(bench: &B) {
+pub async fn expired_entries_are_not_appended<B: Bench>(bench: &B) {
     let key = || Target::Key { kid: "k1".into() };
     let append = async |expires_at| {
         bench.store().append(0, &Revocation { target: key(), expires_at }).await.unwrap();
@@ -303,8 +304,9 @@ pub async fn what_has_expired_is_not_appended<B: Bench>(bench: &B) {
     assert!(log[1].1.expires_at > UnixTime(1_700_000_000 + LIFETIMES.lifetime_max));
 }
 
-pub async fn a_refresh_makes_no_session_younger<B: Bench>(bench: &B) {
-    // A failover brings the session back after the order that ended it; a refresh must not make it younger than the order.
+pub async fn a_refresh_does_not_change_the_creation_time<B: Bench>(bench: &B) {
+    // A failover brings the session back after the revocation that ended it; a refresh must not
+    // change its creation time.
     let (old, of) = (new_session("1"), partition(bench, "1"));
     log_in(bench, &old).await;
     let before = read(bench, &old).await.unwrap();
@@ -312,15 +314,15 @@ pub async fn a_refresh_makes_no_session_younger<B: Bench>(bench: &B) {
     assert_eq!(traded(rotate(bench, &old, 0).await), (1, false));
     let after = read(bench, &old).await.unwrap();
     assert!(after.issued.0 >= after.created.0 + 100, "{after:?}");
-    assert!(after.created.0 <= before.created.0, "its birth is that of its creation");
+    assert!(after.created.0 <= before.created.0, "its creation time is unchanged");
     bench.put_back_watermark("1", after.issued.minus(50)).await;
     assert_eq!(rotate(bench, &old, 1).await, Rotated::Refused(Refusal::Revoked));
     assert_eq!(rotation_standing(bench, &old, 1).await, Standing::Refused(Refusal::Revoked));
     assert_eq!(sessions(bench, "1").await, [], "nor is it listed");
     let new = new_session("1");
     assert!(log_in(bench, &new).await > after.issued.minus(50));
-    bench.make_as_the_version_before(&new).await;
-    assert_eq!(traded(rotate(bench, &new, 0).await), (1, false), "one created after the order goes on");
+    bench.downgrade_record(&new).await;
+    assert_eq!(traded(rotate(bench, &new, 0).await), (1, false), "a session created after the revocation continues");
     assert_eq!(bench.log(of).await, []);
 }
 
@@ -329,7 +331,7 @@ async fn rotation_standing<B: Bench>(bench: &B, new: &NewSession, presented: u32
     bench.store().examine(&rotation).await.unwrap()
 }
 
-pub async fn sessions_may_be_kept<B: Bench>(bench: &B) {
+pub async fn sessions_can_be_kept<B: Bench>(bench: &B) {
     let (kept, of) = (new_session("1"), partition(bench, "1"));
     let issued = log_in(bench, &kept).await;
     let revoked = bench.store().revoke_user("1", UserSessions::Keep).await.unwrap();
@@ -341,9 +343,9 @@ pub async fn sessions_may_be_kept<B: Bench>(bench: &B) {
     assert_eq!(sessions(bench, "1").await.len(), 1);
     match rotate(bench, &kept, 0).await {
         Rotated::Traded { generation: 1, issued, retried: false } => {
-            assert!(issued > revoked.threshold, "the new token is not born dead");
+            assert!(issued > revoked.threshold, "the new token is valid");
         }
-        other => panic!("the session goes on: {other:?}"),
+        other => panic!("the session continues: {other:?}"),
     }
     assert!(log_in(bench, &new_session("1")).await > revoked.threshold);
     let again = bench.store().revoke_user("1", UserSessions::Keep).await.unwrap();
@@ -381,8 +383,8 @@ pub async fn a_refresh_token_is_examined_without_being_traded<B: Bench>(bench: &
     assert!(matches!(refused, Standing::Refused(Refusal::Expired | Refusal::Gone)), "{refused:?}");
 }
 
-/// For a store in which a user may have 5 sessions.
-pub async fn one_login_too_many_ends_the_session_that_would_end_first<B: Bench>(bench: &B) {
+/// For a store with a limit of 5 sessions per user.
+pub async fn login_over_the_limit_ends_the_first_session_to_expire<B: Bench>(bench: &B) {
     let of = partition(bench, "1");
     let all: Vec<_> = (0..5).map(|_| new_session("1")).collect();
     let other = new_session("2");
@@ -403,7 +405,7 @@ pub async fn one_login_too_many_ends_the_session_that_would_end_first<B: Bench>(
     bench.age(&last, 200).await;
     assert_eq!(bench.store().create(&text).await.unwrap().displaced, std::slice::from_ref(&last.sid));
     assert_eq!(bench.log(of).await.last().unwrap().1.target, session_target(&last), "an id that is text as well");
-    assert_eq!(traded(rotate(bench, &other, 0).await), (1, false), "another user is not concerned");
+    assert_eq!(traded(rotate(bench, &other, 0).await), (1, false), "another user is not affected");
     assert!(matches!(rotate(bench, &all[3], 0).await, Rotated::Refused(_)));
 }
 
@@ -418,7 +420,7 @@ pub async fn sessions_come_in_pages<B: Bench>(bench: &B) {
         let page = bench.store().sessions("1", after.as_ref(), 3).await.unwrap();
         sizes.push(page.sessions.len());
         seen.extend(page.sessions.into_iter().map(|session| session.sid));
-        // What ends meanwhile takes nothing from the pages that follow.
+        // A session that ends in the meantime does not shift the pages that follow.
         if seen.len() == 3 {
             bench.store().end(&ending(bench, all.iter().find(|new| new.sid == seen[2]).unwrap())).await.unwrap();
         }
@@ -427,7 +429,7 @@ pub async fn sessions_come_in_pages<B: Bench>(bench: &B) {
             None => break,
         }
     }
-    assert_eq!(seen.last(), Some(&all[0].sid), "the one that would end first comes last");
+    assert_eq!(seen.last(), Some(&all[0].sid), "the first to expire comes last");
     seen.sort();
     seen.dedup();
     assert_eq!(seen.len(), 7, "each is seen: {sizes:?}");

@@ -1,4 +1,4 @@
-//! The embedded store's file: when its disk is full, when an old copy of it is put back, and who may read it.
+//! The embedded store's file: on a full disk, replaced by an old copy, and its permissions.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -21,7 +21,7 @@ async fn try_open(folder: &Path) -> Result<EmbeddedStore, OpenError> {
     EmbeddedStore::open(&format!("sqlite://{}", folder.join("store.db").display()), LIFETIMES, clock()).await
 }
 
-/// Opens the store, once the one before it in this process is closed.
+/// Opens the store once the previous one in this process is closed.
 async fn open(folder: &Path) -> EmbeddedStore {
     let mut opened = None;
     eventually("the store opens", async || {
@@ -32,17 +32,17 @@ async fn open(folder: &Path) -> EmbeddedStore {
     opened.unwrap()
 }
 
-/// Closes it: SQLite removes the write-ahead log when the last connection is gone.
+/// Closes the store: SQLite removes the write-ahead log with the last connection.
 async fn close(store: EmbeddedStore, folder: &Path) {
     drop(store);
     eventually("the store is closed", async || !folder.join("store.db-wal").exists()).await;
 }
 
-/// A file system of two megabytes, gone when dropped.
+/// A file system of two megabytes, unmounted when dropped.
 struct SmallDisk(Scratch);
 
 impl SmallDisk {
-    /// None, and a line that says so, where this user may not mount.
+    /// `None`, with a message, if this user may not mount.
     fn mount() -> Option<Self> {
         let folder = Scratch::new("small-disk");
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"]).arg(folder.path()).output();
@@ -59,7 +59,7 @@ impl SmallDisk {
         }
     }
 
-    /// Writes until there is no room.
+    /// Writes until the file system is full.
     fn fill(&self) {
         let file = self.0.file("filler");
         let mut size = 4 * 1024 * 1024;
@@ -83,7 +83,7 @@ impl Drop for SmallDisk {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_refuses_and_room_made_again_is_enough() {
+async fn full_disk_refuses_until_there_is_space() {
     let Some(disk) = SmallDisk::mount() else { return };
     let store = open(disk.0.path()).await;
     let before = crate::conformance::new_session("1");
@@ -91,7 +91,7 @@ async fn a_full_disk_refuses_and_room_made_again_is_enough() {
     let mut acknowledged = 0;
     for round in 0..3 {
         disk.fill();
-        // What room the files themselves still have is used up first.
+        // The space left in the files themselves is used up first.
         let mut refused = false;
         for user in 0..2000 {
             match store.revoke_subject(&format!("user-{round}-{user}")).await {
@@ -103,7 +103,7 @@ async fn a_full_disk_refuses_and_room_made_again_is_enough() {
             }
         }
         assert!(refused, "the disk is full");
-        assert!(store.read(0, &before.sid).await.unwrap().is_some(), "what is there can be read");
+        assert!(store.read(0, &before.sid).await.unwrap().is_some(), "existing data can be read");
         disk.make_room();
         store.probe().await.unwrap();
         let after = crate::conformance::new_session("2");
@@ -123,7 +123,7 @@ async fn a_full_disk_refuses_and_room_made_again_is_enough() {
         }
     }
     assert!(entries >= acknowledged, "{entries} entries, {acknowledged} acknowledged");
-    assert_eq!(store.feed().head().last, after, "followers are told of all of them");
+    assert_eq!(store.feed().head().last, after, "followers receive all of them");
 }
 
 fn put_back(copy: &Path, folder: &Path) {
@@ -131,7 +131,7 @@ fn put_back(copy: &Path, folder: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_old_copy_put_back_is_another_data_set_in_which_nobody_is_logged_in() {
+async fn restored_old_copy_is_a_new_data_set_without_sessions() {
     let folder = Scratch::new("old-copy");
     let (path, copy) = (folder.path(), folder.file("copy"));
     let store = open(path).await;
@@ -141,7 +141,7 @@ async fn an_old_copy_put_back_is_another_data_set_in_which_nobody_is_logged_in()
     close(store, path).await;
     std::fs::copy(path.join("store.db"), &copy).unwrap();
 
-    // A restart alone changes nothing, nor does a copy that nothing was revoked after.
+    // A restart alone changes nothing, and neither does a copy after which nothing was revoked.
     let store = open(path).await;
     let epoch = store.feed().head().epoch;
     close(store, path).await;
@@ -178,14 +178,14 @@ async fn an_old_copy_put_back_is_another_data_set_in_which_nobody_is_logged_in()
         assert!(store.create(&again).await.unwrap().issued > head.since);
         close(store, path).await;
         let store = open(path).await;
-        assert_eq!(store.feed().head().epoch, head.epoch, "told once");
+        assert_eq!(store.feed().head().epoch, head.epoch, "renewed only once");
         store.revoke_subject("9").await.unwrap();
         close(store, path).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_of_a_version_without_marks_is_taken_as_it_is() {
+async fn store_without_a_mark_is_accepted() {
     let folder = Scratch::new("no-mark");
     let path = folder.path();
     let store = open(path).await;

@@ -1,9 +1,9 @@
 //! Real servers and scratch folders for the issuer's tests.
 
+pub mod forwarder;
 pub mod postgres;
 pub mod redis;
 pub mod store;
-pub mod switchboard;
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;
@@ -41,7 +41,7 @@ impl Drop for Scratch {
 
 /// A port that was free a moment ago.
 pub fn free_port() -> u16 {
-    // The system may name the same one again before anything listens there.
+    // The system may return the same port again before a server listens there.
     static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     loop {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -51,7 +51,7 @@ pub fn free_port() -> u16 {
     }
 }
 
-/// Waits until `ready` says so, generously.
+/// Waits until `ready` is true, with a generous limit.
 pub async fn eventually(what: &str, mut ready: impl AsyncFnMut() -> bool) {
     let started = Instant::now();
     while !ready().await {

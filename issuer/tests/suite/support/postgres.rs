@@ -1,1 +1,1 @@
-//! A real Postgres of one's own, run as a user that is not root.
+//! A private Postgres, run as a user that is not root.

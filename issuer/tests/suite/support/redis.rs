@@ -1,4 +1,4 @@
-//! A real redis-server of one's own.
+//! A private redis-server.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use sidegate_common::revocation::{Revocation, Target};
 
 use super::{Scratch, eventually, free_port};
 
-/// What the tests' keys begin with.
+/// The key prefix of the tests.
 pub const PREFIX: &str = "test";
 
 /// An entry of a stream: its id, its fields and their values.
@@ -30,7 +30,7 @@ impl RedisServer {
         Self::start_as(PathBuf::from("redis-server"), extra).await
     }
 
-    /// A server of version 7.2 or later, where `tests/run` has installed one: Debian's Redis is 7.0.
+    /// A server of version 7.2 or later, if `tests/run` has installed one: Debian's Redis is 7.0.
     pub async fn start_newer(extra: &[&str]) -> Option<Self> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/valkey/lib");
         let mut folders: Vec<PathBuf> = vec![folder];
@@ -66,7 +66,7 @@ impl RedisServer {
         client.get_multiplexed_async_connection().await.unwrap()
     }
 
-    /// Sends a command on a connection of its own.
+    /// Sends a command on a new connection.
     pub async fn command<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
         self.try_command(words).await.unwrap_or_else(|error| panic!("{words:?}: {error}"))
     }
@@ -77,7 +77,7 @@ impl RedisServer {
         command.query_async(&mut self.connect().await).await
     }
 
-    /// A partition's log, under the prefix of the tests.
+    /// A partition's log, under the tests' prefix.
     pub async fn log(&self, partition: u16) -> Vec<(Position, Revocation)> {
         let key = RedisKeys::new(PREFIX, partition).log();
         let entries: Vec<StreamEntry> = self.command(&["XRANGE", &key, "-", "+"]).await;
@@ -89,12 +89,12 @@ impl RedisServer {
         entries.into_iter().map(read).collect()
     }
 
-    /// How often the log says that `target` is dead.
+    /// How many entries of the log revoke `target`.
     pub async fn times(&self, target: &Target) -> usize {
         self.log(0).await.iter().filter(|(_, revocation)| revocation.target == *target).count()
     }
 
-    /// Everything there is, by key, as bytes.
+    /// All keys with their values as bytes.
     pub async fn contents(&self) -> BTreeMap<String, Vec<u8>> {
         let keys: Vec<String> = self.command(&["KEYS", "*"]).await;
         let mut contents = BTreeMap::new();
@@ -121,7 +121,7 @@ impl RedisServer {
         self.child.wait().unwrap();
     }
 
-    /// Starts it again with further options, and does not wait.
+    /// Starts the server again with further options, without waiting.
     pub fn spawn_again(&mut self, options: &[&str]) {
         let mut all = self.extra.clone();
         all.extend(options.iter().map(|word| (*word).to_owned()));

@@ -1,4 +1,4 @@
-//! A store in Redis as the tests use it: its terms, its pace, and what it is asked for.
+//! A store in Redis as the tests use it: its lifetimes, its intervals, its requests.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::redis::PREFIX;
 pub const LIFETIMES: TokenLifetimes =
     TokenLifetimes { access_ttl: 600, idle_ttl: 3600, absolute_ttl: 7200, retry_window: 30, lifetime_max: 86_400 };
 pub const STRICT: RedisRequirements = RedisRequirements { persistence: true, noeviction: true, waitaof: false };
-/// Seconds become tens of milliseconds.
+/// Intervals scaled down: seconds become tens of milliseconds.
 pub const FAST: Intervals = Intervals {
     heartbeat: Duration::from_millis(50),
     delivery: Duration::from_millis(20),
@@ -30,7 +30,7 @@ pub fn store_at(url: &str) -> RedisStore {
     RedisStore::new(Link::new(url).unwrap(), PREFIX, 1, LIFETIMES).pacing(FAST)
 }
 
-/// A store whose heart beats.
+/// A store with a running heartbeat.
 pub async fn beating(url: &str) -> RedisStore {
     let store = store_at(url);
     store.initialise().await.unwrap();

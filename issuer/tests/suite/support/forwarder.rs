@@ -1,4 +1,4 @@
-//! A TCP address that leads to one server now and to another later, as a failover does.
+//! A TCP forwarder whose target can be switched, as in a failover.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// Forwards connections to the port it was last set to.
-pub struct Switchboard {
+/// Forwards connections to the current target port.
+pub struct Forwarder {
     port: u16,
     to: Arc<AtomicU16>,
     cut: watch::Sender<u64>,
 }
 
-impl Switchboard {
+impl Forwarder {
     pub async fn to(port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let here = listener.local_addr().unwrap().port();
@@ -39,7 +39,7 @@ impl Switchboard {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Cuts every connection; new ones lead to `port`.
+    /// Cuts every connection; new ones go to `port`.
     pub fn switch(&self, port: u16) {
         self.to.store(port, Ordering::SeqCst);
         self.cut.send_modify(|count| *count += 1);
