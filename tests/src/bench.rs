@@ -1,16 +1,17 @@
-//! Benchmarks: each row prints ours, the limit or peer measured in the same interleaved run, the ratio, its spread, the goal.
+//! Benchmarks. Each row prints our value, the limit or peer measured in the same interleaved run,
+//! the ratio, its spread, the goal.
 //!
 //! # Map
-//! - [`row`]: what is printed, and how pairs of measurements become one ratio.
+//! - [`row`]: the output, and how pairs of measurements become one ratio.
 //! - [`load`], [`h2`]: lean load generators, HTTP/1.1 and gRPC.
-//! - [`bare`]: the peers: servers that say yes and do nothing else.
+//! - [`bare`]: the peers: servers that allow everything and do nothing else.
 //! - [`check`], [`grpc`], [`envoy`], [`revocation`], [`feed`], [`login`], [`memory`],
 //!   [`reject`], [`idle`], [`inprocess`], [`segment`]: the rows.
-//! - [`crowd`]: a verifier with a large list, and clients that know many tokens; [`limits`]: what the machine allows.
+//! - [`many_clients`]: a verifier with a large list, and clients that know many tokens; [`limits`]:
+//!   the limits of the machine.
 
 pub mod bare;
 pub mod check;
-pub mod crowd;
 pub mod envoy;
 pub mod feed;
 pub mod grpc;
@@ -20,6 +21,7 @@ pub mod inprocess;
 pub mod limits;
 pub mod load;
 pub mod login;
+pub mod many_clients;
 pub mod memory;
 pub mod reject;
 pub mod revocation;

@@ -11,10 +11,11 @@ pub fn connect(verifier: &Verifier) -> Sidegate {
     Sidegate::builder().socket(&verifier.settings["VERIFIER_SOCKET"]).attach_socket(&verifier.attach).connect()
 }
 
-/// Checks a good token until the segment answers for it: a daemon that has just started may not have promised anything yet.
+/// Checks a valid token until the segment answers for it: a daemon that has just started may not
+/// have promised anything yet.
 ///
 /// # Panics
-/// The token is not good, or only ever asked about.
+/// The token is refused, or never answered from the segment.
 pub fn until_kept(sidegate: &Sidegate, token: &str) {
     for _ in 0..2000 {
         assert_eq!(sidegate.check(token).map(|_| ()), Ok(()));

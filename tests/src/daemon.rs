@@ -1,4 +1,4 @@
-//! A verifier in the test's own process, whose list of revocations the test feeds by hand.
+//! A verifier in the test's own process, whose list of revocations the test fills by hand.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -41,19 +41,20 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts one with these settings over the defaults of a test. Its list is empty and just proven complete.
+    /// Starts a daemon with these settings over the defaults of a test. Its list is empty and just
+    /// proven complete.
     pub async fn start(settings: &[(&str, &str)]) -> Self {
         let daemon = Self::start_unproven(settings).await;
         daemon.prove();
         daemon
     }
 
-    /// Starts one that has never had a complete list.
+    /// Starts a daemon that has never had a complete list.
     pub async fn start_unproven(settings: &[(&str, &str)]) -> Self {
         Self::start_in(Scratch::new(), settings)
     }
 
-    /// Starts one in a folder that holds files for it.
+    /// Starts a daemon in a folder with files for it.
     pub fn start_in(folder: Scratch, settings: &[(&str, &str)]) -> Self {
         let Launched { at, tcp, admin, socket, core, folder, reload, stop, task } = Launched::start(folder, settings);
         let state = Arc::clone(core.state());
@@ -61,7 +62,8 @@ impl Daemon {
         Self { at, tcp, admin, socket, core, state, folder, reload, stop, task }
     }
 
-    /// Starts one with a segment, which is handed out at the path returned. Its list is just proven complete.
+    /// Starts a daemon with a segment, offered at the returned path. Its list is just proven
+    /// complete.
     pub async fn start_shared(settings: &[(&str, &str)]) -> (Self, PathBuf) {
         let folder = Scratch::new();
         let attach = folder.file("attach.sock");
@@ -72,19 +74,19 @@ impl Daemon {
         (daemon, attach)
     }
 
-    /// The list is complete as of now.
+    /// Marks the list as complete as of now.
     pub fn prove(&self) {
         self.state.fresh(0, reading(), 0);
     }
 
-    /// Ends a session.
+    /// Revokes a session.
     pub fn revoke_session(&self, sid: &str) {
         let target = Target::Session { sid: Id::parse(sid).expect("an id"), subject: None };
         self.state.apply(0, &Revocation { target, expires_at: UnixTime(u64::from(u32::MAX)) });
     }
 }
 
-/// A verifier in the test's own process, all of it, that follows a real feed.
+/// A complete verifier in the test's own process, which follows a real feed.
 #[derive(Debug)]
 pub struct Launched {
     pub at: At,
@@ -99,12 +101,12 @@ pub struct Launched {
 }
 
 impl Launched {
-    /// Starts one with these settings over the defaults of a test, and does not wait.
+    /// Starts a verifier with these settings over the defaults of a test, without waiting.
     pub fn start(folder: Scratch, settings: &[(&str, &str)]) -> Self {
         Self::start_with_file(folder, settings, None)
     }
 
-    /// Starts one with a configuration file, which a reload reads again.
+    /// Starts a verifier with a configuration file, which a reload reads again.
     pub fn start_with_file(folder: Scratch, settings: &[(&str, &str)], file: Option<PathBuf>) -> Self {
         let socket = folder.file("v.sock");
         let mut environment: BTreeMap<String, String> = [
@@ -134,7 +136,7 @@ impl Launched {
     }
 }
 
-/// Claims of a token that is good now.
+/// Claims of a token that is valid now.
 pub fn claims(sub: &str) -> Claims {
     let now = unix_now().0;
     Claims {
@@ -157,7 +159,7 @@ pub fn sign(claims: &Claims) -> String {
     token::sign(&key, claims).expect("fit claims")
 }
 
-/// A token that is good now.
+/// A token that is valid now.
 pub fn good(sub: &str) -> String {
     sign(&claims(sub))
 }

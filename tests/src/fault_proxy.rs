@@ -1,4 +1,4 @@
-//! A TCP fault proxy between clients and a server that can be cut, led elsewhere, pulled out, or stop carrying without a word.
+//! A TCP proxy that can cut connections, redirect them, refuse them, or silently stop forwarding.
 
 use std::net::Ipv4Addr;
 
@@ -7,7 +7,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// A proxy on a port of its own. Connections through it end when it is dropped.
+/// A proxy on its own port. Its connections end when it is dropped.
 #[derive(Debug)]
 pub struct FaultProxy {
     port: u16,
@@ -34,7 +34,7 @@ impl FaultProxy {
         Self { port: ours, state, task }
     }
 
-    /// Where clients connect.
+    /// The port for clients.
     pub const fn port(&self) -> u16 {
         self.port
     }
@@ -44,23 +44,23 @@ impl FaultProxy {
         self.change(|state| (state.to, state.generation) = (port, state.generation + 1));
     }
 
-    /// Cuts every connection; new ones are made as before.
+    /// Cuts every connection; new ones are accepted as before.
     pub fn cut(&self) {
         self.change(|state| state.generation += 1);
     }
 
-    /// Cuts every connection, and new ones at once.
+    /// Cuts every connection, and every new one at once.
     pub fn pull(&self) {
         self.change(|state| (state.plugged, state.generation) = (false, state.generation + 1));
     }
 
-    /// A black hole: nothing is carried in either direction, and nobody is told. What was sent is carried after
-    /// [`FaultProxy::carry`], as TCP would.
+    /// A black hole: nothing is forwarded in either direction, and no connection is closed.
+    /// [`FaultProxy::carry`] forwards the pending bytes, as TCP would.
     pub fn swallow(&self) {
         self.change(|state| state.carries = false);
     }
 
-    /// All is well again.
+    /// Resumes normal forwarding.
     pub fn carry(&self) {
         self.change(|state| (state.carries, state.plugged) = (true, true));
     }
@@ -93,7 +93,7 @@ async fn connection(client: TcpStream, mut state: watch::Receiver<State>) {
     tokio::select! {
         () = pump(from_client, to_server, state.clone()) => {}
         () = pump(from_server, to_client, state.clone()) => {}
-        // Also when the fault proxy is dropped.
+        // Also ends when the fault proxy is dropped.
         _ = state.wait_for(|state| state.generation != born.generation) => {}
     }
 }

@@ -1,4 +1,4 @@
-//! Calling the verifier's gRPC authorization service as Envoy does.
+//! Calls the verifier's gRPC authorization service like Envoy.
 
 use std::path::{Path, PathBuf};
 
@@ -31,7 +31,7 @@ pub fn attributes(method: &str, path: &str, headers: &[(&str, &str)]) -> HttpReq
     }
 }
 
-/// One check.
+/// Sends one check.
 pub async fn check(channel: &Channel, http: Option<HttpRequest>, extensions: &[(&str, &str)]) -> CheckResponse {
     let attributes = AttributeContext {
         request: Some(Request { http }),

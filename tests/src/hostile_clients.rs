@@ -1,4 +1,5 @@
-//! Connections of clients that have no credentials and cost memory: half a head, h2 streams without an end, answers not read.
+//! Connections of clients without credentials that cost memory: half a head, endless h2 streams,
+//! unread responses.
 
 use rustix::process::{Resource, getrlimit};
 use tokio::io::AsyncWriteExt as _;
@@ -6,38 +7,39 @@ use tokio::net::TcpStream;
 
 use crate::http::At;
 
-/// What every h2 connection begins with.
+/// The start of every h2 connection.
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// 30 bytes of a request.
 const HALF_A_HEAD: &[u8] = b"POST /auth/login HTTP/1.1\r\nHos";
 
-/// What a client does.
+/// An attack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attack {
-    /// Sends half a head and falls silent.
+    /// Sends half a head and then nothing.
     HalfHead,
-    /// Opens so many h2 streams, each a POST with 15 kB of headers and no body.
+    /// Opens this many h2 streams, each a POST with 15 kB of headers and no body.
     Posts(u32),
-    /// Opens so many h2 streams that watch the health service.
+    /// Opens this many h2 streams that watch the health service.
     Watches(u32),
-    /// Opens no window, and asks for an answer on each of so many streams.
+    /// Grants no window, and requests a response on each of this many streams.
     NoWindow(u32),
-    /// Asks over HTTP/1.1 again and again and never reads; how often.
+    /// Sends this many HTTP/1.1 requests and never reads.
     NeverReads(usize),
 }
 
-/// As many as wanted, or as this process may open files and have some left.
+/// The wanted number, or as many as this process can open with some descriptors left.
 pub fn at_most(connections: usize) -> usize {
     let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     connections.min(usize::try_from(files).unwrap_or(usize::MAX).saturating_sub(500))
 }
 
-/// One connection that does this to the HTTP server at `at` with `path`; its far end may close it at any time, even at once.
+/// Opens a connection that runs `attack` on the HTTP server at `at` with `path`; the server may
+/// close it at any time, even at once.
 pub async fn start(at: &At, path: &str, attack: Attack) -> Option<TcpStream> {
     let At::Tcp(address) = at else { panic!("a TCP address") };
     let mut stream = TcpStream::connect(address).await.ok()?;
     let bytes = attack.bytes(path);
-    // What does not fit is not sent: the server has stopped reading, which is an answer too.
+    // Stops when the server no longer reads, which is one possible defence.
     let sent = tokio::time::timeout(std::time::Duration::from_secs(5), stream.write_all(&bytes)).await;
     (!matches!(sent, Ok(Err(_)))).then_some(stream)
 }

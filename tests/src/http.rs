@@ -1,4 +1,4 @@
-//! Requests over TCP and Unix sockets: cooked ones through hyper, raw bytes where a test wants to misbehave.
+//! Requests over TCP and Unix sockets: through hyper, or as raw bytes for tests that misbehave.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -12,14 +12,14 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 
-/// Where a server listens.
+/// The address of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum At {
     Tcp(SocketAddr),
     Unix(PathBuf),
 }
 
-/// A server's answer.
+/// A response.
 #[derive(Clone, Debug)]
 pub struct Reply {
     pub status: StatusCode,
@@ -43,11 +43,11 @@ impl Reply {
     }
 }
 
-/// Why there was no answer.
+/// Why there was no response.
 #[derive(Debug)]
 pub struct NoAnswer(pub String);
 
-/// A request in the making.
+/// A request under construction.
 #[derive(Clone, Debug)]
 pub struct Call {
     at: At,
@@ -59,7 +59,7 @@ pub struct Call {
     limit: Duration,
 }
 
-/// How long an answer may take.
+/// Limit for a response.
 const LIMIT: Duration = Duration::from_secs(20);
 
 impl At {
@@ -107,25 +107,25 @@ impl Call {
         self
     }
 
-    /// Waits longer for the answer than usual.
+    /// Waits longer than usual for the response.
     pub const fn within(mut self, limit: Duration) -> Self {
         self.limit = limit;
         self
     }
 
-    /// Sends it on a connection of its own.
+    /// Sends the request on a new connection.
     ///
     /// # Panics
-    /// There is no answer.
+    /// There is no response.
     pub async fn send(self) -> Reply {
         let what = format!("{} {}", self.method, self.path);
         self.try_send().await.unwrap_or_else(|NoAnswer(why)| panic!("{what}: {why}"))
     }
 
-    /// Sends it on a connection of its own.
+    /// Sends the request on a new connection.
     ///
     /// # Errors
-    /// No connection, or no whole answer in time.
+    /// No connection, or no complete response in time.
     pub async fn try_send(self) -> Result<Reply, NoAnswer> {
         let limit = self.limit;
         let exchange = async move {
@@ -195,7 +195,7 @@ where
     Ok(Reply { status: parts.status, headers: parts.headers, body: body.collect().await?.to_bytes() })
 }
 
-/// A client of one server that keeps its connection, until the server says that it closes it.
+/// A client of one server that keeps its connection until the server closes it.
 #[derive(Debug, Default)]
 pub struct Kept {
     idle: Option<http1::SendRequest<Full<Bytes>>>,
@@ -208,10 +208,11 @@ impl Kept {
         self.idle.as_ref().is_some_and(|sender| !sender.is_closed())
     }
 
-    /// Sends it: over the connection kept, if it takes the request, else over a new one.
+    /// Sends a request over the kept connection if that is open, otherwise over a new one.
     ///
     /// # Errors
-    /// [`Failure::NotSent`] if nobody lets us in; else it cannot be known what became of the request.
+    /// [`Failure::NotSent`] if no connection was accepted; [`Failure::Lost`] if the outcome is
+    /// unknown.
     pub async fn send(&mut self, call: Call) -> Result<Reply, Failure> {
         let exchange = async {
             if let Some(kept) = self.idle.take().filter(|sender| !sender.is_closed()) {
@@ -248,17 +249,17 @@ impl Kept {
     }
 }
 
-/// Why a request has no answer.
+/// Why a request has no response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// It was never sent: it may be sent elsewhere.
+    /// The request was never sent: it may be sent elsewhere.
     NotSent(String),
-    /// It was sent, or a part of it, over a connection that was opened then: a client may write into one whose server has
-    /// died before it sees that.
+    /// The request was sent, at least in part, over a connection opened at that time: a client may
+    /// write to a connection before it sees that the server has died.
     Lost { why: String, opened: Instant },
 }
 
-/// Sends raw bytes and reads until the server closes or falls silent for `silence`.
+/// Sends raw bytes and reads until the server closes, or is silent for `silence`.
 pub async fn raw(at: &At, bytes: &[u8], silence: Duration) -> Vec<u8> {
     async fn talk<I: AsyncRead + AsyncWrite + Unpin>(mut stream: I, bytes: &[u8], silence: Duration) -> Vec<u8> {
         let mut out = Vec::new();

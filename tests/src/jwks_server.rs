@@ -1,4 +1,4 @@
-//! An HTTP server that serves one JWK set, which the test may change, and counts how often it was asked.
+//! An HTTP server of one JWK set, which the test can change; counts the requests.
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -28,7 +28,7 @@ struct Shared {
 }
 
 impl JwksServer {
-    /// Starts one that serves `document`.
+    /// Starts a server of `document`.
     pub async fn start(document: &Value) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}/jwks.json", listener.local_addr().expect("an address"));
@@ -59,17 +59,17 @@ impl JwksServer {
         self.shared.asked.load(Ordering::Relaxed)
     }
 
-    /// Keeps answers back until what this gives is dropped.
+    /// Delays responses until the returned guard is dropped.
     pub async fn hold(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.shared.gate.lock().await
     }
 
-    /// Answers 500 to everything, or stops doing so.
+    /// Answers 500 to every request while `broken`.
     pub fn set_broken(&self, broken: bool) {
         self.shared.broken.store(broken, Ordering::Relaxed);
     }
 
-    /// Serves another set from now on.
+    /// Replaces the set.
     pub fn serve(&self, document: &Value) {
         *self.shared.document.lock().unwrap_or_else(PoisonError::into_inner) = document.to_string();
     }

@@ -1,23 +1,23 @@
-//! The test harness: real programs, a real Redis, a real Postgres, each started here on a free port and stopped by its
-//! process id.
+//! The test harness: real programs, a real Redis, a real Postgres, each started on a free port and
+//! stopped by its process id.
 //!
 //! # Map
 //! - [`program`]: a child process with captured output, killed when dropped.
-//! - [`scratch`]: a folder of its own for each test.
+//! - [`scratch`]: a new folder for each test.
 //! - [`wait`]: waiting for a condition, with a generous limit.
 //! - [`random`]: numbers from a seed.
-//! - [`fault_proxy`]: a TCP proxy that can be cut, led elsewhere, or stop carrying.
-//! - [`http`]: requests over TCP and Unix sockets, cooked and raw.
+//! - [`fault_proxy`]: a TCP proxy that can cut, redirect, or silently stop forwarding.
+//! - [`http`]: requests over TCP and Unix sockets, through hyper and raw.
 //! - [`client`]: the Rust client beside a real daemon.
-//! - [`daemon`]: a verifier in the test's own process, whose list the test feeds by hand.
-//! - [`grpc_check`]: Envoy's gRPC question.
+//! - [`daemon`]: a verifier in the test's own process, whose list the test fills by hand.
+//! - [`grpc_check`]: Envoy's gRPC request.
 //! - [`proxies`]: real proxies with our shipped configurations.
 //! - [`hostile_clients`]: connections without credentials that cost memory.
 //! - [`redis`], [`postgres`], [`pgbouncer`]: real servers.
 //! - [`redis_kinds`]: Redis behind Sentinels, as a Cluster, over TLS.
-//! - [`jwks_server`]: serves a JWK set and counts who asks.
+//! - [`jwks_server`]: serves a JWK set and counts requests.
 //! - [`users`]: the application's own table.
-//! - [`stack`]: issuer and verifiers put together. [`scenario`]: the main job over them.
+//! - [`stack`]: issuer and verifiers together. [`scenario`]: the main job on them.
 //! - [`bench`]: the benchmark rows.
 #![forbid(unsafe_code)]
 

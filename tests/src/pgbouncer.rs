@@ -1,4 +1,4 @@
-//! A real PgBouncer before a real Postgres.
+//! A real PgBouncer in front of a real Postgres.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -8,7 +8,7 @@ use crate::program::{Program, free_port};
 use crate::scratch::Scratch;
 use crate::wait::eventually;
 
-/// A private PgBouncer in transaction mode, otherwise with its defaults.
+/// A private PgBouncer in transaction mode, with its defaults otherwise.
 #[derive(Debug)]
 pub struct PgBouncer {
     _program: Program,
@@ -17,7 +17,7 @@ pub struct PgBouncer {
 }
 
 impl PgBouncer {
-    /// With `connections` to the server, which all clients share.
+    /// Starts a PgBouncer with `connections` to the server, shared by all clients.
     pub async fn start(postgres: &Postgres, connections: u16) -> Self {
         let (folder, port) = (Scratch::new(), free_port());
         let (config, users) = (folder.file("pgbouncer.ini"), folder.file("users.txt"));
@@ -33,7 +33,7 @@ impl PgBouncer {
         for path in [folder.path(), &config, &users] {
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("our own folder");
         }
-        // It refuses to run as root, as Postgres does.
+        // PgBouncer refuses to run as root, like Postgres.
         let mut command = as_other_user(Path::new("pgbouncer"));
         command.arg(&config);
         let program = Program::start("pgbouncer", command, &folder.file("pgbouncer.log"));

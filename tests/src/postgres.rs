@@ -10,7 +10,7 @@ use crate::program::{Program, free_port};
 use crate::scratch::Scratch;
 use crate::wait::eventually;
 
-/// A private Postgres on a free port, without durability: tests need none.
+/// A private Postgres on a free port, without durability, which tests do not need.
 #[derive(Debug)]
 pub struct Postgres {
     program: Option<Program>,
@@ -61,7 +61,7 @@ impl Postgres {
         sqlx::PgPool::connect(&self.url()).await.expect("Postgres answers")
     }
 
-    /// Ends it at once ("immediate shutdown"), children included.
+    /// Stops the server at once ("immediate shutdown"), children included.
     pub fn kill(&mut self) {
         if let Some(mut program) = self.program.take() {
             let postmaster = self.folder.file("data/postmaster.pid");
@@ -88,7 +88,7 @@ fn program(name: &str) -> PathBuf {
     found.pop().unwrap_or_else(|| PathBuf::from(name))
 }
 
-/// Postgres refuses to run as root: a root session runs it as `postgres`.
+/// Postgres refuses to run as root: a session of root runs it as `postgres`.
 pub(crate) fn as_other_user(program: &Path) -> Command {
     if rustix::process::getuid().is_root() {
         let mut command = Command::new("setpriv");

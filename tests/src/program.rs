@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 /// A port of 127.0.0.1 that was free a moment ago.
 pub fn free_port() -> u16 {
-    // The system may name the same one again before anything listens there.
+    // The system may return the same port again before a server listens there.
     static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     loop {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -24,13 +24,13 @@ pub fn free_port() -> u16 {
     }
 }
 
-/// Where the built programs are: beside the test binary, or in `SIDEGATE_BIN_DIR`.
+/// The path of a built program: beside the test binary, or in `SIDEGATE_BIN_DIR`.
 pub fn binary(name: &str) -> PathBuf {
     if let Ok(folder) = std::env::var("SIDEGATE_BIN_DIR") {
         return Path::new(&folder).join(name);
     }
     let ours = std::env::current_exe().expect("a program knows its own path");
-    // A test lies in target/PROFILE/deps, a benchmark in target/PROFILE.
+    // A test is in target/PROFILE/deps, a benchmark in target/PROFILE.
     let mut beside = ours.ancestors().skip(1).take(2).map(|folder| folder.join(name));
     beside
         .find(|path| path.exists())
@@ -46,7 +46,7 @@ pub struct Program {
 }
 
 impl Program {
-    /// Starts `command` with its output in `log`, appended.
+    /// Starts `command`, with its output appended to `log`.
     pub fn start(name: &str, mut command: Command, log: &Path) -> Self {
         let out = File::options().create(true).append(true).open(log).expect("the log can be written");
         let err = out.try_clone().expect("a second handle");
@@ -62,14 +62,16 @@ impl Program {
         Self::start(name, command, log)
     }
 
-    /// Starts one of our programs: by itself, or under the sockets that a service manager has opened for it.
+    /// Starts one of our programs, with sockets that a service manager has opened, if any.
     pub fn launch(name: &str, settings: &BTreeMap<String, String>, log: &Path, sockets: &[OwnedFd]) -> Self {
         if sockets.is_empty() { Self::ours(name, settings, log) } else { Self::activated(name, settings, log, sockets) }
     }
 
-    /// Starts one of our programs as a service manager does that has opened these sockets for it (sd_listen_fds(3)).
+    /// Starts one of our programs like a service manager that has opened these sockets
+    /// (sd_listen_fds(3)).
     fn activated(name: &str, settings: &BTreeMap<String, String>, log: &Path, sockets: &[OwnedFd]) -> Self {
-        // The shell gets the sockets as its standard handles and moves them to where the program looks for them.
+        // The shell receives the sockets as its standard handles and moves them to the expected
+        // descriptors.
         const MOVES: [&str; 3] = ["3<&0", "4<&1", "5<&2"];
         let count = sockets.len();
         let script = format!(
@@ -95,19 +97,19 @@ impl Program {
         let _already_gone = kill_process(pid, signal);
     }
 
-    /// kill -9, and waits for the end.
+    /// kill -9, and waits for the exit.
     pub fn kill(&mut self) {
         let _already_gone = self.child.kill();
         let _reaped = self.child.wait();
     }
 
-    /// SIGTERM, and waits for a clean end.
+    /// SIGTERM, and waits for a clean exit.
     pub fn stop(&mut self) -> ExitStatus {
         self.signal(Signal::TERM);
         self.wait(Duration::from_secs(20))
     }
 
-    /// Waits for the end.
+    /// Waits for the exit.
     pub fn wait(&mut self, limit: Duration) -> ExitStatus {
         let started = Instant::now();
         loop {
@@ -123,7 +125,7 @@ impl Program {
         self.child.try_wait().is_ok_and(|status| status.is_none())
     }
 
-    /// What it has printed so far.
+    /// The output so far.
     pub fn output(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
@@ -141,7 +143,7 @@ impl Drop for Program {
     }
 }
 
-/// Runs one of our programs to its end with `input` on its standard input.
+/// Runs one of our programs to its exit with `input` on its standard input.
 pub fn run(name: &str, arguments: &[&str], settings: &[(&str, &str)], input: &str) -> std::process::Output {
     use std::io::Write as _;
     let mut command = Command::new(binary(name));

@@ -1,4 +1,5 @@
-//! Real proxies with the configurations that we ship, in front of an application that tells what reached it.
+//! Real proxies with our shipped configurations, in front of an application that reports its
+//! requests.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -18,9 +19,10 @@ use crate::http::At;
 use crate::program::{Program, free_port};
 use crate::wait::eventually;
 
-/// An application that says 200 to everything, with the request as JSON; echoes what comes over a web socket; and counts.
+/// An application that answers 200 to everything with the request as JSON, echoes web sockets, and
+/// counts.
 ///
-/// - `/load/NAME/…` may only be reached by the user NAME, and not at all if NAME is `-`.
+/// - `/load/NAME/…` may only be reached by the user NAME, and by no user if NAME is `-`.
 /// - `/sink` answers with the number of bytes in the body.
 #[derive(Debug)]
 pub struct EchoApp {
@@ -28,15 +30,15 @@ pub struct EchoApp {
     pub counters: Arc<Counters>,
 }
 
-/// What reached an [`EchoApp`].
+/// Counts of requests that reached an [`EchoApp`].
 #[derive(Debug, Default)]
 pub struct Counters {
     requests: AtomicU64,
     /// Requests to `/load/-/…`.
     through: AtomicU64,
-    /// Requests to `/load/NAME/…` whose identity headers are not NAME's, or not all there.
+    /// Requests to `/load/NAME/…` whose identity headers are not NAME's, or incomplete.
     misnamed: AtomicU64,
-    /// Requests that the proxy meant for the verifier.
+    /// Requests that were meant for the verifier.
     checks: AtomicU64,
 }
 
@@ -61,12 +63,13 @@ impl EchoApp {
         Self { address, counters }
     }
 
-    /// Requests that it answered.
+    /// The number of requests answered.
     pub fn count(&self) -> u64 {
         self.counters.requests.load(Ordering::SeqCst)
     }
 
-    /// Requests of a load run that should not have come, came under a wrong name, or were checks meant for the verifier.
+    /// Requests of a load run that should not have come, came under a wrong name, or were meant for
+    /// the verifier.
     pub fn faults(&self) -> [u64; 3] {
         let Counters { through, misnamed, checks, .. } = &*self.counters;
         [through, misnamed, checks].map(|count| count.load(Ordering::SeqCst))
@@ -106,7 +109,7 @@ async fn respond(
             let _client_gone = tokio::io::copy(&mut read, &mut write).await;
         });
         let switched = http::Response::builder().status(101).header("connection", "upgrade");
-        // The answer to the key of RFC 6455 §1.3, which tests send.
+        // The response to the key of RFC 6455 §1.3, which tests send.
         let switched = switched.header("sec-websocket-accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         return Ok(switched.header("upgrade", "websocket").body(Full::default()).expect("a response"));
     }
@@ -121,16 +124,16 @@ async fn echo(request: http::Request<hyper::body::Incoming>) -> Bytes {
     };
     let headers: Vec<(String, String)> = parts.headers.iter().map(pair).collect();
     let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-    let told = serde_json::json!({
+    let seen = serde_json::json!({
         "method": parts.method.as_str(),
         "uri": parts.uri.to_string(),
         "headers": headers,
         "body": String::from_utf8_lossy(&body),
     });
-    Bytes::from(told.to_string())
+    Bytes::from(seen.to_string())
 }
 
-/// True if the request has every identity header once, and the user is `name`.
+/// True if the request has every identity header exactly once, and the user is `name`.
 fn is_named(headers: &http::HeaderMap, name: &str) -> bool {
     let values =
         |header: &str| headers.get_all(header).iter().map(|value| value.as_bytes().to_vec()).collect::<Vec<_>>();
@@ -151,7 +154,7 @@ pub const IDENTITY: [&str; 7] = [
     "x-auth-issuer",
 ];
 
-/// The proxies, each by what it is configured to ask.
+/// The proxies, by kind of authorization request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     EnvoyGrpc,
@@ -161,7 +164,7 @@ pub enum Kind {
     Haproxy,
 }
 
-/// A running proxy in front of an [`EchoApp`], asking a [`Daemon`].
+/// A running proxy in front of an [`EchoApp`], which calls a [`Daemon`].
 #[derive(Debug)]
 pub struct Proxy {
     pub at: At,
@@ -202,18 +205,20 @@ impl Kind {
         command
     }
 
-    /// Starts it with the shipped configuration, asking `daemon`; none (said aloud) if the program is not installed here.
+    /// Starts the proxy with the shipped configuration for `daemon`; `None`, with a message, if the
+    /// program is not installed.
     pub async fn start(self, daemon: &Daemon) -> Option<Proxy> {
         self.start_at(daemon.folder.path(), &daemon.socket).await
     }
 
-    /// Starts it with the shipped configuration and its files in `folder`, asking whoever listens at `socket`.
+    /// Starts the proxy with the shipped configuration and its files in `folder`, for the server at
+    /// `socket`.
     pub async fn start_at(self, folder: &Path, socket: &Path) -> Option<Proxy> {
         let text = std::fs::read_to_string(deploy().join(self.shipped())).expect("a shipped file");
         self.start_with(&text, folder, socket, &[]).await
     }
 
-    /// Starts it with this configuration, in which `more` words are replaced besides the usual ones.
+    /// Starts the proxy with this configuration; `more` replaces further words.
     pub async fn start_with(self, text: &str, folder: &Path, socket: &Path, more: &[(&str, &str)]) -> Option<Proxy> {
         let Some(program) = self.program() else {
             println!("skipped: {self:?} is not installed");
@@ -247,7 +252,7 @@ impl Kind {
         Some(proxy)
     }
 
-    /// The files that its configuration includes.
+    /// The files that the configuration includes.
     const fn beside(self) -> &'static [&'static str] {
         match self {
             Self::Nginx => &["nginx/sidegate_protect.conf", "nginx/sidegate_server.conf"],
@@ -257,7 +262,7 @@ impl Kind {
     }
 }
 
-/// The folder of what we ship.
+/// The folder of shipped configurations.
 pub fn deploy() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
 }
@@ -273,7 +278,7 @@ impl Proxy {
     }
 }
 
-/// A program of the system.
+/// The path of an installed program.
 pub fn which(name: &str) -> Option<PathBuf> {
     ["/usr/sbin", "/usr/bin", "/usr/local/bin"]
         .iter()

@@ -1,4 +1,4 @@
-//! Numbers that look random and are the same for the same seed (SplitMix64).
+//! Pseudo-random numbers, the same for the same seed (SplitMix64).
 
 #[derive(Clone, Debug)]
 pub struct Random(u64);
@@ -16,7 +16,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// A number from `low` up to and without `high`.
+    /// A number from `low` up to, but not including, `high`.
     pub const fn between(&mut self, low: u64, high: u64) -> u64 {
         low + self.number() % (high - low)
     }

@@ -20,11 +20,12 @@ pub struct Redis {
 
 impl Redis {
     pub async fn start() -> Self {
-        // Not everysec: with it a write may wait behind a running fsync, and kill -9 loses what was acknowledged.
+        // Not everysec: a write may be delayed by a running fsync, and kill -9 then loses
+        // acknowledged data.
         Self::with(&["--appendonly", "yes", "--appendfsync", "always"]).await
     }
 
-    /// With further options of redis-server's command line.
+    /// A server with further command line options.
     pub async fn with(options: &[&str]) -> Self {
         let options = options.iter().map(|option| (*option).to_owned()).collect();
         let mut redis = Self { program: None, port: free_port(), folder: Scratch::new(), options };
@@ -48,7 +49,7 @@ impl Redis {
         self.folder.file("redis.log")
     }
 
-    /// Starts it again, on the same port with the same data.
+    /// Starts the server again, on the same port with the same data.
     pub async fn restart(&mut self) {
         self.program = Some(Program::start("redis-server", self.command(&[]), &self.log()));
         let client = self.client();
@@ -59,8 +60,8 @@ impl Redis {
         .await;
     }
 
-    /// Starts it again so that each key takes half a millisecond to load, and does not wait. Meanwhile it answers LOADING,
-    /// after every 1,024 keys.
+    /// Starts the server again, without waiting, so that each key takes half a millisecond to load.
+    /// Until then it answers LOADING, checked every 1,024 keys.
     pub fn start_loading(&mut self) {
         let slow = ["--key-load-delay", "500"];
         self.program = Some(Program::start("redis-server", self.command(&slow), &self.log()));
@@ -80,7 +81,7 @@ impl Redis {
         redis::Client::open(self.url()).expect("a Redis URL")
     }
 
-    /// A connection for the test's own use, which waits as long as it takes.
+    /// A new connection without timeouts.
     pub async fn connection(&self) -> redis::aio::MultiplexedConnection {
         let patient = redis::AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
         self.client().get_multiplexed_async_connection_with_config(&patient).await.expect("Redis answers")
@@ -91,7 +92,7 @@ impl Redis {
         self.program = None;
     }
 
-    /// Forgets its data; to be done while it is dead.
+    /// Deletes the server's data; to be called while it is stopped.
     pub fn wipe(&self) {
         for entry in std::fs::read_dir(self.folder.path()).expect("its folder").flatten() {
             let path = entry.path();

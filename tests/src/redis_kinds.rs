@@ -1,4 +1,5 @@
-//! Redis as it runs in production: a master that Sentinels watch, a Cluster of three masters, TLS under a private CA.
+//! Redis as in production: a master with Sentinels, a Cluster of three masters, TLS under a private
+//! CA.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -7,7 +8,7 @@ use crate::program::{Program, free_port};
 use crate::scratch::Scratch;
 use crate::wait::eventually;
 
-/// A certificate authority of one's own, and a certificate for 127.0.0.1 under it.
+/// A private certificate authority, and a certificate for 127.0.0.1 under it.
 #[derive(Debug)]
 pub struct Authority {
     folder: Scratch,
@@ -49,7 +50,7 @@ impl Authority {
         self.folder.file(name).to_str().expect("UTF-8").to_owned()
     }
 
-    /// The options that make redis-server, or `redis-cli`, speak TLS.
+    /// The TLS options of redis-server and `redis-cli`.
     fn server_options(&self) -> Vec<String> {
         let files =
             [("--tls-cert-file", "redis.pem"), ("--tls-key-file", "redis.key"), ("--tls-ca-cert-file", "ca.pem")];
@@ -59,7 +60,7 @@ impl Authority {
     }
 }
 
-/// Some redis-servers that belong together.
+/// A group of redis-servers.
 #[derive(Debug)]
 pub struct Servers {
     programs: Vec<Program>,
@@ -73,7 +74,8 @@ impl Servers {
         Self { programs: Vec::new(), ports: Vec::new(), commands: Vec::new(), folder }
     }
 
-    /// Starts one more redis-server on a free port, with `options`, in a folder of its own; over TLS under `authority`.
+    /// Starts one more redis-server on a free port in its own folder, with `options`; over TLS
+    /// under `authority`.
     fn add(&mut self, authority: Option<&Authority>, options: &[&str]) -> u16 {
         let port = free_port();
         let name = format!("redis-{port}");
@@ -114,16 +116,16 @@ impl Servers {
         self.programs[index].kill();
     }
 
-    /// Starts it again with its data.
+    /// Starts the server again with its data.
     pub fn restart(&mut self, port: u16) {
         let index = self.index(port);
         self.programs[index] = self.launch(port, &self.commands[index].clone());
     }
 
-    /// What the server on this port answers, as `redis-cli` prints it.
+    /// The reply of the server on this port, as `redis-cli` prints it.
     ///
     /// # Panics
-    /// It answers with an error.
+    /// The reply is an error.
     pub fn ask(port: u16, command: &[&str]) -> String {
         Self::cli(port, None, command).unwrap_or_else(|| panic!("{port}: {command:?} failed")).trim().to_owned()
     }
@@ -133,7 +135,7 @@ impl Servers {
         self.until(line, port, None, &["INFO", "replication"], line).await;
     }
 
-    /// What `redis-cli` prints; none if it fails.
+    /// The output of `redis-cli`; `None` if it fails.
     fn cli(port: u16, authority: Option<&Authority>, arguments: &[&str]) -> Option<String> {
         let mut command = Command::new("redis-cli");
         command.args(["-p", &port.to_string()]);
@@ -149,7 +151,7 @@ impl Servers {
         eventually(what, || async { Self::cli(port, authority, ask).filter(|text| text.contains(answer)) }).await;
     }
 
-    /// kill -9 of the first server: the master, where there are Sentinels.
+    /// kill -9 of the first server: the master, if there are Sentinels.
     pub fn kill_first(&mut self) {
         self.programs[0].kill();
     }
@@ -159,7 +161,7 @@ impl Servers {
     }
 }
 
-/// One server over TLS. Its URL: `rediss://…`.
+/// One server over TLS, and its URL: `rediss://…`.
 pub async fn over_tls(authority: &Authority) -> (Servers, String) {
     let mut servers = Servers::none(Scratch::new());
     let port = servers.add(Some(authority), &[]);
@@ -168,12 +170,12 @@ pub async fn over_tls(authority: &Authority) -> (Servers, String) {
     (servers, url)
 }
 
-/// A Cluster of three masters, over TLS under `authority` if there is one. Its URL names all three.
+/// A Cluster of three masters, over TLS if there is an `authority`. The URL names all three.
 pub async fn cluster(authority: Option<&Authority>) -> (Servers, String) {
     let mut servers = Servers::none(Scratch::new());
     let secure: &[&str] = if authority.is_some() { &["--tls-cluster", "yes"] } else { &[] };
     for _ in 0..3 {
-        // The port of the nodes among themselves is the client's + 10000, which must be one.
+        // The port between nodes is the client port + 10000, which must be valid.
         let bus = free_port().to_string();
         let options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-port", &bus];
         servers.add(authority, &[&options[..], secure].concat());
@@ -186,7 +188,7 @@ pub async fn cluster(authority: Option<&Authority>) -> (Servers, String) {
     create.extend(nodes.iter().map(String::as_str));
     create.push("--cluster-yes");
     let first = servers.ports[0];
-    eventually("the Cluster to be made", || async { Servers::cli(first, authority, &create) }).await;
+    eventually("the Cluster to be created", || async { Servers::cli(first, authority, &create) }).await;
     for port in servers.ports.clone() {
         servers.until("the Cluster", port, authority, &["CLUSTER", "INFO"], "cluster_state:ok").await;
     }
@@ -195,7 +197,8 @@ pub async fn cluster(authority: Option<&Authority>) -> (Servers, String) {
     (servers, url)
 }
 
-/// A Cluster of three masters, in which the one that has `key` has a replica. Gives the ports of that master and replica.
+/// A Cluster of three masters, in which the master of `key` has a replica. Returns the ports of
+/// that master and replica.
 pub async fn cluster_with_replica(key: &str) -> (Servers, u16, u16) {
     let (mut servers, _) = cluster(None).await;
     let slot = Servers::ask(servers.ports[0], &["CLUSTER", "KEYSLOT", key]);
@@ -211,7 +214,10 @@ pub async fn cluster_with_replica(key: &str) -> (Servers, u16, u16) {
         let _met = Servers::cli(port, None, &["CLUSTER", "MEET", "127.0.0.1", &replica.to_string(), &bus]);
     }
     servers.until("the replica to know its master", replica, None, &["CLUSTER", "NODES"], &id).await;
-    eventually("the replica to be one", || async { Servers::cli(replica, None, &["CLUSTER", "REPLICATE", &id]) }).await;
+    eventually("the replica to have its role", || async {
+        Servers::cli(replica, None, &["CLUSTER", "REPLICATE", &id])
+    })
+    .await;
     servers.until_info(replica, "master_link_status:up").await;
     for port in servers.ports.clone() {
         let slave = format!("127.0.0.1:{replica}@{bus} ");
@@ -224,7 +230,8 @@ pub async fn cluster_with_replica(key: &str) -> (Servers, u16, u16) {
     (servers, master, replica)
 }
 
-/// A server and a Sentinel, each with a password of its own. The URL names the Sentinel and has the server's password.
+/// A server and a Sentinel with different passwords. The URL names the Sentinel and contains the
+/// server's password.
 pub async fn behind_a_guarded_sentinel(server_password: &str, sentinel_password: &str) -> (Servers, String) {
     let mut servers = Servers::none(Scratch::new());
     let master = servers.add(None, &["--requirepass", server_password]);
@@ -245,7 +252,8 @@ pub async fn behind_a_guarded_sentinel(server_password: &str, sentinel_password:
     (servers, url)
 }
 
-/// A master, a replica, and three Sentinels that fail over after a second. Its URL names the Sentinels.
+/// A master, a replica, and three Sentinels that fail over after a second. The URL names the
+/// Sentinels.
 pub async fn behind_sentinels() -> (Servers, String) {
     let mut servers = Servers::none(Scratch::new());
     let master = servers.add(None, &[]);

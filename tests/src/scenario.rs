@@ -6,10 +6,11 @@ use crate::wait::eventually;
 /// The second user of every stack.
 pub const OTHER: &str = "bob@example.org";
 
-/// Login, check, refresh, logout, and the tokens are dead at every verifier. Needs `EMAIL` (id 1) and `OTHER` as users.
+/// Login, check, refresh, logout; then every verifier refuses the tokens. Needs the users `EMAIL`
+/// (id 1) and `OTHER`.
 ///
 /// # Panics
-/// Anything is not as promised.
+/// A step fails.
 pub async fn life_of_a_session(stack: &Stack) {
     let first = stack.issuer.login(EMAIL).await;
     for verifier in &stack.verifiers {

@@ -1,4 +1,4 @@
-//! A folder of its own for each test, removed when dropped.
+//! A new folder for each test, removed when dropped.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 pub struct Scratch(PathBuf);
 
 impl Scratch {
-    /// A new empty folder with a short path: Unix sockets allow 107 bytes.
+    /// A new empty folder with a short path, because Unix socket paths have at most 107 bytes.
     pub fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! Issuer and verifiers put together, on an embedded store or on Redis, with an application's users.
+//! Issuer and verifiers together, on an embedded store or on Redis, with an application's users.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -18,19 +18,19 @@ use crate::wait::eventually;
 
 /// The secret of every stack.
 pub const SECRET: &str = "a-secret-for-the-tests-of-thirty-two-bytes+";
-/// The bearer of the admin API.
+/// The bearer token of the admin API.
 pub const ADMIN_TOKEN: &str = "admin-token-for-tests";
 /// The user of every stack.
 pub const EMAIL: &str = "alice@example.org";
 
-/// What a login or a refresh gives.
+/// The response of a login or a refresh.
 #[derive(Clone, Debug)]
 pub struct Tokens {
     pub access: String,
     pub refresh: String,
 }
 
-/// An issuer process and how to reach it.
+/// An issuer process and its address.
 #[derive(Debug)]
 pub struct Issuer {
     pub program: Program,
@@ -41,7 +41,7 @@ pub struct Issuer {
     sockets: Vec<OwnedFd>,
 }
 
-/// A verifier process and how to reach it.
+/// A verifier process and its addresses.
 #[derive(Debug)]
 pub struct Verifier {
     pub program: Program,
@@ -67,7 +67,8 @@ fn own(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
 }
 
 impl Issuer {
-    /// Starts one with these settings over the defaults of a test, and waits until it is ready.
+    /// Starts an issuer with these settings over the defaults of a test, and waits until it is
+    /// ready.
     pub async fn start(folder: &Scratch, name: &str, settings: &[(&str, &str)]) -> Self {
         let (port, admin, feed) = (free_port(), free_port(), free_port());
         let mut all = own(&[
@@ -89,14 +90,15 @@ impl Issuer {
         issuer
     }
 
-    /// Starts it again under a service manager, which has opened its public socket and keeps it open.
+    /// Starts the issuer again under a service manager, which has opened its public socket and
+    /// keeps it open.
     pub async fn manage(&mut self) {
         assert!(self.program.stop().success());
         self.sockets = vec![TcpListener::bind(&self.settings["ISSUER_LISTEN"]).expect("the port is free again").into()];
         self.restart().await;
     }
 
-    /// Starts it again with the same settings.
+    /// Starts the issuer again with the same settings.
     pub async fn restart(&mut self) {
         self.program = Program::launch("sidegate-issuer", &self.settings, &self.log, &self.sockets);
         self.until_ready().await;
@@ -131,7 +133,7 @@ impl Issuer {
     }
 }
 
-/// The pair of a 200 of login or refresh.
+/// The token pair of a 200 of login or refresh.
 pub fn tokens(reply: &Reply) -> Tokens {
     let body = reply.json();
     let text = |name: &str| body[name].as_str().unwrap_or_else(|| panic!("no {name}")).to_owned();
@@ -139,14 +141,15 @@ pub fn tokens(reply: &Reply) -> Tokens {
 }
 
 impl Verifier {
-    /// Starts one with these settings over the defaults of a test, and waits until it is ready.
+    /// Starts a verifier with these settings over the defaults of a test, and waits until it is
+    /// ready.
     pub async fn start(folder: &Scratch, name: &str, settings: &[(&str, &str)]) -> Self {
         let mut verifier = Self::start_unready(folder, name, settings);
         verifier.until_ready().await;
         verifier
     }
 
-    /// Starts one and does not wait.
+    /// Starts a verifier without waiting.
     pub fn start_unready(folder: &Scratch, name: &str, settings: &[(&str, &str)]) -> Self {
         let (port, admin) = (free_port(), free_port());
         let (socket, attach) = (folder.file(&format!("{name}.sock")), folder.file(&format!("{name}-attach.sock")));
@@ -164,7 +167,8 @@ impl Verifier {
         Self { program, settings: all, at, tcp: local(port), admin: local(admin), attach, log, sockets }
     }
 
-    /// Starts it again under a service manager, which has opened its two Unix sockets and keeps them open.
+    /// Starts the verifier again under a service manager, which has opened its two Unix sockets and
+    /// keeps them open.
     pub async fn manage(&mut self) {
         assert!(self.program.stop().success());
         let open = |name: &str| UnixListener::bind(&self.settings[name]).expect("the path is free again").into();
@@ -172,7 +176,7 @@ impl Verifier {
         self.restart().await;
     }
 
-    /// Starts it again with the same settings.
+    /// Starts the verifier again with the same settings.
     pub async fn restart(&mut self) {
         self.program = Program::launch("sidegate-verifier", &self.settings, &self.log, &self.sockets);
         self.until_ready().await;
@@ -187,7 +191,7 @@ impl Verifier {
         self.at.get("/check").bearer(access).send().await
     }
 
-    /// Waits until the token is denied as revoked, however long the push takes.
+    /// Waits until the token is denied as revoked.
     pub async fn until_denied(&self, access: &str) -> Reply {
         eventually("the token to be denied", || async {
             let reply = self.check(access).await;
@@ -197,7 +201,8 @@ impl Verifier {
     }
 }
 
-/// The value of a metric of an admin listener, named as the text format has it, with its labels; 0 if it is not there yet.
+/// The value of a metric of an admin listener, by its name in the text format with labels; 0 if it
+/// does not exist yet.
 pub async fn metric(admin: &At, name: &str) -> u64 {
     let reply = admin.get("/metrics").send().await;
     let text = String::from_utf8_lossy(&reply.body).into_owned();
@@ -209,7 +214,7 @@ const READY_LOOK_EVERY: Duration = Duration::from_millis(10);
 const READY_LOOKS_MAX: u32 = 3_000;
 
 async fn ready(program: &mut Program, admin: &At) {
-    // Waits of fixed length are counted, not the clock: a long run may be stopped for a while and go on.
+    // Counts fixed waits instead of reading the clock: a long run may be suspended and resumed.
     for _ in 0..READY_LOOKS_MAX {
         assert!(program.running(), "the program ended at start:\n{}", program.output());
         if admin.get("/readyz").try_send().await.is_ok_and(|reply| reply.status == 200) {
@@ -229,7 +234,7 @@ pub struct Stack {
     pub folder: Scratch,
 }
 
-/// What a stack is built on.
+/// The store of a stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Store {
     Embedded,
@@ -237,17 +242,17 @@ pub enum Store {
 }
 
 impl Stack {
-    /// Starts everything and waits until all of it is ready.
+    /// Starts all programs and waits until they are ready.
     pub async fn start(store: Store, verifiers: usize) -> Self {
         Self::with(store, verifiers, &[], &[]).await
     }
 
-    /// Gives the application more users.
+    /// Adds users to the application.
     pub async fn add_users(&self, emails: &[String]) {
         users::add(&self.folder.file("app.db"), emails).await;
     }
 
-    /// With further settings for the issuer and for each verifier.
+    /// As [`Stack::start`], with further settings for the issuer and for each verifier.
     pub async fn with(store: Store, verifiers: usize, issuer: &[(&str, &str)], verifier: &[(&str, &str)]) -> Self {
         let folder = Scratch::new();
         let database = folder.file("app.db");

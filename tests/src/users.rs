@@ -1,13 +1,13 @@
-//! The application's own table of users, as an application would have made it.
+//! The application's own table of users, as an application would create it.
 
 use std::path::Path;
 
 use sqlx::sqlite::SqliteConnectOptions;
 
-/// The password of every user made here.
+/// The password of every user here.
 pub const PASSWORD: &str = "correct horse battery staple";
 
-/// Makes a SQLite database with a `users` table holding these emails.
+/// Creates a SQLite database with a `users` table that holds these emails.
 pub async fn sqlite(path: &Path, emails: &[&str]) {
     let options = SqliteConnectOptions::new().filename(path).create_if_missing(true);
     let pool = sqlx::SqlitePool::connect_with(options).await.expect("a SQLite database");
@@ -30,7 +30,7 @@ pub async fn add(path: &Path, emails: &[impl AsRef<str>]) {
     pool.close().await;
 }
 
-/// Makes the same table in Postgres.
+/// Creates the same table in Postgres.
 pub async fn postgres(pool: &sqlx::PgPool, emails: &[&str]) {
     let table = "CREATE TABLE users (id BIGSERIAL PRIMARY KEY, email TEXT NOT NULL UNIQUE, password_hash TEXT,
                  active BOOLEAN NOT NULL DEFAULT TRUE, scope TEXT)";
@@ -41,7 +41,7 @@ pub async fn postgres(pool: &sqlx::PgPool, emails: &[&str]) {
     }
 }
 
-/// A hash of [`PASSWORD`] at the lowest cost, made once.
+/// A hash of [`PASSWORD`] at the lowest cost, computed once.
 pub fn hash() -> String {
     static HASH: std::sync::OnceLock<String> = std::sync::OnceLock::new();
     HASH.get_or_init(|| bcrypt::hash(PASSWORD, 4).expect("bcrypt")).clone()

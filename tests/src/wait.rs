@@ -2,24 +2,24 @@
 
 use std::time::{Duration, Instant};
 
-/// The limit of every wait: only a test that fails reaches it.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// The limit of every wait: only a failing test reaches it.
+pub const WAIT_LIMIT: Duration = Duration::from_secs(30);
 
-/// The most that one look at a condition counts: a long run may be stopped for a while and go on.
+/// The most that one poll counts: a long run may be suspended and resumed.
 const LONGEST_STEP: Duration = Duration::from_secs(5);
 
-/// Polls `condition` until it gives a value, for at most [`PATIENCE`].
+/// Polls `condition` until it returns a value, for at most [`WAIT_LIMIT`].
 ///
 /// # Panics
-/// It never does; says what was waited for.
+/// The limit is reached; the message has `what`.
 pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, condition: impl FnMut() -> F) -> T {
-    within(PATIENCE, what, condition).await
+    within(WAIT_LIMIT, what, condition).await
 }
 
-/// Polls `condition` until it gives a value, for at most `limit`.
+/// Polls `condition` until it returns a value, for at most `limit`.
 ///
 /// # Panics
-/// It never does; says what was waited for.
+/// The limit is reached; the message has `what`.
 pub async fn within<T, F: Future<Output = Option<T>>>(
     limit: Duration,
     what: &str,

@@ -1,4 +1,4 @@
-//! One function a target: whatever the bytes, no panic, and nothing is taken that breaks a law.
+//! One function per target: for any bytes, no panic, and no accepted input violates an invariant.
 
 use std::sync::LazyLock;
 
@@ -41,7 +41,8 @@ static VERIFIER: LazyLock<Verifier> = LazyLock::new(|| {
     Verifier { forge, header, keys: KeyRing::new(vec![key]).expect("one key"), policy }
 });
 
-/// The first byte chooses: the rest is a whole token, a signed payload under the right header, or a signed header.
+/// The first byte selects: the rest is a whole token, a signed payload under a valid header, or a
+/// signed header.
 pub fn token(data: &[u8]) {
     let verifier = &*VERIFIER;
     let Some((mode, data)) = data.split_first() else { return };
@@ -107,7 +108,7 @@ fn hold(index: &Index, revocation: &Revocation) {
     index.apply(1, revocation);
     assert!(index.counts().total() <= 1);
     index.expire(UnixTime(revocation.expires_at.0 + 1));
-    assert_eq!(index.counts().total(), 0, "nothing is held longer than it must be");
+    assert_eq!(index.counts().total(), 0, "no entry is held longer than necessary");
 }
 
 struct Frozen;
@@ -118,8 +119,9 @@ impl Clock for Frozen {
     }
 }
 
-/// Damage to a segment: words of a good one are overwritten, three bytes of place and eight of value at a time. Whatever a
-/// reader finds, it neither panics nor says good: the segment was never promised to be valid.
+/// Damages a segment: overwrites words of a valid one, with three bytes of position and eight of
+/// value each. A reader must neither panic nor accept a token: the segment was never promised to be
+/// valid.
 pub fn segment(data: &[u8]) {
     let geometry = Geometry { table_lines: 64, unbound_lines: 64 };
     let words = HeapWords::new(geometry.words());
@@ -130,14 +132,18 @@ pub fn segment(data: &[u8]) {
     for damage in data.chunks_exact(11).take(64) {
         let place = usize::from(damage[0]) | usize::from(damage[1]) << 8 | usize::from(damage[2]) << 16;
         let value = u64::from_le_bytes(std::array::from_fn(|at| damage[3 + at]));
-        // Most places are tables; the header and the live line get half of the damage.
+        // Most positions are tables; the header and the live line get half of the damage.
         let place = if place & 1 == 0 { (place >> 1) % 40 } else { (place >> 1) % words.len() };
         words.publish(place, value);
     }
     if let Ok(reader) = Reader::new(words.clone()) {
         let probe = reader.probe(&facts);
-        // The token has expired by any clock that the promise could hold for, so that good would be wrong.
-        assert!(!matches!(reader.check(&probe, 0, &Frozen), Verdict::Clear), "damage vouches for nothing");
+        // The token has expired by any clock for which the promise could hold, so accepting it
+        // would be wrong.
+        assert!(
+            !matches!(reader.check(&probe, 0, &Frozen), Verdict::Clear),
+            "a damaged segment must not accept a token"
+        );
         let _ = (reader.wants_replacing(&Frozen), reader.live(), reader.successor(), reader.bytes());
     }
     // A reader that was attached before the damage.

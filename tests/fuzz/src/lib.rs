@@ -1,4 +1,5 @@
-//! What the fuzz targets do; tests/tests/scenarios/fuzz_seeds.rs runs the same code over the seeds with the stable compiler.
+//! The bodies of the fuzz targets; tests/tests/scenarios/fuzz_seeds.rs runs them on the seeds with
+//! the stable compiler.
 #![forbid(unsafe_code)]
 
 pub mod bodies;

@@ -1,4 +1,4 @@
-//! The body of the target that reads what clients send to log in, refresh and log out.
+//! The body of the target that parses requests of login, refresh and logout.
 
 use std::sync::LazyLock;
 
@@ -11,8 +11,8 @@ use sidegate_issuer::http::{login, logout, refresh};
 static KEYS: LazyLock<RefreshKeys> =
     LazyLock::new(|| RefreshKeys::new(&Secret::new("the session secret of the fuzz targets"), &[]).expect("keys"));
 
-/// The first byte chooses the kind of the body and who reads it; the rest is the body, a `Content-Type`, or damage to a
-/// refresh token that is good.
+/// The first byte selects the kind of the body and its parser; the rest is the body, a
+/// `Content-Type`, or damage to a valid refresh token.
 pub fn bodies(data: &[u8]) {
     let Some((mode, body)) = data.split_first() else { return };
     let kind = if mode & 1 == 0 { Kind::Json } else { Kind::Form };
@@ -35,12 +35,12 @@ pub fn bodies(data: &[u8]) {
     }
 }
 
-/// What was read is what was sent: written again, in either kind, it reads the same.
+/// Parsed credentials, written again in either kind, parse to the same value.
 fn credentials(kind: Kind, body: &[u8]) {
     let found = match Fields::read(kind, body).and_then(login::credentials) {
         Ok(found) => found,
         Err(error) => {
-            assert!(error.0.chars().count() < 100, "no value is told back: {error}");
+            assert!(error.0.chars().count() < 100, "no value is quoted: {error}");
             return;
         }
     };
@@ -76,7 +76,8 @@ fn refresh_token(text: &str) {
     }
 }
 
-/// Any change to a good token is refused: sixteen bytes of session, one of generation, then places and bytes to be put there.
+/// Any change to a valid token is refused: sixteen bytes of session, one of generation, then
+/// positions and bytes to put there.
 fn damaged(body: &[u8]) {
     let Some((sid, rest)) = body.split_first_chunk::<16>() else { return };
     let Some((generation, damage)) = rest.split_first() else { return };

@@ -1,4 +1,4 @@
-//! The bodies of the targets that read a request: its headers, its path.
+//! The bodies of the targets that parse a request: its headers, its path.
 
 use std::sync::LazyLock;
 
@@ -7,7 +7,8 @@ use sidegate_verifier::domain::request::Presented;
 use sidegate_verifier::domain::routes::{Access, Routes, Why};
 use sidegate_verifier::wire::bearer::present;
 
-/// Header lines: `A`, `C` or `O` and a value a line, for `Authorization`, `Cookie` and `Origin`.
+/// Header lines: one `A`, `C` or `O` and a value per line, for `Authorization`, `Cookie` and
+/// `Origin`.
 pub fn authorization(data: &[u8]) {
     let mut headers = http::HeaderMap::new();
     for line in data.split(|byte| *byte == b'\n').take(16) {
@@ -49,7 +50,7 @@ static ROUTES: LazyLock<Routes> = LazyLock::new(|| {
     Routes::parse(text, &["sidegate".to_owned()]).expect("good routes")
 });
 
-/// The first byte chooses: the rest is a routes file, or a request target.
+/// The first byte selects: the rest is a routes file, or a request target.
 pub fn routes(data: &[u8]) {
     let Some((mode, data)) = data.split_first() else { return };
     if mode & 1 == 0 {

@@ -1,4 +1,4 @@
-//! The peers of a check: servers on a Unix socket that say yes and do nothing else.
+//! The peers of a check: servers on a Unix socket that allow everything and do nothing else.
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
@@ -18,21 +18,21 @@ use tokio_stream::wrappers::UnixListenerStream;
 
 use crate::program::Program;
 
-/// What a bare server says.
+/// The response of a bare server.
 #[derive(Clone, Copy, Debug)]
 pub enum Says {
-    /// 200 without any header of its own.
+    /// 200 without any extra header.
     Yes,
     /// 200 with as many bytes of headers as Sidegate's.
     Identity,
-    /// Envoy's gRPC: allowed, and nothing else.
+    /// Envoy's gRPC: allowed, without anything else.
     Grpc,
 }
 
 impl Says {
     const ALL: [(Self, &str); 3] = [(Self::Yes, "yes"), (Self::Identity, "identity"), (Self::Grpc, "grpc")];
 
-    /// By its name on a command line.
+    /// Parses the name on a command line.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.iter().find(|(_, known)| *known == name).map(|(says, _)| *says)
     }
@@ -42,7 +42,7 @@ impl Says {
     }
 }
 
-/// Serves until killed. Runs in a process of its own: see [`start`].
+/// Serves until killed. Runs in its own process: see [`start`].
 pub fn serve(socket: &Path, workers: usize, says: Says) {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let runtime = builder.worker_threads(workers).enable_all().build().expect("a runtime");
@@ -75,7 +75,7 @@ async fn answer(listener: tokio::net::UnixListener, headers: HeaderMap) {
     }
 }
 
-/// What Sidegate says of the benchmark's user.
+/// Sidegate's headers for the benchmark's user.
 fn identity() -> HeaderMap {
     let id = "0123456789012345678901";
     let values = [("subject", "1"), ("session", id), ("token-id", id), ("client", "sidegate"), ("scope", "-")];

@@ -1,4 +1,5 @@
-//! `/check` over the Unix socket against bare hyper servers that answer 200: one with nothing, one with as many headers.
+//! `/check` over the Unix socket, compared with bare hyper servers that answer 200: one without
+//! headers, one with as many.
 
 use std::time::Duration;
 

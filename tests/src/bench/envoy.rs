@@ -1,4 +1,5 @@
-//! What Sidegate costs behind Envoy: our ext_authz against one that always says yes, and against Envoy's own jwt_authn.
+//! The cost of Sidegate behind Envoy: our ext_authz, compared with one that always allows, and with
+//! Envoy's own jwt_authn.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -20,21 +21,23 @@ const TRIPLES: usize = 7;
 const ONE_RUN: Duration = Duration::from_millis(1500);
 const CONNECTIONS: usize = 32;
 
-/// An Envoy that answers 200 itself once its filter lets a request pass, and whom it asks.
+/// An Envoy that answers 200 itself once its filter lets a request pass, and the service that it
+/// calls.
 struct Guarded {
     at: At,
     envoy: Program,
     asks: Option<u32>,
 }
 
-/// Figures of one run: requests/s, and microseconds of CPU for each request, Envoy's and in all.
+/// Figures of one run: requests/s, and microseconds of CPU per request, of Envoy and in total.
 struct Figures {
     per_second: f64,
     envoy_us: f64,
     all_us: f64,
 }
 
-/// The shipped gRPC configuration with an answer of Envoy's own in the application's place, and `filter` in ext_authz's if given.
+/// The shipped gRPC configuration with Envoy's own response in place of the application, and
+/// `filter`, if given, in place of ext_authz.
 fn configuration(port: u16, socket: &Path, filter: Option<&str>) -> String {
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/envoy/grpc.yaml");
     let text = std::fs::read_to_string(shipped).expect("a shipped file");
@@ -99,10 +102,11 @@ impl Guarded {
     }
 }
 
-/// CPU that a process has used so far, user and system, by /proc/PID/stat (in hundredths of a second).
+/// CPU time of a process so far, user and system, from /proc/PID/stat (in hundredths of a second).
 fn cpu_us(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The name in brackets may hold spaces; the 14th and 15th fields are the 12th and 13th behind it.
+    // The name in brackets may contain spaces; the 14th and 15th fields are the 12th and 13th after
+    // it.
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<f64>().ok()).unwrap_or(f64::NAN);
     (ticks(11) + ticks(12)) * 1e4

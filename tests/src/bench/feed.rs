@@ -1,4 +1,5 @@
-//! The revocation feed under size and load: loading a long log, absorbing a flood, bytes of an entry in Redis.
+//! The revocation feed under size and load: loading a long log, absorbing a flood, bytes of an
+//! entry in Redis.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,8 @@ use super::row::{Goal, Row, quantile};
 use crate::redis::Redis;
 use crate::stack::{EMAIL, Stack, Store, Verifier};
 
-/// Appends ARGV[1] session entries to the log as the issuer's script would: KEYS meta, log; ARGV[2] channel or empty.
+/// Appends ARGV[1] session entries to the log like the issuer's script: KEYS meta, log; ARGV[2]
+/// channel or empty.
 const FILL: &str = r"
 local meta, log, channel = KEYS[1], KEYS[2], ARGV[2]
 local epoch, last = unpack(redis.call('HMGET', meta, 'epoch', 'last'))
@@ -23,8 +25,8 @@ end
 redis.call('HSET', meta, 'last', last)
 return last";
 
-/// How long loading ten million entries may take on a bad day.
-const LOAD_PATIENCE: Duration = Duration::from_secs(300);
+/// Limit for loading ten million entries on a slow machine.
+const LOAD_LIMIT: Duration = Duration::from_secs(300);
 
 async fn fill(connection: &mut MultiplexedConnection, count: u64, publish: bool) {
     let keys = sidegate_common::log_protocol::RedisKeys::new("sidegate", 0);
@@ -43,7 +45,7 @@ async fn used_memory(connection: &mut MultiplexedConnection) -> f64 {
     line.and_then(|value| value.trim().parse().ok()).unwrap_or(f64::NAN)
 }
 
-/// Another client's PING round trips in microseconds, for as long as `until` takes.
+/// Another client's PING round trips in microseconds, while `until` runs.
 async fn pings_during<T>(redis: &Redis, until: impl Future<Output = T>) -> (T, Vec<f64>) {
     let mut connection = redis.connection().await;
     let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
@@ -62,7 +64,7 @@ async fn pings_during<T>(redis: &Redis, until: impl Future<Output = T>) -> (T, V
     (value, pinger.await.expect("the pinger ends"))
 }
 
-/// Reads the whole log page by page and does nothing with it: the limit of loading.
+/// Reads the whole log page by page and discards it: the limit of loading.
 async fn bare_read(redis: &Redis) -> f64 {
     let mut connection = redis.connection().await;
     let log = sidegate_common::log_protocol::RedisKeys::new("sidegate", 0).log();
@@ -79,7 +81,7 @@ async fn bare_read(redis: &Redis) -> f64 {
     }
 }
 
-/// The size of the log's nodes in memory, as `deploy/redis/sidegate.conf` sets it.
+/// The size of the log's nodes in memory, as in `deploy/redis/sidegate.conf`.
 async fn configure(connection: &mut MultiplexedConnection) {
     let text = include_str!("../../../deploy/redis/sidegate.conf");
     for line in text.lines().filter(|line| line.starts_with("stream-node-")) {
@@ -94,7 +96,7 @@ fn row(name: String, unit: &'static str, peer: &'static str, goal: Goal) -> Row 
     Row { name, unit, peer, ours: Vec::new(), theirs: Vec::new(), goal }
 }
 
-/// An issuer and a Redis whose log has `count` entries, and the bytes that each takes.
+/// An issuer, a Redis whose log has `count` entries, and the bytes of each entry.
 async fn filled(count: u64) -> (Stack, Row) {
     let stack = Stack::with(Store::Redis, 0, &[("RUST_LOG", "warn")], &[]).await;
     let mut connection = stack.redis.as_ref().expect("on Redis").connection().await;
@@ -107,7 +109,7 @@ async fn filled(count: u64) -> (Stack, Row) {
     (stack, size)
 }
 
-/// Starts verifiers on a long log, and looks how another client of Redis fares meanwhile.
+/// Starts verifiers on a long log, and measures the latency of another Redis client meanwhile.
 async fn loads(stack: &Stack, count: u64, times: usize, limit: f64) -> Vec<Row> {
     let redis = stack.redis.as_ref().expect("on Redis");
     let mut load = row(format!("load {count} entries"), "s", "bare XRANGE of the log", Goal::None);
@@ -119,13 +121,9 @@ async fn loads(stack: &Stack, count: u64, times: usize, limit: f64) -> Vec<Row> 
         let started = Instant::now();
         let starting = async {
             let mut verifier = Verifier::start_unready(&stack.folder, "loader", &settings);
-            // Longer than a test waits.
+            // Longer than the usual wait of a test.
             while !verifier.admin.get("/readyz").try_send().await.is_ok_and(|reply| reply.status == 200) {
-                assert!(
-                    verifier.program.running() && started.elapsed() < LOAD_PATIENCE,
-                    "{}",
-                    verifier.program.output()
-                );
+                assert!(verifier.program.running() && started.elapsed() < LOAD_LIMIT, "{}", verifier.program.output());
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             verifier
@@ -154,7 +152,7 @@ pub async fn rows() -> Vec<Row> {
     rows
 }
 
-/// Ten million: takes minutes and gigabytes, so only where it is asked for by name.
+/// Ten million: takes minutes and gigabytes, so only if requested by name.
 pub async fn rows_of_ten_million() -> Vec<Row> {
     let (stack, size) = filled(10_000_000).await;
     let mut rows = vec![size];
@@ -162,7 +160,7 @@ pub async fn rows_of_ten_million() -> Vec<Row> {
     rows
 }
 
-/// A flood that is pushed to a verifier, from its first entry to the moment when a logout behind it is obeyed.
+/// A flood pushed to a verifier, from its first entry until a logout behind the flood takes effect.
 async fn absorbed(stack: &mut Stack) -> Row {
     let mut connection = stack.redis.as_ref().expect("on Redis").connection().await;
     stack.add_verifier(&[("RUST_LOG", "warn")]).await;

@@ -1,4 +1,4 @@
-//! Envoy's gRPC question over the Unix socket against a bare tonic service that says yes.
+//! Envoy's gRPC check over the Unix socket, compared with a bare tonic service that always allows.
 
 use std::time::Duration;
 

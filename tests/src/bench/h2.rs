@@ -1,4 +1,5 @@
-//! A lean gRPC load generator: one call in flight on each h2 connection, frames made by hand (RFC 9113).
+//! A lean gRPC load generator: one call in flight per h2 connection, frames made by hand (RFC
+//! 9113).
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -23,7 +24,7 @@ pub struct Grpc {
     next_stream: u32,
 }
 
-/// A call of `path`: the block of its headers, then its message, each behind its length.
+/// A call of `path`: the header block, then the message, each prefixed by its length.
 pub fn call(path: &str, message: &[u8]) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in [
@@ -34,7 +35,8 @@ pub fn call(path: &str, message: &[u8]) -> Vec<u8> {
         ("content-type", "application/grpc"),
         ("te", "trailers"),
     ] {
-        // RFC 7541 §6.2.2: a literal without indexing, with a new name, neither in Huffman's code.
+        // RFC 7541 §6.2.2: a literal without indexing, with a new name, both without Huffman
+        // coding.
         block.push(0);
         for text in [name, value] {
             block.push(u8::try_from(text.len()).expect("below 127"));
@@ -57,7 +59,7 @@ impl Asks for Grpc {
         let mut duplex = connect(at).await;
         let mut hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
         frame(&mut hello, SETTINGS, 0, 0, &[]);
-        // So wide a window that it never has to be widened.
+        // A window so large that it never needs an update.
         frame(&mut hello, WINDOW_UPDATE, 0, 0, &0x7fff_0000_u32.to_be_bytes());
         duplex.write_all(&hello).await.expect("sent");
         Self { duplex, buffer: vec![0; 64 * 1024], filled: 0, next_stream: 1 }
@@ -78,12 +80,12 @@ impl Asks for Grpc {
             match kind {
                 DATA if of == stream => answered += payload,
                 HEADERS if of == stream && flags & END_STREAM != 0 => {
-                    // An answer without a message is an error, whatever its trailers say.
+                    // A response without a message is an error, whatever its trailers contain.
                     return if answered > 5 { 200 } else { 500 };
                 }
                 SETTINGS if flags & ACK == 0 => self.say(SETTINGS, ACK, &[]).await,
                 PING if flags & ACK == 0 => self.say(PING, ACK, &[0; 8]).await,
-                GOAWAY => panic!("the server says goodbye"),
+                GOAWAY => panic!("the server sent GOAWAY"),
                 _ => {}
             }
         }
@@ -97,7 +99,7 @@ impl Grpc {
         self.duplex.write_all(&out).await.expect("sent");
     }
 
-    /// Kind, flags, stream and length of the next whole frame, which is taken away.
+    /// Kind, flags, stream and length of the next complete frame, which is removed.
     async fn next_frame(&mut self) -> (u8, u8, u32, usize) {
         loop {
             if let [a, b, c, kind, flags, d, e, f, g, ..] = self.buffer[..self.filled] {

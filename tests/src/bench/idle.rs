@@ -1,4 +1,5 @@
-//! A good client's p99 while ten thousand others hold connections and say nothing, against the same without them.
+//! p99 of working clients while ten thousand others hold idle connections, compared with p99
+//! without them.
 
 use std::time::Duration;
 
@@ -11,15 +12,15 @@ use crate::stack::{EMAIL, Stack, Store};
 const PAIRS: usize = 7;
 const ONE_RUN: Duration = Duration::from_millis(700);
 
-/// What the programs have to close what was dropped, and to give memory back.
+/// Time for the programs to close dropped connections and to return memory.
 const SETTLE: Duration = Duration::from_secs(3);
 
-/// 10,000 connections, or as many as this process may open files and have some left.
-pub fn crowd() -> usize {
+/// 10,000 connections, or as many as this process can open with some descriptors left.
+pub fn connection_count() -> usize {
     at_most(10_000)
 }
 
-/// Working connections beside idle ones, then the memory that hostile ones cost.
+/// Working connections beside idle ones, then the memory cost of hostile ones.
 pub async fn rows() -> Vec<Row> {
     let mut rows = vec![latency().await];
     rows.extend(memory().await);
@@ -28,14 +29,14 @@ pub async fn rows() -> Vec<Row> {
 
 /// The verifier over TCP, 8 working connections.
 async fn latency() -> Row {
-    // Room for all of them: what becomes of connections for which there is none is another row.
+    // Enough memory for all of them: connections over the limit are another row.
     let room = [("RUST_LOG", "warn"), ("CONNECTION_MEMORY", "512")];
     let stack = Stack::with(Store::Embedded, 1, &[], &room).await;
     let at = stack.verifiers[0].tcp.clone();
     let requests = [load::check_request(&stack.issuer.login(EMAIL).await.access)];
-    let crowd = crowd();
+    let connections = connection_count();
     let mut row = Row {
-        name: format!("/check p99, {crowd} idle conn."),
+        name: format!("/check p99, {connections} idle conn."),
         unit: "us",
         peer: "none idle",
         ours: Vec::new(),
@@ -44,10 +45,10 @@ async fn latency() -> Row {
     };
     for _ in 0..PAIRS {
         let mut alone = load::run(&at, &requests, 8, ONE_RUN).await;
-        let mut idle = Vec::with_capacity(crowd);
-        for _ in 0..crowd {
+        let mut idle = Vec::with_capacity(connections);
+        for _ in 0..connections {
             let mut stream = Stream::connect(&at).await;
-            // Each has asked once, and keeps its connection.
+            // Each has sent one request, and keeps its connection.
             assert_eq!(stream.ask(&requests[0]).await, 200);
             idle.push(stream);
         }
@@ -58,7 +59,8 @@ async fn latency() -> Row {
     row
 }
 
-/// Both programs as they are shipped, with clients that have no credentials. Beside each: what deploy/k8s allows, in MiB.
+/// Both programs as shipped, with clients that have no credentials. Beside each: the limit in
+/// deploy/k8s, in MiB.
 async fn memory() -> Vec<Row> {
     const ATTACKS: [(&str, Attack, usize); 4] = [
         ("half heads", Attack::HalfHead, 20_000),

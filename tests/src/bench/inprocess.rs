@@ -1,5 +1,5 @@
-//! A token seen before, checked in process: against what the machine allows, against asking the daemon, against jsonwebtoken, against
-//! a Redis GET.
+//! In-process checks of a known token, compared with the machine's limit, the daemon, jsonwebtoken,
+//! and a Redis GET.
 
 use std::hint::black_box;
 
@@ -8,8 +8,8 @@ use sidegate_client::Sidegate;
 use sidegate_common::claims::Claims;
 use sidegate_hostile::{Forge, KeyKind};
 
-use super::crowd::{Crowd, Known, token};
 use super::limits::{Memory, compares, time};
+use super::many_clients::{Known, LoadedVerifier, token};
 use super::row::{Goal, Row};
 use crate::redis::Redis;
 use crate::stack::SECRET;
@@ -18,7 +18,7 @@ const PAIRS: usize = 9;
 /// Batches of checks in one measurement.
 const BATCHES: usize = 400;
 
-/// Tokens known, revocations held, and the goal of the median in nanoseconds.
+/// Known tokens, entries in the list, and the goal of the median in nanoseconds.
 const SIZES: [(u64, u64, &str, f64); 4] = [
     (1, 1_000_000, "1 token, 1 M revoked", 40.0),
     (10_000, 1_000_000, "10,000 tokens, 1 M revoked", 200.0),
@@ -26,26 +26,26 @@ const SIZES: [(u64, u64, &str, f64); 4] = [
     (1_000_000, 10_000_000, "1 M tokens, 10 M revoked", 900.0),
 ];
 
-/// All sizes; `BENCH_TOKENS` leaves out those with more tokens.
+/// All sizes; `BENCH_TOKENS` omits those with more tokens.
 pub async fn rows() -> Vec<Row> {
     let most = std::env::var("BENCH_TOKENS").ok().and_then(|text| text.parse().ok()).unwrap_or(u64::MAX);
-    let mut crowd = Crowd::start().await;
-    let asking = Sidegate::builder().socket(&crowd.daemon.socket).socket_only().connect();
+    let mut loaded = LoadedVerifier::start().await;
+    let asking = Sidegate::builder().socket(&loaded.daemon.socket).socket_only().connect();
     let mut rows = Vec::new();
     for (tokens, revoked, name, goal) in SIZES.into_iter().filter(|size| size.0 <= most) {
-        crowd.revoke(revoked).await;
-        let known = crowd.known(tokens).await;
+        loaded.revoke(revoked).await;
+        let known = loaded.known(tokens).await;
         let asking = asking.clone();
         let sized = tokio::task::spawn_blocking(move || against_the_machine(known, &asking, name, goal));
         rows.extend(sized.await.expect("measured"));
         if tokens == 10_000 {
-            rows.extend(against_others(crowd.known(tokens).await).await);
+            rows.extend(against_others(loaded.known(tokens).await).await);
         }
     }
     rows
 }
 
-/// What an application takes from a token.
+/// The claims that an application uses.
 #[derive(serde::Deserialize)]
 #[allow(dead_code, reason = "to be decoded is all that is asked of it")]
 struct Decoded {
@@ -80,7 +80,7 @@ fn against_the_machine(mut known: Known, asking: &Sidegate, name: &str, goal: f6
     rows.into()
 }
 
-/// The same claims under each kind of key, decoded by jsonwebtoken; and the blacklist that people keep in Redis.
+/// The same claims under each kind of key, decoded by jsonwebtoken; and the usual Redis blacklist.
 async fn against_others(mut known: Known) -> Vec<Row> {
     let name = "10,000 tokens, 1 M revoked";
     let (claims, _) = token(1);

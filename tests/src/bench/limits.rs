@@ -1,12 +1,12 @@
-//! What the machine itself allows, measured in the same run as what is compared with it.
+//! The limits of the machine, measured in the same run as the values compared with them.
 
 use std::hint::black_box;
 use std::time::Instant;
 
-/// Calls between two readings of the clock, so that reading it does not matter.
+/// Calls between two readings of the clock, so that the reading itself does not matter.
 pub const BATCH: usize = 256;
 
-/// A small generator: orders must be random, nothing more.
+/// A small generator: orders must be random, no more.
 #[derive(Clone, Debug)]
 pub struct Order(u64);
 
@@ -36,7 +36,8 @@ pub struct Times {
     pub p99: f64,
 }
 
-/// Times `calls` calls of `call` for each of `batches` batches; `before` each batch something may be done that does not count.
+/// Times `calls` calls of `call` for each of `batches` batches; `before` runs before each batch and
+/// does not count.
 pub fn time(batches: usize, calls: usize, mut before: impl FnMut(), mut call: impl FnMut(usize)) -> Times {
     let mut all: Vec<f64> = (0..batches)
         .map(|_| {
@@ -50,7 +51,7 @@ pub fn time(batches: usize, calls: usize, mut before: impl FnMut(), mut call: im
     Times { median: all[all.len() / 2], p99: all[all.len() * 99 / 100] }
 }
 
-/// Memory to load from at random, far larger than any cache.
+/// Memory for loads at random addresses, far larger than any cache.
 #[derive(Debug)]
 pub struct Memory {
     words: Vec<u64>,
@@ -65,7 +66,7 @@ impl Default for Memory {
 }
 
 impl Memory {
-    /// Loads of which each must wait for the one before.
+    /// Dependent loads: each waits for the one before.
     pub fn loads(&mut self, batches: usize) -> Times {
         let mut at = 1;
         let times = time(
@@ -81,7 +82,7 @@ impl Memory {
     }
 }
 
-/// Comparing two pieces of memory as long as a token.
+/// Comparisons of two byte strings as long as a token.
 pub fn compares(batches: usize, bytes: usize) -> Times {
     let (one, other) = (vec![7u8; bytes], vec![7u8; bytes]);
     time(batches, BATCH, || {}, |_| assert!(black_box(&one) == black_box(&other)))

@@ -1,4 +1,5 @@
-//! A lean load generator: closed loop, kept connections, one request in flight on each; HTTP/1.1 here, gRPC in [`super::h2`].
+//! A lean load generator: closed loop, kept connections, one request in flight per connection;
+//! HTTP/1.1 here, gRPC in [`super::h2`].
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +8,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use crate::http::At;
 
-/// What one run measured.
+/// Measurements of one run.
 #[derive(Clone, Debug)]
 pub struct Measured {
     pub per_second: f64,
@@ -15,31 +16,31 @@ pub struct Measured {
     pub latencies_us: Vec<f64>,
 }
 
-/// The request that asks `/check` about a token.
+/// A `/check` request with a token.
 pub fn check_request(token: &str) -> Vec<u8> {
     format!("GET /check HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\n\r\n").into_bytes()
 }
 
-/// One kept connection of a kind.
+/// A kept connection of some protocol.
 pub trait Asks: Send + Sized + 'static {
     fn connect(at: &At) -> impl Future<Output = Self> + Send;
 
-    /// Sends a whole request, waits for the whole answer, and gives its status.
+    /// Sends a complete request, reads the complete response, and returns its status.
     fn ask(&mut self, request: &[u8]) -> impl Future<Output = u16> + Send;
 }
 
-/// Sends `requests` (each connection its own, in turn) for `time` over as many connections.
+/// Sends `requests` (each connection its own, in turn) for `time` over this many connections.
 ///
 /// # Panics
-/// An answer is not 2xx, or the server is gone.
+/// A response is not 2xx, or the server is gone.
 pub async fn run(at: &At, requests: &[Vec<u8>], connections: usize, time: Duration) -> Measured {
     run_as::<Stream>(at, requests, connections, time).await
 }
 
-/// The same over connections of another kind.
+/// As [`run`], over connections of another kind.
 ///
 /// # Panics
-/// An answer is not 2xx, or the server is gone.
+/// A response is not 2xx, or the server is gone.
 pub async fn run_as<A: Asks>(at: &At, requests: &[Vec<u8>], connections: usize, time: Duration) -> Measured {
     let mut streams = Vec::new();
     for _ in 0..connections {
@@ -55,7 +56,7 @@ pub async fn run_as<A: Asks>(at: &At, requests: &[Vec<u8>], connections: usize, 
     let clients: Vec<_> = clients.collect();
     let mut latencies_us = Vec::new();
     for one in clients {
-        latencies_us.extend(one.await.expect("a client ends well"));
+        latencies_us.extend(one.await.expect("a client succeeds"));
     }
     Measured { per_second: latencies_us.len() as f64 / started.elapsed().as_secs_f64(), latencies_us }
 }
@@ -81,8 +82,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
 pub struct Stream {
     duplex: Box<dyn Duplex>,
     buffer: Vec<u8>,
-    /// The length of the answer before, which had no body: answers of the same length with the same end are read no further, so
-    /// that a longer answer costs the load generator no more.
+    /// The length of the previous response, which had no body: a response of the same length and
+    /// end is not parsed, so that a longer response does not slow the load generator.
     expected: usize,
 }
 
@@ -96,7 +97,7 @@ impl Asks for Stream {
     }
 }
 
-/// Connects.
+/// Opens a connection.
 pub(super) async fn connect(at: &At) -> Box<dyn Duplex> {
     match at {
         At::Unix(path) => Box::new(UnixStream::connect(path).await.expect("connects")),
@@ -113,7 +114,7 @@ impl Stream {
         Self { duplex: connect(at).await, buffer: vec![0; 32 * 1024], expected: 0 }
     }
 
-    /// Sends a whole request, waits for the whole answer, and gives its status.
+    /// Sends a complete request, reads the complete response, and returns its status.
     ///
     /// # Panics
     /// The server closed the connection.
@@ -121,7 +122,7 @@ impl Stream {
         self.try_ask(request).await.expect("an answer")
     }
 
-    /// Sends a whole request, waits for the whole answer, and gives its status.
+    /// Sends a complete request, reads the complete response, and returns its status.
     ///
     /// # Errors
     /// The server closed the connection.
@@ -147,7 +148,7 @@ impl Stream {
         Ok(digits.parse().expect("a status"))
     }
 
-    /// The body of the last answer.
+    /// The body of the last response.
     pub fn body(&self) -> &[u8] {
         let head = self.buffer.windows(4).position(|four| four == b"\r\n\r\n").map_or(0, |at| at + 4);
         let end = whole_answer(&self.buffer).unwrap_or(head);
@@ -155,7 +156,7 @@ impl Stream {
     }
 }
 
-/// The length of the first answer, once it is whole.
+/// The length of the first response, once it is complete.
 fn whole_answer(bytes: &[u8]) -> Option<usize> {
     let head = bytes.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
     let text = std::str::from_utf8(&bytes[..head]).ok()?;

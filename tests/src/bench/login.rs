@@ -1,4 +1,5 @@
-//! Logins: what a storm of them does to everything else, whether refusals can be told apart, and what a refresh costs.
+//! Logins: the effect of a login storm on other requests, timing differences between refusals, and
+//! the cost of a refresh.
 
 use std::convert::Infallible;
 use std::path::Path;
@@ -36,7 +37,8 @@ pub async fn rows() -> Vec<Row> {
     rows
 }
 
-/// p99 of refresh, health and checks with fifty clients hammering login at cost 12, against the same without them.
+/// p99 of refresh, health and checks with fifty clients that log in at cost 12 continuously,
+/// compared with p99 without them.
 async fn storm() -> Vec<Row> {
     let quiet = ("RUST_LOG", "error");
     let stack = Stack::with(Store::Redis, 1, &[("BCRYPT_COST", "12"), quiet], &[quiet]).await;
@@ -64,7 +66,7 @@ async fn storm() -> Vec<Row> {
         tokio::time::sleep(Duration::from_millis(500)).await;
         let stormy = everything_else(&stack, &pair).await;
         for client in clients {
-            client.await.expect("a client ends well");
+            client.await.expect("a client succeeds");
         }
         for (row, (with, without)) in rows.iter_mut().zip(stormy.into_iter().zip(calm)) {
             row.ours.push(with);
@@ -99,7 +101,7 @@ async fn everything_else(stack: &Stack, pair: &crate::stack::Tokens) -> [f64; 3]
     times.map(|mut times| quantile(&mut times, 0.99))
 }
 
-/// Refreshes per second against a bare server that does one Redis script a request.
+/// Refreshes per second, compared with a bare server that runs one Redis script per request.
 async fn refresh() -> Vec<Row> {
     let stack = Stack::with(Store::Redis, 0, &[("RUST_LOG", "error")], &[]).await;
     let redis = stack.redis.as_ref().expect("on Redis").url();
@@ -111,7 +113,7 @@ async fn refresh() -> Vec<Row> {
         let clients: Vec<_> = futures(&stack, time).await;
         let mut count = 0;
         for client in clients {
-            count += client.await.expect("a client ends well");
+            count += client.await.expect("a client succeeds");
         }
         row.ours.push(f64::from(count) / time.as_secs_f64());
         row.theirs.push(run(&bare, std::slice::from_ref(&request), 8, time).await.per_second);
@@ -139,7 +141,8 @@ async fn futures(stack: &Stack, time: Duration) -> Vec<tokio::task::JoinHandle<u
     clients
 }
 
-/// Serves until killed: each request is one script that reads the clock and writes a hash. See [`bare_script_server`].
+/// Serves until killed: each request runs one script that reads the clock and writes a hash. See
+/// [`bare_script_server`].
 pub fn serve_script(socket: &Path, redis: &str) {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
@@ -177,11 +180,11 @@ async fn bare_script_server(stack: &Stack, redis: &str) -> (Program, At) {
     (program, At::Unix(socket))
 }
 
-/// How many samples each class of refusal gets.
+/// Samples of each class of refusal.
 const SAMPLES: usize = 32;
 
-/// Median time of each class of refusal against a wrong password, and Welch's t of the two samples. Stored costs are mixed: 10
-/// and 12, of which the higher sets the mark for all.
+/// Median time of each class of refusal, compared with a wrong password, and Welch's t of the two
+/// samples. Stored costs are mixed, 10 and 12; the higher one determines the cost of all.
 async fn refusals() -> Vec<Row> {
     let settings = [("BCRYPT_COST", "10"), ("RUST_LOG", "error")];
     let stack = Stack::with(Store::Embedded, 0, &settings, &[]).await;
@@ -202,7 +205,7 @@ async fn refusals() -> Vec<Row> {
     let classes = [
         ("wrong password, cost 10", "cost10@example.org", "wrong"),
         ("wrong password, cost 12", "cost12@example.org", "wrong"),
-        ("unknown user", "nobody@example.org", PASSWORD),
+        ("unknown user", "unknown@example.org", PASSWORD),
         ("disabled user", "disabled@example.org", PASSWORD),
         ("no password", "nopassword@example.org", PASSWORD),
         ("malformed hash", "malformed@example.org", PASSWORD),
@@ -232,7 +235,7 @@ async fn refusals() -> Vec<Row> {
     rows
 }
 
-/// Welch's t of two samples: how many standard errors apart their means are.
+/// Welch's t of two samples: the distance of their means in standard errors.
 fn welch(a: &[f64], b: &[f64]) -> f64 {
     let moments = |values: &[f64]| {
         let count = values.len() as f64;

@@ -4,7 +4,7 @@ use super::row::{Goal, Row};
 use crate::program::Program;
 use crate::stack::{EMAIL, Stack, Store};
 
-/// RSS after a login and a check, beside a bare redis-server's.
+/// RSS after a login and a check, compared with a bare redis-server's.
 pub async fn rows() -> Vec<Row> {
     let stack = Stack::start(Store::Redis, 1).await;
     let access = stack.issuer.login(EMAIL).await.access;

@@ -1,4 +1,5 @@
-//! What a hostile token costs the verifier, against a good one of equal length and the same kind of key.
+//! The cost of a hostile token to the verifier, compared with a valid one of equal length and the
+//! same kind of key.
 
 use std::collections::HashMap;
 use std::hint::black_box;
@@ -14,17 +15,18 @@ use sidegate_hostile::{Case, Expected, Forge, KeyKind, Setting, corpus};
 use super::row::{Goal, Row, median_of};
 
 const NOW: UnixTime = UnixTime(1_700_000_000);
-/// How long one measurement takes, in nanoseconds of CPU time.
+/// Duration of one measurement, in nanoseconds of CPU time.
 const ONE_RUN_NS: f64 = 100_000.0;
 const ROUNDS: usize = 5;
 const PAIRS: usize = 15;
 
-/// For each kind of key, the hostile token of the corpus that costs most beside its good twin.
+/// For each kind of key, the hostile token of the corpus that is most expensive relative to its
+/// valid twin.
 pub async fn rows() -> Vec<Row> {
     KeyKind::ALL.map(worst).into()
 }
 
-/// A verifier, its key's owner, and good tokens by length.
+/// A verifier, a signer with its key, and valid tokens by length.
 struct Bench {
     forge: Forge,
     keys: KeyRing,
@@ -76,7 +78,7 @@ impl Bench {
         Self { forge, keys, policy, twins: HashMap::new() }
     }
 
-    /// A good token of this length: nearly, as base64 allows, and within what tokens can be.
+    /// A valid token of about this length, as far as base64 and the limits of tokens allow.
     fn twin(&mut self, length: usize) -> String {
         let length = length.min(TOKEN_BYTES_MAX);
         let Self { forge, twins, .. } = self;

@@ -1,4 +1,4 @@
-//! Logout → denied, against a bare Redis PUBLISH → subscriber.
+//! Time from logout to denial, compared with a bare Redis PUBLISH to its subscriber.
 
 use std::time::Instant;
 
@@ -11,7 +11,7 @@ use crate::stack::{EMAIL, Stack, Store};
 const BATCHES: usize = 7;
 const PER_BATCH: usize = 60;
 
-/// From the 204 of a logout to the first 401 of a verifier, and from the sending of a PUBLISH to its arrival.
+/// From the 204 of a logout to a verifier's first 401, and from sending a PUBLISH to its arrival.
 pub async fn rows() -> Vec<Row> {
     let stack = Stack::with(Store::Redis, 1, &[("RUST_LOG", "warn")], &[("RUST_LOG", "warn")]).await;
     let redis = stack.redis.as_ref().expect("on Redis");

@@ -1,4 +1,4 @@
-//! What a benchmark prints, and how interleaved pairs of measurements become one ratio.
+//! The output of a benchmark, and how interleaved pairs of measurements become one ratio.
 
 /// A finished row.
 #[derive(Clone, Debug)]
@@ -11,24 +11,25 @@ pub struct Row {
     pub goal: Goal,
 }
 
-/// What the ratio ours / theirs should be.
+/// The goal for the ratio ours / theirs.
 #[derive(Clone, Copy, Debug)]
 pub enum Goal {
     AtLeast(f64),
     AtMost(f64),
-    /// Of ours alone, in the row's unit, on a machine like the one that the goal was set on; the ratio tells the machines apart.
+    /// Of our value alone, in the row's unit, on a machine like the reference one; the ratio shows
+    /// how machines differ.
     OursAtMost(f64),
-    /// Printed for people; there is nothing to reach.
+    /// Printed for information, without a goal.
     None,
 }
 
 impl Row {
-    /// A row with nothing measured yet.
+    /// A row without measurements.
     pub fn new(name: impl Into<String>, unit: &'static str, peer: &'static str, goal: Goal) -> Self {
         Self { name: name.into(), unit, peer, ours: Vec::new(), theirs: Vec::new(), goal }
     }
 
-    /// One more interleaved pair.
+    /// Adds an interleaved pair.
     pub fn pair(&mut self, ours: f64, theirs: f64) {
         self.ours.push(ours);
         self.theirs.push(theirs);
@@ -41,7 +42,7 @@ impl Row {
         ratios
     }
 
-    /// The middle ratio.
+    /// The median ratio.
     pub fn ratio(&self) -> f64 {
         median(&self.ratios())
     }
@@ -86,12 +87,12 @@ fn figure(value: f64) -> String {
     if value >= 1000.0 { format!("{value:.0}") } else { format!("{value:.2}") }
 }
 
-/// The middle of sorted values.
+/// The median of sorted values.
 pub fn median(sorted: &[f64]) -> f64 {
     if sorted.is_empty() { f64::NAN } else { sorted[sorted.len() / 2] }
 }
 
-/// The middle of values in any order.
+/// The median of values in any order.
 pub fn median_of(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);

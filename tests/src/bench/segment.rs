@@ -1,11 +1,12 @@
-//! The segment: bytes of an entry, readers beside a busy writer; and what the client adds: first sight, and how soon a logout is seen.
+//! The segment: bytes per entry, readers beside a busy writer; and the client: a token's first
+//! check, and the delay of a logout.
 
 use std::time::Instant;
 
 use sidegate_client::Sidegate;
 
-use super::crowd::{Crowd, token};
 use super::load::{Stream, check_request};
+use super::many_clients::{LoadedVerifier, token};
 use super::row::{Goal, Row, quantile};
 use crate::client::{connect, until_kept};
 use crate::stack::{Stack, Store};
@@ -21,18 +22,18 @@ pub async fn rows() -> Vec<Row> {
     rows
 }
 
-/// Readers' figures while 10,000 entries a second are added, and the bytes of each of 10 M.
+/// Readers' figures while 10,000 entries per second are added, and the bytes per entry at 10 M.
 async fn beside_a_writer() -> Vec<Row> {
-    let mut crowd = Crowd::start().await;
-    crowd.revoke(1_000_000).await;
-    let mut known = Some(crowd.known(10_000).await);
+    let mut loaded = LoadedVerifier::start().await;
+    loaded.revoke(1_000_000).await;
+    let mut known = Some(loaded.known(10_000).await);
     let name = "10,000 tokens, 10,000 revoked a s";
     let mut median = Row::new(format!("{name}, median"), "ns", "without the writer", Goal::AtMost(1.5));
     let mut p99 = Row::new(format!("{name}, p99"), "ns", "without the writer", Goal::None);
     for _ in 0..PAIRS {
         let mut pair = Vec::new();
         for busy in [true, false] {
-            let busy = busy.then(|| crowd.busy(10_000));
+            let busy = busy.then(|| loaded.busy(10_000));
             let mut taken = known.take().expect("put back");
             let measure = move || (taken.checks(BATCHES), taken);
             let (times, back) = tokio::task::spawn_blocking(measure).await.expect("measured");
@@ -44,19 +45,20 @@ async fn beside_a_writer() -> Vec<Row> {
         p99.pair(pair[0].p99, pair[1].p99);
     }
     drop(known);
-    crowd.revoke(10_000_000).await;
-    let stats = crowd.stats();
+    loaded.revoke(10_000_000).await;
+    let stats = loaded.stats();
     let mut size = Row::new("segment, each of 10 M revoked", "B", "goal of 16 B", Goal::AtMost(1.0));
     size.pair(stats.bytes as f64 / stats.entries as f64, 16.0);
     vec![median, p99, size]
 }
 
-/// A token that this process has not seen, against `/check` of the same daemon by a bare client that keeps its connection.
+/// A token that is new to this process, compared with `/check` of the same daemon by a bare client
+/// with a kept connection.
 async fn first_sight() -> Vec<Row> {
-    let crowd = Crowd::start().await;
-    let builder = Sidegate::builder().socket(&crowd.daemon.socket).attach_socket(&crowd.attach);
+    let loaded = LoadedVerifier::start().await;
+    let builder = Sidegate::builder().socket(&loaded.daemon.socket).attach_socket(&loaded.attach);
     let sidegate = builder.connect();
-    let at = crowd.daemon.at.clone();
+    let at = loaded.daemon.at.clone();
     let mut row = Row::new("first sight, p50", "us", "/check by a bare client", Goal::AtMost(1.3));
     let ours = |first: u64| {
         let sidegate = sidegate.clone();
@@ -89,7 +91,8 @@ fn median_us<T>(all: impl Iterator<Item = T>, mut call: impl FnMut(T)) -> f64 {
     quantile(&mut times, 0.5)
 }
 
-/// The least that a blocking client can do: write the request, read until the answer's head is there (`/check` has no body).
+/// The minimum that a blocking client can do: write the request, read until the response head is
+/// complete (`/check` has no body).
 struct Bare {
     stream: std::os::unix::net::UnixStream,
     buffer: Vec<u8>,
@@ -117,8 +120,8 @@ impl Bare {
     }
 }
 
-/// From the 204 of a logout to the first check that is not good: in process, and by asking over HTTP. Each by another user:
-/// one who has logged out seventeen times is asked about at every check.
+/// From the 204 of a logout to the first denied check, in process and over HTTP. Each logout is of
+/// another user: after seventeen logouts of one user every check goes to the daemon.
 async fn logout() -> Vec<Row> {
     let quiet = [("RUST_LOG", "warn")];
     let stack = Stack::with(Store::Redis, 1, &quiet, &quiet).await;

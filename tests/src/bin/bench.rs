@@ -1,4 +1,5 @@
-//! The one command for all benchmarks: `./tests/bench [row…]` runs this with the names of the rows wanted.
+//! The command for all benchmarks: `./tests/bench [row…]` runs this program with the names of the
+//! rows.
 #![forbid(unsafe_code)]
 
 use std::pin::Pin;
@@ -10,7 +11,7 @@ use sidegate_tests::bench::{
 
 type Rows = fn() -> Pin<Box<dyn Future<Output = Vec<Row>>>>;
 
-/// Every group of rows, by the name that selects it.
+/// Every group of rows, by its name.
 const GROUPS: &[(&str, Rows)] = &[
     ("check", || Box::pin(check::rows())),
     ("grpc", || Box::pin(grpc::rows())),
@@ -25,7 +26,7 @@ const GROUPS: &[(&str, Rows)] = &[
     ("segment", || Box::pin(segment::rows())),
 ];
 
-/// Rows that take minutes: only where they are named.
+/// Rows that take minutes: run only if named.
 const LONG: &[(&str, Rows)] = &[("feed10m", || Box::pin(feed::rows_of_ten_million()))];
 
 fn main() {

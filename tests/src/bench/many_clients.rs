@@ -19,17 +19,18 @@ use sidegate_shm::Stats;
 use super::limits::{BATCH, Order, Times, time};
 use crate::daemon::{Daemon, claims, sign};
 
-/// Threads that show the client its tokens for the first time.
+/// Threads that present the tokens to the client for the first time.
 const INTRODUCERS: usize = 8;
 
-/// A verifier in this process whose list has many entries: two sessions for each of half as many users.
-pub struct Crowd {
+/// A verifier in this process whose list has many entries: two sessions for each of half as many
+/// users.
+pub struct LoadedVerifier {
     pub daemon: Daemon,
     pub attach: PathBuf,
     revoked: u64,
 }
 
-/// As random as an identifier of the issuer.
+/// An identifier as random as the issuer's.
 fn identifier(n: u64) -> String {
     let mix = |n: u64| {
         let n = (n ^ n >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
@@ -45,7 +46,7 @@ fn revocation(n: u64) -> Revocation {
     Revocation { target: Target::Session { sid, subject }, expires_at: UnixTime(u64::from(u32::MAX)) }
 }
 
-/// Token number `n`, good for hours.
+/// Token number `n`, valid for hours.
 pub fn token(n: u64) -> (Claims, String) {
     let mine = claims(&format!("user-{n}"));
     let claims = Claims { jti: identifier(n | 1 << 62), sid: identifier(n | 1 << 63), exp: mine.iat + 36_000, ..mine };
@@ -53,13 +54,13 @@ pub fn token(n: u64) -> (Claims, String) {
     (claims, token)
 }
 
-impl Crowd {
+impl LoadedVerifier {
     pub async fn start() -> Self {
         let (daemon, attach) = Daemon::start_shared(&[("RUST_LOG", "error"), ("WORKER_THREADS", "1")]).await;
         Self { daemon, attach, revoked: 0 }
     }
 
-    /// Lets the list grow to this many entries, and waits until readers have a segment for them.
+    /// Grows the list to this many entries, and waits until readers have a segment for them.
     pub async fn revoke(&mut self, revoked: u64) {
         let (state, from) = (Arc::clone(&self.daemon.state), self.revoked);
         let apply = move || {
@@ -95,14 +96,14 @@ impl Crowd {
                     (0..INTRODUCERS as u64).map(|first| scope.spawn(move || introduce(first))).collect();
                 threads.into_iter().flat_map(|thread| thread.join().expect("introduced")).collect()
             });
-            // A full bucket lets one go, and a crowded line is asked about: both are few.
+            // A full bucket evicts a token, and a full line is checked by the daemon: both are few.
             assert!(tokens.len() as u64 * 100 >= count * 90, "{} of {count} known", tokens.len());
             Known { sidegate, tokens, received: vec![String::new(); BATCH], order: Order::default() }
         };
         tokio::task::spawn_blocking(meet).await.expect("known")
     }
 
-    /// Adds entries at this pace until what comes back is dropped.
+    /// Adds entries at this rate until the result is dropped.
     pub fn busy(&self, per_second: u32) -> Busy {
         let (state, stop) = (Arc::clone(&self.daemon.state), Arc::new(AtomicBool::new(false)));
         let stopped = Arc::clone(&stop);
@@ -124,7 +125,7 @@ impl Crowd {
     }
 }
 
-/// See [`Crowd::busy`].
+/// See [`LoadedVerifier::busy`].
 pub struct Busy {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -148,8 +149,8 @@ pub struct Known {
 }
 
 impl Known {
-    /// Checks known tokens in random order. One that is to be checked has just come in, so it is copied to where the caches have
-    /// it before the clock starts.
+    /// Checks known tokens in random order. Each token is copied first, like one that has just been
+    /// received, so that it is in the caches before the clock starts.
     pub fn checks(&mut self, batches: usize) -> Times {
         let Self { sidegate, tokens, received, order } = self;
         let received = std::cell::RefCell::new(received);
