@@ -1,4 +1,5 @@
-//! Exported traces, against a collector that speaks OTLP/gRPC; needs programs built with the feature `otel` (tests/run.d/otel).
+//! Exported traces, with a collector that speaks OTLP/gRPC; needs programs built with the feature
+//! `otel` (tests/run.d/otel).
 #![cfg(feature = "otel")]
 
 use std::sync::{Arc, Mutex};
@@ -22,7 +23,7 @@ const SERVER: i32 = 2;
 const INTERNAL: i32 = 1;
 const WRONG: &str = "canary-of-a-wrong-password";
 
-/// A collector, and everything it was sent.
+/// A collector, and everything that it received.
 #[derive(Clone, Default)]
 struct Collector(Arc<Mutex<Vec<ExportTraceServiceRequest>>>);
 
@@ -37,7 +38,7 @@ impl TraceService for Collector {
     }
 }
 
-/// A span as it arrived.
+/// A received span.
 #[derive(Clone, Debug)]
 struct Found {
     service: String,
@@ -45,7 +46,7 @@ struct Found {
 }
 
 impl Collector {
-    /// Starts one; says where.
+    /// Starts a collector and returns its address.
     async fn start() -> (Self, String) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
@@ -74,13 +75,13 @@ impl Collector {
         .await
     }
 
-    /// All that was received, as bytes.
+    /// All received data, as bytes.
     fn bytes(&self) -> Vec<u8> {
         self.0.lock().unwrap().iter().flat_map(|request| request.encode_to_vec()).collect()
     }
 }
 
-/// An attribute as text; empty if it is not there.
+/// An attribute as text; empty if it is missing.
 fn text(attributes: &[KeyValue], name: &str) -> String {
     let found = attributes.iter().find(|attribute| attribute.key == name);
     match found.and_then(|attribute| attribute.value.as_ref()?.value.clone()) {
@@ -112,7 +113,7 @@ fn settings(collector: &str) -> [(&str, &str); 2] {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_login_is_a_span_of_its_callers_trace_with_its_hops_below() {
+async fn login_span_joins_the_callers_trace_and_has_child_spans() {
     let (collector, address) = Collector::start().await;
     let stack = Stack::with(Store::Embedded, 0, &settings(&address), &[]).await;
     let login = |trace, flags, password: &str| {
@@ -147,7 +148,7 @@ async fn a_login_is_a_span_of_its_callers_trace_with_its_hops_below() {
 
     let spans = collector.spans();
     assert!(!spans.iter().any(|found| found.span.trace_id == [3; 16]), "the caller did not want this one");
-    assert!(!spans.iter().any(|found| found.span.name.contains("/readyz")), "probes are not told");
+    assert!(!spans.iter().any(|found| found.span.name.contains("/readyz")), "probes have no spans");
     let log = stack.issuer.program.output();
     assert!(log.contains(&format!("\"trace_id\":\"{}\"", "01".repeat(16))), "the log names the trace: {log}");
     let bytes = collector.bytes();
@@ -158,7 +159,7 @@ async fn a_login_is_a_span_of_its_callers_trace_with_its_hops_below() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn checks_are_spans_that_say_the_verdict() {
+async fn check_spans_record_the_verdict() {
     let (collector, address) = Collector::start().await;
     let mut of_verifier = settings(&address).to_vec();
     of_verifier.push(("OTEL_SERVICE_NAME", "doorkeeper"));
@@ -200,7 +201,7 @@ async fn checks_are_spans_that_say_the_verdict() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_last_spans_are_exported_before_the_end() {
+async fn last_spans_are_exported_before_exit() {
     let (collector, address) = Collector::start().await;
     let rarely = [("OTEL_EXPORTER_OTLP_ENDPOINT", address.as_str()), ("OTEL_BSP_SCHEDULE_DELAY", "600000")];
     let mut stack = Stack::with(Store::Embedded, 1, &rarely, &rarely).await;
@@ -217,7 +218,7 @@ async fn the_last_spans_are_exported_before_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn samplers_are_obeyed_and_settings_that_are_wrong_are_warned_of() {
+async fn samplers_are_applied_and_wrong_settings_warned_of() {
     let (collector, address) = Collector::start().await;
     let with = |sampler: &'static str| [&settings(&address)[..], &[("OTEL_TRACES_SAMPLER", sampler)]].concat();
     let mut stack = Stack::with(Store::Embedded, 1, &[], &with("always_off")).await;
@@ -235,18 +236,18 @@ async fn samplers_are_obeyed_and_settings_that_are_wrong_are_warned_of() {
     }
 }
 
-/// How often a program has told of a collector that it cannot reach.
+/// How often a program has logged that it cannot reach its collector.
 fn complaints(log: &str) -> usize {
     log.lines().filter(|line| line.contains("trace export failed")).count()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_collector_that_is_not_there_is_told_of_once_and_found_when_it_comes() {
+async fn missing_collector_is_logged_once_and_found_later() {
     let port = sidegate_tests::program::free_port();
     let address = format!("http://127.0.0.1:{port}");
     let stack = Stack::with(Store::Embedded, 1, &[], &settings(&address)).await;
     let verifier = &stack.verifiers[0];
-    // Several exports fail: each takes its retries, about a second.
+    // Several exports fail: each retries for about a second.
     let started = Instant::now();
     while started.elapsed() < Duration::from_secs(4) {
         assert_eq!(verifier.at.get("/check").send().await.status, 401);
@@ -266,13 +267,14 @@ async fn a_collector_that_is_not_there_is_told_of_once_and_found_when_it_comes()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_collector_that_never_answers_delays_neither_requests_nor_the_end() {
-    // Connections wait in its queue for ever.
+async fn silent_collector_delays_neither_requests_nor_exit() {
+    // Connections wait in its accept queue forever.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", silent.local_addr().unwrap());
     let mut stack = Stack::with(Store::Embedded, 1, &settings(&address), &settings(&address)).await;
     stack.issuer.login(EMAIL).await;
-    // More than the queue of spans takes. An export waits ten seconds: did requests wait for it, they would time out.
+    // More than the span queue holds. An export waits ten seconds: if requests waited for it, they
+    // would time out.
     let mut checks = sidegate_tests::http::Kept::default();
     for _ in 0..3_000 {
         let call = stack.verifiers[0].at.get("/check").within(Duration::from_secs(5));

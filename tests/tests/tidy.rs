@@ -1,4 +1,4 @@
-//! The house rules that matter, as a test: who may import whom, where `unsafe` may stand, how long a file may be.
+//! Architecture rules as tests: allowed imports, where `unsafe` may be used, the length of files.
 
 use std::path::{Path, PathBuf};
 
@@ -36,7 +36,7 @@ fn sources() -> Vec<(String, String)> {
     paths.into_iter().map(read).collect()
 }
 
-/// The lines of items that are compiled for tests only.
+/// The lines of test-only items.
 #[derive(Default)]
 struct TestLines(Vec<std::ops::RangeInclusive<usize>>);
 
@@ -90,7 +90,7 @@ impl<'ast> Visit<'ast> for TestLines {
     }
 }
 
-/// What is left of a file without what is compiled for tests only, wherever that stands.
+/// A file without its test-only items.
 fn product(name: &str, text: &str) -> String {
     let file = syn::parse_file(text).unwrap_or_else(|error| panic!("{name}: {error}"));
     let mut tests = TestLines::default();
@@ -100,7 +100,7 @@ fn product(name: &str, text: &str) -> String {
 }
 
 #[test]
-fn only_what_is_compiled_for_tests_is_left_out() {
+fn only_test_items_are_left_out() {
     let file = "use a;\n#[cfg(test)]\nuse b;\nimpl C {\n    #[cfg(test)]\n    fn d() {\n    }\n    fn e() {}\n}\n\
                 /// Doc.\n#[cfg(all(test, unix))]\nmod f {\n}\n#[cfg(not(test))]\nfn g() {}\n";
     let left = product("file", file);
@@ -111,7 +111,7 @@ fn code(text: &str) -> impl Iterator<Item = &str> {
     text.lines().map(str::trim).filter(|line| !line.starts_with("//"))
 }
 
-/// Below this folder none of these words may stand: the reason is the arrow wire -> domain -> store.
+/// Words that must not appear below a folder: the arrow is wire -> domain -> store.
 const WALLS: &[(&str, &[&str])] = &[
     (
         "common/src/",
@@ -164,14 +164,14 @@ const WALLS: &[(&str, &[&str])] = &[
     ("clients/rust/src/", &["tokio::runtime", "sidegate_common", "sidegate_runtime"]),
 ];
 
-/// Test modules may reach over walls.
+/// Test modules may import across walls.
 fn is_test_file(name: &str) -> bool {
     let folders = ["/tests/", "/examples/", "/benches/", "/sync/simulation/"];
     folders.iter().any(|folder| name.contains(folder)) || name.ends_with("tests.rs") || name.ends_with("/sync/model.rs")
 }
 
 #[test]
-fn nobody_reaches_over_a_wall() {
+fn no_module_imports_across_a_wall() {
     let mut faults = Vec::new();
     for (name, text) in sources() {
         let walls: Vec<_> = WALLS.iter().filter(|(folder, _)| name.starts_with(folder)).collect();
@@ -191,7 +191,7 @@ fn nobody_reaches_over_a_wall() {
 }
 
 #[test]
-fn unsafe_code_has_one_address() {
+fn unsafe_code_is_confined_to_one_crate() {
     let opens = |text: &str| code(text).any(|line| line.contains("allow(unsafe_code)"));
     let found: Vec<_> =
         sources().into_iter().filter(|(name, text)| opens(text) && name != "tests/tests/tidy.rs").collect();
@@ -211,18 +211,20 @@ fn every_crate_forbids_unsafe_code_or_is_the_one_that_holds_it() {
 }
 
 #[test]
-fn every_file_says_what_lives_there() {
+fn every_file_starts_with_a_description() {
     let silent: Vec<_> =
         sources().into_iter().filter(|(_, text)| !text.starts_with("//!")).map(|(name, _)| name).collect();
     assert!(silent.is_empty(), "these files do not open with one //! sentence: {silent:?}");
 }
 
-/// Files that may be longer than 600 lines, and how long: the state machine, whose transitions are read together.
+/// Files that may be longer than 600 lines, and how long: the state machine, whose transitions are
+/// read together.
 const LONGER: &[(&str, usize)] = &[("common/src/sync/machine.rs", 900)];
 
 #[test]
-fn files_stay_readable() {
-    // 400 lines of code is the aim; tests in the same file come on top. This bound only stops what nobody would read.
+fn files_are_short() {
+    // The aim is 400 lines of code, without tests in the same file. This bound only stops files
+    // that are unreadable.
     let long = |name: &str, text: &str| product(name, text).lines().count();
     let found: Vec<_> = sources()
         .into_iter()
@@ -235,7 +237,7 @@ fn files_stay_readable() {
     assert!(found.is_empty(), "longer than 600 lines: {found:?}");
 }
 
-/// Dependencies that no source names, and why they stand in a manifest.
+/// Dependencies that no source names, and why a manifest names them.
 const UNNAMED_DEPENDENCIES: &[(&str, &str, &str)] = &[
     ("common/proto", "prost", "in the code that is generated from the .proto files"),
     ("common/proto", "prost-types", "in the code that is generated from the .proto files"),
@@ -244,7 +246,7 @@ const UNNAMED_DEPENDENCIES: &[(&str, &str, &str)] = &[
     ("tests", "proc-macro2", "named for its feature, which gives syn the numbers of lines"),
 ];
 
-/// A dependency that nothing uses is still built, audited and updated by everybody.
+/// An unused dependency is still built, audited and updated.
 #[test]
 fn every_dependency_is_used() {
     let sources = sources();
@@ -278,7 +280,7 @@ fn every_dependency_is_used() {
     assert!(faults.is_empty(), "no source names these: {faults:#?}");
 }
 
-/// True if `line` has `word` as an identifier of its own.
+/// True if `line` contains `word` as a whole identifier.
 fn names(line: &str, word: &str) -> bool {
     let part = |character: char| character.is_ascii_alphanumeric() || character == '_';
     line.match_indices(word).any(|(at, _)| !line[..at].ends_with(part) && !line[at + word.len()..].starts_with(part))
@@ -298,13 +300,13 @@ fn manifests() -> Vec<(String, toml::Table)> {
 }
 
 #[test]
-fn no_registry_and_no_machine_is_named() {
+fn no_registry_or_machine_is_named() {
     let output = std::process::Command::new("git").args(["ls-files"]).current_dir(root()).output();
     let Ok(output) = output else {
         println!("skipped: no git");
         return;
     };
-    // Spelt in halves so that this file does not find itself.
+    // Split so that this file does not match.
     let words = [
         ["registry.npm", "js.org"],
         ["files.python", "hosted.org"],
@@ -329,16 +331,16 @@ fn no_registry_and_no_machine_is_named() {
     assert!(faults.is_empty(), "{faults:#?}");
 }
 
-/// What docs/attacks.md promises: each class ends with `*Tests: …*`, and whatever is named there exists.
-/// Who is woken by an alarm looks its name up.
+/// An operator looks up an alarm by its name.
 #[test]
-fn every_alarm_is_explained() {
+fn every_alarm_is_documented() {
     let page = std::fs::read_to_string(root().join("docs/guarantees.md")).expect("the page");
     let missing: Vec<_> =
         Alarm::ALL.iter().filter(|alarm| !page.contains(&format!("| `{}` |", alarm.name()))).collect();
     assert!(missing.is_empty(), "docs/guarantees.md does not explain {missing:?}");
 }
 
+/// Each class of docs/attacks.md ends with `*Tests: …*`, and every name there exists.
 #[test]
 fn every_attack_names_tests_that_exist() {
     let doc = std::fs::read_to_string(root().join("docs/attacks.md")).expect("docs/attacks.md");

@@ -1,19 +1,23 @@
-//! Fault cycles on a real Redis: kill -9 with and without its data, SIGSTOP, CLIENT KILL, FLUSHALL, a black hole, a
-//! failover that loses a suffix, a planned one, the restart of an issuer, clocks that are set, loss of rights, OOM; while
-//! 2,000 revocations a second are written by the issuer's own store and scripts. A second issuer, a process, only listens.
+//! Fault cycles on a real Redis: kill -9 with and without its data, SIGSTOP, CLIENT KILL, FLUSHALL,
+//! a black hole, a failover that loses a suffix, a planned one, the restart of an issuer, clock
+//! steps, loss of rights, OOM; while the issuer's own store and scripts write 2,000 revocations per
+//! second. A second issuer, a process, only follows.
 //!
-//! Two verifiers follow through a TCP proxy: the whole verifier in this process (its own `App`, follower, list and judge),
-//! whose verdict on *every* revocation acknowledged is asked, and a verifier process, which is asked over its socket about
-//! samples. Asserted all the time, without waiting for anything:
-//! - nothing acknowledged before `fresh_as_of` is answered good by a verifier that calls itself fresh;
-//! - nothing un-revokes: what was once denied as revoked is denied for ever;
+//! Two verifiers follow through a TCP proxy: a complete verifier in this process (its own `App`,
+//! follower, list and token checker), which is checked for *every* acknowledged revocation, and a
+//! verifier process, which is checked over its socket for samples. The following holds at all
+//! times, without waiting:
+//! - no revocation acknowledged before `fresh_as_of` is accepted by a verifier that reports itself
+//!   fresh;
+//! - no revocation is undone: a token once denied as revoked stays denied;
 //! - no session whose end was acknowledged is refreshed, whatever happens.
 //!
-//! That holds for what Redis acknowledged and lost, too: nothing is proven until the issuers have put it back. `REPLAY_WAIT`
-//! is a minute here, so that a busy machine is not the exception that docs/guarantees.md names. At the end of its cycle every
-//! entry must be held.
+//! This includes entries that Redis acknowledged and lost: nothing is proven until the issuers have
+//! replayed them. `REPLAY_WAIT` is a minute here, so that a slow machine does not trigger the
+//! exception named in docs/guarantees.md. At the end of its cycle every entry must be held.
 //!
-//! `SIDEGATE_FAULT_CYCLES` sets how many cycles are run (30 in the usual tests), `SIDEGATE_FAULT_SEED` the first seed.
+//! `SIDEGATE_FAULT_CYCLES` sets the number of cycles (30 by default), `SIDEGATE_FAULT_SEED` the
+//! first seed.
 //! `./tests/long faults` runs 1,000.
 #![forbid(unsafe_code)]
 
@@ -30,16 +34,16 @@ use strike::Fault;
 use truth::Totals;
 
 const CYCLES: u64 = 30;
-/// Worlds side by side, each with a Redis, an issuer's store and two verifiers of its own.
+/// Rigs that run in parallel, each with its own Redis, issuer's store and two verifiers.
 const RIGS: u64 = 2;
-/// Cycles of one world, before its log gets too long for quick restarts.
+/// Cycles of one rig, before its log gets too long for quick restarts.
 const CYCLES_A_RIG: usize = 15;
 
 fn from_environment(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().map_or(default, |text| text.parse().expect("a number"))
 }
 
-/// Runs these cycles in one world after the other.
+/// Runs these cycles in one rig after the other.
 async fn run(seeds: Vec<u64>) -> (Totals, BTreeMap<&'static str, u64>) {
     let (mut totals, mut kinds) = (Totals::default(), BTreeMap::new());
     for seeds in seeds.chunks(CYCLES_A_RIG) {
@@ -55,7 +59,7 @@ async fn run(seeds: Vec<u64>) -> (Totals, BTreeMap<&'static str, u64>) {
 }
 
 #[test]
-fn no_real_fault_breaks_a_promise() {
+fn no_fault_breaks_a_guarantee() {
     let first = from_environment("SIDEGATE_FAULT_SEED", 0);
     let cycles = from_environment("SIDEGATE_FAULT_CYCLES", CYCLES);
     let started = std::time::Instant::now();
@@ -70,7 +74,7 @@ fn no_real_fault_breaks_a_promise() {
         .collect();
     let (mut totals, mut kinds) = (Totals::default(), BTreeMap::<&str, u64>::new());
     for world in worlds {
-        let (some, of) = world.join().expect("a fault broke a promise");
+        let (some, of) = world.join().expect("a fault violated a guarantee");
         totals.add(&some);
         of.into_iter().for_each(|(kind, count)| *kinds.entry(kind).or_insert(0) += count);
     }

@@ -1,4 +1,4 @@
-//! One world: a Redis, fault proxies to it, an issuer's store that writes, two verifiers that follow.
+//! One rig: a Redis, fault proxies to it, an issuer's store that writes, two verifiers that follow.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,8 @@ use super::truth::{Totals, Truth};
 use super::watcher::{Outside, Watcher};
 use super::writer::Writer;
 
-/// kill -9 loses nothing that was acknowledged; and the user whose rights can be taken.
+/// With these options kill -9 loses nothing acknowledged; includes the user whose rights can be
+/// removed.
 pub const OPTIONS: &[&str] = &[
     "--appendonly",
     "yes",
@@ -39,8 +40,8 @@ pub const OPTIONS: &[&str] = &[
     "&*",
     "+@all",
 ];
-/// How often a condition is looked at before it counts as never to come. Not a span of time: a long run may be stopped
-/// for a while and go on.
+/// Limit of polls of a condition. Not a span of time, because a long run may be suspended and
+/// resumed.
 const LOOKS_MAX: u32 = 3_000;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
 
@@ -53,9 +54,9 @@ pub struct Rig {
     inside: Launched,
     process: Verifier,
     outside: Outside,
-    /// A second issuer, a process: its feed hears what the writer acknowledges.
+    /// A second issuer, a process: its feed receives the writer's acknowledged entries.
     _standby: Issuer,
-    /// What the clocks of the processes are off by.
+    /// The offsets of the processes' clocks.
     pub clocks: PathBuf,
     /// How many revocations earlier cycles' issuers have left in good order.
     settled: usize,
@@ -84,7 +85,7 @@ impl Rig {
         let settings =
             [("REDIS_URL", to.as_str()), ("DATABASE_URL", &database), ("REDIS_REQUIRE_PERSISTENCE", "false")];
         let _standby = Issuer::start(&folder, "standby", &[&settings[..], &off].concat()).await;
-        // After an issuer that marks the new log as settled: nothing is proven before.
+        // Starts after an issuer that marks the new log as settled: nothing is proven before.
         let settings = [&[("REDIS_URL", feed.as_str()), replay_wait], &off[..]].concat();
         let process = Verifier::start(&folder, "process", &settings).await;
         let watcher = Watcher::start(Arc::clone(&inside.core), Arc::clone(&truth));
@@ -105,7 +106,7 @@ impl Rig {
         }
     }
 
-    /// Writes, strikes, heals, and waits until everything is proven and asked about.
+    /// Writes, strikes, heals, and waits until every entry is proven and checked.
     pub async fn cycle(&mut self, seed: u64, fault: Fault) {
         let name = fault.name();
         println!("seed {seed}: {name}");
@@ -121,11 +122,12 @@ impl Rig {
 
         let healed = monotonic_ms();
         let truth = Arc::clone(&self.truth);
-        until("revocations are taken again", async || truth.newest_ms() > healed).await;
+        until("revocations are accepted again", async || truth.newest_ms() > healed).await;
         writer.pause().await;
         if truth.lost().is_some() {
-            // The issuer that acknowledged it lives until it has put it back: that it must is the promise's condition.
-            until("what Redis lost is put back", async || self.log_has_what_was_lost().await).await;
+            // The acknowledging issuer runs until it has replayed the entry, which is the condition
+            // of the guarantee.
+            until("the entries that Redis lost are replayed", async || self.log_has_what_was_lost().await).await;
         }
         let newest = monotonic_ms();
         until("the list is proven", async || self.watcher.look_at_all().0 > newest).await;
@@ -166,7 +168,7 @@ impl Rig {
     }
 }
 
-/// What the writer called a token, its session and its user.
+/// The writer's name for a token, its session and its user.
 fn name_of(target: &Target) -> String {
     match target {
         Target::Token { jti: id, .. } | Target::Session { sid: id, .. } => id.to_string(),
@@ -175,12 +177,12 @@ fn name_of(target: &Target) -> String {
     }
 }
 
-/// Settings that let a program's wall clock be off by what `file` says, where libfaketime is installed.
+/// Settings that shift a program's wall clock by the offset in `file`, if libfaketime is installed.
 fn off_by(file: &Path) -> Vec<(&'static str, String)> {
     let folders = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
     let found = folders.map(|folder| folder.path().join("faketime/libfaketime.so.1")).find(|path| path.exists());
     let Some(library) = found else {
-        println!("clocks stay right: libfaketime is not installed");
+        println!("clocks are not shifted: libfaketime is not installed");
         return Vec::new();
     };
     vec![
@@ -196,7 +198,7 @@ pub fn url(fault_proxy: &FaultProxy) -> String {
     format!("redis://127.0.0.1:{}/", fault_proxy.port())
 }
 
-/// Looks until it is so.
+/// Polls until the condition holds.
 pub async fn until(what: &str, mut so: impl AsyncFnMut() -> bool) {
     for _ in 0..LOOKS_MAX {
         if so().await {

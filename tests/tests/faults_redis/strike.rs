@@ -1,4 +1,4 @@
-//! What goes wrong, for real, and how it is put right again.
+//! The faults, and how each is healed.
 
 use std::time::Duration;
 
@@ -26,15 +26,16 @@ pub enum Fault {
     KillClients,
     /// FLUSHALL.
     Flush,
-    /// Nothing is carried between Redis and the verifiers, and nobody is told.
+    /// Nothing is forwarded between Redis and the verifiers, and no connection is closed.
     BlackHole,
-    /// A replica whose link was cut before takes over: acknowledged entries are gone.
+    /// A replica whose link was cut before takes over: acknowledged entries are lost.
     Failover,
-    /// An issuer restarts, and a replica takes over that knows neither what it acknowledged at last nor that it has left.
+    /// An issuer restarts, and a replica takes over that has neither its last entries nor its
+    /// departure.
     RollingRestart,
-    /// FAILOVER: a replica takes over that has everything.
+    /// FAILOVER: a replica with all entries takes over.
     PlannedFailover,
-    /// The clocks of an issuer and of a verifier are set, and set right again.
+    /// The clocks of an issuer and of a verifier are shifted, and set right again.
     ClockStep,
     /// The verifiers' user loses its rights.
     AclLoss,
@@ -60,7 +61,7 @@ const ALL: [Fault; 12] = [
 const RIGHTS: [&str; 6] = ["on", "resetpass", ">secret", "~*", "&*", "+@all"];
 
 impl Fault {
-    /// All of them take turns, so that any twelve seeds in a row have each.
+    /// All faults in turn, so that any twelve consecutive seeds include each.
     pub const fn of(seed: u64) -> Self {
         ALL[(seed % ALL.len() as u64) as usize]
     }
@@ -90,7 +91,7 @@ async fn say(connection: &mut MultiplexedConnection, words: &[&str]) {
 }
 
 impl Rig {
-    /// Something goes wrong, and is put right again.
+    /// Causes a fault and heals it.
     pub async fn strike(&mut self, fault: Fault, random: &mut Random) {
         let lasts = Duration::from_millis(random.between(30, 700));
         let mut admin = self.redis.connection().await;
@@ -110,7 +111,7 @@ impl Rig {
             }
             Fault::Freeze => {
                 self.redis.freeze();
-                // Long enough, one time in two, for two probes to be lost.
+                // Long enough, half of the time, to lose two probes.
                 sleep(lasts + Duration::from_millis(700 * random.between(0, 2))).await;
                 self.redis.thaw();
             }
@@ -166,19 +167,19 @@ impl Rig {
         }
     }
 
-    /// The moment by which every acknowledgement that a server gave before it died has been noted down.
+    /// The time by which every acknowledgement of a server that died has been recorded.
     async fn acknowledged_by_the_dead(&self) -> u64 {
         self.issuers.cut();
         sleep(Duration::from_millis(30)).await;
         monotonic_ms()
     }
 
-    /// A replica that has everything; and the fault proxy to it.
+    /// A replica with all entries, and the fault proxy to it.
     async fn replica(&self) -> (Redis, FaultProxy) {
         let link = FaultProxy::to(self.redis.port()).await;
         let port = link.port().to_string();
         let replica = Redis::with(OPTIONS).await;
-        // Not an option of its start: it is a master when it is restarted by a later fault.
+        // Not a start option, because a later fault restarts this server as a master.
         say(&mut replica.connection().await, &["REPLICAOF", "127.0.0.1", &port]).await;
         until("the replica follows", async || {
             replica.info("replication", "master_link_status").await.as_deref() == Some("up")
@@ -187,10 +188,10 @@ impl Rig {
         (replica, link)
     }
 
-    /// A replica whose link is cut in silence; more is acknowledged, which it never hears of.
+    /// A replica whose link is cut silently, before further entries are acknowledged.
     async fn replica_behind(&self, random: &mut Random) -> (Redis, FaultProxy) {
         let (replica, link) = self.replica().await;
-        // What was acknowledged by now is in the replica.
+        // Entries acknowledged so far are in the replica.
         let in_both = monotonic_ms();
         let offset = |text: Option<String>| text.and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
         let written = offset(self.redis.info("replication", "master_repl_offset").await);
@@ -202,7 +203,7 @@ impl Rig {
         (replica, link)
     }
 
-    /// The master dies, and the replica takes over.
+    /// Kills the master and promotes the replica.
     async fn promote(&mut self, (replica, _link): (Redis, FaultProxy)) {
         let from_ms = self.truth.lost().map_or(0, |lost| lost.from_ms);
         self.redis.kill();
@@ -217,7 +218,8 @@ impl Rig {
         self.redis = replica;
     }
 
-    /// An issuer stops cleanly while another takes its place; what it acknowledged at last, and that it has left, is lost.
+    /// Stops an issuer cleanly while another takes its place; its last entries and its departure
+    /// are lost.
     pub async fn restart_an_issuer(&mut self, before: Writer, seed: u64, random: &mut Random) -> Writer {
         let behind = self.replica_behind(random).await;
         let next = Writer::start(&url(&self.issuers), !seed, &self.truth).await;
@@ -228,7 +230,7 @@ impl Rig {
 
     async fn fail_over_as_planned(&mut self) {
         let (replica, _link) = self.replica().await;
-        // The master has to know the replica by the address that it is to hand over to.
+        // The master must know the replica by the address to which it hands over.
         let port = self.redis.port().to_string();
         say(&mut replica.connection().await, &["REPLICAOF", "127.0.0.1", &port]).await;
         until("the replica follows", async || {

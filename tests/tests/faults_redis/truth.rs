@@ -1,4 +1,5 @@
-//! What is true: every revocation that the issuer acknowledged, and when; and which of them Redis lost.
+//! The expected state: every revocation that the issuer acknowledged, and when; and which of them
+//! Redis lost.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,26 +13,26 @@ use sidegate_issuer::domain::session::Rotation;
 pub struct Dead {
     pub token: Arc<str>,
     pub verified: Arc<VerifiedToken>,
-    /// Its session, where there was one: it must never be refreshed again.
+    /// Its session, if any: it must never be refreshed again.
     pub session: Option<Rotation>,
-    /// When the acknowledgement had arrived, on the clock of `fresh_as_of`.
+    /// When the acknowledgement arrived, on the clock of `fresh_as_of`.
     pub acknowledged_ms: u64,
 }
 
-/// The acknowledgements that Redis may have lost, by when they arrived.
+/// The acknowledgements that Redis may have lost, by time of arrival.
 #[derive(Clone, Copy, Debug)]
 pub struct Lost {
     pub from_ms: u64,
     pub to_ms: u64,
 }
 
-/// Shared by the writer, who fills it, and the watchers.
+/// Shared by the writer, which fills it, and the watchers.
 #[derive(Default)]
 pub struct Truth {
     dead: Mutex<Vec<Dead>>,
     lost: Mutex<Option<Lost>>,
     pub refused: AtomicU64,
-    /// Refreshes of sessions that are dead: how many were tried, and what was found wrong.
+    /// Refreshes of dead sessions: the number of attempts, and the failures found.
     pub refreshes: AtomicU64,
     refreshed: Mutex<Option<String>>,
 }
@@ -55,7 +56,7 @@ impl Truth {
         assert_eq!(*locked(&self.refreshed), None, "{when}");
     }
 
-    /// Sessions that are dead, up to `most`: the newest, and others from `from` on.
+    /// Dead sessions, at most `most`: the newest, and others starting at `from`.
     pub fn dead_sessions(&self, from: usize, most: usize) -> Vec<Dead> {
         let dead = locked(&self.dead);
         let with_session = |dead: &&Dead| dead.session.is_some();
@@ -68,7 +69,7 @@ impl Truth {
         locked(&self.dead).len()
     }
 
-    /// The revocations from the `from`th on.
+    /// The revocations starting at number `from`.
     pub fn since(&self, from: usize) -> Vec<Dead> {
         locked(&self.dead)[from..].to_vec()
     }
@@ -77,7 +78,7 @@ impl Truth {
         locked(&self.dead).iter().rev().take(1_000).map(|dead| dead.acknowledged_ms).max().unwrap_or(0)
     }
 
-    /// From now on Redis may have lost what was acknowledged in between.
+    /// Records which acknowledgements Redis may have lost.
     pub fn lose(&self, lost: Option<Lost>) {
         *locked(&self.lost) = lost;
     }
@@ -91,7 +92,7 @@ impl Truth {
     }
 }
 
-/// What was done and seen.
+/// Totals of a run.
 #[derive(Clone, Copy, Default)]
 pub struct Totals {
     pub acknowledged: u64,
@@ -100,7 +101,7 @@ pub struct Totals {
     pub asked: u64,
     pub proofs: u64,
     pub stale: u64,
-    /// Refreshes of dead sessions that were tried; none may succeed.
+    /// Attempts to refresh dead sessions; none may succeed.
     pub refreshes: u64,
 }
 

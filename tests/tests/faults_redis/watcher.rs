@@ -1,4 +1,4 @@
-//! Asks verifiers all the time, and compares what they say with the truth.
+//! Checks verifiers continuously, and compares their answers with the expected state.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,12 +13,12 @@ use sidegate_verifier::verifier::Verifier as Core;
 
 use super::truth::{Dead, Totals, Truth};
 
-/// Between looks.
+/// Pause between rounds.
 const PAUSE: Duration = Duration::from_millis(10);
-/// Entries seen dead before that are asked about again at each look.
+/// Entries seen dead before that are checked again in each round.
 const AGAIN: usize = 500;
 
-/// Watches the verifier in this process from a thread of its own.
+/// Watches the verifier in this process from a separate thread.
 pub struct Watcher {
     shared: Arc<Shared>,
     thread: Option<std::thread::JoinHandle<()>>,
@@ -36,7 +36,7 @@ struct Shared {
 struct State {
     dead: Vec<Dead>,
     held: Vec<bool>,
-    /// Up to here everything is held.
+    /// All entries before this one are held.
     settled: usize,
     again: usize,
     totals: Totals,
@@ -58,7 +58,8 @@ impl Watcher {
         Self { shared, thread }
     }
 
-    /// Asks about everything now. Returns when the list was last proven, and how many are not known to be held.
+    /// Checks everything now. Returns when the list was last proven, and how many entries are not
+    /// known to be held.
     pub fn look_at_all(&self) -> (u64, usize) {
         self.shared.look(usize::MAX);
         let state = self.shared.state();
@@ -66,7 +67,7 @@ impl Watcher {
         (self.shared.proven_ms.load(Ordering::Acquire), missing)
     }
 
-    /// Panics if a promise has been broken.
+    /// Panics if a guarantee was violated.
     pub fn assert_no_violation(&self, when: &str) {
         let state = self.shared.state();
         assert_eq!(state.violation, None, "{when}");
@@ -92,10 +93,10 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks about every entry not yet held, and about `again` of the others.
+    /// Checks every entry not yet held, and `again` of the others.
     fn look(&self, again: usize) {
         let mut state = self.state();
-        // Before the verdicts: what is proven while they are given may speak of more.
+        // Read before the verdicts: a later proof may cover more entries.
         let proven = self.core.state().proven().unwrap_or(0);
         if self.proven_ms.fetch_max(proven, Ordering::AcqRel) < proven {
             state.totals.proofs += 1;
@@ -122,8 +123,8 @@ impl Shared {
 
     fn ask(&self, state: &mut State, at: usize, proven: u64) {
         let dead = state.dead[at].clone();
-        let (tokens, moment) = (self.core.tokens(), self.core.check_time());
-        // In full until it is held, and as the cache of tokens seen does from then on.
+        let (tokens, moment) = (self.core.tokens(), self.core.moment());
+        // A complete check until the entry is held, then like the cache of known tokens.
         let held = state.held[at];
         let verdict = if held { tokens.recheck(&dead.verified, moment) } else { tokens.check(&dead.token, moment) };
         state.totals.verdicts += 1;
@@ -147,7 +148,7 @@ impl Shared {
     }
 }
 
-/// What has been heard from the verifier process.
+/// Answers received from the verifier process.
 #[derive(Default)]
 pub struct Outside {
     held: Vec<bool>,
@@ -155,26 +156,27 @@ pub struct Outside {
 }
 
 impl Outside {
-    /// Asks the process about a sample of what must be dead by its own account; returns as of when it is proven.
+    /// Checks a sample of the tokens that the process must know to be dead; returns the time of its
+    /// proof.
     pub async fn look(&mut self, verifier: &Verifier, truth: &Truth, random: &mut Random, samples: u64) -> u64 {
         let asked_ms = monotonic_ms();
         let Ok(ready) = verifier.admin.get("/readyz").try_send().await else { return 0 };
         let Some(age) = ready.json()["fresh_age_ms"].as_u64() else { return 0 };
-        // Its answer was made after it was asked, so the proof is at least this young.
+        // The response was created after the request, so the proof is at least this young.
         let proven = asked_ms.saturating_sub(age);
         let dead = truth.since(0);
         self.held.resize(dead.len(), false);
         for _ in 0..samples.min(dead.len() as u64) {
-            // Half of them among the newest.
+            // Half of them are among the newest.
             let newest = (dead.len() as u64).min(500);
             let low = if random.between(0, 2) == 0 { dead.len() as u64 - newest } else { 0 };
             let at = random.between(low, dead.len() as u64) as usize;
-            // No answer in time: the machine is busy, or a long run was stopped for a while.
+            // A timeout: the machine is busy, or a long run was suspended.
             let Ok(reply) = verifier.at.get("/check").bearer(&dead[at].token).try_send().await else { continue };
             self.asked += 1;
             match reply.status.as_u16() {
                 401 if reply.code() == "token_revoked" => self.held[at] = true,
-                // Its clock is behind: no verdict on the revocation.
+                // Its clock is behind: not a verdict on the revocation.
                 401 => assert_eq!(reply.code(), "token_invalid"),
                 200 => {
                     assert!(!self.held[at], "the process un-revoked an entry");

@@ -1,4 +1,4 @@
-//! The issuer's side: 2,000 revocations a second of every kind, through the issuer's own store.
+//! The issuer's side: 2,000 revocations per second of every kind, through the issuer's own store.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,26 +21,27 @@ use tokio::sync::Semaphore;
 
 use super::truth::{Dead, Truth};
 
-/// How often dead sessions are tried, and how many at once.
+/// How often dead sessions are refreshed, and how many at once.
 const REFRESH_EVERY: Duration = Duration::from_millis(20);
 const REFRESHES: usize = 8;
 const TICK: Duration = Duration::from_millis(5);
 const A_TICK: u64 = 10;
-/// Revocations under way at once; more are not begun.
+/// Limit of concurrent revocations.
 const UNDER_WAY_MAX: usize = 512;
 
 const LIFETIMES: TokenLifetimes =
     TokenLifetimes { access_ttl: 3_600, idle_ttl: 3_600, absolute_ttl: 7_200, retry_window: 30, lifetime_max: 86_400 };
 
-/// One of the faults is a Redis that keeps nothing on disk.
+/// One fault is a Redis without persistence.
 const DEMANDS: RedisRequirements = RedisRequirements { persistence: false, noeviction: true, waitaof: false };
 
-/// An issuer that died is given up after two seconds: cycles are short. Nothing else is quicker than in life.
+/// A dead issuer is given up after two seconds, because cycles are short. Other intervals are as in
+/// production.
 fn pace() -> Intervals {
     Intervals { stopped: Duration::from_secs(2), ..Intervals::default() }
 }
 
-/// An issuer's store that is being written to.
+/// An issuer's store with a running writer.
 pub struct Writer {
     store: RedisStore,
     tasks: Vec<tokio::task::JoinHandle<()>>,
@@ -77,14 +78,15 @@ impl Writer {
         Self { store, tasks: vec![watch, write, refresh], under_way }
     }
 
-    /// Stops as an issuer does on SIGTERM.
+    /// Stops like an issuer on SIGTERM.
     pub async fn stop(self) {
         self.pause().await;
         self.tasks.iter().for_each(tokio::task::JoinHandle::abort);
         self.store.leave().await;
     }
 
-    /// Stops writing and waits for what is under way. The issuer lives on: it replays what Redis lost.
+    /// Stops writing and waits for the pending revocations. The issuer keeps running: it replays
+    /// what Redis lost.
     pub async fn pause(&self) {
         self.tasks[1].abort();
         let _all_done = self.under_way.acquire_many(UNDER_WAY_MAX as u32).await;
@@ -97,7 +99,7 @@ impl Drop for Writer {
     }
 }
 
-/// Tries to refresh dead sessions, all the time: whatever the store answers, it must not trade.
+/// Tries to refresh dead sessions continuously: the store must never trade their tokens.
 async fn refresh(store: RedisStore, truth: Arc<Truth>) {
     for round in 0_usize.. {
         for dead in truth.dead_sessions(round.wrapping_mul(7919), REFRESHES) {
@@ -138,7 +140,7 @@ trait Names {
 }
 
 impl Names for Random {
-    /// An identifier as the issuer makes them: 128 bits.
+    /// An identifier like the issuer's: 128 bits.
     fn name(&mut self) -> String {
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&self.number().to_be_bytes());
@@ -148,7 +150,7 @@ impl Names for Random {
 }
 
 impl Pen {
-    /// Revokes a new token, alone, with its session, or with everything of its user.
+    /// Revokes a new token, either alone, or with its session, or with all tokens of its user.
     async fn revoke(&self, name: &str, kind: u64) {
         let sub = format!("user-{name}");
         let claims = Claims { jti: name.to_owned(), sid: name.to_owned(), ..claims(&sub) };

@@ -1,4 +1,5 @@
-//! A verifier that does not answer, and requests that an authorization filter can break: large bodies and web sockets.
+//! A verifier that does not answer, and requests that an authorization filter may break: large
+//! bodies and web sockets.
 
 use sidegate_tests::daemon::{Daemon, good};
 use sidegate_tests::http::At;
@@ -12,7 +13,7 @@ use tokio::net::{TcpStream, UnixListener};
 const PIECE: usize = 1 << 20;
 const PIECES: usize = 100;
 
-/// The check has a time-out, after which the answer is 503.
+/// The check has a timeout, after which the response is 503.
 pub async fn a_hanging_verifier_is_503(kind: Kind) {
     let folder = Scratch::new();
     let socket = folder.file("v.sock");
@@ -31,7 +32,7 @@ pub async fn a_hanging_verifier_is_503(kind: Kind) {
     silent.abort();
     std::fs::remove_file(&socket).expect("ours");
     let reply = proxy.at.get("/a").bearer(&good("alice")).send().await;
-    assert_eq!(reply.status, 503, "{kind:?}: nobody listens");
+    assert_eq!(reply.status, 503, "{kind:?}: no server listens");
     is_problem(kind, &reply, "temporarily_unavailable");
     assert_eq!(proxy.app.count(), 0, "{kind:?}");
 }
@@ -67,7 +68,7 @@ async fn connect(proxy: &Proxy) -> TcpStream {
     TcpStream::connect(address).await.expect("the proxy listens")
 }
 
-/// Reads until a response's head is whole, and gives what was read.
+/// Reads until a response head is complete, and returns the bytes read.
 async fn read_head(stream: &mut TcpStream) -> String {
     let mut read = Vec::new();
     while !read.windows(4).any(|four| four == b"\r\n\r\n") {
@@ -118,7 +119,7 @@ async fn web_socket(kind: Kind, proxy: &Proxy, token: &str) {
     }
 }
 
-/// Whoever listens at the verifier's socket says 200 to everything, but is not the verifier.
+/// A server at the verifier's socket that answers 200 to everything, but is not the verifier.
 pub async fn an_answer_without_proof_is_503(kind: Kind) {
     let folder = Scratch::new();
     let socket = folder.file("v.sock");

@@ -1,4 +1,4 @@
-//! What a client says of its own identity never reaches the application, and what the verifier says always does.
+//! A client's own identity headers never reach the application; the verifier's always do.
 
 use sidegate_tests::bench::load::Stream;
 use sidegate_tests::daemon::good;
@@ -6,8 +6,8 @@ use sidegate_tests::proxies::{IDENTITY, Proxy};
 
 use crate::scenario::reached_in;
 
-/// Spellings that an application of the CGI kind could fold into `name`: in small letters, capitals and both, with every
-/// separator that a header name may hold (RFC 9110 §5.6.2) for each hyphen.
+/// Spellings of `name` that a CGI-like application could fold into it: in lower case, upper case
+/// and both, with every separator that a header name may contain (RFC 9110 §5.6.2) for each hyphen.
 pub fn aliases(name: &str) -> Vec<String> {
     let mut spelled =
         vec![name.replace('-', ""), format!("{name}-"), name.replace('-', "--"), name.replacen('-', "", 1)];
@@ -26,8 +26,8 @@ pub fn aliases(name: &str) -> Vec<String> {
     out
 }
 
-/// A request with a made-up header passes under the right name, or is refused; the header does not reach the application.
-/// `protected` and `public` are paths.
+/// A request with a forged header passes under the right name, or is refused; the header does not
+/// reach the application. `protected` and `public` are paths.
 pub async fn removes_what_clients_make_up(proxy: &Proxy, protected: &str, public: Option<&str>) {
     let authorization = format!("Authorization: Bearer {}\r\n", good("alice"));
     let protected = [(protected, authorization.as_str(), "alice")];
@@ -53,15 +53,15 @@ pub async fn removes_what_clients_make_up(proxy: &Proxy, protected: &str, public
                     stream = Stream::connect(&proxy.at).await;
                     continue;
                 }
-                let told: serde_json::Value = serde_json::from_slice(stream.body()).unwrap();
-                assert!(!reached_in(&told, name).contains(&"mallory".to_owned()), "{target}: {alias} survived: {told}");
-                assert_eq!(reached_in(&told, "x-auth-subject"), [subject], "{target}: {alias}");
+                let seen: serde_json::Value = serde_json::from_slice(stream.body()).unwrap();
+                assert!(!reached_in(&seen, name).contains(&"mallory".to_owned()), "{target}: {alias} survived: {seen}");
+                assert_eq!(reached_in(&seen, "x-auth-subject"), [subject], "{target}: {alias}");
             }
         }
     }
 }
 
-/// `Connection` names headers that the next hop must not get (RFC 9110 §7.6.1): not ours.
+/// `Connection` names headers that the next hop must not receive (RFC 9110 §7.6.1): not ours.
 pub async fn keeps_identity_whatever_connection_names(proxy: &Proxy, path: &str) {
     let token = good("alice");
     let all = IDENTITY.join(", ");
@@ -72,19 +72,19 @@ pub async fn keeps_identity_whatever_connection_names(proxy: &Proxy, path: &str)
             let request = format!(
                 "GET {path} HTTP/1.1\r\nHost: app\r\nAuthorization: Bearer {token}\r\nConnection: {also}{name}\r\n{upgrade}\r\n"
             );
-            // Envoy answers 403 to upgrades that it does not know.
+            // Envoy answers 403 to unknown upgrades.
             let status = stream.ask(request.as_bytes()).await;
             if status != 200 && !upgrade.is_empty() {
                 assert!([400, 403].contains(&status), "{also}{name}: {status}");
                 continue;
             }
             assert_eq!(status, 200, "Connection: {also}{name}");
-            let told: serde_json::Value = serde_json::from_slice(stream.body()).unwrap();
+            let seen: serde_json::Value = serde_json::from_slice(stream.body()).unwrap();
             for header in IDENTITY {
-                assert_eq!(reached_in(&told, header).len(), 1, "{header} after Connection: {also}{name}: {told}");
+                assert_eq!(reached_in(&seen, header).len(), 1, "{header} after Connection: {also}{name}: {seen}");
             }
-            assert_eq!(reached_in(&told, "x-auth-subject"), ["alice"], "Connection: {also}{name}");
-            let options = reached_in(&told, "connection").join(",").to_ascii_lowercase();
+            assert_eq!(reached_in(&seen, "x-auth-subject"), ["alice"], "Connection: {also}{name}");
+            let options = reached_in(&seen, "connection").join(",").to_ascii_lowercase();
             assert!(!options.contains("x-auth"), "the next hop would drop it: {options}");
         }
     }

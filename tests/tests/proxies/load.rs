@@ -1,7 +1,9 @@
-//! Many connections in front of an application that says 200 to everything, also where the proxy asks the verifier.
+//! Many connections to an application that answers 200 to everything, including requests that the
+//! proxy sends to the verifier.
 //!
-//! `SIDEGATE_PROXY_REQUESTS` requests to each proxy (10,000 unless set), 64 connections; half of them without a token. In the second half
-//! of a run there are also revoked and broken tokens, and identity headers that the client made up.
+//! `SIDEGATE_PROXY_REQUESTS` requests to each proxy (10,000 by default), 64 connections; half of
+//! them without a token. The second half of a run adds revoked and broken tokens, and forged
+//! identity headers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,11 +16,11 @@ use sidegate_tests::proxies::{IDENTITY, Kind};
 use sidegate_tests::scratch::Scratch;
 
 const CONNECTIONS: usize = 64;
-/// Connections are made anew after so many requests: nginx closes them after 1,000.
+/// Connections are renewed after this many requests: nginx closes them after 1,000.
 const ROUND: u64 = 10_000;
 const USERS: usize = 16;
 
-/// A request, and whether the application may see it.
+/// A request, and whether the application may receive it.
 struct Request {
     bytes: Vec<u8>,
     allowed: bool,
@@ -53,10 +55,10 @@ impl Requests {
         Self { allowed, without_token, mixed }
     }
 
-    /// The `index`th request of a run; every second one is without a token.
+    /// Request number `index` of a run; every second one is without a token.
     fn get(&self, index: usize, mixed: bool) -> &Request {
         let (kind, index) = match (index.is_multiple_of(2), mixed) {
-            // Plain runs send no spoofed headers.
+            // Plain runs send no forged headers.
             (true, false) => (&self.without_token[..1], 0),
             (true, true) => (&self.without_token[..], index / 2),
             (false, false) => (&self.allowed[..], index / 2),
@@ -89,14 +91,15 @@ pub async fn nothing_gets_through_at_64_connections(kind: Kind) {
     );
     assert_eq!([through, misnamed, checks], [0; 3], "{kind:?}");
     let count = |allowed, status| statuses.get(&(allowed, status)).copied().unwrap_or(0);
-    // A busy machine may miss the time-out of a check, which is 503.
+    // On a busy machine a check may time out, which is 503.
     let (passed, unavailable) = (count(true, 200), count(true, 503));
     let (refused, unavailable_too) = (count(false, 401), count(false, 503));
     assert_eq!(passed + unavailable + refused + unavailable_too, sent, "{kind:?}: {statuses:?}");
     assert!(passed > unavailable, "{kind:?}: {statuses:?}");
 }
 
-/// Sends `count` requests over all connections together, and counts answers by whether the request was allowed, and status.
+/// Sends `count` requests over all connections together, and counts responses by whether the
+/// request was allowed, and status.
 async fn run(at: &At, requests: &Arc<Requests>, mixed: bool, count: u64) -> BTreeMap<(bool, u16), u64> {
     let mut connections = tokio::task::JoinSet::new();
     for connection in 0..CONNECTIONS {
@@ -104,7 +107,8 @@ async fn run(at: &At, requests: &Arc<Requests>, mixed: bool, count: u64) -> BTre
         connections.spawn(async move {
             let mut statuses = BTreeMap::new();
             let mut stream = Stream::connect(&at).await;
-            // One after the other with and without a token on each connection, and on neighbours at once.
+            // Alternates requests with and without a token on each connection, and on neighbouring
+            // connections at once.
             for index in (connection..count as usize).step_by(CONNECTIONS) {
                 let request = requests.get(index + index / CONNECTIONS, mixed);
                 let status = match stream.try_ask(&request.bytes).await {
@@ -121,7 +125,7 @@ async fn run(at: &At, requests: &Arc<Requests>, mixed: bool, count: u64) -> BTre
     }
     let mut total = BTreeMap::new();
     while let Some(statuses) = connections.join_next().await {
-        for (key, count) in statuses.expect("a client ends well") {
+        for (key, count) in statuses.expect("a client succeeds") {
             *total.entry(key).or_insert(0) += count;
         }
     }

@@ -1,4 +1,4 @@
-//! Every proxy, as a real program with the configuration that we ship (docs/proxies.md).
+//! Every proxy, as a real program with the shipped configuration (docs/proxies.md).
 
 mod faults;
 mod identity;
@@ -38,7 +38,7 @@ macro_rules! for_every_proxy {
 
 for_every_proxy!(envoy_grpc: EnvoyGrpc, envoy_http: EnvoyHttp, nginx_auth_request: Nginx, caddy: Caddy, haproxy: Haproxy);
 
-/// nginx and Envoy over HTTP cannot look at more than the status (docs/proxies.md).
+/// nginx and Envoy over HTTP can only use the status (docs/proxies.md).
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_without_proof_is_503() {
     for kind in [Kind::Caddy, Kind::Haproxy, Kind::EnvoyGrpc] {

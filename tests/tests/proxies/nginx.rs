@@ -1,5 +1,5 @@
-//! Every other nginx configuration that we show: the README's, the demonstration's, and the one with issuer and application behind
-//! one origin.
+//! Every other documented nginx configuration: the README's, the demonstration's, and the one with
+//! issuer and application behind one origin.
 
 use sidegate_tests::daemon::{Daemon, good};
 use sidegate_tests::http::At;
@@ -12,7 +12,7 @@ use sidegate_tests::wait::eventually;
 use crate::identity::{keeps_identity_whatever_connection_names, removes_what_clients_make_up};
 use crate::scenario::reached;
 
-/// What nginx needs where it is not installed as a service.
+/// The frame that nginx needs if it is not installed as a service.
 const AROUND: &str = "pid NGINX_DIR/nginx.pid;
 error_log NGINX_DIR/error.log;
 events {}
@@ -31,7 +31,8 @@ fn daemon() -> Daemon {
     daemon
 }
 
-/// The verifier's answers through `proxy`, at `path`: nobody without a token, nobody under another name, 503 without a verifier.
+/// Checks `proxy` at `path`: no access without a token or under another name, 503 without a
+/// verifier.
 async fn protects(proxy: &Proxy, path: &str, mut daemon: Daemon) {
     let none = proxy.at.get(path).send().await;
     assert_eq!((none.status.as_u16(), none.code().as_str()), (401, "token_missing"));
@@ -48,7 +49,7 @@ async fn protects(proxy: &Proxy, path: &str, mut daemon: Daemon) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_readme_s_block_protects() {
+async fn nginx_block_of_the_readme_protects() {
     let readme = std::fs::read_to_string(deploy().join("../README.md")).unwrap();
     let (_, from) = readme.split_once("```nginx\n").expect("the README has a block for nginx");
     let (block, _) = from.split_once("```").unwrap();
@@ -79,7 +80,7 @@ async fn the_demonstration_protects() {
         ("/run/sidegate/verifier.sock", "VERIFIER_SOCKET"),
         ("listen 8000;", "listen NGINX_LISTEN;"),
         ("listen 127.0.0.1:8001;", inner.as_str()),
-        // The demonstration's own application tells only the subject.
+        // The demonstration's own application reports only the subject.
         ("proxy_pass http://127.0.0.1:8001;", "proxy_pass http://APP_ADDRESS;"),
     ];
     for (word, _) in words {

@@ -1,4 +1,4 @@
-//! What every proxy must do with everyday requests, one after the other on one running proxy.
+//! The everyday requests that every proxy must handle, one after the other on one running proxy.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,14 +31,15 @@ methods = ["OPTIONS"]
 path = "/cors/**"
 access = "public"
 "#;
-/// The values of a header that reached the application, in any spelling that it could take for this name.
+/// The values of a header that reached the application, in any spelling that could be read as this
+/// name.
 pub fn reached(reply: &Reply, name: &str) -> Vec<String> {
     reached_in(&reply.json(), name)
 }
 
-pub fn reached_in(told: &serde_json::Value, name: &str) -> Vec<String> {
+pub fn reached_in(seen: &serde_json::Value, name: &str) -> Vec<String> {
     let letters = |name: &str| name.to_ascii_lowercase().replace(|c: char| !c.is_ascii_alphanumeric(), "");
-    let headers = told["headers"].as_array().expect("headers").iter();
+    let headers = seen["headers"].as_array().expect("headers").iter();
     let values = headers.filter(|pair| letters(pair[0].as_str().unwrap()) == letters(name));
     values.map(|pair| pair[1].as_str().unwrap().to_owned()).collect()
 }
@@ -47,7 +48,8 @@ pub async fn scenario(kind: Kind) {
     let folder = Scratch::new();
     let file = folder.file("routes.toml");
     std::fs::write(&file, ROUTES).unwrap();
-    // 0666: nginx and HAProxy run their workers as another user. In production they share the socket's group.
+    // 0666: nginx and HAProxy run their workers as another user. In production they share the
+    // socket's group.
     let settings = [("ROUTES_FILE", file.to_str().unwrap()), ("MAX_STALENESS", "5s"), ("VERIFIER_SOCKET_MODE", "0666")];
     let mut daemon = Daemon::start_in(folder, &settings);
     let (state, proving) = (Arc::clone(&daemon.state), Arc::new(AtomicBool::new(true)));
@@ -90,7 +92,7 @@ pub async fn scenario(kind: Kind) {
     let before = proxy.app.count();
     let down = proxy.at.get("/a").bearer(&token).send().await;
     assert_eq!(down.status, 503, "{kind:?}: down");
-    assert_eq!(proxy.app.count(), before, "nothing passes while nobody can say yes");
+    assert_eq!(proxy.app.count(), before, "nothing passes without a verifier");
 }
 
 async fn allows_by_name(proxy: &Proxy) {
@@ -106,7 +108,7 @@ async fn allows_by_name(proxy: &Proxy) {
         assert_eq!(reached(&reply, name).len(), 1, "{name}");
     }
     for (name, value) in trace {
-        assert_eq!(reached(&reply, name), [value], "the trace goes on to the application");
+        assert_eq!(reached(&reply, name), [value], "the trace reaches the application");
     }
     assert_eq!(reached(&reply, "cache-control"), [""; 0], "nothing but identity is added");
 }
@@ -123,7 +125,7 @@ async fn denies(proxy: &Proxy) {
         let twice = proxy.at.get("/a").bearer(&token).bearer(second).send().await;
         assert!([400, 401].contains(&twice.status.as_u16()), "two Authorization headers: {}", twice.status);
     }
-    assert_eq!(proxy.app.count(), before, "none of these reached the application");
+    assert_eq!(proxy.app.count(), before, "no such request reached the application");
 }
 
 async fn obeys_routes(proxy: &Proxy) {
@@ -134,8 +136,8 @@ async fn obeys_routes(proxy: &Proxy) {
     assert_eq!(get("/a/b").bearer(&token).send().await.status, 200);
     assert_eq!(proxy.at.call(Method::OPTIONS, "/cors/a").send().await.status, 200, "a preflight, by a rule of its own");
     assert_eq!(get("/cors/a").send().await.status, 401);
-    assert_eq!(proxy.at.call(Method::DELETE, "/a/b").bearer(&token).send().await.status, 403, "the method is told");
-    // A client that sends the hints itself is not believed.
+    assert_eq!(proxy.at.call(Method::DELETE, "/a/b").bearer(&token).send().await.status, 403, "the method is sent");
+    // Hints that the client sends itself are ignored.
     let hints = ["x-original-uri", "x-original-method", "x-forwarded-uri", "x-forwarded-method", "x-original-url"];
     let mut call = get("/a/b");
     for hint in hints {
@@ -163,7 +165,7 @@ async fn obeys_routes(proxy: &Proxy) {
         let answer = raw(&proxy.at, line.as_bytes(), Duration::from_secs(20)).await;
         assert!(!answer.starts_with(b"HTTP/1.1 200"), "{path}: {}", String::from_utf8_lossy(&answer));
     }
-    assert_eq!(proxy.app.count(), before, "none of these reached the application");
+    assert_eq!(proxy.app.count(), before, "no such request reached the application");
 }
 
 async fn takes_what_clients_send(proxy: &Proxy) {
@@ -197,10 +199,10 @@ async fn refuses_odd_methods_and_old_versions_without_a_token(proxy: &Proxy) {
             assert!(status.is_empty() || status.starts_with('4') || status == "501", "{method} {version}: {text}");
         }
     }
-    assert_eq!(proxy.app.count(), before, "none of these reached the application");
+    assert_eq!(proxy.app.count(), before, "no such request reached the application");
 }
 
-/// A thousand connections that are open together, each used twice: before and after its session ends.
+/// A thousand connections open at once, each used twice: before and after its session ends.
 async fn a_thousand_connections(proxy: &Proxy, daemon: &Daemon) {
     let request =
         format!("GET /a HTTP/1.1\r\nHost: app\r\nAuthorization: Bearer {}\r\n\r\n", good("dave")).into_bytes();

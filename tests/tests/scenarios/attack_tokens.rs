@@ -1,4 +1,5 @@
-//! The attack corpus through every path of verifier and issuer: the same verdict on all, for each kind of key.
+//! The attack corpus through every path of verifier and issuer: the same verdict on all, for each
+//! kind of key.
 
 use std::collections::BTreeMap;
 
@@ -38,7 +39,7 @@ async fn daemon(forge: &Forge) -> Daemon {
     daemon
 }
 
-/// True if the token can stand in a header line at all, as one word that fits.
+/// True if the token is one word that fits into a header line.
 fn fits_a_header(token: &str) -> bool {
     token.len() < 16 * 1024 && token.bytes().all(|byte| byte.is_ascii_graphic())
 }
@@ -80,7 +81,7 @@ async fn over_grpc(client: &mut AuthorizationClient<tonic::transport::Channel>, 
 }
 
 fn in_process(client: &Sidegate, case: &Case) {
-    // Twice: a good token is answered by the daemon first, and from shared memory then.
+    // Twice: a valid token is answered by the daemon first, and then from shared memory.
     for _ in 0..2 {
         let got = match client.check(&case.token) {
             Ok(_) => Expected::Good,
@@ -134,7 +135,8 @@ async fn every_path(kind: KeyKind) {
     assert!(tally.values().all(|count| *count > 500), "{tally:?}");
 }
 
-/// The issuer's own protected route, then logout and refresh: an expired token may still end its session.
+/// The issuer's protected route, then logout and refresh: an expired token may still end its
+/// session.
 async fn every_path_of_the_issuer(kind: KeyKind) {
     let forge = Forge::generate(kind);
     let folder = Scratch::new();
@@ -153,7 +155,8 @@ async fn every_path_of_the_issuer(kind: KeyKind) {
         }
     }
     let mut issuer = Issuer::start(&folder, "issuer", &settings).await;
-    // A store that has just been made says that nothing older than itself can be known to be alive.
+    // A new store cannot know the revocations before its creation, so older tokens would be
+    // refused.
     assert!(issuer.program.stop().success());
     let pool = sqlx::SqlitePool::connect(&store).await.unwrap();
     sqlx::query("UPDATE meta SET since = 0").execute(&pool).await.unwrap();

@@ -1,5 +1,6 @@
-//! Clocks that err. Two issuers whose clocks differ by three seconds, over one Redis: nothing slips past a watermark or a
-//! logout, and nothing is born dead, since every moment that counts is Redis' own. And a verifier an hour behind.
+//! Wrong clocks. Two issuers whose clocks differ by three seconds share one Redis: no token escapes
+//! a watermark or a logout, and none is revoked from the start, because every relevant time is
+//! Redis' own. And a verifier that is an hour behind.
 
 use std::path::PathBuf;
 
@@ -17,7 +18,7 @@ fn faketime() -> Option<PathBuf> {
     found
 }
 
-/// An issuer over the stack's Redis whose wall clock is off.
+/// An issuer on the stack's Redis whose wall clock is shifted.
 async fn issuer_off_by(stack: &Stack, library: &str, offset: &str) -> Issuer {
     let url = stack.redis.as_ref().expect("on Redis").url();
     let settings = [
@@ -31,7 +32,7 @@ async fn issuer_off_by(stack: &Stack, library: &str, offset: &str) -> Issuer {
     Issuer::start(&stack.folder, "off", &settings).await
 }
 
-/// Whether an issuer's clock is really off, by the `Date` of its answers, in seconds.
+/// The offset of an issuer's clock in seconds, from the `Date` of its responses.
 async fn clock_of(issuer: &Issuer) -> i64 {
     let log = issuer.program.output();
     let line = log.lines().find(|line| line.contains("timestamp")).expect("a log line");
@@ -56,7 +57,8 @@ async fn good(verifier: &Verifier, issuers: [&Issuer; 2], pair: &Tokens, what: &
 
 async fn clocks_apart(offset: &str) {
     let Some(library) = faketime() else { return };
-    // With little leeway: the verifier's clock is Redis' here, and a token by the other clock would be refused.
+    // With little leeway: the verifier's clock is Redis' here, and a token by the other clock would
+    // be refused.
     let stack = Stack::with(Store::Redis, 1, &[], &[("LEEWAY", "1s")]).await;
     let off = issuer_off_by(&stack, library.to_str().expect("UTF-8"), offset).await;
     let apart = clock_of(&off).await;
@@ -69,7 +71,7 @@ async fn clocks_apart(offset: &str) {
         for kill in ["user", "global", "local", "all"] {
             let what = format!("round {round}, {kill}");
             let old = here.login(EMAIL).await;
-            good(verifier, issuers, &old, &format!("{what}: born dead")).await;
+            good(verifier, issuers, &old, &format!("{what}: revoked from the start")).await;
             let older = tokens(&here.refresh(&old.refresh).await);
             let reply = match kill {
                 "user" => there.revoke(&json!({"user": "1"})).await,
@@ -78,7 +80,7 @@ async fn clocks_apart(offset: &str) {
                 _ => there.logout(&older.access).await,
             };
             assert_eq!(reply.status, 204, "{what}");
-            // At once, at both: neither dead nor of the future.
+            // At once, at both: neither revoked nor from the future.
             let new = [here.login(EMAIL).await, there.login(EMAIL).await];
             for pair in &new {
                 good(verifier, issuers, pair, &format!("{what}: new, and dead")).await;
@@ -95,19 +97,19 @@ async fn clocks_apart(offset: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_other_issuer_is_ahead() {
+async fn other_issuers_clock_is_ahead() {
     clocks_apart("+3s").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_other_issuer_is_behind() {
+async fn other_issuers_clock_is_behind() {
     clocks_apart("-3s").await;
 }
 
-/// The log has forgotten what expired, and this verifier would take it for living: it says so, and knows nothing until its clock
-/// is right. Then it does not wait.
+/// The log has dropped expired entries, which this verifier would consider alive: it reports so,
+/// and accepts nothing until its clock is right. Then it is ready without delay.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_verifier_that_starts_an_hour_behind_knows_nothing_until_its_clock_is_right() {
+async fn verifier_with_a_clock_behind_waits_until_it_is_set() {
     let Some(library) = faketime() else { return };
     let stack = Stack::start(Store::Redis, 0).await;
     let (url, offset) = (stack.redis.as_ref().expect("on Redis").url(), stack.folder.file("offset"));

@@ -1,4 +1,4 @@
-//! docs/configuration.md: made from the tables of settings, and compared with them.
+//! docs/configuration.md: generated from the tables of settings, and compared with them.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -18,12 +18,13 @@ changed. Adding or removing `ADMIN_TOKEN` or the issuer's `FEED_TOKEN` needs a r
 `JWT_KEYS_DIR` (each second) are read again too.
 ";
 
-/// The same name, default and meaning in both programs.
+/// True if both programs have the setting with the same default and meaning.
 fn same(one: &Setting, other: &Setting) -> bool {
     (one.name, one.default, one.help, one.reloaded) == (other.name, other.default, other.help, other.reloaded)
 }
 
-/// A row of the table. Rows have no blanks around their bars, as the page would otherwise be half as long again in words.
+/// A row of the table. Rows have no blanks around their bars, because the word count of the page
+/// would otherwise grow by half.
 fn row(setting: &Setting) -> String {
     let mut notes = Vec::new();
     if setting.secret {

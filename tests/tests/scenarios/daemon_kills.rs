@@ -1,7 +1,8 @@
-//! The real daemon is killed in the middle of its writes, again and again, while four processes check tokens with the real
-//! client.
+//! Kills the real daemon in the middle of its writes, repeatedly, while four processes check tokens
+//! with the real client.
 //!
-//! The binary starts itself once more for each reader. `SIDEGATE_KILLS` says how many kills (100 by default).
+//! The binary starts itself once more for each reader. `SIDEGATE_KILLS` sets the number of kills
+//! (100 by default).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{BufRead as _, Read as _, Write as _};
@@ -25,11 +26,11 @@ use sidegate_tests::scratch::Scratch;
 use sidegate_tests::stack::{SECRET, Stack, Store};
 
 const ROLE: &str = "SIDEGATE_READER_OF";
-/// Sessions that the readers ask about; the storm works through them upwards.
+/// Sessions that the readers check; the writer revokes them in ascending order.
 const SESSIONS: u64 = 200_000;
-/// How long a dead daemon may be believed.
-const BELIEVED_NS: u64 = NANOS;
-/// How long the daemon stays away in some rounds.
+/// How long a segment stays valid after its daemon's death.
+const TRUSTED_NS: u64 = NANOS;
+/// How long the daemon stays down in some rounds.
 const AWAY_NS: u64 = 1_500_000_000;
 
 fn monotonic_ns() -> u64 {
@@ -41,7 +42,7 @@ fn gone(n: u64) -> Claims {
     Claims { sid: format!("gone-{n}"), jti: format!("token-{n}"), ..claims(&sub) }
 }
 
-/// The log's entry for session `n`; every fifth does not say whose it is.
+/// The log entry of session `n`; every fifth does not name the user.
 fn entry(n: u64) -> Vec<u8> {
     let claims = gone(n);
     let subject = (!n.is_multiple_of(5)).then(|| SubjectTag::of(&claims.sub));
@@ -49,7 +50,7 @@ fn entry(n: u64) -> Vec<u8> {
     Revocation { target: Target::Session { sid, subject }, expires_at: UnixTime(claims.exp + 70) }.to_bytes()
 }
 
-/// Appends every ARGV but the first, as the issuer's script would: KEYS meta, log; ARGV[1] channel.
+/// Appends every ARGV but the first, like the issuer's script: KEYS meta, log; ARGV[1] channel.
 const APPEND: &str = r"
 local meta, log, channel = KEYS[1], KEYS[2], ARGV[1]
 local epoch, last = unpack(redis.call('HMGET', meta, 'epoch', 'last'))
@@ -60,7 +61,7 @@ for i = 2, #ARGV do
 end
 redis.call('HSET', meta, 'last', last)";
 
-/// Revokes session after session until told to pause; `acknowledged` is how many Redis has taken.
+/// Revokes session after session until paused; `acknowledged` counts those that Redis has accepted.
 async fn storm(mut connection: MultiplexedConnection, running: Arc<AtomicBool>, acknowledged: Arc<AtomicU64>) {
     let keys = sidegate_common::log_protocol::RedisKeys::new("sidegate", 0);
     let mut next = 0;
@@ -79,8 +80,8 @@ async fn storm(mut connection: MultiplexedConnection, running: Arc<AtomicBool>, 
     }
 }
 
-/// What the test tells its readers: a daemon died at `at_ns` and every session below `acknowledged` was revoked before the
-/// next one was started, which is not before `until_ns`.
+/// The test's message to its readers: a daemon died at `at_ns`, and every session below
+/// `acknowledged` was revoked before the next daemon starts, which is not before `until_ns`.
 #[derive(Clone, Copy)]
 struct Death {
     at_ns: u64,
@@ -98,12 +99,12 @@ struct Seen {
     highest: u64,
 }
 
-/// One reader process: the client, and beside it every segment that it could get hold of.
+/// A reader process: the client, and every segment that the process could attach to.
 struct Observer {
     sidegate: Sidegate,
     attach: PathBuf,
     deaths: Arc<Mutex<VecDeque<Death>>>,
-    /// Sessions below this one must not be good from that moment on.
+    /// From each time on, sessions below the number must be denied.
     dead_below: VecDeque<(u64, u64)>,
     settled: u64,
     last: Option<Death>,
@@ -113,20 +114,20 @@ struct Observer {
     random: u64,
 }
 
-/// Nothing unless started by the test below: the body of the readers.
+/// The body of the readers; does nothing unless started by the test below.
 #[test]
 fn reader() {
     let Some(folder) = std::env::var_os(ROLE).map(PathBuf::from) else { return };
     let deaths = Arc::new(Mutex::new(VecDeque::new()));
-    let (telling, told) = (Arc::clone(&deaths), Arc::new(AtomicBool::new(false)));
-    let ended = Arc::clone(&told);
+    let (sender, ended) = (Arc::clone(&deaths), Arc::new(AtomicBool::new(false)));
+    let at_end = Arc::clone(&ended);
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines().map_while(Result::ok) {
             let numbers: Vec<u64> = line.split(' ').map(|word| word.parse().unwrap()).collect();
             let death = Death { at_ns: numbers[0], until_ns: numbers[1], acknowledged: numbers[2] };
-            telling.lock().unwrap().push_back(death);
+            sender.lock().unwrap().push_back(death);
         }
-        ended.store(true, Ordering::Release);
+        at_end.store(true, Ordering::Release);
     });
     let attach = folder.join("a.sock");
     let sidegate = Sidegate::builder().socket(folder.join("v.sock")).attach_socket(&attach).connect();
@@ -142,7 +143,7 @@ fn reader() {
         seen: Seen::default(),
         random: u64::from(std::process::id()) << 32 | 1,
     };
-    while !told.load(Ordering::Acquire) {
+    while !ended.load(Ordering::Acquire) {
         observer.hear();
         observer.attach();
         for _ in 0..100 {
@@ -157,7 +158,7 @@ fn reader() {
 impl Observer {
     fn hear(&mut self) {
         for death in self.deaths.lock().unwrap().drain(..) {
-            self.dead_below.push_back((death.at_ns + BELIEVED_NS, death.acknowledged));
+            self.dead_below.push_back((death.at_ns + TRUSTED_NS, death.acknowledged));
             self.last = Some(death);
         }
         let now = monotonic_ns();
@@ -169,7 +170,7 @@ impl Observer {
         }
     }
 
-    /// Gets hold of the segment on offer, over a connection of its own.
+    /// Attaches to the offered segment, over a separate connection.
     fn attach(&mut self) {
         let at_ns = monotonic_ns();
         let reader = match &self.link {
@@ -194,15 +195,15 @@ impl Observer {
         }
     }
 
-    /// No segment that was there before a death is believed a second later.
+    /// Checks that no segment of a dead daemon is accepted a second after its death.
     fn look_at_segments(&mut self) {
         let Some(last) = self.last else { return };
         let facts = TokenFacts { jti: "none", sid: "none", subject: Subject(1), iat_s: u64::MAX, exp_s: u64::MAX };
         self.held.retain(|(since_ns, reader)| {
             let now = monotonic_ns();
             let clear = reader.check(&reader.probe(&facts), reader.live().key_epoch, &CoarseClock) == Verdict::Clear;
-            let lapsed = *since_ns < last.at_ns && now > last.at_ns + BELIEVED_NS;
-            assert!(!(clear && lapsed), "a segment was believed more than a second after its daemon's death");
+            let lapsed = *since_ns < last.at_ns && now > last.at_ns + TRUSTED_NS;
+            assert!(!(clear && lapsed), "a segment was accepted more than a second after its daemon's death");
             !lapsed
         });
     }
@@ -211,11 +212,12 @@ impl Observer {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
-        // Few enough that most have been seen before, on both sides of where the storm is.
+        // Few enough that most have been seen before, on both sides of the writer's position.
         let n = self.settled.saturating_sub(200) + self.random % 600;
         let stays = self.random.is_multiple_of(3);
         let claims = if stays { claims(&format!("stays-{}", n % 50)) } else { gone(n) };
-        // The same token each time, so that it is known: its times are those of its quarter of a day.
+        // The same token each time, so that it is known: its times are those of its quarter of a
+        // day.
         let iat = claims.iat - claims.iat % 21_600;
         let claims = Claims { iat, exp: iat + 2 * 21_600, ..claims };
         let token = sign(&claims);
@@ -226,15 +228,15 @@ impl Observer {
         let after_ns = monotonic_ns();
         match answer {
             Ok(verified) => {
-                assert_eq!(verified.subject(), claims.sub, "somebody else's token");
+                assert_eq!(verified.subject(), claims.sub, "another user's token");
                 self.seen.good += 1;
                 let away =
-                    self.last.is_some_and(|last| before_ns > last.at_ns + BELIEVED_NS && after_ns < last.until_ns);
-                assert!(!away, "good, more than a second after the daemon's death");
-                assert!(stays || n >= self.settled, "{n} is good, though all below {} are dead", self.settled);
+                    self.last.is_some_and(|last| before_ns > last.at_ns + TRUSTED_NS && after_ns < last.until_ns);
+                assert!(!away, "accepted more than a second after the daemon's death");
+                assert!(stays || n >= self.settled, "{n} is accepted, although all below {} are revoked", self.settled);
             }
             Err(Denied::Revoked) => {
-                assert!(!stays, "nobody ever revoked {}", claims.sub);
+                assert!(!stays, "{} was never revoked", claims.sub);
                 self.seen.revoked += 1;
                 self.seen.highest = self.seen.highest.max(n);
             }
@@ -242,7 +244,7 @@ impl Observer {
                 self.seen.cannot_tell += 1;
                 std::thread::sleep(Duration::from_micros(300));
             }
-            Err(other) => panic!("a reason that nobody gave: {other}"),
+            Err(other) => panic!("unexpected reason: {other}"),
         }
     }
 }
@@ -278,7 +280,8 @@ fn is_live(attach: &Path) -> bool {
     Attachment::connect(attach, Duration::from_secs(1)).is_ok_and(|(_, reader)| reader.live().state == State::Live)
 }
 
-/// Starts a daemon, lets it work for a moment that differs from round to round, kills it, and tells the readers.
+/// Starts a daemon, lets it work for a time that varies between rounds, kills it, and notifies the
+/// readers.
 async fn round(
     kill: u64,
     folder: &Scratch,
@@ -291,7 +294,8 @@ async fn round(
     let mut daemon = Program::ours("sidegate-verifier", &settings(folder, redis, on_stale), &folder.file("daemon.log"));
     running.store(true, Ordering::Release);
     let started = Instant::now();
-    // Every fourth is killed while it starts; the others once they answer for their list, and the storm is in it.
+    // Every fourth is killed while it starts; the others once they answer for their list and the
+    // writer's entries arrive.
     let attach = folder.file("a.sock");
     while UnixStream::connect(&attach).is_err() || !(kill.is_multiple_of(4) || is_live(&attach)) {
         assert!(daemon.running() && started.elapsed() < Duration::from_secs(60), "{}", daemon.output());
@@ -301,7 +305,7 @@ async fn round(
     daemon.kill();
     let at_ns = monotonic_ns() + 10_000_000;
     running.store(false, Ordering::Release);
-    // The storm may have been in the middle of its last batch: that one does not count as acknowledged yet.
+    // The writer may have been in its last batch, which does not count as acknowledged yet.
     let away_ns = if kill % 50 == 25 { AWAY_NS } else { 0 };
     let line = format!("{at_ns} {} {}\n", at_ns + away_ns, taken.load(Ordering::Acquire));
     for reader in readers.iter_mut() {
@@ -313,11 +317,12 @@ async fn round(
     }
 }
 
-/// At most 100 kills over one log, and what the readers saw.
+/// Runs at most 100 kills on one log, and returns the readers' counts.
 async fn kills(from: u64, count: u64) -> [u64; 6] {
     let stack = Stack::with(Store::Redis, 0, &[("RUST_LOG", "error")], &[]).await;
     let redis = stack.redis.as_ref().expect("on Redis");
-    // The log is whole from the beginning of time, so that tokens older than it can be judged.
+    // The log is complete since the beginning of time, so that tokens older than the log can be
+    // checked.
     let meta = sidegate_common::log_protocol::RedisKeys::new("sidegate", 0).meta();
     let mut since = redis::cmd("HSET");
     since.arg(meta).arg("since").arg(1);
@@ -336,7 +341,7 @@ async fn kills(from: u64, count: u64) -> [u64; 6] {
         let mut said = String::new();
         reader.stdout.take().unwrap().read_to_string(&mut said).unwrap();
         assert!(reader.wait().unwrap().success(), "a reader found something wrong:\n{said}");
-        let line = said.lines().find_map(|line| line.split_once("seen ")).expect("a reader's account").1;
+        let line = said.lines().find_map(|line| line.split_once("seen ")).expect("a reader's counts").1;
         for (sum, number) in total.iter_mut().zip(line.split(' ')) {
             *sum += number.parse::<u64>().unwrap();
         }
@@ -347,7 +352,7 @@ async fn kills(from: u64, count: u64) -> [u64; 6] {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn readers_survive_a_daemon_that_is_killed_while_it_writes() {
+async fn readers_survive_a_daemon_killed_while_writing() {
     if std::env::var_os(ROLE).is_some() {
         return;
     }
@@ -365,5 +370,5 @@ async fn readers_survive_a_daemon_that_is_killed_while_it_writes() {
         "kills: {wanted} of the daemon: {good} good ({in_memory} in memory), {revoked} revoked, {cannot_tell} untold, {segments} segments"
     );
     assert!(good > 0 && in_memory > 0 && revoked > 0 && cannot_tell > 0, "{total:?}");
-    assert!(segments * 2 >= wanted, "{segments} segments: too few to mean much");
+    assert!(segments * 2 >= wanted, "{segments} segments: too few for a conclusion");
 }

@@ -1,4 +1,4 @@
-//! SIGTERM: the issuer finishes what it has begun, takes nothing new, and ends well.
+//! SIGTERM: the issuer completes pending requests, accepts no new ones, and exits cleanly.
 
 use std::time::Duration;
 
@@ -9,10 +9,11 @@ use sidegate_tests::users::PASSWORD;
 use sidegate_tests::wait::eventually;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_login_in_flight_is_finished() {
+async fn login_in_flight_completes_before_exit() {
     let settings = [("BCRYPT_COST", "11"), ("BCRYPT_THREADS", "1"), ("SHUTDOWN_GRACE", "5m")];
     let mut stack = Stack::with(Store::Redis, 0, &settings, &[]).await;
-    // Two wrong passwords: one at work, one waiting; so the third has not begun when the signal comes.
+    // Two wrong passwords, one in progress and one queued, so that the third has not begun when the
+    // signal arrives.
     let login = |password: &str| {
         let call = stack.issuer.at.post("/auth/login").json(&json!({"email": EMAIL, "password": password}));
         tokio::spawn(call.within(Duration::from_secs(300)).send())
@@ -30,6 +31,6 @@ async fn a_login_in_flight_is_finished() {
         assert_eq!(one.await.expect("an answer").status, 401);
     }
     let reply = right.await.expect("an answer");
-    assert_eq!(reply.status, 200, "what was accepted is finished");
-    assert!(stack.issuer.program.wait(Duration::from_secs(60)).success(), "and the end is a good one");
+    assert_eq!(reply.status, 200, "accepted requests are completed");
+    assert!(stack.issuer.program.wait(Duration::from_secs(60)).success(), "and the exit is clean");
 }

@@ -1,4 +1,5 @@
-//! Every row of the error table of the issuer, through its socket; and that a dead dependency loses nothing.
+//! Every row of the issuer's error table, through its socket; and a failed dependency loses
+//! nothing.
 
 use http::Method;
 use serde_json::json;
@@ -8,7 +9,7 @@ use sidegate_tests::stack::{EMAIL, Stack, Store, tokens};
 use sidegate_tests::users::{self, PASSWORD};
 use sidegate_tests::wait::eventually;
 
-/// The shape every error has, whatever it is.
+/// The common shape of every error.
 fn problem(reply: &Reply, status: u16, code: &str) {
     let text = String::from_utf8_lossy(&reply.body).into_owned();
     assert_eq!(reply.status, status, "{text}");
@@ -61,7 +62,7 @@ async fn malformed_requests_name_the_field() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unknown_fields_are_ignored_and_forms_are_taken() {
+async fn unknown_fields_are_ignored_and_forms_accepted() {
     let stack = Stack::start(Store::Embedded, 0).await;
     let body = json!({"email": EMAIL, "password": PASSWORD, "remember": true, "x": {"y": [1]}});
     assert_eq!(stack.issuer.at.post("/auth/login").json(&body).send().await.status, 200);
@@ -79,7 +80,7 @@ async fn unknown_fields_are_ignored_and_forms_are_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_refused_login_is_answered_alike() {
+async fn all_refused_logins_get_the_same_answer() {
     let stack = Stack::start(Store::Embedded, 0).await;
     let database = stack.issuer.settings["DATABASE_URL"].clone();
     let pool = sqlx::SqlitePool::connect(&database).await.unwrap();
@@ -96,7 +97,7 @@ async fn every_refused_login_is_answered_alike() {
     let long = "x".repeat(73);
     let mut bodies = Vec::new();
     for (email, password) in [
-        ("nobody@example.org", PASSWORD),
+        ("unknown@example.org", PASSWORD),
         (EMAIL, "wrong"),
         (EMAIL, ""),
         (EMAIL, long.as_str()),
@@ -121,7 +122,7 @@ async fn every_refused_login_is_answered_alike() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bad_refresh_tokens_are_all_alike() {
+async fn all_bad_refresh_tokens_get_the_same_answer() {
     let stack = Stack::start(Store::Embedded, 0).await;
     let pair = stack.issuer.login(EMAIL).await;
     let mut flipped = pair.refresh.clone().into_bytes();
@@ -182,7 +183,7 @@ async fn expired_tokens() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn paths_methods_sizes_and_types() {
+async fn wrong_paths_methods_sizes_and_types_are_refused() {
     let stack = Stack::start(Store::Embedded, 0).await;
     let at = &stack.issuer.at;
     for path in
@@ -247,7 +248,7 @@ async fn a_dead_database_gives_503_and_ends_no_session() {
     problem(&login, 503, "temporarily_unavailable");
     assert_eq!(stack.issuer.at.get("/auth/me").bearer(&pair.access).send().await.status, 200, "needs no database");
     postgres.restart().await;
-    eventually("the session to go on", || async {
+    eventually("the session to continue", || async {
         (stack.issuer.refresh(&pair.refresh).await.status == 200).then_some(())
     })
     .await;

@@ -1,4 +1,5 @@
-//! The fuzz targets over their seeds, with the stable compiler: the short form of `./tests/long fuzz`.
+//! Runs the fuzz targets on their seeds, with the stable compiler: the short form of `./tests/long
+//! fuzz`.
 
 #[allow(clippy::expect_used, missing_docs)] // it is test code that lives elsewhere
 #[path = "../../fuzz/src/bodies.rs"]
@@ -12,11 +13,11 @@ mod request;
 
 use std::path::Path;
 
-/// What a fuzz target does with one input.
+/// Runs a fuzz target on one input.
 type Target = fn(&[u8]);
 
 #[test]
-fn no_seed_breaks_a_law() {
+fn no_seed_breaks_an_invariant() {
     let targets: [(&str, Target); 7] = [
         ("token", bodies::token),
         ("jwks", bodies::jwks),
@@ -31,7 +32,7 @@ fn no_seed_breaks_a_law() {
         let mut tried = 0;
         for seed in std::fs::read_dir(&folder).expect("seeds").flatten() {
             let bytes = std::fs::read(seed.path()).expect("a seed");
-            // Each seed, cut at every length: a parser's edges are its ends.
+            // Each seed, truncated at every length, because parsers fail at their ends.
             for end in 0..=bytes.len() {
                 body(&bytes[..end]);
             }

@@ -1,5 +1,6 @@
-//! Keys that come and go at the real daemon while processes with the real client check tokens: a retired key's token is never good
-//! in process once the daemon itself has refused one, a new key's is good at once.
+//! Keys that are added and removed at the real daemon while processes with the real client check
+//! tokens: a retired key's token is never accepted in process once the daemon has refused one, a
+//! new key's is accepted at once.
 //!
 //! The binary starts itself once more for each reader.
 
@@ -29,20 +30,21 @@ const ROLE: &str = "SIDEGATE_CHECKS_TOKENS_OF";
 const READERS: usize = 2;
 const KEYS: usize = 40;
 const TOKENS: usize = 4;
-/// Stands where a secret has to, while none is in force.
+/// A placeholder where a secret is required, while none is in force.
 const UNUSED: &str = "a-secret-that-nothing-is-ever-signed-with-here";
 
-/// The precise clock: the same one in every process.
+/// The precise clock, shared by all processes.
 fn now_ns() -> u64 {
     let time = clock_gettime(ClockId::Monotonic);
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
-/// A refusal that comes later than this after the one before it begins a run of its own: a reader that a busy machine held up
-/// has seen nothing of what was in between.
+/// A refusal that comes later than this after the previous one begins a new run: a reader delayed
+/// by a busy machine has seen nothing in between.
 const GAP_NS: u64 = 5_000_000;
 
-/// Checks of one token, one after the other, that all had one outcome: when the first had ended, and when the last began.
+/// Consecutive checks of one token with the same outcome: when the first had ended, and when the
+/// last began.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Run {
     good: bool,
@@ -51,7 +53,8 @@ struct Run {
     in_process: u64,
 }
 
-/// Nothing unless started by the test below: checks the tokens of the keys around the newest one in force, all the time.
+/// The body of the readers; does nothing unless started by the test below: checks the tokens of the
+/// keys around the newest one continuously.
 #[test]
 fn reader() {
     let Some(folder) = std::env::var_os(ROLE).map(std::path::PathBuf::from) else { return };
@@ -59,10 +62,10 @@ fn reader() {
     let sidegate =
         Sidegate::builder().socket(folder.join("v.sock")).attach_socket(folder.join("v-attach.sock")).connect();
     let ended = Arc::new(AtomicBool::new(false));
-    let told = Arc::clone(&ended);
+    let at_end = Arc::clone(&ended);
     std::thread::spawn(move || {
         let _until_it_is_closed = std::io::stdin().read_line(&mut String::new());
-        told.store(true, Ordering::Release);
+        at_end.store(true, Ordering::Release);
     });
     let mut seen: Vec<Vec<Vec<Run>>> = tokens.iter().map(|of_key| vec![Vec::new(); of_key.len()]).collect();
     let mut newest: usize = 0;
@@ -78,14 +81,14 @@ fn reader() {
     println!("outcome {}", serde_json::to_string(&seen).unwrap());
 }
 
-/// One check; true if it was good.
+/// One check; true if the token was accepted.
 fn look(sidegate: &Sidegate, token: &str, runs: &mut Vec<Run>) -> bool {
     let began = now_ns();
     let in_process = u64::from(sidegate.try_cached(token).is_some());
     let good = match sidegate.check(token) {
         Ok(_) => true,
         Err(Denied::Revoked | Denied::Invalid { .. }) => false,
-        // A busy machine may keep the daemon from answering in time.
+        // On a busy machine the daemon may not answer in time.
         Err(Denied::Unavailable(_)) => return false,
         Err(other) => panic!("{other}"),
     };
@@ -105,7 +108,7 @@ fn start_reader(folder: &Path) -> Child {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
 }
 
-/// What a reader saw: for each key, for each token.
+/// The results of a reader: for each key, for each token.
 fn outcome(mut reader: Child) -> Vec<Vec<Vec<Run>>> {
     drop(reader.stdin.take());
     let output = reader.wait_with_output().unwrap();
@@ -114,18 +117,18 @@ fn outcome(mut reader: Child) -> Vec<Vec<Vec<Run>>> {
     serde_json::from_str(line).unwrap()
 }
 
-/// The ways in which a key comes and goes.
+/// The ways in which a key is added and removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
-    /// It is in the set, and then it is not.
+    /// The key is in the set, and then removed.
     Set,
-    /// It is in the set, and its retirement is in the log.
+    /// The key is in the set, and its retirement is in the log.
     Log,
-    /// It is the shared secret, and then it is not.
+    /// The key is the shared secret, and then replaced.
     Secret,
 }
 
-/// A key that is to come, and what is signed with it.
+/// A future key, and the tokens signed with it.
 struct Coming {
     way: Way,
     secret: String,
@@ -151,7 +154,7 @@ impl Coming {
     }
 }
 
-/// Puts exactly these keys in force, as far as that is not up to the log.
+/// Puts exactly these keys in force, as far as that does not depend on the log.
 fn publish(folder: &Scratch, verifier: &Verifier, keys: &[Coming]) {
     let write = |name: &str, bytes: &[u8]| {
         std::fs::write(folder.file("new"), bytes).unwrap();
@@ -164,16 +167,16 @@ fn publish(folder: &Scratch, verifier: &Verifier, keys: &[Coming]) {
     verifier.program.signal(Signal::HUP);
 }
 
-/// Waits for this status of `/check`, and says when it was there.
+/// Waits for this status of `/check`, and returns when it was received.
 async fn until(verifier: &Verifier, token: &str, status: u16) -> u64 {
-    eventually("the daemon to have changed its mind", || async {
+    eventually("the daemon to apply the change", || async {
         (verifier.check(token).await.status == status).then(now_ns)
     })
     .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_key_that_is_retired_is_never_good_in_process_once_the_daemon_refuses_it() {
+async fn retired_key_is_refused_in_process_once_the_daemon_refuses_it() {
     let stack = Stack::start(Store::Embedded, 0).await;
     let folder = &stack.folder;
     let iat = sidegate_runtime::clock::unix_now().0;
@@ -192,13 +195,14 @@ async fn a_key_that_is_retired_is_never_good_in_process_once_the_daemon_refuses_
     ];
     let verifier = Verifier::start(folder, "v", &settings).await;
     let readers: Vec<Child> = (0..READERS).map(|_| start_reader(folder.path())).collect();
-    // For each key: when the daemon had called it good, when its end began, and when the daemon had refused it.
+    // For each key: when the daemon had accepted it, when its removal began, and when the daemon
+    // had refused it.
     let mut lives = Vec::new();
     let mut accepted = until(&verifier, &keys[0].tokens[0], 200).await;
     for n in 0..KEYS - 1 {
         publish(folder, &verifier, &keys[n..n + 2]);
         let next = until(&verifier, &keys[n + 1].tokens[0], 200).await;
-        // The readers get to know both, for a time that differs.
+        // The readers get to know both keys, for a varying time.
         tokio::time::sleep(Duration::from_millis(n as u64 * 7 % 45)).await;
         let ending = now_ns();
         if keys[n].way == Way::Log {
@@ -232,19 +236,20 @@ fn judge(lives: &[(u64, u64, u64)], seen: &[Vec<Vec<Vec<Run>>>]) {
     }
     let all = lives.len() * TOKENS * seen.len();
     println!("{kept} of {all} were answered in process before their key was retired");
-    assert!(kept * 2 > all, "{kept} of {all} were answered in process: too few to mean much");
+    assert!(kept * 2 > all, "{kept} of {all} were answered in process: too few for a conclusion");
 }
 
-/// The key epoch in the daemon's answer about a good token.
+/// The key epoch in the daemon's response to a valid token.
 async fn epoch_of(at: At, token: String) -> u64 {
     let reply = at.post("/verify").body(token).send().await;
     assert_eq!(reply.status, 200, "{}", String::from_utf8_lossy(&reply.body));
     reply.json()["epoch"].as_u64().unwrap()
 }
 
-/// The race between verification and caching, made wide: the keys change after the question has come and before it is answered.
+/// The race between verification and caching, made wide: the keys change between the request's
+/// arrival and its response.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn an_answer_names_the_key_epoch_from_before_it_was_judged() {
+async fn answer_has_the_key_epoch_from_before_verification() {
     let stack = Stack::start(Store::Embedded, 0).await;
     let iat = sidegate_runtime::clock::unix_now().0;
     let mut held = Coming::new(0, iat);
@@ -253,7 +258,8 @@ async fn an_answer_names_the_key_epoch_from_before_it_was_judged() {
     let settings = [("ISSUER_FEED_URL", feed.as_str()), ("JWT_SECRET_KEY", ""), ("JWKS_URL", server.url())];
     let verifier = Verifier::start(&stack.folder, "v", &settings).await;
     until(&verifier, &held.tokens[0], 200).await;
-    // How long the question takes to arrive nobody says: a busy machine gets more than one chance.
+    // The time until a request arrives is unknown: on a busy machine the test gets several
+    // attempts.
     for wait_ms in [100, 500, 2500] {
         let new = Coming::new(0, iat);
         server.serve(&jwk_set(&[&held.key, &new.key]));
@@ -269,5 +275,5 @@ async fn an_answer_names_the_key_epoch_from_before_it_was_judged() {
         }
         held = new;
     }
-    panic!("a token was judged by new keys, and the answer says that it was kept for them");
+    panic!("a token was verified with new keys, but the answer has their epoch as well");
 }

@@ -1,4 +1,4 @@
-//! Keys through their life: rotation under load, retirement, floods of unknown kids.
+//! The life cycle of keys: rotation under load, retirement, floods of unknown kids.
 
 use std::path::Path;
 use std::process::Output;
@@ -33,7 +33,7 @@ fn keys(folder: &Path, arguments: &[&str]) -> Output {
     run("sidegate-issuer", &[&["keys"], arguments].concat(), &settings, "")
 }
 
-/// The same, and it works; what it prints.
+/// As [`keys`], which must succeed; returns the output.
 fn keys_done(folder: &Path, arguments: &[&str]) -> String {
     let output = keys(folder, arguments);
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -73,7 +73,7 @@ impl Asymmetric {
         Self { stack, folder, first }
     }
 
-    /// Makes a key, waits until everybody knows it, and signs with it.
+    /// Generates a key, waits until all programs know it, and signs with it.
     async fn rotate(&self, algorithm: &str) -> String {
         let new = keys_done(self.folder.path(), &["generate", "--algorithm", algorithm]);
         let list = keys_done(self.folder.path(), &["list"]);
@@ -98,7 +98,8 @@ async fn add_verifier(stack: &mut Stack) {
     stack.add_verifier(&[("JWT_SECRET_KEY", ""), ("JWKS_URL", &url), ("JWKS_REFRESH", "1s")]).await;
 }
 
-/// A client that refreshes now and then and checks its newest token at every verifier, all the time.
+/// A client that refreshes from time to time and checks its newest token at every verifier
+/// continuously.
 struct Client {
     pair: Mutex<Tokens>,
 }
@@ -125,7 +126,7 @@ async fn busy(client: Arc<Client>, issuer: At, verifiers: Vec<At>, stop: Arc<Ato
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rotation_under_load_loses_not_one_request() {
+async fn rotation_under_load_loses_no_request() {
     let it = Asymmetric::start(Store::Redis, 2).await;
     let stack = &it.stack;
     let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
@@ -144,7 +145,7 @@ async fn a_rotation_under_load_loses_not_one_request() {
             pairs.map(|access| kid_of(&access)).all(|found| found == kid).then_some(())
         })
         .await;
-        // And to have let go of the one before.
+        // And until they no longer use the previous key.
         let seen = done.load(Ordering::Relaxed);
         eventually("every client's next round", || async { (done.load(Ordering::Relaxed) > seen + 12).then_some(()) })
             .await;
@@ -157,12 +158,12 @@ async fn a_rotation_under_load_loses_not_one_request() {
         all_under(&new).await;
         keys_done(it.folder.path(), &["retire", &old]);
         for verifier in &stack.verifiers {
-            eventually("the verifier to forget the retired key", || async {
+            eventually("the verifier to drop the retired key", || async {
                 (verifier.admin.get("/readyz").send().await.json()["key_count"] == 1).then_some(())
             })
             .await;
             if old == it.first {
-                // Revoked by the log; unless the verifier has read the set again already, and the key is unknown.
+                // Revoked by the log; or unknown, if the verifier has already read the set again.
                 let code = verifier.until_denied(&witness.access).await.code();
                 assert!(["token_revoked", "token_invalid"].contains(&code.as_str()), "{code}");
             }
@@ -175,12 +176,12 @@ async fn a_rotation_under_load_loses_not_one_request() {
     }
     assert!(done.load(Ordering::Relaxed) > 50, "{} rounds", done.load(Ordering::Relaxed));
     let next = tokens(&stack.issuer.refresh(&witness.refresh).await);
-    assert_eq!(kid_of(&next.access), old, "the session of a token under a retired key lives on");
+    assert_eq!(kid_of(&next.access), old, "the session of a token under a retired key continues");
     assert_eq!(stack.verifiers[0].check(&next.access).await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_retired_key_kills_its_tokens_although_the_verifier_holds_it() {
+async fn retired_key_is_refused_although_the_verifier_holds_it() {
     let it = Asymmetric::start(Store::Embedded, 0).await;
     let published = it.stack.issuer.at.get("/.well-known/jwks.json").send().await;
     let file = it.folder.file("public.json");
@@ -195,12 +196,12 @@ async fn a_retired_key_kills_its_tokens_although_the_verifier_holds_it() {
     assert_eq!(verifier.until_denied(&pair.access).await.code(), "token_revoked");
     let keys = it.stack.issuer.at.get("/.well-known/jwks.json").send().await.json();
     let kids: Vec<_> = keys["keys"].as_array().expect("keys").iter().map(|key| key["kid"].clone()).collect();
-    assert_eq!(kids, [json!(new)], "and it is published no more");
+    assert_eq!(kids, [json!(new)], "and it is no longer published");
     assert_eq!(it.stack.issuer.at.get("/auth/me").bearer(&pair.access).send().await.status, 401);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_commands_keep_the_order_of_a_keys_life() {
+async fn key_commands_enforce_the_life_cycle() {
     let folder = Scratch::new();
     let refused = |arguments: &[&str], says: &str| {
         let output = keys(folder.path(), arguments);
@@ -228,7 +229,7 @@ async fn the_commands_keep_the_order_of_a_keys_life() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_set_is_public_cacheable_for_less_than_a_keys_notice_and_never_symmetric() {
+async fn jwks_is_public_briefly_cacheable_and_never_symmetric() {
     let it = Asymmetric::start(Store::Embedded, 0).await;
     let reply = it.stack.issuer.at.get("/.well-known/jwks.json").send().await;
     assert_eq!(reply.header("cache-control"), Some("public, max-age=1"), "half of KEY_PREPUBLISH");
@@ -243,10 +244,10 @@ async fn the_set_is_public_cacheable_for_less_than_a_keys_notice_and_never_symme
     assert_eq!(reply.json(), json!({"keys": []}));
 }
 
-/// A token that only lacks a known key.
+/// A token that is valid except for its unknown key.
 fn under(key: &SigningKey) -> String {
     let now = sidegate_runtime::clock::unix_now().0;
-    // Not older than the store: what was issued before it cannot be judged.
+    // Not older than the store: tokens issued before its creation cannot be checked.
     token::sign(key, &Claims { iat: now, exp: now + 3600, ..claims("1") }).expect("fit claims")
 }
 
@@ -255,7 +256,7 @@ fn new_key() -> SigningKey {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flood_of_unknown_kids_costs_one_fetch_a_cooldown() {
+async fn flood_of_unknown_kids_costs_one_fetch_per_cooldown() {
     let (known, coming) = (new_key(), new_key());
     let server = JwksServer::start(&jwk_set(&[&known])).await;
     let stack = Stack::start(Store::Embedded, 0).await;
@@ -282,7 +283,7 @@ async fn a_flood_of_unknown_kids_costs_one_fetch_a_cooldown() {
     flood().await;
     assert!(server.asked() <= at_most(started.elapsed()), "{} fetches", server.asked());
 
-    // While the flood goes on, a key that is really new is found once the cooldown is over.
+    // During the flood, a new key is found once the cooldown is over.
     server.serve(&jwk_set(&[&known, &coming]));
     let new = under(&coming);
     within(Duration::from_secs(120), "the new key to be fetched", || async {
@@ -296,7 +297,8 @@ async fn a_flood_of_unknown_kids_costs_one_fetch_a_cooldown() {
     assert_eq!(verifier.check(&under(&known)).await.status, 200);
 }
 
-/// Status and code for `token` at every interface; introspection that says inactive has the code `inactive`.
+/// Status and code for `token` at every interface; an inactive introspection has the code
+/// `inactive`.
 async fn every_interface(verifier: &Verifier, token: &str) -> Vec<(&'static str, u16, String)> {
     let proxied = |path: &str| {
         let call = verifier.at.get(path).bearer(token);
@@ -339,35 +341,33 @@ fn all_answer(answers: &[(&'static str, u16, String)], status: u16) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failed_key_fetch_is_503_and_the_key_is_looked_for_again() {
+async fn failed_key_fetch_is_503_and_retried() {
     let (known, coming) = (new_key(), new_key());
     let server = JwksServer::start(&jwk_set(&[&known])).await;
     server.set_broken(true);
     let stack = Stack::start(Store::Embedded, 0).await;
     let feed = stack.issuer.feed_url();
     let settings = [("ISSUER_FEED_URL", feed.as_str()), ("JWKS_URL", server.url()), ("JWKS_REFRESH", "1h")];
-    // The secret beside the set makes it ready; the set has never been read.
+    // The secret beside the set makes the verifier ready; the set has never been read.
     let verifier = Verifier::start(&stack.folder, "v", &settings).await;
     let token = under(&known);
     for _ in 0..3 {
         all_answer(&every_interface(&verifier, &token).await, 503);
     }
     let pair = stack.issuer.login(EMAIL).await;
-    assert_eq!(verifier.check(&pair.access).await.status, 200, "keys that are held go on working");
+    assert_eq!(verifier.check(&pair.access).await.status, 200, "held keys continue to work");
     assert_eq!(verifier.check(&forged_hs256()).await.code(), "token_invalid", "no set can hold an HS256 key");
     server.set_broken(false);
-    eventually("the key to be looked for again", || async {
-        (verifier.check(&token).await.status == 200).then_some(())
-    })
-    .await;
+    eventually("the key to be fetched again", || async { (verifier.check(&token).await.status == 200).then_some(()) })
+        .await;
     all_answer(&every_interface(&verifier, &token).await, 200);
 
-    // A set that was read once and cannot be read now says nothing of keys that it may hold by now.
+    // A set that was read once and cannot be read now may contain new keys.
     server.set_broken(true);
     let failed = "sidegate_verifier_jwks_reads_total{result=\"failed\"}";
     let failures = metric(&verifier.admin, failed).await;
     verifier.program.signal(Signal::HUP);
-    eventually("the set to be read in vain", || async {
+    eventually("the fetch of the set to fail", || async {
         (metric(&verifier.admin, failed).await > failures).then_some(())
     })
     .await;
@@ -382,14 +382,14 @@ async fn a_failed_key_fetch_is_503_and_the_key_is_looked_for_again() {
         let denied = if *interface == "introspect" { *status == 200 && code == "inactive" } else { *status == 401 };
         assert!(denied, "{interface}: {status} {code}: a set that was read and lacks the key is an answer");
     }
-    // One line for each outage, not one for each attempt.
+    // One line per outage, not per attempt.
     let log = verifier.program.output();
     assert_eq!(log.matches("JWKS fetch failed;").count(), 2, "{log}");
     assert!(log.contains("\"setting\":\"JWKS_URL\"") && log.contains("status 500"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tokens_that_all_fail_alike_are_counted_and_told_of_with_both_values() {
+async fn tokens_that_all_fail_alike_are_logged_with_both_values() {
     let stack = Stack::with(Store::Embedded, 0, &[("JWT_ISSUER", "https://issuer.example")], &[]).await;
     let feed = stack.issuer.feed_url();
     let verifier = Verifier::start(&stack.folder, "v", &[("ISSUER_FEED_URL", feed.as_str())]).await;
@@ -398,37 +398,37 @@ async fn tokens_that_all_fail_alike_are_counted_and_told_of_with_both_values() {
         assert_eq!(verifier.check(&pair.access).await.code(), "token_invalid");
     }
     assert_eq!(metric(&verifier.admin, "sidegate_verifier_refusals_total{reason=\"issuer\"}").await, 5);
-    let told = "every token of the last minute was refused alike";
-    within(Duration::from_secs(150), "the difference to be told", || async {
-        verifier.program.output().contains(told).then_some(())
+    let message = "every token of the last minute was refused alike";
+    within(Duration::from_secs(150), "the difference to be logged", || async {
+        verifier.program.output().contains(message).then_some(())
     })
     .await;
     let log = verifier.program.output();
-    let line = log.lines().find(|line| line.contains(told)).expect("the line");
+    let line = log.lines().find(|line| line.contains(message)).expect("the line");
     for part in ["WARN", "\"setting\":\"JWT_ISSUER\"", "\"ours\":\"sidegate\"", "\"theirs\":\"https://issuer.example\""]
     {
         assert!(line.contains(part), "{part}: {line}");
     }
 }
 
-/// A token under a secret that nobody has configured.
+/// A token under an unconfigured secret.
 fn forged_hs256() -> String {
     under(&SigningKey::hs256(&Secret::new("another-secret-for-the-tests-of-thirty-two-bytes")).expect("a key"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn keys_are_kept_while_the_issuer_is_down() {
+async fn verifier_keeps_keys_while_the_issuer_is_down() {
     let mut it = Asymmetric::start(Store::Redis, 1).await;
     let pair = it.stack.issuer.login(EMAIL).await;
     it.stack.issuer.program.kill();
     let failed = "sidegate_verifier_jwks_reads_total{result=\"failed\"}";
     let verifier = &it.stack.verifiers[0];
-    eventually("the verifier to have noticed", || async { (metric(&verifier.admin, failed).await > 0).then_some(()) })
+    eventually("the verifier's fetch to fail", || async { (metric(&verifier.admin, failed).await > 0).then_some(()) })
         .await;
     assert_eq!(verifier.check(&pair.access).await.status, 200, "all issuers may be down");
 }
 
-/// A second issuer over the same Redis and keys.
+/// A second issuer on the same Redis and keys.
 async fn second_issuer(stack: &Stack, settings: &[(&str, &str)]) -> Issuer {
     let mut all: Vec<(&str, &str)> =
         stack.issuer.settings.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
@@ -438,7 +438,7 @@ async fn second_issuer(stack: &Stack, settings: &[(&str, &str)]) -> Issuer {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_issuer_follows_the_folder() {
+async fn every_issuer_reloads_its_key_folder() {
     let it = Asymmetric::start(Store::Redis, 1).await;
     let second = second_issuer(&it.stack, &[]).await;
     let new = it.rotate("es256").await;

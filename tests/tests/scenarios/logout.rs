@@ -1,4 +1,5 @@
-//! Logout and revocation through the socket: how far each reaches, what may be repeated, and who may not ask any more.
+//! Logout and revocation through the socket: what each ends, what may be repeated, and which tokens
+//! are refused afterwards.
 
 use serde_json::json;
 use sidegate_tests::http::Reply;
@@ -29,12 +30,12 @@ fn refusal(reply: &Reply) -> (u16, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_token_given_ends_its_own_session() {
+async fn each_presented_token_ends_its_own_session() {
     let stack = Stack::start(Store::Embedded, 1).await;
     let (one, two, three) =
         (stack.issuer.login(EMAIL).await, stack.issuer.login(EMAIL).await, stack.issuer.login(EMAIL).await);
     let other = stack.issuer.login(OTHER).await;
-    // A refresh token alone.
+    // Only a refresh token.
     assert_eq!(logout(&stack, None, json!({"refresh_token": one.refresh})).await.status, 204);
     dead(&stack, &one).await;
     // Both, of different sessions.
@@ -42,13 +43,13 @@ async fn each_token_given_ends_its_own_session() {
     dead(&stack, &two).await;
     dead(&stack, &three).await;
     live(&stack, &other).await;
-    // Again, with whatever of it: done is done.
+    // Repeated with either or both: a logout is idempotent.
     for _ in 0..2 {
         assert_eq!(logout(&stack, Some(&two.access), json!({})).await.status, 204);
         assert_eq!(logout(&stack, None, json!({"refresh_token": one.refresh})).await.status, 204);
         assert_eq!(logout(&stack, Some(&two.access), json!({"refresh_token": two.refresh})).await.status, 204);
     }
-    // Nothing is ended unless every token given is good for it.
+    // Nothing ends unless every presented token is valid for it.
     let bad = logout(&stack, Some(&other.access), json!({"refresh_token": "nonsense"})).await;
     assert_eq!(refusal(&bad), (401, "invalid_grant".into()));
     let bad = logout(&stack, Some("nonsense"), json!({"refresh_token": other.refresh})).await;
@@ -58,7 +59,7 @@ async fn each_token_given_ends_its_own_session() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_others_end_and_this_one_stays() {
+async fn logout_of_others_keeps_the_own_session_alive() {
     let stack = Stack::start(Store::Redis, 1).await;
     let (this, one, two) =
         (stack.issuer.login(EMAIL).await, stack.issuer.login(EMAIL).await, stack.issuer.login(EMAIL).await);
@@ -75,7 +76,7 @@ async fn the_others_end_and_this_one_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn global_ends_all_of_one_user() {
+async fn global_logout_ends_all_sessions_of_the_user() {
     for store in [Store::Embedded, Store::Redis] {
         let stack = Stack::start(store, 1).await;
         let (one, two) = (stack.issuer.login(EMAIL).await, stack.issuer.login(EMAIL).await);
@@ -87,7 +88,7 @@ async fn global_ends_all_of_one_user() {
         live(&stack, &stranger).await;
         let new = stack.issuer.login(EMAIL).await;
         live(&stack, &new).await;
-        // The answer may have been lost, so the same is 204 again; and ends nothing that began since.
+        // The response may have been lost, so a repetition is 204 again, and ends no newer session.
         for _ in 0..5 {
             assert_eq!(global().await.status, 204);
         }
@@ -96,12 +97,12 @@ async fn global_ends_all_of_one_user() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_was_logged_out_ends_nobody_elses_session() {
+async fn logged_out_tokens_cannot_end_other_sessions() {
     let stack = Stack::start(Store::Embedded, 1).await;
     let (stolen, mine) = (stack.issuer.login(EMAIL).await, stack.issuer.login(EMAIL).await);
     assert_eq!(stack.issuer.logout(&stolen.access).await.status, 204);
     dead(&stack, &stolen).await;
-    // The issuer's own list learns of it within milliseconds, as any verifier's.
+    // The issuer's own list receives the revocation within milliseconds, like any verifier's.
     eventually("the issuer to know", || async {
         let me = stack.issuer.at.get("/auth/me").bearer(&stolen.access).send().await;
         (me.status == 401).then_some(())
@@ -117,7 +118,7 @@ async fn whoever_was_logged_out_ends_nobody_elses_session() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_whose_record_was_lost_is_revoked_all_the_same() {
+async fn session_without_a_record_is_revoked_nevertheless() {
     let stack = Stack::start(Store::Redis, 1).await;
     let (by_access, by_refresh) = (stack.issuer.login(EMAIL).await, stack.issuer.login(EMAIL).await);
     let mut redis = stack.redis.as_ref().expect("on Redis").connection().await;
@@ -167,13 +168,13 @@ async fn sessions_are_listed_and_ended_one_by_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_again_and_again_a_user_can_still_log_in_at_once() {
+async fn user_can_log_in_right_after_repeated_revocations() {
     for store in [Store::Embedded, Store::Redis] {
         let stack = Stack::start(store, 0).await;
         let url = stack.redis.as_ref().map(sidegate_tests::redis::Redis::url);
         let feed = stack.issuer.feed_url();
         let source = url.as_deref().map_or(("ISSUER_FEED_URL", feed.as_str()), |url| ("REDIS_URL", url));
-        // With little leeway: a token of some seconds later would be refused.
+        // With little leeway: a token from a few seconds ahead would be refused.
         let verifier = Verifier::start(&stack.folder, "v", &[source, ("LEEWAY", "1s")]).await;
         for what in [json!({"user": "1"}), json!({"all": true}), json!({"user": "1"})] {
             for _ in 0..30 {
@@ -209,20 +210,20 @@ async fn the_commands_revoke_and_list_through_the_admin_api() {
     let sid = listed["sessions"][0]["sid"].as_str().expect("one session").to_owned();
     command(&["revoke", "session", &sid], "");
     dead(&stack, &pair).await;
-    for (what, told) in [
+    for (what, printed) in [
         (&["revoke", "user", "1"][..], "revoked; live sessions ended: 1\n"),
         (&["revoke", "user", "--user", "1"], "revoked; live sessions ended: 1\n"),
         (&["revoke", "all"], ""),
     ] {
         let pair = stack.issuer.login(EMAIL).await;
-        assert_eq!(command(what, ""), told, "{what:?}");
+        assert_eq!(command(what, ""), printed, "{what:?}");
         dead(&stack, &pair).await;
     }
-    assert_eq!(command(&["revoke", "user", "nobody"], ""), "revoked; live sessions ended: 0\n");
+    assert_eq!(command(&["revoke", "user", "unknown"], ""), "revoked; live sessions ended: 0\n");
     let pair = stack.issuer.login(EMAIL).await;
     command(&["revoke", "user", "1", "--keep-sessions"], "");
     assert_eq!(stack.verifiers[0].until_denied(&pair.access).await.code(), "token_revoked");
-    assert_eq!(stack.issuer.refresh(&pair.refresh).await.status, 200, "the session goes on");
+    assert_eq!(stack.issuer.refresh(&pair.refresh).await.status, 200, "the session continues");
     let pair = stack.issuer.login(EMAIL).await;
     command(&["revoke", "token", "-"], &pair.access);
     assert_eq!(stack.verifiers[0].until_denied(&pair.access).await.code(), "token_revoked");
@@ -236,7 +237,7 @@ async fn the_commands_revoke_and_list_through_the_admin_api() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_old_refresh_token_ends_its_own_session_and_no_other() {
+async fn old_refresh_token_ends_only_its_own_session() {
     for store in [Store::Embedded, Store::Redis] {
         let stack = Stack::start(store, 1).await;
         for scope in ["others", "global"] {
@@ -251,7 +252,8 @@ async fn an_old_refresh_token_ends_its_own_session_and_no_other() {
             let result = format!("sidegate_issuer_logouts_total{{scope=\"{scope}\",result=\"reused\"}}");
             assert_eq!(metric(&stack.issuer.admin, &result).await, 1);
         }
-        // The current one may end others, and so may the one before it in its retry window.
+        // The current token may end other sessions, and so may the previous one in its retry
+        // window.
         for back in [0, 1] {
             let (mine, other) = (stack.issuer.login(EMAIL).await, stack.issuer.login(EMAIL).await);
             let next = tokens(&stack.issuer.refresh(&mine.refresh).await);
@@ -270,7 +272,7 @@ async fn an_old_refresh_token_ends_its_own_session_and_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn access_tokens_of_a_user_can_be_revoked_with_the_sessions_kept() {
+async fn access_tokens_can_be_revoked_with_the_sessions_kept() {
     for store in [Store::Embedded, Store::Redis] {
         let stack = Stack::start(store, 1).await;
         let (one, two) = (stack.issuer.login(EMAIL).await, stack.issuer.login(EMAIL).await);
@@ -298,7 +300,7 @@ async fn access_tokens_of_a_user_can_be_revoked_with_the_sessions_kept() {
         for (what, ended) in [
             (json!({"user": 1}), json!(2)),
             (json!({"user": 1}), json!(0)),
-            (json!({"user": "nobody"}), json!(0)),
+            (json!({"user": "unknown"}), json!(0)),
             (json!({"all": true}), json!(null)),
         ] {
             let reply = asked(&what).await;
@@ -308,7 +310,7 @@ async fn access_tokens_of_a_user_can_be_revoked_with_the_sessions_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_has_so_many_sessions_and_they_are_listed_in_pages() {
+async fn sessions_per_user_are_limited_and_listed_in_pages() {
     for store in [Store::Embedded, Store::Redis] {
         let stack = Stack::with(store, 1, &[("SESSIONS_PER_USER_MAX", "1")], &[]).await;
         let (first, second) = (stack.issuer.login(EMAIL).await, stack.issuer.login(EMAIL).await);
@@ -342,7 +344,7 @@ async fn a_user_has_so_many_sessions_and_they_are_listed_in_pages() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn logouts_that_cannot_be_read_are_counted_and_audited() {
+async fn malformed_logouts_are_counted_and_audited() {
     let stack = Stack::start(Store::Embedded, 0).await;
     let pair = stack.issuer.login(EMAIL).await;
     let call = || stack.issuer.at.post("/auth/logout").bearer(&pair.access);
@@ -364,7 +366,7 @@ async fn logouts_that_cannot_be_read_are_counted_and_audited() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_old_store_put_back_makes_no_revoked_token_good() {
+async fn restored_old_store_unrevokes_no_token() {
     let mut stack = Stack::start(Store::Embedded, 1).await;
     let url = stack.issuer.settings["STORE_URL"].clone();
     let store = std::path::PathBuf::from(url.trim_start_matches("sqlite://"));
@@ -390,11 +392,11 @@ async fn an_old_store_put_back_makes_no_revoked_token_good() {
     let log = stack.issuer.program.output();
     assert!(log.contains("the embedded store is an old copy"), "{log}");
     dead(&stack, &ended).await;
-    // One that starts now never heard of the logout, and knows that it cannot know.
+    // A verifier that starts now never received the logout, and must refuse what it cannot know.
     let feed = stack.issuer.feed_url();
     let late = Verifier::start(&stack.folder, "late", &[("ISSUER_FEED_URL", feed.as_str())]).await;
     assert_eq!(late.check(&ended.access).await.code(), "token_revoked");
-    assert_eq!(stack.issuer.refresh(&other.refresh).await.code(), "invalid_grant", "everybody logs in again");
+    assert_eq!(stack.issuer.refresh(&other.refresh).await.code(), "invalid_grant", "all users must log in again");
     let again = stack.issuer.login(OTHER).await;
     assert_eq!(late.check(&again.access).await.status, 200);
     live(&stack, &again).await;

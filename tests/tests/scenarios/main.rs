@@ -1,4 +1,5 @@
-//! Scenarios over the real programs, one subject a module, in one binary so that their common code is built once.
+//! Scenarios with the real programs: one module per subject, in one binary so that common code is
+//! built once.
 #![forbid(unsafe_code)]
 
 mod attack_tokens;

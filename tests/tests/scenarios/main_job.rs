@@ -1,4 +1,5 @@
-//! The main job, end to end: login → protected check → refresh → logout → the access token is dead at every verifier.
+//! The main job, end to end: login → protected check → refresh → logout → every verifier denies the
+//! access token.
 
 use std::time::Instant;
 
@@ -55,7 +56,7 @@ async fn every_kind_of_revocation_reaches_every_verifier() {
     }
 }
 
-/// Waits until the verifier's list is proven complete as of a moment after `acknowledged`.
+/// Waits until the verifier's list is proven complete as of a time after `acknowledged`.
 async fn proven_after(verifier: &Verifier, acknowledged: Instant) {
     eventually("the list to be proven", || async {
         let asked = acknowledged.elapsed();
@@ -66,8 +67,8 @@ async fn proven_after(verifier: &Verifier, acknowledged: Instant) {
     .await;
 }
 
-/// What was acknowledged stays dead through the loss of each process, and a verifier whose list is proven complete since
-/// then never says otherwise, not once.
+/// Acknowledged revocations survive the loss of each process; a verifier whose list is proven
+/// complete since then never answers otherwise.
 async fn killed_in_the_middle(mut stack: Stack) {
     let mut dead = Vec::new();
     let mut alive = Vec::new();
@@ -91,9 +92,9 @@ async fn killed_in_the_middle(mut stack: Stack) {
             _ => {
                 if let Some(redis) = &mut stack.redis {
                     redis.kill();
-                    // It is delivered once Redis takes it.
+                    // Delivered once Redis accepts it.
                     let reply = stack.issuer.logout(&alive.remove(0)).await;
-                    assert_eq!(reply.status, 503, "nothing is done that was not stored");
+                    assert_eq!(reply.status, 503, "a change that was not stored has no effect");
                     assert!(reply.header("retry-after").is_some());
                     redis.restart().await;
                 }
@@ -126,7 +127,7 @@ async fn killed_in_the_middle_on_embedded_defaults() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_verifier_that_has_never_been_fresh_answers_503() {
+async fn verifier_that_was_never_fresh_answers_503() {
     let stack = Stack::start(Store::Embedded, 0).await;
     let access = stack.issuer.login(EMAIL).await.access;
     let nowhere = format!("http://127.0.0.1:{}", sidegate_tests::program::free_port());
@@ -151,13 +152,13 @@ async fn staleness_policies() {
     let access = stack.issuer.login(EMAIL).await.access;
     stack.redis.as_mut().expect("on Redis").kill();
     let (deny, allow) = (&stack.verifiers[0], &stack.verifiers[1]);
-    eventually("the strict verifier to call itself stale", || async {
+    eventually("the strict verifier to report itself as stale", || async {
         (deny.check(&access).await.status == 503).then_some(())
     })
     .await;
     assert_eq!(deny.check(&access).await.code(), "stale");
     assert_eq!(deny.admin.get("/readyz").send().await.status, 503);
-    eventually("the lenient one to say so", || async {
+    eventually("the lenient verifier to report it", || async {
         let reply = allow.check(&access).await;
         assert_eq!(reply.status, 200);
         reply.header("x-auth-stale").map(|_| ())
@@ -172,7 +173,7 @@ async fn staleness_policies() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_verifier_that_restarts_while_the_feed_is_down_starts_from_its_snapshot() {
+async fn verifier_restarts_from_its_snapshot_while_the_feed_is_down() {
     let folder = sidegate_tests::scratch::Scratch::new();
     let file = folder.file("list.snapshot");
     let snapshot = file.to_str().expect("UTF-8");
@@ -182,7 +183,7 @@ async fn a_verifier_that_restarts_while_the_feed_is_down_starts_from_its_snapsho
     let good = stack.issuer.login(EMAIL).await.access;
     assert_eq!(stack.issuer.logout(&dead).await.status, 204);
     stack.verifiers[0].until_denied(&dead).await;
-    assert!(stack.verifiers[0].program.stop().success(), "a clean stop writes the list down");
+    assert!(stack.verifiers[0].program.stop().success(), "a clean stop writes the snapshot");
     stack.redis.as_mut().expect("on Redis").kill();
     let verifier = &mut stack.verifiers[0];
     verifier.restart().await;
@@ -199,7 +200,7 @@ async fn a_verifier_that_restarts_while_the_feed_is_down_starts_from_its_snapsho
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_only_embedded_issuer_says_why_a_second_one_may_not_start() {
+async fn second_issuer_on_an_embedded_store_is_refused() {
     let stack = Stack::start(Store::Embedded, 0).await;
     let mut second = stack.issuer.settings.clone();
     for name in ["ISSUER_LISTEN", "ISSUER_ADMIN_LISTEN", "ISSUER_FEED_LISTEN"] {

@@ -1,4 +1,5 @@
-//! What an operator looks at: docs/metrics.md says what `/metrics` has, and Prometheus can evaluate the dashboard and the alerts.
+//! Monitoring: docs/metrics.md matches `/metrics`, and Prometheus can evaluate the dashboard and
+//! the alerts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -13,7 +14,7 @@ use sidegate_tests::scratch::Scratch;
 use sidegate_tests::stack::{EMAIL, Stack, Store, tokens};
 use sidegate_tests::wait::{eventually, within};
 
-/// How a metric is documented, or shown.
+/// How a metric is documented or shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Shape {
     kind: String,
@@ -24,7 +25,7 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// The rows of docs/metrics.md, by the heading that they stand under.
+/// The rows of docs/metrics.md, by their heading.
 fn documented() -> BTreeMap<String, BTreeMap<String, Shape>> {
     let page = std::fs::read_to_string(root().join("docs/metrics.md")).expect("the page");
     let mut sections: BTreeMap<String, BTreeMap<String, Shape>> = BTreeMap::new();
@@ -45,7 +46,7 @@ fn documented() -> BTreeMap<String, BTreeMap<String, Shape>> {
     sections
 }
 
-/// What `/metrics` of a live program shows, by the name that Prometheus knows it by.
+/// The metrics of a live program, by their names in Prometheus.
 async fn shown(admin: &At) -> BTreeMap<String, Shape> {
     let reply = admin.get("/metrics").send().await;
     assert_eq!(reply.status, 200);
@@ -73,7 +74,7 @@ async fn shown(admin: &At) -> BTreeMap<String, Shape> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_metric_is_documented_and_what_is_documented_is_there() {
+async fn metrics_and_their_documentation_agree() {
     let stack = Stack::start(Store::Redis, 1).await;
     let documented = documented();
     for (program, admin) in [("Issuer", &stack.issuer.admin), ("Verifier", &stack.verifiers[0].admin)] {
@@ -88,7 +89,7 @@ async fn every_metric_is_documented_and_what_is_documented_is_there() {
     }
 }
 
-/// How many scripts Redis has run that may write.
+/// The number of scripts with write access that Redis has run.
 async fn scripts_run(stack: &Stack) -> u64 {
     let redis = stack.redis.as_ref().expect("on Redis");
     let field = redis.info("commandstats", "cmdstat_evalsha").await.unwrap_or_default();
@@ -97,7 +98,7 @@ async fn scripts_run(stack: &Stack) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn probes_and_scrapes_ask_no_store() {
+async fn probes_and_scrapes_do_not_query_stores() {
     let stack = Stack::start(Store::Redis, 0).await;
     let before = scripts_run(&stack).await;
     for _ in 0..200 {
@@ -106,7 +107,7 @@ async fn probes_and_scrapes_ask_no_store() {
         }
     }
     let during = scripts_run(&stack).await - before;
-    assert!(during < 200, "{during} scripts during 400 probes and scrapes: only the background looks");
+    assert!(during < 200, "{during} scripts during 400 probes and scrapes: only the background may query");
 }
 
 /// Runs one command of the default user.
@@ -120,7 +121,7 @@ async fn command(stack: &Stack, command: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_issuer_whose_own_feed_is_stale_is_ready_and_says_so() {
+async fn issuer_with_a_stale_own_feed_is_ready_and_reports_it() {
     let mut stack = Stack::start(Store::Redis, 0).await;
     command(&stack, &["ACL", "SETUSER", "app", "on", ">password", "~*", "&*", "+@all"]).await;
     let url = stack.redis.as_ref().expect("on Redis").url().replace("redis://", "redis://app:password@");
@@ -173,7 +174,7 @@ impl Drop for SmallDisk {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_under_the_journal_is_not_ready_until_there_is_room() {
+async fn journal_on_a_full_disk_is_not_ready_until_there_is_space() {
     let folder = Scratch::new();
     let Some(disk) = SmallDisk::mount(folder.file("disk")) else {
         println!("skipped: no file system can be mounted here");
@@ -199,10 +200,10 @@ async fn a_full_disk_under_the_journal_is_not_ready_until_there_is_room() {
         let _refused = stack.issuer.logout(&pair.access).await;
     }
     let log = stack.issuer.program.output();
-    let told = log.matches("journal write failed").count() + log.matches("no room for the journal").count();
-    // What is left of a block may take a small record in between, which is a change of state.
+    let failures = log.matches("journal write failed").count() + log.matches("no room for the journal").count();
+    // The rest of a block may hold a small record in between, which is a change of state.
     let again = log.matches("journal writes work again").count();
-    assert_eq!(told, again + 1, "one line for as long as it lasts: {log}");
+    assert_eq!(failures, again + 1, "one line for as long as it lasts: {log}");
     disk.empty();
     eventually("the issuer to be ready again", || async {
         (stack.issuer.admin.get("/readyz").send().await.status == 200).then_some(())
@@ -215,7 +216,7 @@ async fn a_full_disk_under_the_journal_is_not_ready_until_there_is_room() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_under_the_snapshot_is_told_at_once_and_once() {
+async fn snapshot_on_a_full_disk_is_logged_at_once_and_only_once() {
     let folder = Scratch::new();
     let Some(disk) = SmallDisk::mount(folder.file("disk")) else {
         println!("skipped: no file system can be mounted here");
@@ -226,8 +227,8 @@ async fn a_full_disk_under_the_snapshot_is_told_at_once_and_once() {
     let stack = Stack::with(Store::Embedded, 1, &[], &[("SNAPSHOT_FILE", snapshot.as_str())]).await;
     let verifier = &stack.verifiers[0].program;
     let count = |what: &str| verifier.output().matches(what).count();
-    // Well before the first regular writing, which comes after a minute.
-    within(Duration::from_secs(20), "the full disk to be told", || async {
+    // Well before the first regular write, which happens after a minute.
+    within(Duration::from_secs(20), "the full disk to be logged", || async {
         (count("snapshot write failed; keeping the previous one") == 1).then_some(())
     })
     .await;
@@ -240,7 +241,7 @@ async fn a_full_disk_under_the_snapshot_is_told_at_once_and_once() {
     drop(stack);
 }
 
-/// Prometheus over an issuer and a verifier, with the rules as shipped.
+/// Prometheus on an issuer and a verifier, with the rules as shipped.
 struct Prometheus {
     at: At,
     _program: Program,
@@ -280,10 +281,10 @@ impl Prometheus {
         Self { at, _program: program }
     }
 
-    /// How many series an expression gives that have a number for a value.
+    /// The number of series of an expression that have a numeric value.
     ///
     /// # Panics
-    /// Prometheus does not understand the expression.
+    /// Prometheus cannot parse the expression.
     async fn series(&self, expression: &str) -> usize {
         let encoded: String = expression.bytes().map(|byte| format!("%{byte:02x}")).collect();
         let reply = self.at.post("/api/v1/query").form(&format!("query={encoded}")).send().await;
@@ -299,7 +300,7 @@ impl Prometheus {
     }
 }
 
-/// Goes on until it is dropped: what users and thieves do, so that every figure moves.
+/// Generates load until dropped, by users and attackers, so that every figure changes.
 async fn live(stack: &Stack) {
     loop {
         let login = json!({"email": EMAIL, "password": "wrong"});
@@ -317,7 +318,7 @@ async fn live(stack: &Stack) {
     }
 }
 
-/// Every expression of the dashboard, with what Grafana would put in.
+/// Every expression of the dashboard, with Grafana's variables replaced.
 fn panels() -> Vec<(String, String)> {
     let text = std::fs::read_to_string(root().join("deploy/grafana/sidegate.json")).expect("the dashboard");
     let dashboard: Value = serde_json::from_str(&text).expect("JSON");
@@ -331,7 +332,7 @@ fn panels() -> Vec<(String, String)> {
     panels
 }
 
-/// The selectors in an expression: names of metrics with the labels asked for.
+/// The selectors in an expression: names of metrics with their labels.
 fn selectors(expression: &str) -> Vec<String> {
     let mut found = Vec::new();
     let is_name = |character: char| character.is_ascii_alphanumeric() || character == '_';

@@ -1,4 +1,5 @@
-//! Injection and naughty strings in every place where a client may put text, on SQLite and Postgres.
+//! Injection and naughty strings in every place where a client can put text, on SQLite and
+//! Postgres.
 
 use std::path::PathBuf;
 
@@ -12,7 +13,7 @@ use sidegate_tests::users::{self, PASSWORD};
 /// A user whose email is itself an injection.
 const HOSTILE_EMAIL: &str = "' OR '1'='1";
 
-/// The strings of the external lists; none, with a message, where they are absent.
+/// The strings of the external lists; `None`, with a message, if they are missing.
 fn strings() -> Option<Vec<String>> {
     let folder = std::env::var("SIDEGATE_VECTORS")
         .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/vectors").to_owned());
@@ -36,7 +37,7 @@ fn strings() -> Option<Vec<String>> {
     Some(all)
 }
 
-/// Sends every call, a few at once, and shows each answer's status with what was sent.
+/// Sends every call, a few at once, and returns each status with the text sent.
 mod futures_like {
     use super::Call;
 
@@ -50,7 +51,8 @@ mod futures_like {
     }
 }
 
-/// All strings in all places: a refusal of the client, never a fault of ours, and only the right password logs in.
+/// All strings in all places: a client error, never a server error, and only the right password
+/// logs in.
 async fn never_a_fault(stack: &Stack, strings: &[String]) {
     let post = |path: &str| stack.issuer.at.post(path);
     let login = |email: &str, password: &str| post("/auth/login").json(&json!({"email": email, "password": password}));
@@ -58,7 +60,7 @@ async fn never_a_fault(stack: &Stack, strings: &[String]) {
         strings.iter().map(|text| (text.clone(), make(text))).collect()
     };
     each_at_once(pairs(&|text| login(text, PASSWORD)), |text, status| {
-        // The lists have it in other spellings too, and an email's case is ignored.
+        // The lists contain it in other spellings as well, and an email's case is ignored.
         let expected = if text.eq_ignore_ascii_case(HOSTILE_EMAIL) { 200 } else { 401 };
         assert_eq!(status, expected, "as email: {text:?}");
     })
@@ -107,7 +109,7 @@ async fn never_a_fault(stack: &Stack, strings: &[String]) {
         .await;
     }
     let after = stack.issuer.login(EMAIL).await;
-    assert_eq!(stack.issuer.logout(&after.access).await.status, 204, "the issuer lives and works");
+    assert_eq!(stack.issuer.logout(&after.access).await.status, 204, "the issuer still works");
     let faults = stack.issuer.program.output().matches("panicked").count();
     assert_eq!(faults, 0, "no handler panicked");
 }

@@ -1,4 +1,4 @@
-//! The description of the API against the API itself, and the docs page without any network.
+//! The API description compared with the API, and the docs page without any network.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use sidegate_tests::stack::{Stack, Store};
 const METHODS: [&str; 6] = ["get", "post", "put", "delete", "patch", "head"];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_described_is_there_and_nothing_else() {
+async fn openapi_describes_exactly_the_routes() {
     let stack = Stack::start(Store::Embedded, 0).await;
     let document = stack.issuer.at.get("/openapi.json").send().await.json();
     assert!(document["openapi"].as_str().is_some_and(|version| version.starts_with("3.1")));
@@ -33,7 +33,7 @@ async fn what_is_described_is_there_and_nothing_else() {
             }
         }
     }
-    // The other way round: the contract's endpoints are all described.
+    // The reverse: every specified endpoint is described.
     for (method, path) in [
         ("post", "/auth/login"),
         ("post", "/auth/refresh"),
@@ -59,7 +59,7 @@ fn strings(value: &Value, out: &mut Vec<String>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_docs_page_needs_nothing_from_elsewhere() {
+async fn docs_page_loads_no_external_resources() {
     let stack = Stack::start(Store::Embedded, 0).await;
     let page = stack.issuer.at.get("/docs").send().await;
     assert_eq!(page.status, 200);

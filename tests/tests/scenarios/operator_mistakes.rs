@@ -1,4 +1,5 @@
-//! Mistakes of operators: input, exit code or state, message. Each message names the setting and says what to do.
+//! Operator mistakes: input, exit code or state, message. Each message names the setting and a
+//! remedy.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,11 +12,12 @@ use sidegate_tests::wait::eventually;
 const ISSUER: &str = "sidegate-issuer";
 const VERIFIER: &str = "sidegate-verifier";
 
-/// What becomes of a mistake.
+/// The expected outcome of a mistake.
 enum Outcome {
-    /// `check-config` and `serve` both exit 64, and standard error has all of these.
+    /// `check-config` and `serve` both exit 64, and standard error contains all of these.
     Refused(&'static [&'static str]),
-    /// `check-config` exits 0, and standard error has a warning with all of these; `serve` logs the same.
+    /// `check-config` exits 0, and standard error has a warning with all of these; `serve` logs the
+    /// same.
     Warned(&'static [&'static str]),
 }
 use Outcome::{Refused, Warned};
@@ -278,7 +280,7 @@ const ROWS: &[Row] = &[
     (ISSUER, &[("CORS_ORIGINS", "app.example.org")], Refused(&["CORS_ORIGINS: "])),
     (ISSUER, &[("CORS_ORIGINS", "https://app.example.org/login")], Refused(&["CORS_ORIGINS: "])),
     (ISSUER, &[("TRUSTED_PROXIES", "10.0.0.0/99")], Refused(&["TRUSTED_PROXIES: \"10.0.0.0/99\" is not a list"])),
-    // The database, in words (its own mistakes: users_table.rs).
+    // The database, as text (its own mistakes: users_table.rs).
     (ISSUER, &[("DATABASE_URL", "")], Refused(&["DATABASE_URL: is not set", "postgres://"])),
     (ISSUER, &[("DATABASE_URL", "mysql://app@db/app")], Refused(&["DATABASE_URL: ", "postgres:// or sqlite://"])),
     (ISSUER, &[("DATABASE_URL", "postgres://app:pa#ss@db/app")], Refused(&["DATABASE_URL: "])),
@@ -291,7 +293,7 @@ const ROWS: &[Row] = &[
     (VERIFIER, &[("RUST_LOG", "sidegate=loud")], Refused(&["RUST_LOG: \"sidegate=loud\" is not a tracing filter"])),
 ];
 
-/// Settings that are right, in `folder`, with changes.
+/// Correct settings in `folder`, with changes.
 fn settings(folder: &Scratch, changes: &[(&'static str, &'static str)]) -> Vec<(&'static str, String)> {
     let file = |name: &str| folder.file(name).display().to_string();
     let mut all = vec![
@@ -315,7 +317,7 @@ fn borrowed<'a>(settings: &'a [(&'static str, String)]) -> Vec<(&'a str, &'a str
 }
 
 #[test]
-fn each_mistake_is_answered_with_its_setting_and_what_to_do() {
+fn each_mistake_names_its_setting_and_a_remedy() {
     assert!(ROWS.len() >= 60, "{} rows", ROWS.len());
     let mut faults = Vec::new();
     for (program, changes, outcome) in ROWS {
@@ -352,7 +354,7 @@ fn start(program: &'static str, folder: &Scratch, settings: &[(&'static str, Str
 }
 
 #[tokio::test]
-async fn a_warning_and_the_store_stand_in_the_log_of_a_start() {
+async fn start_logs_warnings_and_the_store() {
     let folder = Scratch::new();
     sidegate_tests::users::sqlite(&folder.file("app.db"), &["alice@example.org"]).await;
     let mut all = settings(&folder, &[("ACESS_TOKEN_TTL", "5m"), ("ISSUER_LISTEN", "127.0.0.1:0")]);
@@ -366,7 +368,7 @@ async fn a_warning_and_the_store_stand_in_the_log_of_a_start() {
 }
 
 #[tokio::test]
-async fn an_address_that_cannot_be_had_is_named_with_its_setting() {
+async fn unavailable_address_is_reported_with_its_setting() {
     let folder = Scratch::new();
     sidegate_tests::users::sqlite(&folder.file("app.db"), &["alice@example.org"]).await;
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -412,13 +414,13 @@ async fn an_address_that_cannot_be_had_is_named_with_its_setting() {
 }
 
 #[test]
-fn no_setting_of_one_program_looks_like_a_mistake_to_the_other() {
+fn settings_of_one_program_are_no_mistakes_to_the_other() {
     let tables = [(ISSUER, sidegate_issuer::config::SETTINGS), (VERIFIER, sidegate_verifier::config::SETTINGS)];
     for (program, _) in tables {
         let folder = Scratch::new();
         let mut all = settings(&folder, &[]);
         for (_, table) in tables {
-            // Empty counts as unset: only the names are looked at.
+            // Empty counts as unset: only the names matter here.
             all.extend(table.iter().map(|one| (one.name, String::new())).filter(|(name, _)| *name != "JWT_SECRET_KEY"));
         }
         let known: Vec<_> = all.iter().filter(|(_, value)| !value.is_empty()).map(|(name, _)| *name).collect();
@@ -430,7 +432,7 @@ fn no_setting_of_one_program_looks_like_a_mistake_to_the_other() {
 }
 
 #[test]
-fn a_wrong_key_of_the_file_is_refused_with_the_right_one() {
+fn unknown_file_key_is_refused_with_a_suggestion() {
     let folder = Scratch::new();
     let file = folder.file("sidegate.toml");
     let write = |text: &str| std::fs::write(&file, text).expect("written");

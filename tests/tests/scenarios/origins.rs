@@ -1,4 +1,4 @@
-//! Where requests come from: web pages of other origins, and clients behind proxies.
+//! Origins of requests: web pages of other origins, and clients behind proxies.
 
 use http::Method;
 use serde_json::json;
@@ -19,10 +19,10 @@ async fn preflight(stack: &Stack, origin: &str) -> Reply {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pages_of_other_origins_may_call_only_where_they_are_named() {
+async fn only_listed_origins_may_call() {
     let login = |stack: &Stack, origin: &str| {
         let body = json!({"email": EMAIL, "password": PASSWORD});
-        // Swagger UI sends a Basic header when it logs in: it is ignored.
+        // Swagger UI sends a Basic header when it logs in, which is ignored.
         let call = stack.issuer.at.post("/auth/login").header("origin", origin).header("authorization", "Basic eDp5");
         call.json(&body).send()
     };
@@ -31,7 +31,7 @@ async fn pages_of_other_origins_may_call_only_where_they_are_named() {
     let reply = login(&closed, PAGE).await;
     assert_eq!((reply.status.as_u16(), cors(&reply).len()), (200, 0), "off unless set");
 
-    // Written as people write it.
+    // In the spelling of an operator.
     let open = Stack::with(Store::Embedded, 0, &[("CORS_ORIGINS", "HTTPS://App.example:443/")], &[]).await;
     let allowed = preflight(&open, PAGE).await;
     assert_eq!((allowed.status.as_u16(), allowed.header("access-control-allow-origin")), (204, Some(PAGE)));
@@ -51,7 +51,7 @@ async fn pages_of_other_origins_may_call_only_where_they_are_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn admin_listener_knows_no_cors_and_refused_origins_are_logged_once() {
+async fn admin_listener_has_no_cors_and_refusals_are_logged_once() {
     let stack = Stack::with(Store::Embedded, 0, &[("CORS_ORIGINS", PAGE)], &[]).await;
     for path in ["/livez", "/readyz", "/metrics", "/admin/sessions"] {
         let reply = stack.issuer.admin.get(path).header("origin", PAGE).send().await;
@@ -81,9 +81,9 @@ fn origins_that_no_browser_sends_are_refused_at_start() {
             ("DATABASE_URL", "sqlite:///nonexistent/app.db"),
         ];
         let output = sidegate_tests::program::run("sidegate-issuer", &["check-config"], &settings, "");
-        let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(64), "{told}");
-        assert!(told.contains("CORS_ORIGINS") && told.contains(right), "{told}");
+        let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(64), "{printed}");
+        assert!(printed.contains("CORS_ORIGINS") && printed.contains(right), "{printed}");
     }
 }
 

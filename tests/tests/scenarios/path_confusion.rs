@@ -1,4 +1,5 @@
-//! A corpus of spellings of one protected path, against each dialect: none of them is ever public.
+//! A corpus of spellings of one protected path, with each proxy protocol: none of them is ever
+//! public.
 
 use sidegate_tests::daemon::Daemon;
 use sidegate_tests::grpc_check::{attributes, channel, check};
@@ -6,7 +7,7 @@ use sidegate_tests::http::raw;
 use sidegate_tests::scratch::Scratch;
 use std::time::Duration;
 
-/// Everything is public but one folder, which is the worst that a routes file can say.
+/// Everything is public but one folder, the most permissive case of a routes file.
 const ROUTES: &str = r#"
 [[route]]
 path = "/admin/**"
@@ -15,12 +16,12 @@ path = "/**"
 access = "public"
 "#;
 
-/// Spellings that some program takes for `/admin/users`.
+/// Spellings that some program reads as `/admin/users`.
 fn corpus() -> Vec<String> {
     let mut out: Vec<String> = Vec::new();
     let plain = ["/admin", "/admin/", "/admin/users", "/admin/users/", "/admin/users?x=/public", "/admin?"];
     out.extend(plain.map(str::to_owned));
-    // Case, and letters spelt in percent.
+    // Case, and percent-encoded letters.
     for admin in ["ADMIN", "Admin", "aDMIN", "%61dmin", "%61%64%6d%69%6e", "%41DMIN", "adm%69n", "adm%49n"] {
         out.extend([
             format!("/{admin}"),
@@ -29,7 +30,7 @@ fn corpus() -> Vec<String> {
             format!("/{admin}/users?q=1"),
         ]);
     }
-    // Ways up and out of a public folder.
+    // Paths out of a public folder.
     let dots = [
         "..",
         "%2e%2e",
@@ -50,7 +51,7 @@ fn corpus() -> Vec<String> {
             out.push(format!("/public/{dot}{slash}admin/users"));
         }
     }
-    // Doubled, hidden and cut.
+    // Doubled, hidden and truncated.
     for before in [
         "//",
         "///",
@@ -115,7 +116,7 @@ fn corpus() -> Vec<String> {
     out
 }
 
-/// Whole request targets that are no plain path.
+/// Whole request targets that are not plain paths.
 const NOT_PATHS: [&str; 8] = ["", "*", "admin", "admin/users", "http://h/admin", "//h/admin", "?/admin", "\\admin"];
 
 fn status(answer: &[u8]) -> u16 {
@@ -133,7 +134,7 @@ async fn daemon() -> Daemon {
 }
 
 #[tokio::test]
-async fn no_spelling_of_a_protected_path_is_public_in_any_dialect() {
+async fn no_spelling_of_a_protected_path_is_public_for_any_proxy() {
     let daemon = daemon().await;
     let corpus = corpus();
     assert!(corpus.len() >= 200, "{}", corpus.len());
@@ -155,7 +156,7 @@ async fn no_spelling_of_a_protected_path_is_public_in_any_dialect() {
                 faults.push(format!("{dialect}: {target:?} gave {status}"));
             }
         }
-        // What is no path never reaches us.
+        // Targets that are not paths never reach the verifier.
         if target.starts_with('/') {
             asked_as_envoy += 1;
             let status = ask(format!("GET /envoy{target} HTTP/1.1\r\n")).await;
@@ -168,7 +169,8 @@ async fn no_spelling_of_a_protected_path_is_public_in_any_dialect() {
     assert!(faults.is_empty(), "{faults:#?}");
 }
 
-/// Whatever stands between a public folder and a way out of it, no dialect takes the whole for public.
+/// With any bytes between a public folder and a way out of it, no protocol treats the path as
+/// public.
 #[tokio::test]
 async fn no_byte_hides_a_way_out_of_a_public_folder() {
     let daemon = daemon().await;
@@ -176,7 +178,7 @@ async fn no_byte_hides_a_way_out_of_a_public_folder() {
     let mut faults = Vec::new();
     for byte in (1..=u8::MAX).filter(|byte| !ends_the_line.contains(byte)) {
         for between in [vec![byte], format!("%{byte:02x}").into_bytes()] {
-            // A query or a further field may hold anything.
+            // A query or a further field may contain anything.
             if between == b"?" || between == b" " {
                 continue;
             }
@@ -203,7 +205,7 @@ async fn no_byte_hides_a_way_out_of_a_public_folder() {
 }
 
 #[tokio::test]
-async fn nor_over_grpc() {
+async fn no_spelling_is_public_over_grpc() {
     let daemon = daemon().await;
     let channel = channel(&daemon.socket).await;
     let mut faults = Vec::new();

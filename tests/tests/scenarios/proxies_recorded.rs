@@ -1,5 +1,5 @@
-//! What proxies send that are not at hand here, byte for byte as their sources say: the verifier's answers to Traefik,
-//! ingress-nginx, newer nginx and newer Caddy.
+//! Requests of proxies that are not installed here, byte for byte as in their sources: the
+//! verifier's responses to Traefik, ingress-nginx, newer nginx and newer Caddy.
 
 use std::time::Duration;
 
@@ -17,7 +17,8 @@ path = "/admin/**"
 scopes = ["admin"]
 "#;
 
-/// Name and head of each; METHOD, TARGET and AUTHORIZATION stand for what the client sent.
+/// Name and head of each; METHOD, TARGET and AUTHORIZATION are placeholders for the client's
+/// values.
 const RECORDED: [(&str, &str); 6] = [
     (
         "Traefik 3 ForwardAuth",
@@ -67,7 +68,7 @@ struct Asked {
 async fn ask(daemon: &Daemon, head: &str, method: &str, target: &str, tokens: &[&str]) -> Asked {
     let authorization: String = tokens.iter().map(|token| format!("Authorization: Bearer {token}\r\n")).collect();
     let head = head.replace("AUTHORIZATION", &authorization).replace("METHOD", method).replace("TARGET", target);
-    // One exchange on a connection that ends: what follows the answer would be an answer too many.
+    // One exchange on a connection that ends: any further bytes would be one response too many.
     let head =
         if head.contains("Connection: close") { head } else { head.replacen("\r\n", "\r\nConnection: close\r\n", 1) };
     let answer = raw(&daemon.tcp, head.as_bytes(), Duration::from_secs(20)).await;
@@ -77,7 +78,7 @@ async fn ask(daemon: &Daemon, head: &str, method: &str, target: &str, tokens: &[
 }
 
 #[tokio::test]
-async fn recorded_requests_get_their_answers() {
+async fn recorded_proxy_requests_get_the_documented_answers() {
     let folder = Scratch::new();
     let file = folder.file("routes.toml");
     std::fs::write(&file, ROUTES).unwrap();
@@ -114,7 +115,7 @@ async fn recorded_requests_get_their_answers() {
 }
 
 #[tokio::test]
-async fn ingress_nginx_without_auth_method_does_not_say_which_request_it_is() {
+async fn ingress_nginx_without_auth_method_sends_no_original_request() {
     let head = RECORDED[3].1.replace("X-Original-URI: TARGET\r\n", "");
     let folder = Scratch::new();
     let file = folder.file("routes.toml");
@@ -122,11 +123,7 @@ async fn ingress_nginx_without_auth_method_does_not_say_which_request_it_is() {
     let with_routes = Daemon::start_in(folder, &[("ROUTES_FILE", file.to_str().unwrap())]);
     with_routes.prove();
     let token = good("alice");
-    assert_eq!(
-        ask(&with_routes, &head, "GET", "/public/a", &[&token]).await.status,
-        403,
-        "X-Original-URL is not believed"
-    );
+    assert_eq!(ask(&with_routes, &head, "GET", "/public/a", &[&token]).await.status, 403, "X-Original-URL is ignored");
     let without = Daemon::start(&[]).await;
     assert_eq!(ask(&without, &head, "GET", "/a", &[&token]).await.status, 200);
     assert_eq!(ask(&without, &head, "GET", "/a", &[]).await.status, 401);

@@ -1,4 +1,4 @@
-//! Rate limiting is documented, not built in: the documented configurations of nginx and Envoy, as shipped.
+//! Rate limiting is documented, not built in: the shipped configurations of nginx and Envoy.
 
 use std::process::Command;
 
@@ -19,7 +19,7 @@ fn port_of(at: &At) -> u16 {
     address.port()
 }
 
-/// Logs in until the proxy refuses, and shows that logout still passes.
+/// Logs in until the proxy refuses, and checks that logout still passes.
 async fn limited(stack: &Stack, proxy: &At, at_once: usize) -> Reply {
     eventually("the proxy to answer", || async { proxy.get("/docs").try_send().await.ok() }).await;
     let access = stack.issuer.login(EMAIL).await.access;
@@ -29,7 +29,7 @@ async fn limited(stack: &Stack, proxy: &At, at_once: usize) -> Reply {
         replies.push(proxy.post("/auth/login").json(&body).send().await);
     }
     assert_eq!(replies[0].status, 401, "{replies:?}");
-    let refused = replies.into_iter().find(|reply| reply.status == 429).expect("one is too many");
+    let refused = replies.into_iter().find(|reply| reply.status == 429).expect("one login is over the limit");
     assert_eq!(proxy.post("/auth/logout").bearer(&access).send().await.status, 204, "logout is never limited");
     refused
 }

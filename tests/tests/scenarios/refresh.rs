@@ -1,4 +1,5 @@
-//! Refresh tokens through the socket: one child whatever the race; reuse ends the session everywhere, at once.
+//! Refresh tokens through the socket: one child in any race; reuse ends the session everywhere, at
+//! once.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -17,7 +18,7 @@ async fn second_issuer(stack: &Stack, settings: &[(&str, &str)]) -> Issuer {
     Issuer::start(&stack.folder, "issuer2", &all).await
 }
 
-/// How many sessions a user has by the admin API.
+/// The number of a user's sessions by the admin API.
 async fn sessions_of(issuer: &Issuer, sub: &str) -> usize {
     let reply = issuer.admin.get(&format!("/admin/sessions?user={sub}")).bearer(ADMIN_TOKEN).send().await;
     assert_eq!(reply.status, 200);
@@ -38,7 +39,7 @@ async fn sixty_four(issuers: &[&At], refresh: &str) -> Vec<Tokens> {
     pairs
 }
 
-/// A claim that holds 128 random bits.
+/// A claim with 128 random bits.
 fn id_of(access: &str, claim: &str) -> Vec<u8> {
     let payload = URL_SAFE_NO_PAD.decode(access.split('.').nth(1).expect("a payload")).expect("base64url");
     let payload: serde_json::Value = serde_json::from_slice(&payload).expect("JSON");
@@ -47,7 +48,8 @@ fn id_of(access: &str, claim: &str) -> Vec<u8> {
     id
 }
 
-/// 64 refreshes of one token: one child, one lineage. Once the child is used, the parent is reuse: everything dies.
+/// 64 refreshes of one token: one child, one lineage. Once the child is used, a use of the parent
+/// is reuse and ends the session.
 async fn one_lineage(issuers: &[&Issuer], verifier: &Verifier) {
     let addresses: Vec<_> = issuers.iter().map(|issuer| &issuer.at).collect();
     let first = issuers[0].login(EMAIL).await;
@@ -81,24 +83,24 @@ async fn one_lineage(issuers: &[&Issuer], verifier: &Verifier) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sixty_four_at_once_on_the_embedded_store() {
+async fn sixty_four_refreshes_at_once_on_the_embedded_store() {
     let stack = Stack::start(Store::Embedded, 1).await;
     one_lineage(&[&stack.issuer], &stack.verifiers[0]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sixty_four_at_once_at_two_issuers_on_redis() {
+async fn sixty_four_refreshes_at_once_at_two_issuers_on_redis() {
     let stack = Stack::start(Store::Redis, 1).await;
     let second = second_issuer(&stack, &[]).await;
     one_lineage(&[&stack.issuer, &second], &stack.verifiers[0]).await;
 }
 
-/// After the retry window the parent is reuse although its child was never used.
+/// After the retry window a use of the parent is reuse, even if its child was never used.
 async fn replay_after_the_window(store: Store) {
     let stack = Stack::with(store, 1, &[("REFRESH_RETRY_WINDOW", "2s")], &[]).await;
     let first = stack.issuer.login(EMAIL).await;
     let child = tokens(&stack.issuer.refresh(&first.refresh).await);
-    // Seconds are whole: two of them have passed for certain after three.
+    // Times are whole seconds: three seconds guarantee that two have passed.
     tokio::time::sleep(Duration::from_secs(4)).await;
     let replay = stack.issuer.refresh(&first.refresh).await;
     assert_eq!((replay.status.as_u16(), replay.code().as_str()), (401, "invalid_grant"));
@@ -120,7 +122,7 @@ async fn replay_after_the_window_on_redis() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_window_every_second_use_is_reuse() {
+async fn every_second_use_is_reuse_without_a_retry_window() {
     let stack = Stack::with(Store::Embedded, 0, &[("REFRESH_RETRY_WINDOW", "0")], &[]).await;
     let first = stack.issuer.login(EMAIL).await;
     assert_eq!(stack.issuer.refresh(&first.refresh).await.status, 200);
@@ -157,7 +159,7 @@ async fn refresh_reads_the_user_again() {
     assert_eq!(stack.verifiers[0].until_denied(&gone.access).await.code(), "token_revoked");
 }
 
-/// With this life set to two seconds, a session cannot be refreshed once they are over.
+/// If the setting `life` is two seconds, a session cannot be refreshed afterwards.
 async fn ends_after(life: &str) {
     let stack = Stack::with(Store::Redis, 0, &[(life, "2s"), ("ACCESS_TOKEN_TTL", "1s")], &[]).await;
     let pair = stack.issuer.login(EMAIL).await;
@@ -174,7 +176,7 @@ async fn sessions_end_by_idling_and_by_age() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refresh_token_is_no_bearer_and_an_access_token_no_refresh_token() {
+async fn refresh_and_access_tokens_are_not_interchangeable() {
     let stack = Stack::start(Store::Embedded, 1).await;
     let pair = stack.issuer.login(EMAIL).await;
     assert_eq!(stack.issuer.at.get("/auth/me").bearer(&pair.refresh).send().await.code(), "token_invalid");

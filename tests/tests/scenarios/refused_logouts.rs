@@ -1,5 +1,5 @@
-//! F11 of docs/protocol.md through the front door: while Redis refuses, a logout is 503 and says when to try again; the
-//! issuer delivers it by itself afterwards, and the token is dead everywhere.
+//! F11 of docs/protocol.md through the public listener: while Redis refuses, a logout is 503 with
+//! Retry-After; the issuer then delivers it without a retry, and the token is denied everywhere.
 
 use serde_json::json;
 use sidegate_tests::http::Reply;
@@ -28,7 +28,7 @@ async fn metric(stack: &Stack, name: &str) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_put_off_is_done_without_being_asked_again() {
+async fn refused_logout_is_delivered_without_a_retry() {
     let mut stack = Stack::start(Store::Redis, 1).await;
     let by_access = stack.issuer.login(EMAIL).await;
     let by_refresh = stack.issuer.login(EMAIL).await;
@@ -46,7 +46,7 @@ async fn what_was_put_off_is_done_without_being_asked_again() {
         .await;
     assert_eq!(metric(&stack, "sidegate_issuer_outbox_delivered_total").await, 1);
 
-    // Gone altogether: the refresh token's record cannot even be read.
+    // Redis is down: even the refresh token's record cannot be read.
     stack.redis.as_mut().expect("on Redis").kill();
     let body = json!({"refresh_token": by_refresh.refresh});
     put_off(&stack.issuer.at.post("/auth/logout").json(&body).send().await);
@@ -56,13 +56,13 @@ async fn what_was_put_off_is_done_without_being_asked_again() {
     stack.verifiers[0].until_denied(&by_refresh.access).await;
     stack.verifiers[0].until_denied(&by_operator.access).await;
     for tokens in [&by_access, &by_refresh, &by_operator] {
-        eventually("no new tokens come of it", || async {
+        eventually("no new tokens are issued", || async {
             (stack.issuer.refresh(&tokens.refresh).await.status == 401).then_some(())
         })
         .await;
     }
     let again = stack.issuer.login("bob@example.org").await;
-    assert_eq!(stack.verifiers[0].check(&again.access).await.status, 200, "a later login is not concerned");
+    assert_eq!(stack.verifiers[0].check(&again.access).await.status, 200, "a later login is not affected");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -70,10 +70,10 @@ async fn too_few_replicas_are_never_a_204() {
     let settings = [("REDIS_WAIT_REPLICAS", "1"), ("REDIS_WAIT_TIMEOUT", "50ms")];
     let stack = Stack::with(Store::Redis, 1, &settings, &[]).await;
     let tokens = stack.issuer.login(EMAIL).await;
-    let told = "Redis has fewer replicas than are waited for";
-    assert!(stack.issuer.program.output().contains(told), "said at the start");
+    let message = "Redis has fewer replicas than are waited for";
+    assert!(stack.issuer.program.output().contains(message), "said at the start");
     put_off(&stack.issuer.logout(&tokens.access).await);
-    // It is in the log of the one server, and so it is obeyed.
+    // The log of the one server has the entry, so it takes effect.
     stack.verifiers[0].until_denied(&tokens.access).await;
     assert_eq!(metric(&stack, "sidegate_issuer_outbox").await, 1);
     let replica = Redis::start().await;
@@ -86,7 +86,7 @@ async fn too_few_replicas_are_never_a_204() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_journal_serves_over_a_restart_of_everything() {
+async fn journal_survives_a_restart_of_all_programs() {
     let folder = sidegate_tests::scratch::Scratch::new();
     let journal = folder.file("journal");
     let settings = [("REVOCATION_JOURNAL", journal.to_str().expect("UTF-8")), ("REVOCATION_JOURNAL_SOLE", "true")];
@@ -109,8 +109,8 @@ async fn a_journal_serves_over_a_restart_of_everything() {
     redis::cmd("FLUSHALL").query_async::<String>(&mut redis.connection().await).await.expect("flushed");
     stack.issuer.restart().await;
     stack.add_verifier(&[]).await;
-    assert_eq!(stack.verifiers[1].check(&ended.access).await.status, 401, "one that was not there knows it too");
-    assert_eq!(stack.verifiers[1].check(&kept.access).await.status, 200, "and need not refuse everybody else");
+    assert_eq!(stack.verifiers[1].check(&ended.access).await.status, 401, "a newly started verifier knows it too");
+    assert_eq!(stack.verifiers[1].check(&kept.access).await.status, 200, "and need not refuse all other tokens");
 }
 
 async fn epoch(stack: &Stack) -> Option<String> {

@@ -1,4 +1,4 @@
-//! Restarts under load: no request is lost but those in flight on a process that was killed.
+//! Restarts under load: no request is lost except those in flight on a process that was killed.
 
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixDatagram;
@@ -16,7 +16,7 @@ use sidegate_tests::wait::eventually;
 
 const ROUNDS: u64 = 4;
 
-/// A request that has no answer, and since when its connection was open.
+/// A request without a response, and when its connection was opened.
 #[derive(Clone, Debug)]
 struct Lost {
     what: String,
@@ -24,7 +24,7 @@ struct Lost {
     until: Instant,
 }
 
-/// When a process was killed: from just before the signal until it was gone.
+/// When a process was killed: from just before the signal until it had exited.
 struct Kill {
     from: Instant,
     gone: Instant,
@@ -36,15 +36,15 @@ fn kill(program: &mut Program) -> Kill {
     Kill { from, gone: Instant::now() }
 }
 
-/// Each request that is lost was sent over a connection that a process had when it died: none over a later one, and none
-/// that had ended before. No connection loses two.
+/// Each lost request was sent over a connection that a process had when it died: none over a later
+/// one, and none over one that had ended before. No connection loses two.
 fn only_in_flight(lost: &[Lost], kills: &[Kill]) {
     let dying = |lost: &&Lost| kills.iter().any(|kill| lost.from <= kill.gone && lost.until >= kill.from);
     let others: Vec<_> = lost.iter().filter(|lost| !dying(lost)).map(|lost| lost.what.as_str()).collect();
     assert!(others.is_empty(), "lost while no process died: {others:#?}");
 }
 
-/// What became of the requests of all clients together.
+/// The outcomes of all clients' requests.
 #[derive(Default)]
 struct Tally {
     stop: AtomicBool,
@@ -55,7 +55,7 @@ struct Tally {
 }
 
 impl Tally {
-    /// Counts an answer, and gives it if its status is the one that is right.
+    /// Counts a response, and returns it if its status is the expected one.
     async fn count(
         &self,
         what: &str,
@@ -87,7 +87,7 @@ impl Tally {
         !self.stop.load(Ordering::Relaxed)
     }
 
-    /// Waits until the clients have had so many answers more.
+    /// Waits until the clients have received this many more responses.
     async fn more(&self, answers: u64) {
         let goal = self.answered.load(Ordering::Relaxed) + answers;
         eventually("the clients to go on", || async { (self.answered.load(Ordering::Relaxed) >= goal).then_some(()) })
@@ -119,7 +119,7 @@ fn ask(tally: &Arc<Tally>, at: &At, access: &str, clients: usize) -> tokio::task
     running
 }
 
-/// A thread of an application with a Sidegate client; gives what was denied.
+/// A thread of an application with a Sidegate client; returns the denials.
 fn check_in_process(tally: &Arc<Tally>, verifier: &Verifier, access: &str) -> std::thread::JoinHandle<Vec<String>> {
     let At::Unix(socket) = verifier.at.clone() else { panic!("over a Unix socket") };
     let client = Sidegate::builder().socket(socket).attach_socket(verifier.attach.clone()).connect();
@@ -135,7 +135,7 @@ fn check_in_process(tally: &Arc<Tally>, verifier: &Verifier, access: &str) -> st
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_verifier_under_its_managers_sockets_restarts_unnoticed() {
+async fn socket_activated_verifier_restarts_unnoticed() {
     let mut stack = Stack::start(Store::Redis, 1).await;
     let access = stack.issuer.login(EMAIL).await.access;
     let verifier = &mut stack.verifiers[0];
@@ -146,7 +146,7 @@ async fn a_verifier_under_its_managers_sockets_restarts_unnoticed() {
     for _ in 0..ROUNDS {
         tally.more(300).await;
         assert!(verifier.program.stop().success());
-        // Nobody is there: who asks now waits in the socket's queue.
+        // No process is running: new requests wait in the socket's queue.
         tokio::time::sleep(Duration::from_millis(50)).await;
         verifier.restart().await;
     }
@@ -158,7 +158,7 @@ async fn a_verifier_under_its_managers_sockets_restarts_unnoticed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_verifier_takes_along_only_what_it_had_accepted() {
+async fn killed_verifier_loses_only_accepted_requests() {
     let mut stack = Stack::start(Store::Redis, 1).await;
     let access = stack.issuer.login(EMAIL).await.access;
     let verifier = &mut stack.verifiers[0];
@@ -182,12 +182,12 @@ async fn a_killed_verifier_takes_along_only_what_it_had_accepted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_verifier_by_itself_answers_whoever_it_let_in() {
+async fn stopping_verifier_answers_every_accepted_request() {
     let mut stack = Stack::start(Store::Redis, 1).await;
     let access = stack.issuer.login(EMAIL).await.access;
     let verifier = &mut stack.verifiers[0];
     let tally = Arc::new(Tally::default());
-    // No 503 from the moment before the list is there: the clients come when it is.
+    // No 503 before the list is loaded: the clients start afterwards.
     for _ in 0..ROUNDS {
         tally.stop.store(false, Ordering::Relaxed);
         let clients = ask(&tally, &verifier.at, &access, 6);
@@ -200,15 +200,15 @@ async fn a_verifier_by_itself_answers_whoever_it_let_in() {
     }
 }
 
-/// Two replicas as a Service shows them: who leaves gets no new connections, and keeps those it has.
+/// Two replicas behind a Service: a leaving one gets no new connections, and keeps those it has.
 struct Replicas {
     at: [At; 2],
     leaving: AtomicUsize,
 }
 
-const NOBODY: usize = usize::MAX;
+const NONE: usize = usize::MAX;
 
-/// A client that takes turns between the replicas.
+/// A client that alternates between the replicas.
 struct Client {
     replicas: Arc<Replicas>,
     kept: [Kept; 2],
@@ -232,7 +232,7 @@ impl Client {
         Err(failure)
     }
 
-    /// Login, a protected route, refresh, logout; gives the pairs whose logout was acknowledged.
+    /// Login, a protected route, refresh, logout; returns the pairs whose logout was acknowledged.
     async fn session(&mut self, tally: &Tally) -> Option<[Tokens; 2]> {
         let body = json!({"email": EMAIL, "password": users::PASSWORD});
         let login = tally.count("login", 200, self.send(|at| at.post("/auth/login").json(&body))).await?;
@@ -246,7 +246,7 @@ impl Client {
     }
 }
 
-/// Clients of issuers; each gives the access tokens whose logout was acknowledged.
+/// Clients of issuers; each returns the access tokens whose logout was acknowledged.
 fn use_issuers(tally: &Arc<Tally>, replicas: &Arc<Replicas>, clients: usize) -> tokio::task::JoinSet<Vec<String>> {
     let mut running = tokio::task::JoinSet::new();
     for turn in 0..clients {
@@ -264,7 +264,7 @@ fn use_issuers(tally: &Arc<Tally>, replicas: &Arc<Replicas>, clients: usize) -> 
     running
 }
 
-/// What was acknowledged stays: none of the tokens is good any more.
+/// Checks that all acknowledged logouts still hold.
 async fn all_dead(verifier: &Verifier, dead: &[String]) {
     assert!(!dead.is_empty(), "there were logouts");
     for token in dead {
@@ -283,18 +283,18 @@ async fn two_issuers() -> (Stack, Issuer) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rolling_restart_of_issuers_loses_nothing() {
     let (mut stack, mut second) = two_issuers().await;
-    let replicas = Replicas { at: [stack.issuer.at.clone(), second.at.clone()], leaving: NOBODY.into() };
+    let replicas = Replicas { at: [stack.issuer.at.clone(), second.at.clone()], leaving: NONE.into() };
     let (tally, replicas) = (Arc::new(Tally::default()), Arc::new(replicas));
     let clients = use_issuers(&tally, &replicas, 6);
     for round in 0..ROUNDS as usize {
         tally.more(200).await;
         let (leaving, issuer) = [(0, &mut stack.issuer), (1, &mut second)].into_iter().nth(round % 2).expect("two");
         replicas.leaving.store(leaving, Ordering::SeqCst);
-        // What `preStop` waits for: connections that were being opened are open.
+        // `preStop` waits until connections in progress are open.
         tokio::time::sleep(Duration::from_millis(200)).await;
         assert!(issuer.program.stop().success());
         issuer.restart().await;
-        replicas.leaving.store(NOBODY, Ordering::SeqCst);
+        replicas.leaving.store(NONE, Ordering::SeqCst);
     }
     tally.more(200).await;
     let (lost, unsent) = tally.end();
@@ -304,9 +304,9 @@ async fn a_rolling_restart_of_issuers_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_issuer_takes_along_only_what_it_had_accepted() {
+async fn killed_issuer_loses_only_accepted_requests() {
     let (mut stack, mut second) = two_issuers().await;
-    let replicas = Replicas { at: [stack.issuer.at.clone(), second.at.clone()], leaving: NOBODY.into() };
+    let replicas = Replicas { at: [stack.issuer.at.clone(), second.at.clone()], leaving: NONE.into() };
     let (tally, replicas) = (Arc::new(Tally::default()), Arc::new(replicas));
     let clients = use_issuers(&tally, &replicas, 6);
     let mut kills = Vec::new();
@@ -314,10 +314,10 @@ async fn a_killed_issuer_takes_along_only_what_it_had_accepted() {
         tally.more(200).await;
         let (killed, issuer) = [(0, &mut stack.issuer), (1, &mut second)].into_iter().nth(round % 2).expect("two");
         kills.push(kill(&mut issuer.program));
-        // Not ready: it is out of the Service until it is.
+        // Not ready: the replica is out of the Service until it is ready.
         replicas.leaving.store(killed, Ordering::SeqCst);
         issuer.restart().await;
-        replicas.leaving.store(NOBODY, Ordering::SeqCst);
+        replicas.leaving.store(NONE, Ordering::SeqCst);
     }
     tally.more(200).await;
     let (lost, unsent) = tally.end();
@@ -328,11 +328,11 @@ async fn a_killed_issuer_takes_along_only_what_it_had_accepted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_only_issuer_restarts_unnoticed_under_its_managers_socket() {
+async fn socket_activated_issuer_restarts_unnoticed() {
     let mut stack = Stack::start(Store::Embedded, 1).await;
     stack.issuer.manage().await;
     let at = stack.issuer.at.clone();
-    let replicas = Arc::new(Replicas { at: [at.clone(), at], leaving: NOBODY.into() });
+    let replicas = Arc::new(Replicas { at: [at.clone(), at], leaving: NONE.into() });
     let tally = Arc::new(Tally::default());
     let clients = use_issuers(&tally, &replicas, 4);
     for _ in 0..ROUNDS {
@@ -347,11 +347,11 @@ async fn the_only_issuer_restarts_unnoticed_under_its_managers_socket() {
     all_dead(&stack.verifiers[0], &dead).await;
 }
 
-/// Ends when the program has told the service manager this.
-fn told(socket: &UnixDatagram, awaited: &str) {
+/// Waits until the program has sent this notification.
+fn until_notified(socket: &UnixDatagram, awaited: &str) {
     let mut message = [0; 256];
     loop {
-        let length = socket.recv(&mut message).unwrap_or_else(|error| panic!("never told {awaited}: {error}"));
+        let length = socket.recv(&mut message).unwrap_or_else(|error| panic!("no notification {awaited}: {error}"));
         let text = String::from_utf8_lossy(&message[..length]);
         if text.lines().any(|line| line == awaited) {
             return;
@@ -360,25 +360,25 @@ fn told(socket: &UnixDatagram, awaited: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_service_manager_is_told_how_a_program_is() {
+async fn service_manager_is_notified_of_state_changes() {
     let mut stack = Stack::start(Store::Redis, 1).await;
     let path = stack.folder.file("notify.sock");
     let socket = UnixDatagram::bind(&path).expect("bound");
-    socket.set_read_timeout(Some(sidegate_tests::wait::PATIENCE)).expect("set");
+    socket.set_read_timeout(Some(sidegate_tests::wait::WAIT_LIMIT)).expect("set");
     let manager = [("NOTIFY_SOCKET", path.to_str().expect("UTF-8")), ("WATCHDOG_USEC", "100000")];
     let manager: BTreeMap<String, String> = manager.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
     assert!(stack.issuer.program.stop().success());
     assert!(stack.verifiers[0].program.stop().success());
-    let log = stack.folder.file("told.log");
+    let log = stack.folder.file("notify.log");
     let programs = [("sidegate-issuer", &stack.issuer.settings), ("sidegate-verifier", &stack.verifiers[0].settings)];
     for (name, settings) in programs {
         let settings = settings.clone().into_iter().chain(manager.clone()).collect();
         let mut program = Program::launch(name, &settings, &log, &[]);
-        told(&socket, "READY=1");
-        told(&socket, "WATCHDOG=1");
-        told(&socket, "WATCHDOG=1");
+        until_notified(&socket, "READY=1");
+        until_notified(&socket, "WATCHDOG=1");
+        until_notified(&socket, "WATCHDOG=1");
         program.signal(rustix::process::Signal::TERM);
-        told(&socket, "STOPPING=1");
-        assert!(program.wait(sidegate_tests::wait::PATIENCE).success(), "{name}");
+        until_notified(&socket, "STOPPING=1");
+        assert!(program.wait(sidegate_tests::wait::WAIT_LIMIT).success(), "{name}");
     }
 }

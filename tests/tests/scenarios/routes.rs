@@ -1,5 +1,5 @@
-//! `ROUTES_FILE` through the program itself: what `check-config` explains is what the daemon does, and it reads the file again when
-//! it changes and on SIGHUP.
+//! `ROUTES_FILE` with the real program: the daemon decides as `check-config` explains, and reloads
+//! the file when it changes and on SIGHUP.
 
 use rustix::process::Signal;
 use sidegate_tests::program::run;
@@ -22,7 +22,7 @@ path = "/account/**"
 
 const OPEN: &str = "[[route]]\npath = \"/open\"\naccess = \"public\"\n";
 
-/// Method, path, what `check-config` says, and what the daemon answers when no token comes.
+/// Method, path, the output of `check-config`, and the daemon's response without a token.
 const CASES: [(&str, &str, &str, u16); 9] = [
     ("GET", "/public/a/b?c=d", "public; rule 1 (GET /public/**)", 200),
     ("HEAD", "/public/a", "public; rule 1 (GET /public/**)", 200),
@@ -45,7 +45,8 @@ async fn answered(verifier: &Verifier, method: &str, path: &str) -> u16 {
     call.send().await.status.as_u16()
 }
 
-/// A daemon that has heard of no revocations yet: public routes are public all the same, and no token is no token.
+/// A daemon without a feed: public routes are public nevertheless, and a missing token is a missing
+/// token.
 async fn daemon(folder: &Scratch, file: &str) -> Verifier {
     let settings = [("ROUTES_FILE", file), ("ISSUER_FEED_URL", "http://127.0.0.1:1"), ("LOG_LEVEL", "info")];
     let verifier = Verifier::start_unready(folder, "v", &settings);
@@ -54,7 +55,7 @@ async fn daemon(folder: &Scratch, file: &str) -> Verifier {
 }
 
 #[tokio::test]
-async fn check_config_says_what_the_daemon_does() {
+async fn check_config_predicts_the_daemons_decisions() {
     let folder = Scratch::new();
     let file = folder.file("routes.toml");
     std::fs::write(&file, ROUTES).unwrap();
@@ -72,7 +73,7 @@ async fn check_config_says_what_the_daemon_does() {
 }
 
 #[tokio::test]
-async fn several_questions_get_an_answer_each_and_a_wrong_file_is_refused() {
+async fn check_config_answers_several_requests_and_refuses_a_bad_file() {
     let folder = Scratch::new();
     let file = folder.file("routes.toml");
     let ask = || {
@@ -99,14 +100,14 @@ async fn the_file_is_read_again_when_it_changes_and_on_sighup() {
     let verifier = daemon(&folder, file.to_str().unwrap()).await;
     assert_eq!(answered(&verifier, "GET", "/open").await, 401);
 
-    // Replaced, as editors and Kubernetes do it; nobody says so.
+    // Replaced by rename, like editors and Kubernetes do, without a signal.
     std::fs::write(folder.file("new"), OPEN).unwrap();
     std::fs::rename(folder.file("new"), &file).unwrap();
     eventually("the changed rules", || async { (answered(&verifier, "GET", "/open").await == 200).then_some(()) })
         .await;
     assert_eq!(answered(&verifier, "GET", "/public/a").await, 401, "the rules before are gone");
 
-    // A wrong file changes nothing and is logged.
+    // A malformed file changes nothing and is logged.
     std::fs::write(&file, "not TOML [").unwrap();
     verifier.program.signal(Signal::HUP);
     eventually("the complaint", || async {
@@ -115,7 +116,7 @@ async fn the_file_is_read_again_when_it_changes_and_on_sighup() {
     .await;
     assert_eq!(answered(&verifier, "GET", "/open").await, 200);
 
-    // On SIGHUP also a file whose inode, length and time are the same is read: only the signal can tell.
+    // SIGHUP reloads even a file of the same inode, length and time.
     std::fs::write(&file, ROUTES).unwrap();
     eventually("the rules", || async { (answered(&verifier, "GET", "/public/a").await == 200).then_some(()) }).await;
     let modified = std::fs::metadata(&file).unwrap().modified().unwrap();

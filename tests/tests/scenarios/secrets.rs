@@ -1,4 +1,5 @@
-//! No secret, token, password or email in any log, at the level of trace; and an audit event for everything that happened.
+//! No secret, token, password or email appears in any log, even at the level trace; and every event
+//! is audited.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +26,7 @@ const DATABASE: &str = "canary-of-the-database-password";
 const REDIS: &str = "canary-of-the-redis-password";
 const WRONG: &str = "canary-of-a-wrong-password";
 
-/// What must not be found, by name.
+/// The values that must not be found, by name.
 struct Canaries(Vec<(String, String)>);
 
 impl Canaries {
@@ -39,7 +40,7 @@ impl Canaries {
         canaries
     }
 
-    /// Adds a secret as it is, as base64, and as the list of numbers that Rust shows bytes as.
+    /// Adds a secret as it is, as base64, and as the list of numbers that Rust prints for bytes.
     fn add(&mut self, name: &str, secret: &str) {
         let numbers: Vec<_> = secret.bytes().take(16).map(|byte| byte.to_string()).collect();
         for form in [secret.to_owned(), STANDARD.encode(&secret.as_bytes()[..15]), numbers.join(", ")] {
@@ -66,14 +67,14 @@ impl Canaries {
     }
 }
 
-/// Everything a client can do at the issuer, the good and the bad.
+/// All requests of clients to the issuer, good and bad.
 async fn exercise_issuer(issuer: &Issuer, canaries: &mut Canaries) -> Tokens {
     let at = &issuer.at;
     let login =
         |email: &str, password: &str| at.post("/auth/login").json(&json!({"email": email, "password": password}));
     let first = tokens(&login(EMAIL, PASSWORD).send().await);
     canaries.pair(&first);
-    for (email, password) in [(EMAIL, WRONG), ("nobody@example.org", WRONG)] {
+    for (email, password) in [(EMAIL, WRONG), ("unknown@example.org", WRONG)] {
         assert_eq!(login(email, password).send().await.status, 401);
         assert_eq!(login(email, password).h2().send().await.status, 401);
     }
@@ -111,7 +112,7 @@ async fn exercise_issuer(issuer: &Issuer, canaries: &mut Canaries) -> Tokens {
     last
 }
 
-/// Everything that can be asked of a verifier.
+/// All requests to a verifier.
 async fn exercise_verifier(verifier: &Verifier, pair: &Tokens) {
     let token = &pair.access;
     assert_eq!(verifier.check(token).await.status, 200);
@@ -135,7 +136,7 @@ async fn exercise_verifier(verifier: &Verifier, pair: &Tokens) {
     grpc_check::check(&channel, Some(http), &[]).await;
 }
 
-/// Events of the audit log, each with its result: everything that happened, who, from where, when.
+/// Events of the audit log with their results; each must have its user, client and time.
 fn audited(log: &str) -> Vec<(String, String)> {
     let mut events = Vec::new();
     for line in log.lines() {
@@ -214,7 +215,7 @@ async fn on_embedded_defaults() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_redis_and_postgres_also_while_they_fail() {
+async fn on_redis_and_postgres_even_while_they_fail() {
     let folder = Scratch::new();
     let mut postgres = Postgres::start().await;
     users::postgres(&postgres.pool().await, &[EMAIL]).await;
@@ -237,7 +238,7 @@ async fn on_redis_and_postgres_also_while_they_fail() {
     let pair = exercise_issuer(&issuer, &mut canaries).await;
     exercise_verifier(&verifier, &pair).await;
 
-    // Dependencies fail, and say so.
+    // Dependencies fail, and log the failure.
     postgres.kill();
     assert_eq!(issuer.refresh(&pair.refresh).await.status, 503);
     drop(redis);
@@ -256,7 +257,7 @@ async fn on_redis_and_postgres_also_while_they_fail() {
 }
 
 #[test]
-fn commands_that_refuse_to_start_show_nothing() {
+fn failing_commands_show_no_secret() {
     let canaries = Canaries::new();
     let redis = format!("redis://:{REDIS}@127.0.0.1:1/");
     let database = format!("postgres://u:{DATABASE}@127.0.0.1:1/x?sslmode=nonsense");

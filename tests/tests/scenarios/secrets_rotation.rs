@@ -1,4 +1,4 @@
-//! Secrets are replaced, and algorithms changed, without losing a session.
+//! Replacing secrets, and changing algorithms, without losing a session.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::symlink;
@@ -16,7 +16,7 @@ use sidegate_tests::wait::eventually;
 const OLD: &str = "the-old-secret-of-these-tests-of-thirty-two-bytes";
 const NEW: &str = "the-new-secret-of-these-tests-of-thirty-two-bytes";
 
-/// Refreshes, which must work.
+/// A refresh, which must succeed.
 async fn refreshed(issuer: &Issuer, pair: &Tokens) -> Tokens {
     let reply = issuer.refresh(&pair.refresh).await;
     assert_eq!(reply.status, 200, "{}", String::from_utf8_lossy(&reply.body));
@@ -29,7 +29,7 @@ fn set(settings: &mut std::collections::BTreeMap<String, String>, changes: &[(&s
     }
 }
 
-/// Stops a program in order and starts it with other settings.
+/// Stops a program cleanly and starts it with other settings.
 async fn restarted(issuer: &mut Issuer, changes: &[(&str, &str)]) {
     assert!(issuer.program.stop().success());
     set(&mut issuer.settings, changes);
@@ -41,11 +41,12 @@ fn text(path: &Path) -> &str {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn from_a_shared_secret_to_keys_of_ones_own() {
+async fn migration_from_a_shared_secret_to_private_keys() {
     let mut stack = Stack::start(Store::Redis, 1).await;
     let old = stack.issuer.login(EMAIL).await;
 
-    // One: the issuer signs with a key of its own; the secret beside it verifies only, and still knows refresh tokens.
+    // Step one: the issuer signs with a private key; the secret only verifies, and still covers
+    // refresh tokens.
     let folder = Scratch::new();
     let pem = generate(Kind::EdDsa).expect("a key");
     Folder::read(folder.path()).expect("empty").add(&pem).expect("added");
@@ -68,8 +69,8 @@ async fn from_a_shared_secret_to_keys_of_ones_own() {
     assert_eq!(verifier.check(&moved.access).await.status, 200);
     let fresh = stack.issuer.login(EMAIL).await;
 
-    // Two: once the last token under the secret has expired, verifiers forget it, and the issuer keeps it for refresh tokens
-    // only.
+    // Step two: once the last token under the secret has expired, verifiers drop the secret, and
+    // the issuer keeps it for refresh tokens only.
     let only = [("JWT_SECRET_KEY", ""), ("SESSION_SECRET_KEY_PREVIOUS", SECRET)];
     restarted(&mut stack.issuer, &only).await;
     let verifier = &mut stack.verifiers[0];
@@ -82,7 +83,7 @@ async fn from_a_shared_secret_to_keys_of_ones_own() {
         let next = refreshed(&stack.issuer, pair).await;
         assert_eq!(verifier.check(&next.access).await.status, 200);
     }
-    assert_eq!(verifier.check(&old.access).await.code(), "token_invalid", "the secret means nothing any more");
+    assert_eq!(verifier.check(&old.access).await.code(), "token_invalid", "the secret is no longer accepted");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -90,7 +91,7 @@ async fn the_session_secret_is_replaced_on_sighup() {
     let folder = Scratch::new();
     let (current, previous) = (folder.file("session"), folder.file("session-previous"));
     std::fs::write(&current, OLD).expect("written");
-    // There is always one before: what never made a token.
+    // The previous secret is always set: to one that never signed a token.
     std::fs::write(&previous, "a-secret-that-has-never-been-used-by-anybody").expect("written");
     let settings = [("SESSION_SECRET_KEY_FILE", text(&current)), ("SESSION_SECRET_KEY_PREVIOUS_FILE", text(&previous))];
     let stack = Stack::with(Store::Embedded, 0, &settings, &[]).await;
@@ -98,7 +99,7 @@ async fn the_session_secret_is_replaced_on_sighup() {
     std::fs::write(&previous, OLD).expect("written");
     std::fs::write(&current, NEW).expect("written");
     stack.issuer.program.signal(Signal::HUP);
-    // A new session is made with the new secret once it is in force: bytes 1 to 4 name the secret.
+    // A new session uses the new secret once it is in force: bytes 1 to 4 identify the secret.
     let secret_of = |pair: &Tokens| pair.refresh[..6].to_owned();
     let new = eventually("the new secret to be in force", || async {
         let pair = stack.issuer.login(EMAIL).await;
@@ -120,7 +121,7 @@ async fn two_issuers_replace_the_session_secret_one_after_the_other() {
     let Stack { issuer: first, redis: _redis, folder: _folder, .. } = stack;
     let mut issuers = [first, second];
     let mut pairs = vec![issuers[0].login(EMAIL).await, issuers[1].login(EMAIL).await];
-    // First both learn the new one, in the place of the previous; then they change places.
+    // First both get the new secret as the previous one; then the two are swapped.
     for step in [
         [("SESSION_SECRET_KEY", OLD), ("SESSION_SECRET_KEY_PREVIOUS", NEW)],
         [("SESSION_SECRET_KEY", NEW), ("SESSION_SECRET_KEY_PREVIOUS", OLD)],
@@ -167,7 +168,7 @@ async fn the_shared_secret_is_replaced_on_sighup_of_both_programs() {
     refreshed(&stack.issuer, &old).await;
 }
 
-/// What SIGHUP does with each secret setting, and which test shows it.
+/// The effect of SIGHUP on each secret setting, and the test that shows it.
 const ON_SIGHUP: &[(&str, &str, bool)] = &[
     // From `the_shared_secret_is_replaced_on_sighup_of_both_programs` and `the_session_secret_is_replaced_on_sighup`.
     ("sidegate-issuer", "JWT_SECRET_KEY", true),
@@ -186,7 +187,7 @@ const ON_SIGHUP: &[(&str, &str, bool)] = &[
     ("sidegate-verifier", "REDIS_URL", true),
     ("sidegate-issuer", "REDIS_SENTINEL_PASSWORD", true),
     ("sidegate-verifier", "REDIS_SENTINEL_PASSWORD", true),
-    // From `what_a_reload_cannot_do_is_named`.
+    // From `settings_that_need_a_restart_are_logged`.
     ("sidegate-issuer", "DATABASE_URL", false),
 ];
 
@@ -220,7 +221,7 @@ async fn tokens_of_both_programs_are_replaced_on_sighup() {
     let mut stack = Stack::with(Store::Embedded, 1, &of_issuer, &of_verifier).await;
     let pair = stack.issuer.login(EMAIL).await;
     let revoke = async |issuer: &Issuer, token: &str| {
-        let order = serde_json::json!({"session": "of-nobody"});
+        let order = serde_json::json!({"session": "unknown"});
         issuer.admin.post("/admin/revocations").bearer(token).json(&order).send().await.status.as_u16()
     };
     let ask = async |verifier: &Verifier, token: &str| {
@@ -237,7 +238,8 @@ async fn tokens_of_both_programs_are_replaced_on_sighup() {
     }
     assert_eq!((revoke(&stack.issuer, BEFORE).await, revoke(&stack.issuer, AFTER).await), (401, 204));
     assert_eq!((ask(&stack.verifiers[0], BEFORE).await, ask(&stack.verifiers[0], AFTER).await), (401, 200));
-    // The feed asks newcomers for the new token, and those who follow it show that when they come back.
+    // The feed requires the new token from new followers, and from existing ones when they
+    // reconnect.
     stack.add_verifier(&of_verifier).await;
     assert!(stack.issuer.program.stop().success());
     stack.issuer.restart().await;
@@ -246,12 +248,12 @@ async fn tokens_of_both_programs_are_replaced_on_sighup() {
     for verifier in &stack.verifiers {
         assert_eq!(verifier.until_denied(&again.access).await.code(), "token_revoked");
     }
-    // A token that is taken away opens nothing, although the routes stay until a restart.
+    // A removed token opens nothing, although the routes stay until a restart.
     std::fs::write(&admin, "short").expect("written");
     stack.issuer.program.signal(Signal::HUP);
     let failed = "config reload failed; keeping the previous config";
     eventually("the wrong token to be refused", || async { logged(&stack.issuer.program, failed) }).await;
-    assert_eq!(revoke(&stack.issuer, AFTER).await, 204, "what is wrong changes nothing");
+    assert_eq!(revoke(&stack.issuer, AFTER).await, 204, "a wrong token changes nothing");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -287,7 +289,7 @@ async fn the_password_of_redis_is_replaced_on_sighup() {
     for program in [&stack.issuer.program, &stack.verifiers[0].program] {
         program.signal(Signal::HUP);
         let taken = "\"taken_up\":\"[\\\"REDIS_URL\\\"]\"";
-        eventually("the new password to be taken up", || async { logged(program, taken) }).await;
+        eventually("the new password to be applied", || async { logged(program, taken) }).await;
     }
     run(&mut connection, "ACL SETUSER app <before").await;
     for _ in 0..3 {
@@ -309,7 +311,7 @@ async fn the_password_of_redis_is_replaced_on_sighup() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_reload_cannot_do_is_named() {
+async fn settings_that_need_a_restart_are_logged() {
     let folder = Scratch::new();
     let (database, config) = (folder.file("database-url"), folder.file("sidegate.toml"));
     let stack = Stack::start(Store::Embedded, 0).await;
@@ -329,7 +331,7 @@ async fn what_a_reload_cannot_do_is_named() {
     std::fs::write(&database, format!("{url}?mode=ro")).expect("written");
     std::fs::write(&config, "access_token_ttl = \"2h\"\n").expect("written");
     program.signal(Signal::HUP);
-    eventually("what needs a restart to be named", || async { logged(&program, "need a restart") }).await;
+    eventually("the settings that need a restart to be logged", || async { logged(&program, "need a restart") }).await;
     let log = program.output();
     let line = log.lines().find(|line| line.contains("need a restart")).expect("the line");
     assert!(
@@ -339,7 +341,8 @@ async fn what_a_reload_cannot_do_is_named() {
     assert!(line.contains("WARN"), "{line}");
 }
 
-/// A folder as Kubernetes mounts a secret: `..data` leads to the present version, and each name through it.
+/// A folder like a Kubernetes secret mount: `..data` links to the current version, and each name
+/// links through it.
 struct Mount {
     folder: Scratch,
     version: u32,
@@ -352,7 +355,7 @@ impl Mount {
         mount
     }
 
-    /// Writes a new version beside the old one and swaps it in with one rename, as the kubelet does.
+    /// Writes a new version beside the old one and swaps it in with one rename, like the kubelet.
     fn publish(&mut self, files: &[(&str, &[u8])]) {
         self.version += 1;
         let version = format!("..2026_{}", self.version);
@@ -374,7 +377,7 @@ impl Mount {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_folder_that_kubernetes_swaps_is_noticed() {
+async fn folder_swapped_by_kubernetes_is_reloaded() {
     let kept = Scratch::new();
     let first_pem = generate(Kind::EdDsa).expect("a key");
     let second_pem = generate(Kind::Es256).expect("a key");
@@ -400,7 +403,7 @@ async fn a_folder_that_kubernetes_swaps_is_noticed() {
     let verifier = Verifier::start(&stack.folder, "v", &follow).await;
     let pair = stack.issuer.login(EMAIL).await;
 
-    // The second key is published.
+    // Publishes the second key.
     mount.publish(&[("a.pem", &first_pem), ("b.pem", &second_pem), ("keys.toml", &states(&first, ""))]);
     let keys = eventually("the key to be published", || async {
         let keys = stack.issuer.at.get("/.well-known/jwks.json").send().await.json();
@@ -413,7 +416,7 @@ async fn a_folder_that_kubernetes_swaps_is_noticed() {
         (verifier.admin.get("/readyz").send().await.json()["key_count"] == 2).then_some(())
     })
     .await;
-    // It signs.
+    // Activates the second key.
     mount.publish(&[("a.pem", &first_pem), ("b.pem", &second_pem), ("keys.toml", &states(&second, ""))]);
     let new = eventually("it to sign", || async {
         let next = stack.issuer.login(EMAIL).await;
@@ -422,16 +425,16 @@ async fn a_folder_that_kubernetes_swaps_is_noticed() {
     .await;
     assert_eq!(verifier.check(&new.access).await.status, 200);
     assert_eq!(verifier.check(&pair.access).await.status, 200, "the first is still published");
-    // The first is retired.
+    // Retires the first key.
     let retired = states(&second, &format!("\"{first}\""));
     mount.publish(&[("a.pem", &first_pem), ("b.pem", &second_pem), ("keys.toml", &retired)]);
-    // Revoked by the log; unless the verifier has read the set again already, and the key is unknown.
+    // Revoked by the log; or unknown, if the verifier has already read the set again.
     let code = verifier.until_denied(&pair.access).await.code();
     assert!(["token_revoked", "token_invalid"].contains(&code.as_str()), "{code}");
     let kept = "\"event\":\"key_retired\",\"result\":\"ok\"";
     eventually("the log to have the retired key", || async { logged(&stack.issuer.program, kept) }).await;
     assert_eq!(verifier.check(&new.access).await.status, 200);
-    // A version that is wrong changes nothing.
+    // A bad version changes nothing.
     mount.publish(&[("a.pem", b"junk"), ("b.pem", &second_pem), ("keys.toml", &retired)]);
     eventually("the error to be logged", || async { logged(&stack.issuer.program, "signing key reload failed") }).await;
     let last = stack.issuer.login(EMAIL).await;

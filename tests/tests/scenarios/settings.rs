@@ -1,4 +1,4 @@
-//! Bad configuration exits 64 and names the setting; help teaches; secrets stay masked.
+//! Bad configuration exits 64 and names the setting; help lists the settings; secrets stay masked.
 
 use sidegate_tests::program::run;
 use sidegate_tests::scratch::Scratch;
@@ -25,7 +25,7 @@ fn refused(program: &str, settings: &[(&str, &str)], named: &str) {
 }
 
 #[test]
-fn the_setting_at_fault_is_named() {
+fn errors_name_the_wrong_setting() {
     for (settings, named) in [
         (&[("JWT_SECRET_KEY", "short")][..], "JWT_SECRET_KEY"),
         (&[("JWT_SECRET_KEY", "")], "JWT_SECRET_KEY"),
@@ -102,11 +102,11 @@ fn hash_password_prints_the_hash_and_nothing_else() {
     assert_eq!(text.lines().count(), 1);
     assert!(bcrypt::verify("correct horse", text.trim_end()).unwrap());
     let long = run("sidegate-issuer", &["hash-password"], &[], &format!("{}\n", "x".repeat(73)));
-    assert!(!long.status.success() && long.stdout.is_empty(), "what bcrypt would cut off is refused");
+    assert!(!long.status.success() && long.stdout.is_empty(), "a password that bcrypt would truncate is refused");
 }
 
 #[tokio::test]
-async fn demo_users_are_made_in_databases_of_our_own_only() {
+async fn demo_user_is_created_only_in_marked_databases() {
     let folder = Scratch::new();
     let (ours, theirs) = (folder.file("demo.db"), folder.file("app.db"));
     let make = |path: &std::path::Path| {
@@ -128,7 +128,7 @@ async fn demo_users_are_made_in_databases_of_our_own_only() {
 }
 
 #[test]
-fn versions_are_told() {
+fn programs_print_their_version() {
     for program in PROGRAMS {
         let output = run(program, &["--version"], &[], "");
         assert!(String::from_utf8_lossy(&output.stdout).contains(env!("CARGO_PKG_VERSION")));

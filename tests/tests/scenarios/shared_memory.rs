@@ -1,7 +1,7 @@
-//! The segment of the real daemon from other processes: who may have it, what nobody can do to it, growth while it is read, what
-//! `status` shows.
+//! The segment of the real daemon in other processes: permission to attach, read-only access, growth
+//! while it is read, the output of `status`.
 //!
-//! The binary starts itself once more, as another user, for each try.
+//! The binary starts itself once more, as another user, for each attempt.
 
 use std::io::{BufRead as _, BufReader, IoSliceMut, Write as _};
 use std::mem::MaybeUninit;
@@ -23,7 +23,7 @@ use sidegate_tests::wait::eventually;
 
 const ROLE: &str = "SIDEGATE_ATTACH_AS_OTHER";
 const SLEEPER: &str = "SIDEGATE_SLEEPER";
-/// Nobody's user and group.
+/// User and group of `nobody`.
 const NOBODY: &str = "65534";
 const WAIT: Duration = Duration::from_secs(20);
 
@@ -31,7 +31,7 @@ fn am_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// Runs [`other_user`] as somebody else, with the attach socket to try.
+/// Runs [`other_user`] as another user, with the attach socket to try.
 fn as_nobody(attach: &Path) -> Output {
     let mut command = Command::new("setpriv");
     command.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"]);
@@ -39,7 +39,8 @@ fn as_nobody(attach: &Path) -> Output {
     command.env(ROLE, attach).output().expect("setpriv runs")
 }
 
-/// Nothing unless started by the tests below: says what it got, and tries everything on it.
+/// The body of the other user; does nothing unless started by the tests below: prints the result,
+/// and tries to do damage.
 #[test]
 fn other_user() {
     let Some(attach) = std::env::var_os(ROLE) else { return };
@@ -58,7 +59,7 @@ fn other_user() {
     }
 }
 
-/// The segment's descriptor, as whoever wants to do harm would take it.
+/// The segment's descriptor, as an attacker would get it.
 fn descriptor(attach: &Path) -> OwnedFd {
     let stream = std::os::unix::net::UnixStream::connect(attach).unwrap();
     let mut bytes = [0; 64];
@@ -73,7 +74,7 @@ fn descriptor(attach: &Path) -> OwnedFd {
     fd.expect("a descriptor came")
 }
 
-/// What succeeded of all that could harm the daemon or other readers.
+/// The successful attempts to harm the daemon or other readers.
 fn damage(fd: &OwnedFd) -> Vec<&'static str> {
     let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     let writable = MmapOptions::new().len(4096).map_raw(fd.as_raw_fd());
@@ -94,14 +95,14 @@ fn outcome(output: &Output) -> String {
     line.unwrap_or_else(|| panic!("{said}\n{}", String::from_utf8_lossy(&output.stderr)))
 }
 
-/// Lets everybody reach the sockets, whatever they may do there.
+/// Lets all users reach the sockets, whatever their modes allow.
 fn open_folder(stack: &Stack) {
     use std::os::unix::fs::PermissionsExt as _;
     std::fs::set_permissions(stack.folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 #[tokio::test]
-async fn other_users_get_what_they_are_allowed_and_can_harm_nobody() {
+async fn other_users_get_a_read_only_segment() {
     if !am_root() {
         println!("skipped: only root can become another user");
         return;
@@ -123,7 +124,7 @@ async fn other_users_get_what_they_are_allowed_and_can_harm_nobody() {
     for attached in &tried[2..] {
         assert!(attached.starts_with("attached to ") && attached.ends_with(", damage []"), "{attached}");
     }
-    // After all that the segment still is what the daemon publishes.
+    // After these attempts the segment still has the daemon's data.
     let access = stack.issuer.login(EMAIL).await.access;
     let sidegate = connect(&stack.verifiers[3]);
     let asked = tokio::task::spawn_blocking(move || {
@@ -132,7 +133,7 @@ async fn other_users_get_what_they_are_allowed_and_can_harm_nobody() {
     asked.await.unwrap();
 }
 
-/// What `sidegate-verifier status` prints.
+/// The output of `sidegate-verifier status`.
 fn status(verifier: &Verifier) -> String {
     let settings: Vec<_> = verifier.settings.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     String::from_utf8(run("sidegate-verifier", &["status"], &settings, "").stdout).unwrap()
@@ -142,7 +143,8 @@ fn paths(verifier: &Verifier) -> (String, String) {
     (verifier.settings["VERIFIER_SOCKET"].clone(), verifier.settings["ATTACH_SOCKET"].clone())
 }
 
-/// Nothing unless started by the test below: checks a token, and again when told to.
+/// The body of the sleeper; does nothing unless started by the test below: checks a token, and
+/// again on request.
 #[test]
 fn sleeper() {
     let Ok(paths) = std::env::var(SLEEPER) else { return };
@@ -157,10 +159,10 @@ fn sleeper() {
     println!("outcome in memory {cached}, {:?}", sidegate.check(&token).map(|_| ()));
 }
 
-/// All of the process stands still, as in a suspended machine or a stopped container, while its segment is replaced: by a
-/// larger one, or by that of a new daemon.
+/// The whole process is suspended, as in a suspended machine or a stopped container, while its
+/// segment is replaced: by a larger one, or by that of a new daemon.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reader_that_slept_while_its_segment_was_replaced_hears_of_the_logout() {
+async fn suspended_reader_sees_a_logout_in_a_replaced_segment() {
     for restart in [false, true] {
         let mut stack = Stack::start(Store::Embedded, 1).await;
         let access = stack.issuer.login(EMAIL).await.access;
@@ -178,7 +180,8 @@ async fn a_reader_that_slept_while_its_segment_was_replaced_hears_of_the_logout(
         if restart {
             stack.verifiers[0].program.kill();
             stack.verifiers[0].restart().await;
-            // The one that was killed had not heard of the logout, perhaps, and is believed for a second.
+            // The killed daemon may not have received the logout, and its segment is valid for a
+            // second.
             tokio::time::sleep(Duration::from_millis(1100)).await;
         } else {
             for n in 0..900 {
@@ -231,13 +234,13 @@ async fn status_shows_the_segment_as_it_grows_under_readers() {
     assert_eq!(checks(tokens.clone()).await.unwrap(), [Ok(()), Err(Denied::Revoked)]);
     assert!(sidegate.try_cached(&tokens[0]).is_some(), "kept for the new segment");
     assert!(sidegate.try_cached(&tokens[1]).is_none());
-    eventually("status tells of it", || async { status().contains("  holds:      901 entries").then_some(()) }).await;
+    eventually("status shows it", || async { status().contains("  holds:      901 entries").then_some(()) }).await;
 }
 
-/// Seventeen words of the table at most are spent on one user: that user is then asked about, however new the token, and
-/// nobody else is.
+/// At most seventeen words of the table are spent on one user: tokens of that user are then checked
+/// by the daemon, however new, and other users' are not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_user_with_many_logouts_is_asked_about_and_others_are_answered_in_process() {
+async fn user_with_many_logouts_is_checked_by_the_daemon() {
     let stack = Stack::start(Store::Redis, 1).await;
     let verifier = &stack.verifiers[0];
     let (sidegate, other) = (connect(verifier), stack.issuer.login("bob@example.org").await.access);
@@ -254,7 +257,7 @@ async fn a_user_with_many_logouts_is_asked_about_and_others_are_answered_in_proc
         assert_eq!(in_process, logouts < 17, "after {logouts} logouts");
         assert_eq!(stack.issuer.logout(&access).await.status, 204);
         verifier.until_denied(&access).await;
-        // The entry is in the segment a moment after it is in the list.
+        // The segment gets an entry shortly after the list.
         for gone in before.replace(access).iter() {
             assert!(sidegate.try_cached(gone).is_none(), "after {logouts} logouts");
         }

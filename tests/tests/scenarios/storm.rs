@@ -1,4 +1,4 @@
-//! A storm of logins: the excess is told to come again, and nothing else suffers.
+//! A login storm: excess logins get 503 with Retry-After, and other requests succeed.
 
 use std::time::Duration;
 
@@ -8,19 +8,19 @@ use sidegate_tests::stack::{EMAIL, Stack, Store, metric, tokens};
 use sidegate_tests::wait::eventually;
 
 const CLIENTS: usize = 50;
-/// bcrypt runs at the lowest priority: on a machine that is busy with other things its turn comes late.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// bcrypt runs at the lowest priority: on a busy machine it may be delayed for long.
+const STORM_LIMIT: Duration = Duration::from_secs(300);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_excess_of_a_storm_is_shed_and_nothing_else_fails() {
+async fn excess_logins_are_shed_and_nothing_else_fails() {
     let settings = [("BCRYPT_COST", "12"), ("BCRYPT_THREADS", "2"), ("BCRYPT_QUEUE_MAX", "4")];
     let stack = Stack::with(Store::Redis, 1, &settings, &[]).await;
     let pair = stack.issuer.login(EMAIL).await;
     let body = json!({"email": EMAIL, "password": "wrong"});
-    let login = stack.issuer.at.post("/auth/login").json(&body).within(PATIENCE);
+    let login = stack.issuer.at.post("/auth/login").json(&body).within(STORM_LIMIT);
     let storm: Vec<_> = (0..CLIENTS).map(|_| tokio::spawn(login.clone().send())).collect();
 
-    // Everything else goes on, again and again for as long as the storm lasts.
+    // Other requests continue for as long as the storm lasts.
     let mut refresh = pair.refresh.clone();
     let mut rounds = 0;
     while rounds < 10 || storm.iter().any(|client| !client.is_finished()) {
@@ -53,18 +53,18 @@ async fn the_excess_of_a_storm_is_shed_and_nothing_else_fails() {
     let overloaded = "sidegate_issuer_logins_total{result=\"overloaded\"}";
     assert_eq!(metric(&stack.issuer.admin, overloaded).await, shed as u64);
     let next = stack.issuer.login(EMAIL).await;
-    assert_eq!(stack.issuer.logout(&next.access).await.status, 204, "and after the storm all is as before");
+    assert_eq!(stack.issuer.logout(&next.access).await.status, 204, "after the storm everything works again");
 }
 
-/// What is shed costs nothing: the application's database hears nothing of it. (It once was asked first, and a storm of logins
-/// that were all shed made it the bottleneck of every refresh.)
+/// A shed login costs nothing: the application's database gets no query. (When the database was
+/// queried first, a storm of shed logins made it the bottleneck of every refresh.)
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_shed_never_reaches_the_database() {
+async fn shed_logins_never_reach_the_database() {
     let settings = [("BCRYPT_COST", "14"), ("BCRYPT_THREADS", "1"), ("BCRYPT_QUEUE_MAX", "1")];
     let stack = Stack::with(Store::Redis, 0, &settings, &[]).await;
     let pair = stack.issuer.login(EMAIL).await;
     let body = json!({"email": EMAIL, "password": "wrong"});
-    let login = stack.issuer.at.post("/auth/login").json(&body).within(PATIENCE);
+    let login = stack.issuer.at.post("/auth/login").json(&body).within(STORM_LIMIT);
     let storm: Vec<_> = (0..4).map(|_| tokio::spawn(login.clone().send())).collect();
     eventually("the queue to be full", || async {
         (metric(&stack.issuer.admin, "sidegate_issuer_bcrypt_queue").await == 1).then_some(())
@@ -75,7 +75,7 @@ async fn what_is_shed_never_reaches_the_database() {
     sqlx::query("BEGIN EXCLUSIVE").execute(&mut *locked).await.expect("locked");
     let reply = login.clone().send().await;
     assert_eq!((reply.status.as_u16(), reply.code().as_str()), (503, "temporarily_unavailable"));
-    assert_eq!(stack.issuer.refresh(&pair.refresh).await.status, 503, "the database is locked indeed");
+    assert_eq!(stack.issuer.refresh(&pair.refresh).await.status, 503, "the database is locked");
     let results =
         ["overloaded", "unavailable"].map(|result| format!("sidegate_issuer_logins_total{{result=\"{result}\"}}"));
     assert!(metric(&stack.issuer.admin, &results[0]).await > 0);

@@ -1,4 +1,5 @@
-//! Trace context: a request's trace is named in the logs, with every build; programs that cannot export traces say so.
+//! Trace context: logs name a request's trace, in every build; programs without trace export log a
+//! warning.
 
 use serde_json::{Value, json};
 use sidegate_tests::grpc_check;
@@ -10,7 +11,7 @@ use sidegate_tests::wait::eventually;
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
-/// The lines of a log that `wanted` picks, as JSON.
+/// The lines of a log that `wanted` selects, as JSON.
 fn lines(log: &str, wanted: impl Fn(&Value) -> bool) -> Vec<Value> {
     log.lines().filter_map(|line| serde_json::from_str(line).ok()).filter(wanted).collect()
 }
@@ -25,7 +26,7 @@ async fn login(at: &At, traceparent: Option<&str>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn audit_events_and_checks_name_the_trace_that_they_belong_to() {
+async fn audit_events_and_checks_log_their_trace_id() {
     let stack = Stack::with(Store::Embedded, 1, &[], &[("RUST_LOG", "debug")]).await;
     for traceparent in [Some(PARENT), Some("00-not-a-parent-01"), None] {
         login(&stack.issuer.at, traceparent).await;
@@ -58,7 +59,7 @@ async fn audit_events_and_checks_name_the_trace_that_they_belong_to() {
 
 #[cfg(not(feature = "otel"))]
 #[tokio::test(flavor = "multi_thread")]
-async fn traces_that_are_asked_for_and_cannot_be_had_are_warned_of_once() {
+async fn unsupported_trace_export_is_warned_of_once() {
     let asked = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4317")];
     let stack = Stack::with(Store::Embedded, 1, &asked, &[("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://x")]).await;
     let programs = [

@@ -1,11 +1,12 @@
-//! What `sidegate-verifier check`, `status` and `health` say of a running daemon, and of one that does not run.
+//! The output of `sidegate-verifier check`, `status` and `health` for a running daemon, and without
+//! one.
 
 use std::process::Output;
 
 use sidegate_tests::program::{free_port, run};
 use sidegate_tests::stack::{EMAIL, Stack, Store};
 
-/// Runs a command with nothing set but where the daemon listens: no keys, no feed.
+/// Runs a command with only the daemon's addresses set: no keys, no feed.
 fn command(arguments: &[&str], stack: &Stack, input: &str) -> Output {
     let all = &stack.verifiers[0].settings;
     let only = ["VERIFIER_SOCKET", "VERIFIER_ADMIN_LISTEN"].map(|name| (name, all[name].as_str()));
@@ -17,7 +18,7 @@ fn said(output: &Output) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn commands_ask_the_running_daemon_and_need_no_keys() {
+async fn commands_query_the_running_daemon_without_keys() {
     let stack = Stack::start(Store::Embedded, 1).await;
     let access = stack.issuer.login(EMAIL).await.access;
 
@@ -39,7 +40,7 @@ async fn commands_ask_the_running_daemon_and_need_no_keys() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_daemon_that_does_not_run_is_said_to_be_down() {
+async fn stopped_daemon_is_reported_as_down() {
     let admin = format!("127.0.0.1:{}", free_port());
     let nowhere = [("VERIFIER_SOCKET", "/nonexistent/verifier.sock"), ("VERIFIER_ADMIN_LISTEN", admin.as_str())];
     let check = run("sidegate-verifier", &["check", "x"], &nowhere, "");

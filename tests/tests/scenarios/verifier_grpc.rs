@@ -29,7 +29,7 @@ fn overwriting(headers: &[HeaderValueOption]) -> BTreeMap<String, String> {
     headers.iter().map(pair).collect()
 }
 
-/// The gRPC code, the HTTP status, and the headers of an answer.
+/// The gRPC code, the HTTP status, and the headers of a response.
 fn read(response: CheckResponse) -> (i32, i32, BTreeMap<String, String>) {
     let code = response.status.expect("the status is always set").code;
     match response.http_response.expect("the response is always set") {
@@ -47,7 +47,7 @@ fn bearer(token: &str) -> HttpRequest {
 }
 
 #[tokio::test]
-async fn answers_are_explicit_and_never_append() {
+async fn answers_set_headers_and_never_append() {
     let daemon = Daemon::start(&[]).await;
     let channel = channel(&daemon.socket).await;
     let token = good("alice");
@@ -71,7 +71,7 @@ async fn answers_are_explicit_and_never_append() {
 }
 
 #[tokio::test]
-async fn raw_headers_are_read_too() {
+async fn raw_headers_are_supported() {
     let daemon = Daemon::start(&[]).await;
     let channel = channel(&daemon.socket).await;
     let value = format!("Bearer {}", good("alice"));
@@ -90,7 +90,7 @@ async fn raw_headers_are_read_too() {
 }
 
 #[tokio::test]
-async fn context_extensions_ask_for_scope_and_audience() {
+async fn context_extensions_require_scope_and_audience() {
     let daemon = Daemon::start(&[]).await;
     let channel = channel(&daemon.socket).await;
     let token = good("alice");
@@ -124,7 +124,7 @@ async fn unknown_context_extension_is_503_and_logged_by_name() {
 }
 
 #[tokio::test]
-async fn health_streams_of_one_connection_are_few() {
+async fn health_streams_per_connection_are_limited() {
     let daemon = Daemon::start(&[]).await;
     let channel = channel(&daemon.socket).await;
     let mut streams = Vec::new();
@@ -138,7 +138,7 @@ async fn health_streams_of_one_connection_are_few() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_judged_is_an_error_and_not_a_denial() {
+async fn tokens_that_cannot_be_checked_are_errors_and_not_denials() {
     let daemon = Daemon::start_unproven(&[]).await;
     let channel = channel(&daemon.socket).await;
     let (code, status, headers) = read(check(&channel, Some(bearer(&good("alice"))), &[]).await);
@@ -166,16 +166,16 @@ async fn the_health_service_follows_readiness() {
 }
 
 #[tokio::test]
-async fn whoever_watches_health_is_told_of_every_change() {
+async fn health_watchers_receive_every_change() {
     let mut daemon = Daemon::start_unproven(&[("MAX_STALENESS", "1s")]).await;
     let channel = channel(&daemon.socket).await;
     let request = HealthCheckRequest { service: "envoy.service.auth.v3.Authorization".into() };
     let mut changes = HealthClient::new(channel).watch(request).await.unwrap().into_inner();
     let mut next = async || {
-        let change = tokio::time::timeout(sidegate_tests::wait::PATIENCE, changes.message()).await.expect("a change");
+        let change = tokio::time::timeout(sidegate_tests::wait::WAIT_LIMIT, changes.message()).await.expect("a change");
         change.expect("no error").map(|answer| answer.status)
     };
-    // The first one may be told before the daemon has said anything of itself.
+    // The first message may arrive before the daemon has set its state.
     let mut first = next().await;
     while first == Some(0) {
         first = next().await;
@@ -192,7 +192,7 @@ async fn whoever_watches_health_is_told_of_every_change() {
 }
 
 #[tokio::test]
-async fn the_claims_are_dynamic_metadata_and_nothing_is_where_there_is_no_token() {
+async fn claims_are_dynamic_metadata_if_there_is_a_token() {
     use prost_types::value::Kind;
     let daemon = Daemon::start(&[]).await;
     let channel = channel(&daemon.socket).await;

@@ -56,7 +56,7 @@ async fn check_answers_any_method_on_any_transport() {
 }
 
 #[tokio::test]
-async fn a_connection_is_kept_and_a_body_is_not_waited_for() {
+async fn connection_is_kept_and_the_body_ignored() {
     let daemon = Daemon::start(&[]).await;
     let token = good("alice");
     let one = format!("GET /check HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\r\n");
@@ -92,7 +92,7 @@ async fn every_denial_has_its_status_code_and_challenge() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_judged_is_503_everywhere() {
+async fn tokens_that_cannot_be_checked_are_503_everywhere() {
     let daemon = Daemon::start_unproven(&[("INTROSPECT_TOKEN", INTROSPECT)]).await;
     let token = good("alice");
     let calls = || -> Vec<Call> {
@@ -122,7 +122,7 @@ async fn what_cannot_be_judged_is_503_everywhere() {
 }
 
 #[tokio::test]
-async fn a_stale_list_is_503_or_says_so() {
+async fn stale_list_is_503_or_marked_as_stale() {
     for (policy, status) in [("deny", 503), ("allow", 200)] {
         let daemon = Daemon::start(&[("MAX_STALENESS", "1s"), ("ON_STALE", policy)]).await;
         let token = good("alice");
@@ -204,7 +204,7 @@ async fn verify_names_segment_and_epoch() {
 }
 
 #[tokio::test]
-async fn a_cookie_counts_where_it_is_set_up() {
+async fn cookie_counts_only_if_configured() {
     let daemon = Daemon::start(&[("TOKEN_COOKIE", "token")]).await;
     let token = good("alice");
     let cookie = format!("a=1; token={token}");
@@ -233,7 +233,7 @@ scopes = ["admin"]
 "#;
 
 #[tokio::test]
-async fn routes_decide_and_are_read_again() {
+async fn routes_file_decides_and_is_reloaded() {
     let folder = Scratch::new();
     let file = folder.file("routes.toml");
     std::fs::write(&file, ROUTES).unwrap();
@@ -284,7 +284,7 @@ async fn probes_and_metrics_are_on_the_admin_listener_only() {
 }
 
 #[tokio::test]
-async fn a_stop_finishes_what_is_in_flight() {
+async fn stop_completes_requests_in_flight() {
     let mut daemon = Daemon::start(&[]).await;
     let body = good("alice");
     let head = format!("POST /verify HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());

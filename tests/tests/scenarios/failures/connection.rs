@@ -1,4 +1,4 @@
-//! What befalls a connection: F1–F5, F14, F22.
+//! Failures of a connection: F1–F5, F14, F22.
 
 use sidegate_common::log_protocol::RedisKeys;
 use sidegate_tests::daemon::Launched;
@@ -10,14 +10,14 @@ use sidegate_tests::wait::eventually;
 use super::desk::{AOF, Desk, Seen as _, a_while, issuer, revoke, say, through, token, until_feed, verifier};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn f01_a_lost_message_and_a_reset_connection_cost_a_delta() {
+async fn f01_lost_message_and_reset_connection_cost_a_delta() {
     let desk = Desk::start(AOF).await;
-    desk.revoke("heard").await;
+    desk.revoke("received").await;
     desk.verifier.proven().await;
     let full_reads = desk.full_reads().await;
-    desk.revoke_unheard("unheard").await;
+    desk.revoke_without_push("unpushed").await;
     desk.verifier.proven().await;
-    desk.verifier.denies("unheard").await;
+    desk.verifier.denies("unpushed").await;
     for round in 0..3 {
         let mut admin = desk.redis.connection().await;
         say(&mut admin, &["CLIENT", "KILL", "TYPE", "pubsub"]).await;
@@ -26,13 +26,13 @@ async fn f01_a_lost_message_and_a_reset_connection_cost_a_delta() {
         desk.verifier.proven().await;
         desk.verifier.denies(&name).await;
     }
-    assert_eq!(desk.full_reads().await, full_reads, "the rest was read, not the whole");
+    assert_eq!(desk.full_reads().await, full_reads, "only the rest was read");
     assert!(desk.verifier.feed("reconnects").await.as_u64() >= Some(3));
     assert!(desk.verifier.metric("sidegate_feed_resyncs_total{partition=\"0\"}").await >= 2.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn f02_a_subscriber_that_is_cut_off_with_a_full_buffer_resyncs() {
+async fn f02_subscriber_cut_off_with_a_full_buffer_resyncs() {
     let desk = Desk::start(AOF).await;
     let mut admin = desk.redis.connection().await;
     say(&mut admin, &["CONFIG", "SET", "client-output-buffer-limit", "pubsub 1mb 1mb 60"]).await;
@@ -58,7 +58,7 @@ async fn f02_a_subscriber_that_is_cut_off_with_a_full_buffer_resyncs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn f03_a_frozen_server_makes_it_stale_and_a_thawed_one_fresh() {
+async fn f03_frozen_server_makes_the_verifier_stale_until_it_thaws() {
     let desk = Desk::start(AOF).await;
     assert_eq!(desk.verifier.answer(&token("good")).await.0, 200);
     for silent_by in ["freezing the server", "a black hole"] {
@@ -67,7 +67,7 @@ async fn f03_a_frozen_server_makes_it_stale_and_a_thawed_one_fresh() {
         } else {
             desk.redis.freeze()
         }
-        eventually("it to call itself stale", || async {
+        eventually("the verifier to report itself as stale", || async {
             (desk.verifier.answer(&token("good")).await == (503, "stale".to_owned())).then_some(())
         })
         .await;
@@ -114,7 +114,7 @@ async fn restarted(options: &[&str], save: bool) {
     desk.verifier.proven().await;
     desk.verifier.denies("before").await;
     desk.verifier.denies("after").await;
-    assert!(desk.full_reads().await > full_reads, "another history is read whole");
+    assert!(desk.full_reads().await > full_reads, "a log with another replication id is read completely");
     let another = verifier(&desk.redis.url());
     another.proven().await;
     another.denies("before").await;
@@ -164,7 +164,7 @@ async fn f14_garbage_on_the_channel_is_counted_and_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn f22_a_rotated_password_and_a_moved_server_are_taken_up() {
+async fn f22_rotated_password_and_moved_server_are_applied() {
     let mut redis = Redis::with(AOF).await;
     let store = issuer(&redis.url()).await;
     let fault_proxy = FaultProxy::to(redis.port()).await;
@@ -174,7 +174,7 @@ async fn f22_a_rotated_password_and_a_moved_server_are_taken_up() {
     let (file, config) = (folder.file("redis-url"), folder.file("verifier.toml"));
     let url = |password: &str| format!("redis://verifier:{password}@localhost:{}/", fault_proxy.port());
     std::fs::write(&file, url("old")).expect("written");
-    // SIGHUP reads the configuration file again, and the secret's file that it names.
+    // SIGHUP reloads the configuration file, and the file of the secret that it names.
     let text =
         format!("REDIS_URL_FILE = \"{}\"\nJWT_SECRET_KEY = \"{}\"\n", file.display(), sidegate_tests::stack::SECRET);
     std::fs::write(&config, text).expect("written");
@@ -191,7 +191,7 @@ async fn f22_a_rotated_password_and_a_moved_server_are_taken_up() {
     verifier.proven().await;
     verifier.denies("meanwhile").await;
 
-    // The name leads to another server from now on: resolved anew for each connection.
+    // From now on the name resolves to another server; each connection resolves it again.
     let moved = Redis::with(AOF).await;
     say(&mut moved.connection().await, &["ACL", "SETUSER", "verifier", "on", ">new", "~*", "&*", "+@all"]).await;
     redis.kill();

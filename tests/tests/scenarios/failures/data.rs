@@ -1,4 +1,5 @@
-//! What befalls the data, as verifiers see it: F6, F7, F13. What the issuer does about it is tested beside its store.
+//! Failures of the data, as verifiers see them: F6, F7, F13. The issuer's side is tested with its
+//! store.
 
 use sidegate_common::log_protocol::RedisKeys;
 use sidegate_common::time::UnixTime;
@@ -8,7 +9,7 @@ use sidegate_tests::wait::eventually;
 use super::desk::{AOF, Desk, Seen as _, a_while, issuer, names, say, token, until_feed, verifier};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn f06_lost_data_is_an_alarm_and_what_is_held_stays_held() {
+async fn f06_lost_data_raises_an_alarm_and_entries_stay_held() {
     for lost_by in ["FLUSHALL", "DEL meta", "DEL log", "a restart with nothing"] {
         let mut desk = Desk::start(&[]).await;
         desk.revoke("dead").await;
@@ -34,7 +35,7 @@ async fn f06_lost_data_is_an_alarm_and_what_is_held_stays_held() {
         assert_eq!(desk.verifier.core.state().proven(), proven, "{lost_by}: nothing proves it");
         desk.verifier.denies("dead").await;
 
-        // An issuer that remembers nothing makes the data set anew.
+        // An issuer without any memory creates the data set again.
         let (old, issued) = (token("issued-before"), unix_now());
         eventually("the log to be made later than the token", || async { (unix_now() > issued.plus(1)).then_some(()) })
             .await;
@@ -43,7 +44,8 @@ async fn f06_lost_data_is_an_alarm_and_what_is_held_stays_held() {
         desk.verifier.denies("dead").await;
         assert_eq!(desk.verifier.answer(&old).await.0, 200, "{lost_by}: it was there all the time");
 
-        // One that was not there cannot know, and says so of every token that is older than the log.
+        // A verifier that was not running cannot know the revocations, and refuses every token
+        // older than the log.
         let since: u64 = redis::cmd("HGET")
             .arg(keys.meta())
             .arg("since")
@@ -62,8 +64,8 @@ async fn f06_lost_data_is_an_alarm_and_what_is_held_stays_held() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn f07_a_restored_old_snapshot_takes_nothing_back() {
-    // Everything after the SAVE is in memory only: the restart restores an old RDB file.
+async fn f07_restored_old_snapshot_unrevokes_nothing() {
+    // Changes after the SAVE are in memory only: the restart restores an old RDB file.
     let mut desk = Desk::start(&[]).await;
     desk.revoke("in-the-snapshot").await;
     say(&mut desk.redis.connection().await, &["SAVE"]).await;
@@ -73,13 +75,17 @@ async fn f07_a_restored_old_snapshot_takes_nothing_back() {
     desk.redis.kill();
     desk.redis.restart().await;
     desk.verifier.proven().await;
-    assert!(desk.full_reads().await > full_reads, "a log that went back is read whole");
+    assert!(desk.full_reads().await > full_reads, "a log that went back is read completely");
     desk.verifier.denies("in-the-snapshot").await;
     desk.verifier.denies("after-the-snapshot").await;
     let late = verifier(&desk.redis.url());
     late.proven().await;
     late.denies("in-the-snapshot").await;
-    assert_eq!(late.answer(&token("after-the-snapshot")).await.0, 200, "which only an issuer's replay can put back");
+    assert_eq!(
+        late.answer(&token("after-the-snapshot")).await.0,
+        200,
+        "because only an issuer's replay can restore it"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

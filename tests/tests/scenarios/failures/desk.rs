@@ -1,4 +1,5 @@
-//! One Redis, an issuer's store on it, and a whole verifier that follows it through a fault proxy.
+//! One Redis, an issuer's store on it, and a complete verifier that follows it through a fault
+//! proxy.
 
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ const LIFETIMES: TokenLifetimes =
     TokenLifetimes { access_ttl: 3_600, idle_ttl: 3_600, absolute_ttl: 7_200, retry_window: 30, lifetime_max: 86_400 };
 pub const AOF: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
 
-/// An issuer's store on the Redis at `url`; it has made the data set.
+/// An issuer's store on the Redis at `url`, with the data set created.
 pub async fn issuer(url: &str) -> RedisStore {
     let store = RedisStore::new(Link::new(url).expect("a URL"), "sidegate", 1, LIFETIMES);
     eventually("the data set", || async { store.initialise().await.ok() }).await;
@@ -34,26 +35,26 @@ pub fn verifier(url: &str) -> Launched {
     Launched::start(Scratch::new(), &settings)
 }
 
-/// The token of a name, which is its `jti`; issued `age` seconds ago.
+/// A token whose `jti` is `name`, issued `age` seconds ago.
 pub fn token_of_age(name: &str, age: u64) -> String {
     let claims = claims(&format!("user-{name}"));
     let iat = claims.iat + 1 - age;
     sign(&Claims { jti: name.to_owned(), sid: format!("sid-{name}"), iat, exp: iat + 3_600, ..claims })
 }
 
-/// Issued this very second, and so later than the `since` of a log that was made a moment ago.
+/// Issued in this second, and therefore later than the `since` of a log that was just created.
 pub fn token(name: &str) -> String {
     token_of_age(name, 0)
 }
 
-/// What the issuer's store is asked to append for a name.
+/// The revocation of the token of `name`.
 pub fn revocation(name: &str) -> Revocation {
     let subject = Some(SubjectTag::of(&format!("user-{name}")));
     let target = Target::Token { jti: Id::parse(name).expect("an id"), subject };
     Revocation { target, expires_at: UnixTime(claims("x").exp + 70) }
 }
 
-/// Looks at a verifier from outside.
+/// Queries a verifier from outside.
 pub trait Seen {
     async fn answer(&self, token: &str) -> (u16, String);
     async fn feed(&self, field: &str) -> serde_json::Value;
@@ -70,12 +71,12 @@ impl Seen for Launched {
         (status, if status == 200 { String::new() } else { reply.code() })
     }
 
-    /// What `/readyz` says of the first partition.
+    /// A field of the first partition in `/readyz`.
     async fn feed(&self, field: &str) -> serde_json::Value {
         self.admin.get("/readyz").send().await.json()["feed"][0][field].clone()
     }
 
-    /// The value of a metric, by all that stands before it.
+    /// The value of a metric, by the text before the value.
     async fn metric(&self, line: &str) -> f64 {
         let text = self.admin.get("/metrics").send().await.body;
         let text = String::from_utf8_lossy(&text);
@@ -90,7 +91,7 @@ impl Seen for Launched {
             .await;
     }
 
-    /// It does so now: nothing is waited for.
+    /// Checks that the verifier denies the token now, without waiting.
     async fn denies(&self, name: &str) {
         assert_eq!(self.answer(&token(name)).await, (401, "token_revoked".to_owned()), "{name}");
     }
@@ -113,13 +114,13 @@ impl Desk {
         Self { redis, fault_proxy, issuer, verifier }
     }
 
-    /// Revokes a token; it is acknowledged.
+    /// Revokes a token; waits for the acknowledgement.
     pub async fn revoke(&self, name: &str) {
         revoke(&self.issuer, name).await;
     }
 
-    /// Appends an entry that nobody hears of, as if its push were lost.
-    pub async fn revoke_unheard(&self, name: &str) {
+    /// Appends an entry without a push, as if the push were lost.
+    pub async fn revoke_without_push(&self, name: &str) {
         let keys = RedisKeys::new("sidegate", 0);
         let script =
             "local id = redis.call('XADD', KEYS[2], '*', 'r', ARGV[1]) redis.call('HSET', KEYS[1], 'last', id)";
@@ -136,7 +137,7 @@ impl Desk {
 
 pub async fn revoke(issuer: &RedisStore, name: &str) {
     let entry = revocation(name);
-    // A store that was cut off a moment ago refuses at once; the client then tries again.
+    // A store that was just cut off refuses at once; the client then retries.
     eventually("the revocation to be stored", || async { issuer.append(0, &entry).await.ok() }).await;
 }
 
@@ -150,17 +151,18 @@ pub async fn say(connection: &mut MultiplexedConnection, words: &[&str]) -> redi
     command.query_async(connection).await.unwrap_or_else(|error| panic!("{words:?}: {error}"))
 }
 
-/// Waits until a field of the first partition's status is so.
+/// Waits until a field of the first partition's status satisfies the condition.
 pub async fn until_feed(verifier: &Launched, field: &str, so: impl Fn(&serde_json::Value) -> bool) {
     eventually(&format!("the feed's {field}"), || async { so(&verifier.feed(field).await).then_some(()) }).await;
 }
 
-/// True if the alarm is among those raised: where no issuer runs, `replay_missing` stands beside others.
+/// True if the alarm is among those raised: without an issuer, `replay_missing` may be raised as
+/// well.
 pub fn names(raised: &serde_json::Value, alarm: &str) -> bool {
     raised.as_str().is_some_and(|raised| raised.split(", ").any(|one| one == alarm))
 }
 
-/// A little while, in which something must not happen.
+/// A short time in which something must not happen.
 pub async fn a_while() {
     tokio::time::sleep(Duration::from_millis(400)).await;
 }

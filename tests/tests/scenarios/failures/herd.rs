@@ -1,5 +1,6 @@
-//! F20 in small, on a real Redis: many followers come back at once. (That they do not come back in step is shown in virtual
-//! time, in common/runtime/src/feed/backoff.rs; ten million entries are a benchmark row.)
+//! A small F20 on a real Redis: many followers reconnect at once. (Their spread over time is tested
+//! in virtual time, in common/runtime/src/feed/backoff.rs; ten million entries are a benchmark
+//! row.)
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -57,7 +58,7 @@ impl Sink for Count {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn f20_a_herd_that_comes_back_reads_the_rest_and_not_the_whole() {
+async fn f20_reconnecting_followers_read_only_the_rest() {
     let redis = Redis::with(AOF).await;
     let fault_proxy = FaultProxy::to(redis.port()).await;
     let store = issuer(&redis.url()).await;
@@ -85,14 +86,14 @@ async fn f20_a_herd_that_comes_back_reads_the_rest_and_not_the_whole() {
         ));
     }
     let all_fresh = async |since: u64| {
-        eventually("all of the herd to be fresh", || async {
+        eventually("all followers to be fresh", || async {
             followers.iter().all(|(count, _)| count.fresh_ms.load(Ordering::Acquire) > since).then_some(())
         })
         .await;
     };
     all_fresh(0).await;
     let applied = |follower: &(Arc<Count>, Arc<Status>)| follower.0.applied.load(Ordering::Relaxed);
-    // On a busy machine a follower's first reading may have been cut short and begun again.
+    // On a busy machine a follower's first read may have been aborted and restarted.
     assert!(followers.iter().all(|follower| applied(follower) >= ENTRIES));
     let full_reads = |follower: &(Arc<Count>, Arc<Status>)| follower.1.partitions()[0].counters.full_reads;
     let before: Vec<_> = followers.iter().map(|follower| (applied(follower), full_reads(follower))).collect();
@@ -104,7 +105,8 @@ async fn f20_a_herd_that_comes_back_reads_the_rest_and_not_the_whole() {
         assert_eq!(full_reads(follower), full_reads_before, "a delta was enough");
         let reconnects = follower.1.partitions()[0].reconnects;
         let read = applied(follower) - applied_before;
-        // The entry it went on from is read once more at each reconnect, to see that it still stands there.
+        // Each reconnect reads the last known entry once more, to check that the log still contains
+        // it.
         assert!(reconnects >= 1 && (1..=1 + 2 * reconnects).contains(&read), "{read} after {reconnects} reconnects");
     }
 }

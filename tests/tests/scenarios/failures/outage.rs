@@ -1,5 +1,6 @@
-//! Redis away for a second and for twenty, for real, under both staleness policies. (Ten minutes and six hours, and the
-//! bound on coming back, are in virtual time: common/runtime/src/feed/backoff.rs and the simulation.)
+//! A real Redis outage of one second and of twenty, under both staleness policies. (Ten minutes and
+//! six hours, and the bound on recovery, are tested in virtual time:
+//! common/runtime/src/feed/backoff.rs and the simulation.)
 
 use std::time::{Duration, Instant};
 
@@ -28,13 +29,13 @@ async fn away(lasts: Duration) {
     let away = Instant::now();
     redis.kill();
     if lasts > Duration::from_secs(2) {
-        eventually("the strict one to answer 503", || async {
+        eventually("the strict verifier to answer 503", || async {
             (deny.answer(&token("good")).await == (503, "stale".to_owned())).then_some(())
         })
         .await;
-        eventually("the lenient one to say how stale it is", || async {
+        eventually("the lenient verifier to report its age", || async {
             let reply = allow.at.get("/check").bearer(&token("good")).send().await;
-            assert_eq!(reply.status, 200, "it goes on with the list held");
+            assert_eq!(reply.status, 200, "it continues with the held list");
             reply.header("x-auth-stale").map(|_| ())
         })
         .await;
@@ -65,7 +66,7 @@ async fn redis_away_for_twenty_seconds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn everything_worth_watching_is_shown() {
+async fn feed_status_and_metrics_show_an_outage() {
     let redis = Redis::with(AOF).await;
     let fault_proxy = FaultProxy::to(redis.port()).await;
     let store = issuer(&redis.url()).await;

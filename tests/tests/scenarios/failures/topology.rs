@@ -40,7 +40,7 @@ impl Pair {
         .await;
     }
 
-    /// Waits until the replica has everything.
+    /// Waits until the replica has all entries.
     async fn until_in_both(&self) {
         let written = self.master.info("replication", "master_repl_offset").await.expect("an offset");
         let written: u64 = written.parse().expect("a number");
@@ -53,7 +53,7 @@ impl Pair {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn f08_a_failover_that_loses_acknowledged_entries_takes_nothing_back() {
+async fn f08_failover_that_loses_entries_unrevokes_nothing() {
     let mut pair = Pair::start(&[]).await;
     let fault_proxy = FaultProxy::to(pair.master.port()).await;
     let store = issuer(&through(&fault_proxy)).await;
@@ -78,7 +78,7 @@ async fn f08_a_failover_that_loses_acknowledged_entries_takes_nothing_back() {
         "three were acknowledged and lost"
     );
     fault_proxy.lead_to(replica.port());
-    // Another issuer, which has never heard of them, writes on.
+    // Another issuer, which never received them, continues to write.
     let other = issuer(&replica.url()).await;
     for name in ["new-1", "new-2", "new-3"] {
         revoke(&other, name).await;
@@ -151,7 +151,7 @@ async fn f09_an_isolated_master_proves_nothing() {
     verifier.proven().await;
     pair.link.swallow();
     until_feed(&verifier, "alarm", |raised| names(raised, "isolated")).await;
-    eventually("it to call itself stale", || async {
+    eventually("the verifier to report itself as stale", || async {
         (verifier.answer(&token("good")).await == (503, "stale".to_owned())).then_some(())
     })
     .await;
@@ -174,7 +174,7 @@ async fn number(connection: &mut MultiplexedConnection, words: &[&str]) -> Strin
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn f21_a_slot_that_moves_in_a_cluster_is_followed_to_its_new_owner() {
+async fn f21_moved_cluster_slot_is_followed_to_its_new_owner() {
     let bus = [free_port().to_string(), free_port().to_string()];
     let node = async |bus: &str| {
         let options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "5000", "--cluster-port", bus];

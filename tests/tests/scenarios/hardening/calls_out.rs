@@ -1,4 +1,5 @@
-//! No token makes a program call anybody: every connect() of both programs is listed by strace while the corpus is judged.
+//! No token makes a program open a connection: strace lists every connect() of both programs while
+//! the corpus is checked.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -15,10 +16,11 @@ use sidegate_tests::stack::{Stack, Store};
 use sidegate_tests::wait::eventually;
 use tokio::net::TcpListener;
 
-/// A program started under strace, which writes every call that could reach somebody to `calls`.
+/// A program started under strace, which writes every call that could reach another host to
+/// `calls`.
 fn traced(stack: &Stack, name: &str, settings: &std::collections::BTreeMap<String, String>, calls: &Path) -> Program {
     let mut command = Command::new("strace");
-    // -D: the program is our child, and strace its own.
+    // -D: the program is our child, and strace the grandchild.
     command.args([
         "-D",
         "-f",
@@ -35,7 +37,7 @@ fn traced(stack: &Stack, name: &str, settings: &std::collections::BTreeMap<Strin
     Program::start(name, command, &stack.folder.file(&format!("{name}-traced.log")))
 }
 
-/// Every address that was called, by connect() or by a datagram.
+/// Every address used, by connect() or by a datagram.
 fn called(calls: &Path) -> BTreeSet<String> {
     let text = std::fs::read_to_string(calls).expect("strace writes");
     let port = |line: &str| {
@@ -49,7 +51,7 @@ fn called(calls: &Path) -> BTreeSet<String> {
         .collect()
 }
 
-/// Somebody who must not be called: counts who does.
+/// A server that must not be called; counts its connections.
 async fn canary() -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound");
@@ -84,14 +86,14 @@ fn luring(forge: &Forge, canary: SocketAddr) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_token_makes_a_program_call_anybody() {
+async fn no_token_makes_a_program_connect_anywhere() {
     let forge = Forge::generate(KeyKind::EdDsa);
     let mut stack = Stack::start(Store::Embedded, 0).await;
     let keys = stack.folder.file("keys");
     std::fs::create_dir(&keys).expect("a folder");
     std::fs::write(keys.join("a.pem"), forge.private_pem().expect("a private key")).expect("written");
     std::fs::write(keys.join("keys.toml"), format!("signing = \"{}\"\n", forge.kid())).expect("written");
-    // The issuer too is asked about tokens: it signs with the forge's key, and judges by it.
+    // The issuer checks tokens as well: it signs and verifies with the forge's key.
     let mut settings = stack.issuer.settings.clone();
     settings.insert("JWT_KEYS_DIR".into(), keys.display().to_string());
     settings.insert("SESSION_SECRET_KEY".into(), "a-session-secret-of-the-tests-of-32-bytes+".into());
@@ -134,5 +136,5 @@ async fn no_token_makes_a_program_call_anybody() {
     assert!(from_verifier.contains(feed), "strace sees calls at all");
     assert!(from_verifier.is_subset(&allowed(&[feed, issuer])), "{from_verifier:?}");
     assert_eq!(from_issuer, BTreeSet::new());
-    assert_eq!(calls.load(Ordering::Relaxed), 0, "somebody called the canary");
+    assert_eq!(calls.load(Ordering::Relaxed), 0, "the canary was called");
 }

@@ -1,13 +1,14 @@
-//! HTTP/2 by hand-made frames (RFC 9113): floods, resets, lists without an end. The server closes, or bears it.
+//! HTTP/2 with hand-made frames (RFC 9113): floods, resets, endless lists. The server closes, or
+//! stays within its limits.
 
 use std::time::Duration;
 
 use sidegate_tests::bench::memory::rss_mb;
 use sidegate_tests::hostile_clients::{PREFACE, frame};
 use sidegate_tests::stack::{Stack, Store};
-use sidegate_tests::wait::PATIENCE;
+use sidegate_tests::wait::WAIT_LIMIT;
 
-use crate::hardening::kit::{Connection, Site, sites};
+use crate::hardening::support::{Connection, Site, sites};
 
 /// Frame types (RFC 9113 §6).
 const DATA: u8 = 0;
@@ -20,19 +21,20 @@ const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
-/// How long a server that may keep a connection is listened to.
+/// How long to read from a server that may keep the connection.
 const BRIEF: Duration = Duration::from_millis(500);
-/// What a flood may cost at most, in MB: far below what was sent.
+/// Limit of the memory cost of a flood, in MB: far below the bytes sent.
 const MEMORY_MB: f64 = 48.0;
 
-/// HPACK: `GET` or `POST` of a path at `x`, with no compression of the path (RFC 7541 §6.2.2, appendix A).
+/// HPACK: `GET` or `POST` of a path at `x`, with the path uncompressed (RFC 7541 §6.2.2, appendix
+/// A).
 fn request(post: bool, path: &str) -> Vec<u8> {
     let method = if post { 0x83 } else { 0x82 };
     let length = u8::try_from(path.len()).unwrap();
     [&[method, 0x86, 0x01, 1, b'x', 0x04, length], path.as_bytes()].concat()
 }
 
-/// The stream numbers that a client may use, in turn.
+/// The stream numbers that a client may use, in order.
 fn streams() -> impl Iterator<Item = u32> {
     (0..).map(|n| 2 * n + 1)
 }
@@ -57,13 +59,14 @@ fn frames(bytes: &[u8]) -> Vec<(u8, u8, u32, &[u8])> {
     found
 }
 
-/// The error code of a GOAWAY, if one came.
+/// The error code of a GOAWAY, if there is one.
 fn goaway(bytes: &[u8]) -> Option<u32> {
     let (.., payload) = frames(bytes).into_iter().find(|(kind, ..)| *kind == GOAWAY)?;
     payload.get(4..8).map(|code| u32::from_be_bytes(code.try_into().unwrap()))
 }
 
-/// Sends `flood` again and again without reading; true if the server closes, at the latest after so long a silence.
+/// Sends `flood` repeatedly without reading, then reads until `silence` has passed; true if the
+/// server closes.
 async fn pour(connection: &mut Connection, flood: &[u8], times: usize, silence: Duration) -> bool {
     for _ in 0..times {
         if !connection.send_within(flood, Duration::from_secs(2)).await {
@@ -73,8 +76,9 @@ async fn pour(connection: &mut Connection, flood: &[u8], times: usize, silence: 
     connection.read_for(silence).await
 }
 
-/// Floods `site` and sees that its program does not grow and that others are served meanwhile.
-async fn bears(site: &Site<'_>, what: &str, start: &[u8], flood: &[u8], times: usize, silence: Duration) -> bool {
+/// Floods `site`; its program's memory must not grow, and other clients must be served meanwhile.
+/// True if the server closes.
+async fn withstands(site: &Site<'_>, what: &str, start: &[u8], flood: &[u8], times: usize, silence: Duration) -> bool {
     let before = rss_mb(site.program.pid());
     let mut connection = open(site).await;
     connection.send(start).await;
@@ -97,19 +101,19 @@ async fn stack() -> Stack {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn floods_are_borne() {
+async fn floods_neither_grow_memory_nor_block_others() {
     let stack = stack().await;
     for site in sites(&stack) {
-        // Answers that nobody reads: the server must stop reading before it runs out of memory.
+        // Unread responses: the server must stop reading before it runs out of memory.
         let pings = frame(PING, 0, 0, &[7; 8]).repeat(1000);
-        bears(&site, "PING flood", b"", &pings, 1000, BRIEF).await;
+        withstands(&site, "PING flood", b"", &pings, 1000, BRIEF).await;
         let settings = frame(SETTINGS, 0, 0, &[0, 4, 0, 1, 0, 0]).repeat(1000);
-        bears(&site, "SETTINGS flood", b"", &settings, 1000, BRIEF).await;
+        withstands(&site, "SETTINGS flood", b"", &settings, 1000, BRIEF).await;
         let open = frame(HEADERS, END_HEADERS, 1, &request(true, "/verify"));
         let empty = frame(DATA, 0, 1, &[]).repeat(1000);
-        bears(&site, "empty DATA flood", &open, &empty, 1000, BRIEF).await;
+        withstands(&site, "empty DATA flood", &open, &empty, 1000, BRIEF).await;
         let unknown = frame(0x77, 0, 0, &[0; 64]).repeat(1000);
-        bears(&site, "flood of unknown frames", b"", &unknown, 200, BRIEF).await;
+        withstands(&site, "flood of unknown frames", b"", &unknown, 200, BRIEF).await;
     }
 }
 
@@ -123,28 +127,45 @@ async fn rapid_resets_end_the_connection() {
             [headers, frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes())].concat()
         };
         let flood: Vec<u8> = streams().take(20_000).flat_map(pair).collect();
-        assert!(bears(&site, "rapid reset", b"", &flood, 1, PATIENCE).await, "{}: the connection is kept", site.name);
-        // The server is made to reset each stream itself, by a window that grows by nothing.
+        assert!(
+            withstands(&site, "rapid reset", b"", &flood, 1, WAIT_LIMIT).await,
+            "{}: the connection is kept",
+            site.name
+        );
+        // Makes the server itself reset each stream, with a window update of zero.
         let block = request(true, "/verify");
         let pair = |stream| {
             let headers = frame(HEADERS, END_HEADERS, stream, &block);
             [headers, frame(WINDOW_UPDATE, 0, stream, &[0; 4])].concat()
         };
         let flood: Vec<u8> = streams().take(20_000).flat_map(pair).collect();
-        assert!(bears(&site, "made to reset", b"", &flood, 1, PATIENCE).await, "{}: the connection is kept", site.name);
+        assert!(
+            withstands(&site, "made to reset", b"", &flood, 1, WAIT_LIMIT).await,
+            "{}: the connection is kept",
+            site.name
+        );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn header_lists_end() {
+async fn endless_header_lists_are_refused() {
     let stack = stack().await;
     for site in sites(&stack) {
         let start = frame(HEADERS, END_STREAM, 1, &request(false, site.path));
         let more = frame(CONTINUATION, 0, 1, &[&[0x00, 1, b'a', 0x7f, 0xf1, 0x1e], &[b'a'; 4080][..]].concat());
-        assert!(bears(&site, "CONTINUATION flood", &start, &more, 20_000, PATIENCE).await, "{}: kept", site.name);
+        assert!(
+            withstands(&site, "CONTINUATION flood", &start, &more, 20_000, WAIT_LIMIT).await,
+            "{}: kept",
+            site.name
+        );
         let empty = frame(CONTINUATION, 0, 1, &[]).repeat(1000);
-        assert!(bears(&site, "empty CONTINUATION flood", &start, &empty, 1000, PATIENCE).await, "{}: kept", site.name);
-        // One entry of 4,000 bytes in the table of the connection, named 16,000 times: 64 MB in one frame.
+        assert!(
+            withstands(&site, "empty CONTINUATION flood", &start, &empty, 1000, WAIT_LIMIT).await,
+            "{}: kept",
+            site.name
+        );
+        // One entry of 4,000 bytes in the connection's table, referenced 16,000 times: 64 MB in one
+        // frame.
         let entry = [&[0x40, 1, b'a', 0x7f, 0xa1, 0x1e][..], &[b'a'; 4000]].concat();
         let bomb = [request(false, site.path), entry, vec![0xbe; 12_000]].concat();
         let mut connection = open(&site).await;
@@ -157,7 +178,7 @@ async fn header_lists_end() {
         connection.read_until(ended).await;
         let got = frames(&connection.received);
         assert!(ended(&connection.received), "{}: {got:?}", site.name);
-        // 431 is no static entry of HPACK: its digits stand in the block.
+        // 431 is not in HPACK's static table, so its digits are in the block.
         if let Some((.., block)) = got.iter().find(|(kind, _, stream, _)| *stream == 1 && *kind == HEADERS) {
             assert!(!block.contains(&0x88), "{}: 200 after a bomb", site.name);
         }
@@ -166,11 +187,11 @@ async fn header_lists_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn streams_are_counted() {
+async fn streams_over_the_limit_are_refused() {
     let stack = stack().await;
     let site = sites(&stack).into_iter().nth(2).unwrap();
     let mut connection = open(&site).await;
-    // Bodies that never end hold their streams; more than the server announced are refused.
+    // Endless bodies hold their streams; more than the announced number are refused.
     let block = request(true, "/verify");
     for stream in streams().take(300) {
         connection.send(&frame(HEADERS, END_HEADERS, stream, &block)).await;
@@ -190,7 +211,7 @@ async fn streams_are_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn frames_against_the_rules_end_the_connection() {
+async fn invalid_frames_end_the_connection() {
     let stack = stack().await;
     for site in sites(&stack) {
         let headers = frame(HEADERS, END_STREAM | END_HEADERS, 1, &request(false, site.path));

@@ -1,4 +1,5 @@
-//! The programs on a hostile host: no privileges, nothing to write to, no memory for neighbours, sockets that stay theirs.
+//! The programs on a hostile host: no privileges, no writable paths, no memory visible to other
+//! processes, protected sockets.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
@@ -14,13 +15,13 @@ use sidegate_tests::stack::{EMAIL, SECRET, Stack, Store, Verifier};
 use sidegate_tests::users::{self, PASSWORD};
 use sidegate_tests::wait::eventually;
 
-/// `nobody` wherever there is one.
+/// The user `nobody` where it exists.
 const NOBODY: &str = "65534";
 
 fn is_root() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
-        println!("skipped: needs root, to become somebody else");
+        println!("skipped: only root can become another user");
     }
     root
 }
@@ -39,7 +40,8 @@ fn proc_line(pid: u32, file: &str, start: &str) -> String {
     line[start.len()..].split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// One of our programs with a read-only root but for `folder`, in which its copy lies, without any privilege.
+/// One of our programs, without any privilege and with a read-only root except for `folder`, which
+/// holds its copy.
 fn confined(folder: &Scratch, name: &str, settings: &BTreeMap<String, String>) -> Program {
     let copy = folder.file(name);
     std::fs::copy(binary(name), &copy).expect("a copy");
@@ -69,7 +71,7 @@ async fn until_ready(program: &mut Program, admin: &At) {
     assert!(program.running(), "{}", program.output());
 }
 
-/// What the kernel says of a process that has no way back to privileges.
+/// Checks in /proc that a process cannot regain privileges.
 fn is_harmless(pid: u32, folder: &Path) {
     assert_eq!(proc_line(pid, "status", "Uid:"), [NOBODY; 4].join(" "));
     for set in ["CapEff:", "CapPrm:", "CapBnd:", "CapInh:", "CapAmb:"] {
@@ -86,7 +88,7 @@ fn is_harmless(pid: u32, folder: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_main_job_needs_no_privilege_and_no_place_to_write_but_its_own() {
+async fn programs_run_unprivileged_and_write_only_to_their_folder() {
     if !is_root() {
         return;
     }
@@ -142,7 +144,7 @@ async fn the_main_job_needs_no_privilege_and_no_place_to_write_but_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn neighbours_see_no_memory_and_no_core() {
+async fn other_processes_see_no_memory_and_no_core() {
     let stack = Stack::start(Store::Embedded, 1).await;
     for program in [&stack.issuer.program, &stack.verifiers[0].program] {
         assert_eq!(proc_line(program.pid(), "limits", "Max core file size"), "0 0 bytes");
@@ -150,7 +152,7 @@ async fn neighbours_see_no_memory_and_no_core() {
     if !is_root() {
         return;
     }
-    // The same user may read the memory of his own processes, unless they say no.
+    // The same user may read the memory of the user's own processes unless they opt out.
     let folder = Scratch::new();
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).expect("ours");
     let copy = folder.file("sidegate-verifier");
@@ -172,8 +174,10 @@ async fn neighbours_see_no_memory_and_no_core() {
     let peek = |pid: u32, file: &str| -> Output {
         as_nobody().args(["head", "-c", "1"]).arg(format!("/proc/{pid}/{file}")).output().expect("head")
     };
-    eventually("sleep to be somebody else's", || async { peek(other.pid(), "environ").status.success().then_some(()) })
-        .await;
+    eventually("sleep to belong to the other user", || async {
+        peek(other.pid(), "environ").status.success().then_some(())
+    })
+    .await;
     for file in ["environ", "maps", "mem"] {
         let denied = peek(ours.pid(), file);
         let why = String::from_utf8_lossy(&denied.stderr).into_owned();
@@ -183,7 +187,7 @@ async fn neighbours_see_no_memory_and_no_core() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sockets_are_for_whom_their_mode_says() {
+async fn sockets_have_the_configured_mode() {
     let mut stack = Stack::start(Store::Embedded, 1).await;
     let socket = std::path::PathBuf::from(&stack.verifiers[0].settings["VERIFIER_SOCKET"]);
     let mode = |path: &Path| std::fs::metadata(path).expect("a socket").permissions().mode() & 0o777;
@@ -203,21 +207,21 @@ async fn sockets_are_for_whom_their_mode_says() {
         let (asked, why) = ask(stranger);
         assert!(!asked && why.contains("ermission denied"), "{why}");
     }
-    // A second verifier does not steal the socket of a living one ...
+    // A second verifier does not take the socket of a running one ...
     let mut settings = stack.verifiers[0].settings.clone();
     settings.extend(own(&[("VERIFIER_ADMIN_LISTEN", local(free_port()).0), ("VERIFIER_LISTEN", String::new())]));
     let log = stack.folder.file("thief.log");
     let mut thief = Program::ours("sidegate-verifier", &settings, &log);
-    assert_eq!(thief.wait(sidegate_tests::wait::PATIENCE).code(), Some(1), "{}", thief.output());
+    assert_eq!(thief.wait(sidegate_tests::wait::WAIT_LIMIT).code(), Some(1), "{}", thief.output());
     assert!(thief.output().contains("another process answers there"), "{}", thief.output());
     assert_eq!(stack.verifiers[0].check(&access).await.status, 200);
-    // ... and one that was killed leaves a socket that is replaced.
+    // ... and replaces the socket left by a killed one.
     stack.verifiers[0].program.kill();
     assert!(socket.exists());
     stack.verifiers[0].restart().await;
     assert_eq!(stack.verifiers[0].check(&access).await.status, 200);
     assert!(stack.verifiers[0].program.stop().success());
-    assert!(!socket.exists(), "a clean stop leaves nothing");
+    assert!(!socket.exists(), "a clean stop removes the socket");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -239,13 +243,13 @@ async fn only_listed_users_attach() {
         if let_in {
             eventually("the client to attach", || async { client.segment() }).await;
         }
-        assert!(ask().await && ask().await, "the plain socket is for everybody whom its mode lets in");
+        assert!(ask().await && ask().await, "the plain socket admits every user that its mode allows");
         assert_eq!(client.segment().is_some(), let_in, "ATTACH_ALLOW_UIDS={uids}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn as_many_files_are_opened_as_the_hard_limit_allows() {
+async fn open_files_reach_the_hard_limit() {
     let mut stack = Stack::start(Store::Embedded, 1).await;
     let verifier = &mut stack.verifiers[0];
     assert!(verifier.program.stop().success());
@@ -282,10 +286,10 @@ async fn passed_socket_that_no_setting_names_is_refused() {
         }
         let log = stack.folder.file(&format!("{name}-stray.log"));
         let mut program = Program::launch(name, &settings, &log, &sockets);
-        assert_eq!(program.wait(sidegate_tests::wait::PATIENCE).code(), Some(1), "{}", program.output());
-        let told = program.output();
-        assert!(told.contains(stray.to_str().expect("UTF-8")) && told.contains(&address), "{told}");
-        assert!(told.contains(setting), "{told}");
+        assert_eq!(program.wait(sidegate_tests::wait::WAIT_LIMIT).code(), Some(1), "{}", program.output());
+        let printed = program.output();
+        assert!(printed.contains(stray.to_str().expect("UTF-8")) && printed.contains(&address), "{printed}");
+        assert!(printed.contains(setting), "{printed}");
     }
 }
 
@@ -299,7 +303,7 @@ async fn logs_in_files_have_no_colour_codes() {
     }
 }
 
-/// Some published secrets that are long enough; sidegate-common's own test tries all of them.
+/// Some published secrets of sufficient length; sidegate-common's own test tries all of them.
 fn published() -> Vec<String> {
     let folder = std::env::var("SIDEGATE_VECTORS")
         .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/vectors").to_owned());
@@ -310,7 +314,7 @@ fn published() -> Vec<String> {
 }
 
 #[test]
-fn a_secret_may_stand_in_a_file_and_a_weak_one_nowhere() {
+fn weak_secrets_are_refused_even_from_files() {
     let folder = Scratch::new();
     let database = format!("sqlite://{}?mode=rwc", folder.file("app.db").display());
     let secret = folder.file("secret");
@@ -325,9 +329,9 @@ fn a_secret_may_stand_in_a_file_and_a_weak_one_nowhere() {
                 run(program, &["check-config"], &[("JWT_SECRET_KEY_FILE", file), ("DATABASE_URL", &database)], "");
             let plain = run(program, &["check-config"], &[("JWT_SECRET_KEY", text), ("DATABASE_URL", &database)], "");
             for output in [by_file, plain] {
-                let told = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-                assert_eq!(output.status.code(), Some(if right { 0 } else { 64 }), "{program}: {text}: {told}");
-                assert!(!told.contains(text) && told.contains("JWT_SECRET_KEY"), "{told}");
+                let printed = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+                assert_eq!(output.status.code(), Some(if right { 0 } else { 64 }), "{program}: {text}: {printed}");
+                assert!(!printed.contains(text) && printed.contains("JWT_SECRET_KEY"), "{printed}");
             }
         }
     }

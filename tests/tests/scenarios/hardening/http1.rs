@@ -1,4 +1,4 @@
-//! HTTP/1: heads and bodies that never end, are too large, or can be read in two ways.
+//! HTTP/1: heads and bodies that are endless, too large, or ambiguous.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use sidegate_tests::http::At;
 use sidegate_tests::stack::{ADMIN_TOKEN, EMAIL, Stack, Store};
 use tokio::task::JoinSet;
 
-use crate::hardening::kit::{Connection, answers, sites, status};
+use crate::hardening::support::{Connection, answers, sites, status};
 
 const INTROSPECT: (&str, &str) = ("INTROSPECT_TOKEN", "an-introspection-token");
 
@@ -15,7 +15,7 @@ async fn stack() -> Stack {
     Stack::with(Store::Embedded, 1, &[], &[INTROSPECT]).await
 }
 
-/// Sends `start`, then a byte now and then, until the server closes.
+/// Sends `start`, then a byte from time to time, until the server closes.
 async fn drip(at: At, name: String, start: String, byte: &'static [u8]) -> String {
     let mut connection = Connection::open(&at).await;
     connection.send(start.as_bytes()).await;
@@ -25,11 +25,11 @@ async fn drip(at: At, name: String, start: String, byte: &'static [u8]) -> Strin
             return connection.text();
         }
     }
-    panic!("{name}: served for ever");
+    panic!("{name}: never closed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_head_must_come_in_time_and_an_idle_connection_may_wait() {
+async fn slow_heads_time_out_and_idle_connections_stay() {
     let stack = stack().await;
     let mut slow = JoinSet::new();
     let mut idle = Vec::new();
@@ -53,7 +53,7 @@ async fn a_head_must_come_in_time_and_an_idle_connection_may_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_must_come_in_time() {
+async fn slow_bodies_time_out() {
     let stack = stack().await;
     let (issuer, verifier) = (&stack.issuer, &stack.verifiers[0]);
     let admin = format!("Authorization: Bearer {ADMIN_TOKEN}\r\n");
@@ -83,14 +83,14 @@ async fn a_body_must_come_in_time() {
         let answer = ended.unwrap();
         assert!((400..500).contains(&status(&answer)), "{answer}");
     }
-    // A check looks at no body, and waits for none.
+    // A check does not read the body, and does not wait for it.
     let mut check = Connection::open(&verifier.at).await;
     check.send(b"POST /check HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n").await;
     assert!(check.until_closed("a check with a body that never comes").await.starts_with("HTTP/1.1 401"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_too_large_is_refused_before_it_is_all_there() {
+async fn oversized_requests_are_refused_before_they_are_complete() {
     let stack = stack().await;
     for site in sites(&stack) {
         let get = format!("GET {} HTTP/1.1\r\nHost: x\r\n", site.path);
@@ -106,7 +106,7 @@ async fn what_is_too_large_is_refused_before_it_is_all_there() {
             let mut connection = Connection::open(site.at).await;
             connection.send_within(request.as_bytes(), Duration::from_secs(10)).await;
             let answer = connection.until_closed(&what).await;
-            // The reset that follows unread bytes may overtake the answer.
+            // The reset that follows unread bytes may overtake the response.
             assert!(answer.is_empty() || [414, 431].contains(&status(&answer)), "{what}: {answer}");
             assert!(answers(&answer) <= 1, "{what}: {answer}");
         }
@@ -132,7 +132,8 @@ async fn what_is_too_large_is_refused_before_it_is_all_there() {
     }
 }
 
-/// Requests that two servers might end at different places. Each is followed by another request, which must not be answered.
+/// Requests that two servers might end at different positions. Each is followed by another request,
+/// which must not be answered.
 fn ambiguous(path: &str) -> Vec<(&'static str, String)> {
     let post = |lines: &str, body: &str| {
         format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{lines}\r\n{body}")
@@ -148,7 +149,7 @@ fn ambiguous(path: &str) -> Vec<(&'static str, String)> {
         ("length and chunks", post("Content-Length: 4\r\nTransfer-Encoding: chunked\r\n", "2\r\n{}\r\n0\r\n\r\n")),
         ("chunks and length", post("Transfer-Encoding: chunked\r\nContent-Length: 4\r\n", "2\r\n{}\r\n0\r\n\r\n")),
         ("chunked is not last", post("Transfer-Encoding: chunked, identity\r\n", "2\r\n{}\r\n0\r\n\r\n")),
-        ("an encoding nobody knows", post("Transfer-Encoding: xchunked\r\n", "2\r\n{}\r\n0\r\n\r\n")),
+        ("an unknown encoding", post("Transfer-Encoding: xchunked\r\n", "2\r\n{}\r\n0\r\n\r\n")),
         ("chunks in HTTP/1.0", post("Transfer-Encoding: chunked\r\n", "0\r\n\r\n").replacen("1.1", "1.0", 1)),
         (
             "a chunk's size beyond 64 bits",
@@ -166,14 +167,14 @@ fn ambiguous(path: &str) -> Vec<(&'static str, String)> {
         ("a zero byte in a name", post("X-\0A: b\r\nContent-Length: 2\r\n", "{}")),
         ("a header without a colon", post("X-A\r\nContent-Length: 2\r\n", "{}")),
         ("a tab in the request line", post("Content-Length: 2\r\n", "{}").replacen(' ', "\t", 1)),
-        ("a version nobody knows", post("Content-Length: 2\r\n", "{}").replacen("HTTP/1.1", "HTTP/1.7", 1)),
+        ("an unknown version", post("Content-Length: 2\r\n", "{}").replacen("HTTP/1.1", "HTTP/1.7", 1)),
         ("HTTP/0.9", format!("GET {path}\r\n")),
         ("a method with a colon", post("Content-Length: 2\r\n", "{}").replacen("POST", "PO:ST", 1)),
     ]
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_can_be_read_in_two_ways() {
+async fn ambiguous_requests_are_refused() {
     let stack = stack().await;
     let mut tried = 0;
     for site in sites(&stack) {

@@ -1,4 +1,4 @@
-//! Ten thousand connections that do nothing, and a client that wants to work.
+//! Ten thousand idle connections, and a client that works.
 
 use std::time::Duration;
 
@@ -6,26 +6,26 @@ use sidegate_tests::bench::{idle, load};
 use sidegate_tests::stack::{EMAIL, Stack, Store};
 use sidegate_tests::wait::eventually;
 
-use crate::hardening::kit::Connection;
+use crate::hardening::support::Connection;
 
-/// For all of them; what becomes of connections for which there is no room, memory.rs tells.
+/// Enough memory for all of them; memory.rs tests connections over the limit.
 const ROOM: (&str, &str) = ("CONNECTION_MEMORY", "512");
 
-/// One crowd at a time: this process has to hold it, too.
-static ONE_CROWD: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+/// One test at a time, because this process holds its side of the connections as well.
+static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_thousand_idle_connections_keep_nobody_out() {
-    let _turn = ONE_CROWD.lock().await;
+async fn ten_thousand_idle_connections_block_no_client() {
+    let _turn = ONE_AT_A_TIME.lock().await;
     let stack = Stack::with(Store::Embedded, 1, &[], &[ROOM]).await;
     let access = stack.issuer.login(EMAIL).await.access;
     let request = [load::check_request(&access)];
     let verifier = &stack.verifiers[0];
-    let crowd = idle::crowd();
-    let mut silent = Vec::with_capacity(crowd);
-    for number in 0..crowd {
+    let connections = idle::connection_count();
+    let mut silent = Vec::with_capacity(connections);
+    for number in 0..connections {
         let mut connection = Connection::open(&verifier.tcp).await;
-        // Some have asked once, some are in the middle of a head, some have never said a word.
+        // Some have sent a request, some are in the middle of a head, some have never sent a byte.
         match number % 10 {
             0 => drop(connection.get("/check").await),
             1 => assert!(connection.send(b"GET /check HTTP/1.1\r\nHost:").await),
@@ -35,19 +35,20 @@ async fn ten_thousand_idle_connections_keep_nobody_out() {
     }
     let socket = load::run(&verifier.at, &request, 8, Duration::from_millis(500)).await;
     let tcp = load::run(&verifier.tcp, &request, 8, Duration::from_millis(500)).await;
-    println!("{crowd} idle: {:.0} checks/s over the socket, {:.0} over TCP", socket.per_second, tcp.per_second);
+    println!("{connections} idle: {:.0} checks/s over the socket, {:.0} over TCP", socket.per_second, tcp.per_second);
     assert!(socket.latencies_us.len() > 100 && tcp.latencies_us.len() > 100);
-    // Those that had asked are served again: none was thrown out for another.
+    // Those that had sent a request are served again: no connection was closed in favour of
+    // another.
     silent[0].get("/check").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_thousand_slow_heads_end_by_themselves() {
-    let _turn = ONE_CROWD.lock().await;
+async fn ten_thousand_slow_heads_time_out() {
+    let _turn = ONE_AT_A_TIME.lock().await;
     let stack = Stack::with(Store::Embedded, 0, &[ROOM], &[]).await;
-    let crowd = idle::crowd();
-    let mut slow = Vec::with_capacity(crowd);
-    for _ in 0..crowd {
+    let connections = idle::connection_count();
+    let mut slow = Vec::with_capacity(connections);
+    for _ in 0..connections {
         let mut connection = Connection::open(&stack.issuer.at).await;
         assert!(connection.send(b"POST /auth/login HTTP/1.1\r\nHost: x\r\nX-A: ").await);
         slow.push(connection);

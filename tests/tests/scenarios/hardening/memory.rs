@@ -1,4 +1,5 @@
-//! Clients without credentials that cost memory: the programs stay within what they are allowed, serve others meanwhile, and close.
+//! Clients without credentials that cost memory: the programs stay within their limits, serve
+//! others meanwhile, and close.
 
 use std::process::Command;
 
@@ -10,11 +11,12 @@ use sidegate_tests::wait::eventually;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use crate::hardening::kit::{Site, sites};
+use crate::hardening::support::{Site, sites};
 
-/// So little that a few hundred connections reach it.
+/// So little that a few hundred connections reach the limit.
 const SETTING: (&str, &str) = ("CONNECTION_MEMORY", "4");
-/// What an attack may cost at most, in MB: what the setting says, the allocator's share, and the honest clients beside it.
+/// Limit of the memory cost of an attack, in MB: the setting, the allocator's share, and the
+/// legitimate clients beside it.
 const GROWTH_MB: f64 = 20.0;
 
 async fn small() -> Stack {
@@ -26,9 +28,10 @@ fn public(stack: &Stack) -> Vec<Site<'_>> {
     sites(stack).into_iter().filter(|site| ["the issuer", "the verifier over TCP"].contains(&site.name)).collect()
 }
 
-/// Attacks with so many connections at once; others are served meanwhile, and memory stays. What is still open afterwards.
+/// Attacks with this many connections at once; other clients are served meanwhile, and memory stays
+/// bounded. Returns the connections still open.
 async fn attack(site: &Site<'_>, path: &str, attack: Attack, connections: usize) -> Vec<TcpStream> {
-    // It has worked before: its first requests are not counted.
+    // The first requests allocate memory that does not count.
     site.serves().await;
     let before = rss_mb(site.program.pid());
     let mut opening = JoinSet::new();
@@ -95,14 +98,11 @@ async fn clients_that_never_read_are_closed() {
         for attacks in [Attack::NoWindow(100), Attack::NeverReads(4000)] {
             open.extend(attack(site, path, attacks, 20).await);
         }
-        assert!(files(site) > 20, "{}: they are there at first", site.name);
+        assert!(files(site) > 20, "{}: the connections are open at first", site.name);
     }
-    // Nobody here reads or closes.
+    // These connections neither read nor close.
     for (site, before) in sites.iter().zip(before) {
-        eventually("connections that nobody reads from to be closed", || async {
-            (files(site) <= before + 10).then_some(())
-        })
-        .await;
+        eventually("unread connections to be closed", || async { (files(site) <= before + 10).then_some(()) }).await;
     }
     drop(open);
 }
@@ -114,7 +114,7 @@ async fn memory_comes_back_after_an_attack() {
         drop(attack(site, path, Attack::Posts(100), 30).await);
         drop(attack(site, path, Attack::HalfHead, at_most(1000)).await);
         let before = rss_mb(site.program.pid());
-        // What was given back is used again: the same attack costs nothing more.
+        // Returned memory is used again: the same attack costs nothing more.
         drop(attack(site, path, Attack::Posts(100), 30).await);
         let after = rss_mb(site.program.pid());
         assert!(after < before + GROWTH_MB / 2.0, "{}: {before:.1} MB, then {after:.1} MB", site.name);
@@ -142,7 +142,7 @@ async fn few_descriptors_leave_probes_and_feed_alone() {
     stack.issuer.restart().await;
     let access = stack.issuer.login(EMAIL).await.access;
     assert_eq!(stack.issuer.logout(&access).await.status, 204);
-    // The feed was connected again although every connection that clients may have is taken.
+    // The feed was connected again although all client connections are in use.
     let verifier = &stack.verifiers[0];
     for _ in 0..FILES {
         idle.extend(start(&verifier.tcp, "/check", Attack::HalfHead).await);
@@ -177,6 +177,6 @@ fn default_connection_memory_fits_shipped_limits() {
         assert!(default * 2 <= shipped_limit(file), "{name}: {default} MiB of {}", shipped_limit(file));
     }
     let refused = run("sidegate-verifier", &["check-config"], &[("CONNECTION_MEMORY", "0")], "");
-    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(refused.status.code() == Some(64) && told.contains("CONNECTION_MEMORY"), "{told}");
+    let printed = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(64) && printed.contains("CONNECTION_MEMORY"), "{printed}");
 }

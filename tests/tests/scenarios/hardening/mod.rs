@@ -1,9 +1,9 @@
-//! What hostile clients and neighbours do to the programs themselves: through sockets, against the real ones.
+//! Attacks by hostile clients and neighbouring processes on the real programs.
 
 mod calls_out;
 mod h2;
 mod host;
 mod http1;
 mod idle;
-mod kit;
 mod memory;
+mod support;

@@ -1,4 +1,5 @@
-//! Passwords through the socket: refusals cost the same and look the same; what is right is taken exactly as it is.
+//! Passwords through the socket: refusals cost the same and look the same; the right password is
+//! used unchanged.
 
 mod timing;
 
@@ -25,7 +26,7 @@ async fn add(pool: &sqlx::SqlitePool, email: &str, hash: Option<&str>, active: b
     sqlx::query(insert).bind(email).bind(hash).bind(active).execute(pool).await.expect("a user");
 }
 
-/// The headers that could tell answers apart.
+/// The headers that could distinguish responses.
 fn telling(headers: &HeaderMap) -> Vec<(String, String)> {
     let mut all: Vec<_> = headers
         .iter()
@@ -37,8 +38,9 @@ fn telling(headers: &HeaderMap) -> Vec<(String, String)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_refused_class_costs_the_same_rounds_and_gets_the_same_answer() {
-    // As 10 and 12 would be, four times cheaper: the stored costs are mixed, and the dearest sets the mark.
+async fn refusals_cost_the_same_rounds_and_get_the_same_answer() {
+    // Like 10 and 12, but four times cheaper: the stored costs are mixed, and the highest
+    // determines the cost of all.
     let stack = Stack::with(Store::Embedded, 0, &[("BCRYPT_COST", "8")], &[]).await;
     let pool = users(&stack).await;
     let hash = |cost| bcrypt::hash(PASSWORD, cost).expect("bcrypt");
@@ -55,16 +57,16 @@ async fn every_refused_class_costs_the_same_rounds_and_gets_the_same_answer() {
     add(&pool, "Twice@example.org", Some(&cheap), true).await;
     add(&pool, "TWICE@example.org", Some(&cheap), true).await;
 
-    assert_eq!(login(&stack, "dear@example.org", PASSWORD).await.status, 200, "the mark is 10 from now on");
+    assert_eq!(login(&stack, "dear@example.org", PASSWORD).await.status, 200, "the target cost is 10 from now on");
     let (long, nul) = ("x".repeat(73), format!("{PASSWORD}\0"));
     let spaced = format!(" {PASSWORD}");
     let mut first: Option<(serde_json::Value, Vec<(String, String)>)> = None;
     for (class, email, password) in [
-        ("unknown", "nobody@example.org", PASSWORD),
+        ("unknown", "unknown@example.org", PASSWORD),
         ("unknown, no email", "", PASSWORD),
         ("unknown, NUL in the email", "cheap@example.org\0", PASSWORD),
-        ("unknown, 73 bytes", "nobody@example.org", &long),
-        ("unknown, NUL", "nobody@example.org", &nul),
+        ("unknown, 73 bytes", "unknown@example.org", &long),
+        ("unknown, NUL", "unknown@example.org", &nul),
         ("wrong, stored cost 4", EMAIL, "wrong"),
         ("wrong, stored cost 8", "cheap@example.org", "wrong"),
         ("wrong, stored cost 10", "dear@example.org", "wrong"),
@@ -117,7 +119,7 @@ async fn a_password_is_used_exactly_as_received() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_variant_of_bcrypt_is_taken() {
+async fn every_bcrypt_variant_is_accepted() {
     let stack = Stack::start(Store::Embedded, 0).await;
     let pool = users(&stack).await;
     let hash = bcrypt::hash(PASSWORD, 4).expect("bcrypt");
@@ -130,7 +132,7 @@ async fn every_variant_of_bcrypt_is_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cheap_hash_is_made_anew_after_the_answer_only_where_that_is_wanted() {
+async fn low_cost_hash_is_replaced_only_if_rehashing_is_on() {
     let postgres = Postgres::start().await;
     let pool = postgres.pool().await;
     sidegate_tests::users::postgres(&pool, &[EMAIL]).await;
@@ -165,7 +167,7 @@ async fn a_rehash_in_sqlite_is_written() {
     assert_eq!(login(&stack, EMAIL, PASSWORD).await.status, 200);
 }
 
-/// Waits until the first user's hash begins so.
+/// Waits until the first user's hash starts with `prefix`.
 async fn until_stored(pool: &sqlx::SqlitePool, prefix: &str) {
     eventually("the new hash", || async {
         let read = sqlx::query_scalar("SELECT password_hash FROM users WHERE id = 1");
@@ -175,9 +177,9 @@ async fn until_stored(pool: &sqlx::SqlitePool, prefix: &str) {
     .await;
 }
 
-/// A writer that holds SQLite's lock once held every login for two seconds; 60 of them for 42.
+/// A writer that holds SQLite's lock once delayed every login by two seconds, and 60 logins by 42.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_busy_database_delays_no_login_that_is_to_be_rehashed() {
+async fn busy_database_does_not_delay_logins_to_be_rehashed() {
     let stack = Stack::with(Store::Embedded, 0, &[("BCRYPT_COST", "5"), ("USERS_REHASH", "true")], &[]).await;
     let pool = users(&stack).await;
     let mut writer = pool.acquire().await.expect("a connection");
@@ -194,7 +196,7 @@ async fn a_busy_database_delays_no_login_that_is_to_be_rehashed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_first_refusal_after_a_start_costs_as_much_as_the_dearest_stored_hash() {
+async fn first_refusal_costs_as_much_as_the_costliest_stored_hash() {
     let mut stack = Stack::with(Store::Embedded, 0, &[("ARGON2_VERIFY", "true")], &[]).await;
     let pool = users(&stack).await;
     let dear = format!("{{bcrypt}}{}", bcrypt::hash(PASSWORD, 9).expect("bcrypt"));
@@ -203,7 +205,8 @@ async fn the_first_refusal_after_a_start_costs_as_much_as_the_dearest_stored_has
     add(&pool, "absurd@example.org", Some(&dear.replace("$09$", "$31$")), true).await;
     assert!(stack.issuer.program.stop().success());
     stack.issuer.restart().await;
-    for (class, email) in [("unknown", "nobody@example.org"), ("stored cost 4", EMAIL), ("Argon2", "argon@example.org")]
+    for (class, email) in
+        [("unknown", "unknown@example.org"), ("stored cost 4", EMAIL), ("Argon2", "argon@example.org")]
     {
         let before = (metric(&stack.issuer.admin, ROUNDS).await, metric(&stack.issuer.admin, ARGON2_KIB).await);
         assert_eq!(login(&stack, email, "wrong").await.status, 401);
@@ -213,11 +216,11 @@ async fn the_first_refusal_after_a_start_costs_as_much_as_the_dearest_stored_has
 }
 
 const ARGON2_KIB: &str = "sidegate_issuer_argon2_kibibytes_total";
-/// Of [`PASSWORD`], made by Python's argon2-cffi: 64 KiB, two passes, two lanes.
+/// Of [`PASSWORD`], from Python's argon2-cffi: 64 KiB, two passes, two lanes.
 const ARGON2: &str = "$argon2id$v=19$m=64,t=2,p=2$YKB/iMTB99s$su1DDYAreQ8QmK02qRRWUvLPJ4oKHn489flWlCca4TE";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn hashes_as_other_programs_write_them() {
+async fn hashes_of_other_programs_are_accepted() {
     let hash = bcrypt::hash(PASSWORD, 4).expect("bcrypt");
     let django = "pbkdf2_sha256$720000$salt$bm90aGluZw==";
     let unsupported = "sidegate_issuer_logins_total{result=\"unsupported_hash\"}";
@@ -257,7 +260,7 @@ async fn hashes_as_other_programs_write_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn passwords_over_72_bytes_as_the_setting_says() {
+async fn long_passwords_follow_the_setting() {
     let (long, other) = ("x".repeat(100), format!("{}y", "x".repeat(71)));
     let stored = bcrypt::hash("x".repeat(72), 4).expect("bcrypt");
     for (setting, expected) in [("refuse", 401), ("truncate", 200)] {

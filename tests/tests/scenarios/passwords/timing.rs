@@ -1,4 +1,5 @@
-//! The time that each class of refused login takes: a few samples here, thousands by `./tests/long timing`.
+//! Response times of each class of refused login: a few samples here, thousands with `./tests/long
+//! timing`.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -12,21 +13,23 @@ use super::{add, login, users};
 
 const CLASSES: [&str; 9] =
     ["unknown", "wrong12", "wrong10", "disabled", "nopassword", "malformed", "unsupported", "argon2", "argon2-cheap"];
-/// Of `PASSWORD`, made by Python's argon2-cffi with OWASP's parameters (19 MiB, two passes), and with cheaper ones.
+/// Of `PASSWORD`, from Python's argon2-cffi with OWASP's parameters (19 MiB, two passes), and with
+/// cheaper ones.
 const ARGON2: &str =
     "$argon2id$v=19$m=19456,t=2,p=1$hwFH71rGjoLwav9pl9g9cA$+BT/5fZo6L/HkkxmlU/TKECWehMv8brSchQcDplGP64";
 const ARGON2_CHEAP: &str =
     "$argon2id$v=19$m=7168,t=4,p=1$X0kpokoILFHhAeQfyqkvyw$Wk7O4V07DrrEDgE6eDHB+hnOyS5zDkPxxoVfyFNhFfE";
-/// Samples that one issuer gives before the tally is written again.
+/// Samples of one issuer before the tally is written again.
 const BATCH: usize = 25;
-/// Beyond this |t| two classes differ (as in dudect: overwhelming evidence is above 10, none below 4.5).
+/// Two classes differ if |t| is larger (as in dudect: overwhelming evidence is above 10, none below
+/// 4.5).
 const T_MAX: f64 = 4.5;
 
 fn setting(name: &str, default: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| default.to_owned())
 }
 
-/// `class nanoseconds`, one sample a line.
+/// Reads `class nanoseconds`, one sample per line.
 fn read_tally(path: &PathBuf) -> Vec<Vec<f64>> {
     let mut samples = vec![Vec::new(); CLASSES.len()];
     for line in std::fs::read_to_string(path).unwrap_or_default().lines() {
@@ -48,7 +51,7 @@ fn welch(a: &[f64], b: &[f64]) -> f64 {
     (mean(a) - mean(b)) / (spread(a) + spread(b)).sqrt()
 }
 
-/// The fastest four fifths: what other programs on the machine did to the rest is noise.
+/// The fastest four fifths: the rest is noise of other programs on the machine.
 fn fastest(samples: &[f64]) -> Vec<f64> {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -97,7 +100,7 @@ async fn times_of_refusals() {
     ] {
         add(&pool, class, stored, active).await;
     }
-    // The first look at an Argon2 hash sets the mark; it is no sample.
+    // The first check of an Argon2 hash sets the cost; it is not a sample.
     login(&stack, "argon2", "wrong").await;
     let mut samples = tally.as_ref().map_or_else(|| vec![Vec::new(); CLASSES.len()], read_tally);
     let mut random = Random::new(u64::from(std::process::id()));
@@ -121,6 +124,6 @@ async fn times_of_refusals() {
         }
     }
     let worst = report(&samples);
-    // So few samples say nothing: rounds are compared elsewhere.
+    // A few samples prove nothing: rounds are compared elsewhere.
     assert!(goal <= BATCH || worst < T_MAX, "two classes of refused logins differ in time");
 }

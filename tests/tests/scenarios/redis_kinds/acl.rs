@@ -1,5 +1,5 @@
-//! The rights that deploy/redis/users.conf gives, tried as the one who holds a verifier's password: what it can read, and how
-//! long it can hold the server up.
+//! The rights in deploy/redis/users.conf, tried by a client with a verifier's password: what it can
+//! read, and how long it can block the server.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -17,21 +17,21 @@ use sidegate_tests::users;
 use sidegate_tests::wait::eventually;
 
 const USERS: &str = include_str!("../../../../deploy/redis/users.conf");
-/// A verifier's user that has no right to call functions, but to `MULTI`.
+/// A verifier's user with the right to `MULTI` instead of functions.
 const WITHOUT_FUNCTIONS: [&str; 4] = ["-fcall_ro", "+multi", "+exec", "+ping"];
 
 fn deploy(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/redis").join(name)
 }
 
-/// The rules of a role, as one word each.
+/// The rules of a role, one word each.
 fn rules(role: &str) -> Vec<&'static str> {
     let line =
         USERS.lines().find(|line| line.starts_with(&format!("user sidegate-{role} "))).expect("a line of its own");
     line.split(' ').skip(4).collect()
 }
 
-/// A Redis with the settings and users that are shipped, and an issuer and a verifier that log in as what they are.
+/// A Redis with the shipped settings and users, and an issuer and a verifier under their roles.
 async fn stack() -> (Redis, Stack) {
     let settings = deploy("sidegate.conf");
     let redis = Redis::with(&["--include", settings.to_str().expect("UTF-8")]).await;
@@ -39,7 +39,7 @@ async fn stack() -> (Redis, Stack) {
     for role in ["issuer", "verifier"] {
         let mut command = redis::cmd("ACL");
         command.arg("SETUSER").arg(format!("sidegate-{role}")).arg("on").arg(">secret").arg(rules(role));
-        command.exec_async(&mut admin).await.expect("rules that Redis knows");
+        command.exec_async(&mut admin).await.expect("valid rules");
     }
     let folder = Scratch::new();
     let database = folder.file("app.db");
@@ -63,9 +63,9 @@ async fn say(connection: &mut MultiplexedConnection, words: &[&str]) -> Result<V
     command.query_async(connection).await.map_err(|error| error.to_string())
 }
 
-/// Redis checks what scripts call against the rights of their caller.
+/// Redis checks the commands of scripts against the rights of their caller.
 #[test]
-fn an_issuer_may_do_whatever_its_scripts_do() {
+fn issuer_role_allows_every_command_of_its_scripts() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../issuer/src/store/redis/scripts");
     let mut found = 0;
     for file in std::fs::read_dir(folder).expect("the scripts").flatten() {
@@ -76,11 +76,11 @@ fn an_issuer_may_do_whatever_its_scripts_do() {
             assert!(rules("issuer").contains(&format!("+{command}").as_str()), "{command} in {:?}", file.path());
         }
     }
-    assert!(found > 20, "{found} calls only: they are written otherwise now");
+    assert!(found > 20, "only {found} calls found: has their spelling changed?");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_role_works_with_its_rights_and_a_verifier_reads_the_log_only() {
+async fn roles_suffice_and_a_verifier_only_reads_the_log() {
     let (redis, stack) = stack().await;
     life_of_a_session(&stack).await;
     let keys = RedisKeys::new("sidegate", 0);
@@ -135,7 +135,7 @@ async fn each_role_works_with_its_rights_and_a_verifier_reads_the_log_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_verifier_follows_where_functions_are_missing() {
+async fn verifier_follows_without_redis_functions() {
     let (redis, mut stack) = stack().await;
     let mut admin = redis.connection().await;
     redis::cmd("ACL")
@@ -147,7 +147,7 @@ async fn a_verifier_follows_where_functions_are_missing() {
         .expect("rules");
     stack.verifiers[0].restart().await;
     life_of_a_session(&stack).await;
-    // Whoever empties the server of functions: an issuer loads them again.
+    // If the server's functions are flushed, an issuer loads them again.
     redis::cmd("FUNCTION").arg("FLUSH").exec_async(&mut admin).await.expect("flushed");
     life_of_a_session(&stack).await;
     eventually("an issuer to load the functions", || async {
@@ -157,7 +157,8 @@ async fn a_verifier_follows_where_functions_are_missing() {
     .await;
 }
 
-/// How long another client waited for an answer at most while `attack` ran over a connection of a verifier's user.
+/// The longest time that another client waited for a response while `attack` ran over a connection
+/// of a verifier's user.
 fn held_up(port: u16, attack: &[u8]) -> Duration {
     let connect = || {
         let connection = TcpStream::connect(("127.0.0.1", port)).expect("a connection");
@@ -182,13 +183,13 @@ fn held_up(port: u16, attack: &[u8]) -> Duration {
     (0..300).map(|_| ping()).max().unwrap_or_default()
 }
 
-/// As much as Redis takes from a connection before it turns to another one.
+/// As much as Redis reads from a connection before it turns to another one.
 fn filling(command: &str) -> Vec<u8> {
     format!("{command}\r\n").repeat((16 << 10) / (command.len() + 2)).into_bytes()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_verifier_cannot_hold_the_server_up() {
+async fn verifier_cannot_block_the_redis_server() {
     const LIMIT: Duration = Duration::from_millis(50);
     let (redis, stack) = stack().await;
     let keys = RedisKeys::new("sidegate", 0);
@@ -210,7 +211,7 @@ async fn a_verifier_cannot_hold_the_server_up() {
             [b"MULTI\r\n".to_vec(), filling("INFO replication").repeat(50), b"EXEC\r\n".to_vec()].concat(),
         ),
     ] {
-        // A busy machine delays answers too: one quiet try is proof.
+        // A busy machine delays responses as well: one undisturbed attempt is proof.
         let port = redis.port();
         let tries = (0..20).map(|_| held_up(port, &attack));
         let best = tries.scan(false, |done, wait| {
@@ -219,6 +220,6 @@ async fn a_verifier_cannot_hold_the_server_up() {
             go_on.then_some(wait)
         });
         let best = best.min().expect("at least one");
-        assert!(best <= LIMIT, "{what} holds the server up for {best:?}");
+        assert!(best <= LIMIT, "{what} blocks the server for {best:?}");
     }
 }

@@ -1,5 +1,5 @@
-//! A Cluster whose nodes change roles: a replica named first, a planned failover, a crash with return; for programs that run
-//! all the time and for programs that start afterwards.
+//! A Cluster whose nodes change roles: a replica named first, a planned failover, a crash with
+//! return; for programs that run throughout and for programs that start afterwards.
 
 use std::time::Duration;
 
@@ -10,10 +10,11 @@ use sidegate_tests::stack::{EMAIL, Issuer, Verifier, tokens};
 use sidegate_tests::users;
 use sidegate_tests::wait::within;
 
-/// A failover after a crash takes the Cluster about two node timeouts.
+/// A failover after a crash takes about two node timeouts.
 const FAILOVER_MAX: Duration = Duration::from_secs(90);
 
-/// A login, checked good everywhere, and its logout, denied everywhere; each as soon as the Cluster lets it.
+/// A login, accepted everywhere, and its logout, denied everywhere; each as soon as the Cluster
+/// allows.
 async fn serves(issuer: &Issuer, verifiers: &[&Verifier]) {
     let login = serde_json::json!({"email": EMAIL, "password": users::PASSWORD});
     let pair = within(FAILOVER_MAX, "a login", || async {
@@ -40,7 +41,7 @@ async fn serves(issuer: &Issuer, verifiers: &[&Verifier]) {
     }
 }
 
-/// An issuer and a verifier that start now.
+/// Checks with an issuer and a verifier that start now.
 async fn serves_fresh(folder: &Scratch, name: &str, database: &str, url: &str) {
     let settings = [("REDIS_URL", url), ("DATABASE_URL", database)];
     let issuer = Issuer::start(folder, &format!("issuer-{name}"), &settings).await;
@@ -53,7 +54,7 @@ fn is_master(port: u16) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn cluster_nodes_may_change_roles() {
+async fn programs_follow_role_changes_in_a_cluster() {
     let (mut servers, first, second) = cluster_with_replica(&RedisKeys::new("sidegate", 0).log()).await;
     let folder = Scratch::new();
     let database = folder.file("app.db");
@@ -65,7 +66,7 @@ async fn cluster_nodes_may_change_roles() {
     let issuer = Issuer::start(&folder, "issuer", &settings).await;
     let verifier = Verifier::start(&folder, "verifier", &[("REDIS_URL", &url)]).await;
     serves(&issuer, &[&verifier]).await;
-    // This one knows nothing but the replica.
+    // Configured with the replica only.
     let alone =
         Verifier::start(&folder, "alone", &[("REDIS_URL", &format!("redis+cluster://127.0.0.1:{second}"))]).await;
     serves(&issuer, &[&verifier, &alone]).await;
@@ -87,7 +88,7 @@ async fn cluster_nodes_may_change_roles() {
     servers.until_info(first, "master_link_status:up").await;
     servers.kill(second);
     within(FAILOVER_MAX, "the failover", || async { is_master(first).then_some(()) }).await;
-    // `alone` was told of one node only, and that one is away.
+    // `alone` is configured with one node only, which is down.
     serves(&issuer, &[&verifier, &alone]).await;
     servers.restart(second);
     servers.until_info(second, "role:slave").await;

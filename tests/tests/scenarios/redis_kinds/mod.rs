@@ -1,4 +1,5 @@
-//! The main job over every kind of Redis: TLS under a private CA, a Cluster, a master that Sentinels replace.
+//! The main job on every kind of Redis: TLS under a private CA, a Cluster, a master replaced by
+//! Sentinels.
 
 mod acl;
 mod cluster_failover;
@@ -15,7 +16,7 @@ use sidegate_tests::stack::{EMAIL, Issuer, SECRET, Stack, Verifier, tokens};
 use sidegate_tests::users;
 use sidegate_tests::wait::{eventually, within};
 
-/// An issuer and two verifiers over the Redis at `url`.
+/// An issuer and two verifiers on the Redis at `url`.
 async fn stack_over(url: &str, settings: &[(&str, &str)]) -> Stack {
     let folder = Scratch::new();
     let database = folder.file("app.db");
@@ -30,7 +31,7 @@ async fn stack_over(url: &str, settings: &[(&str, &str)]) -> Stack {
     Stack { verifiers, issuer, redis: None, folder }
 }
 
-/// Revocations of every kind arrive, also those that go to every partition.
+/// Revocations of every kind arrive, including those that go to every partition.
 async fn everything_is_revoked(stack: &Stack) {
     for email in [EMAIL, OTHER, "carol@example.org", "dave@example.org"] {
         let pair = stack.issuer.login(email).await;
@@ -59,7 +60,7 @@ async fn over_tls_under_a_private_authority() {
     let stack = stack_over(&url, &trust).await;
     life_of_a_session(&stack).await;
 
-    // Another authority's word counts for nothing.
+    // A certificate of another authority is refused.
     let stranger = Authority::new();
     let stranger = stranger.ca();
     let (database, port) = (stack.issuer.settings["DATABASE_URL"].clone(), sidegate_tests::program::free_port());
@@ -106,8 +107,8 @@ async fn behind_sentinels_through_a_failover() {
     let alive = stack.issuer.login(OTHER).await;
     assert_eq!(stack.issuer.logout(&dead.access).await.status, 204);
     servers.kill_first();
-    let patience = std::time::Duration::from_secs(90);
-    let next = within(patience, "the new master to be found", || async {
+    let limit = std::time::Duration::from_secs(90);
+    let next = within(limit, "the new master to be found", || async {
         let refresh = json!({"refresh_token": alive.refresh});
         let reply = stack.issuer.at.post("/auth/refresh").json(&refresh).try_send().await.ok()?;
         (reply.status == 200).then(|| tokens(&reply))
@@ -116,7 +117,7 @@ async fn behind_sentinels_through_a_failover() {
     let refused = stack.issuer.refresh(&dead.refresh).await;
     assert_eq!((refused.status.as_u16(), refused.code()), (401, "invalid_grant".into()), "its session stays ended");
     for verifier in &stack.verifiers {
-        // No answer, or "cannot judge", is no verdict.
+        // No answer, or "unavailable", is not a verdict.
         let verdict = eventually("a verdict", || async {
             let reply = verifier.at.get("/check").bearer(&dead.access).try_send().await.ok()?;
             (reply.status != 503).then_some(reply)

@@ -1,4 +1,4 @@
-//! Start over a Redis that is away, loads, or asks for passwords; and what an outage leaves in the logs.
+//! Start with a Redis that is down, loading, or requires passwords; and the log lines of an outage.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use sidegate_tests::stack::{EMAIL, SECRET, Stack, Store, Verifier};
 use sidegate_tests::users;
 use sidegate_tests::wait::eventually;
 
-/// An issuer that nobody waits for.
+/// An issuer that is not waited for.
 struct Waiting {
     program: Program,
     public: At,
@@ -44,7 +44,7 @@ async fn issuer_unready(folder: &Scratch, settings: &[(&str, &str)]) -> Waiting 
     Waiting { program, public: local(public), admin: local(admin) }
 }
 
-/// Both listeners answer, and nothing is promised: not ready, and 503 to a login.
+/// Both listeners answer, without promises: not ready, and 503 to a login.
 async fn serves_nothing_yet(issuer: &Waiting, verifier: &Verifier) {
     for admin in [&issuer.admin, &verifier.admin] {
         eventually("the admin listener", || async {
@@ -105,7 +105,7 @@ async fn programs_listen_and_wait_while_redis_is_away_or_loads() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sentinel_may_have_a_password_of_its_own() {
+async fn sentinel_can_have_its_own_password() {
     let (_servers, url) = redis_kinds::behind_a_guarded_sentinel("for-redis", "for-sentinel").await;
     let folder = Scratch::new();
     let mut issuer = issuer_unready(&folder, &[("REDIS_URL", &url)]).await;
@@ -121,7 +121,7 @@ async fn a_sentinel_may_have_a_password_of_its_own() {
     let mut issuer = issuer_unready(&folder, &[("REDIS_URL", &url), file]).await;
     let mut verifier = Verifier::start_unready(&folder, "verifier", &[("REDIS_URL", &url), file]);
     until_ready(&mut issuer, &mut verifier).await;
-    // The other server is named as clearly.
+    // An error of the other server is reported as clearly.
     let wrong = url.replace("for-redis", "wrong");
     let other = Verifier::start_unready(&folder, "wrong", &[("REDIS_URL", &wrong), file]);
     eventually("it to say which server refuses", || async {
@@ -143,7 +143,7 @@ async fn logins_survive_killed_connections() {
             .exec_async(&mut connection)
             .await
             .expect("killed");
-        // The end of the connection has to reach the issuer; then no request is sent into it.
+        // The end of the connection must reach the issuer; then no request is sent over it.
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         stack.issuer.login(EMAIL).await;
     }
@@ -162,7 +162,7 @@ async fn an_outage_is_one_line_in_each_log() {
             (lines(&program.output(), "following the revocation log again") == 1).then_some(())
         })
         .await;
-        // One for the end of the connection, one for the server that cannot be reached.
+        // One for the end of the connection, one for the unreachable server.
         let warned = lines(&program.output(), "not following the revocation log");
         assert!((1..=2).contains(&warned), "{warned}:\n{}", program.output());
         let since = lines(&program.output(), "the revocation log begins at this moment");

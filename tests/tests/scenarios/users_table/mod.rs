@@ -1,5 +1,5 @@
-//! The application's own table, however it is made: Postgres with citext and plain columns, ids of every type, views and
-//! schemas, and SQLite.
+//! The application's own table in many forms: Postgres with citext and plain columns, ids of every
+//! type, views and schemas, and SQLite.
 
 mod pooler;
 mod postgres_schema;
@@ -22,7 +22,7 @@ async fn run(pool: &sqlx::PgPool, statements: &str) {
     sqlx::raw_sql(sqlx::AssertSqlSafe(statements)).execute(pool).await.expect("made");
 }
 
-/// An issuer over the embedded store with its users in `table` of this Postgres.
+/// An issuer on the embedded store with its users in `table` of this Postgres.
 async fn issuer_over(folder: &Scratch, name: &str, url: &str, settings: &[(&str, &str)]) -> Issuer {
     let store = format!("sqlite://{}", folder.file(&format!("{name}.db")).display());
     let mut all =
@@ -31,7 +31,7 @@ async fn issuer_over(folder: &Scratch, name: &str, url: &str, settings: &[(&str,
     Issuer::start(folder, name, &all).await
 }
 
-/// Logs in by every spelling, and refreshes, which reads the row by its id.
+/// Logs in with every spelling, and refreshes, which reads the row by its id.
 async fn knows(issuer: &Issuer, sub: &str, spellings: &[&str]) {
     for email in spellings {
         let reply = login(issuer, email).await;
@@ -104,14 +104,14 @@ async fn postgres_rows_that_differ_in_case_only() {
     knows(&issuer, "2", &["bob@example.org"]).await;
     knows(&issuer, "3", &["z\u{e9}@example.org", "Z\u{c9}@EXAMPLE.ORG"]).await;
     assert_eq!(login(&issuer, "BOB@example.org").await.code(), "invalid_credentials", "which of the two?");
-    assert!(issuer.program.output().contains("several_users"), "the operator is told");
+    assert!(issuer.program.output().contains("several_users"), "the operator sees it");
     let exact = issuer_over(&folder, "exact", &postgres.url(), &[("USERS_EMAIL_MATCH", "exact")]).await;
     knows(&exact, "2", &["bob@example.org"]).await;
     assert_eq!(login(&exact, "z\u{e9}@example.org").await.code(), "invalid_credentials");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_view_with_flags_and_scopes_will_do() {
+async fn view_with_flags_and_scopes_is_supported() {
     let postgres = Postgres::start().await;
     let pool = postgres.pool().await;
     run(
@@ -135,7 +135,7 @@ async fn a_view_with_flags_and_scopes_will_do() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_id_or_scope_that_no_token_can_carry_is_a_fault_that_is_logged() {
+async fn unusable_id_or_scope_is_logged() {
     let postgres = Postgres::start().await;
     let pool = postgres.pool().await;
     run(
@@ -159,7 +159,7 @@ async fn an_id_or_scope_that_no_token_can_carry_is_a_fault_that_is_logged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_index_is_told_at_start() {
+async fn missing_index_is_logged_at_start() {
     let postgres = Postgres::start().await;
     let pool = postgres.pool().await;
     run(
@@ -179,7 +179,7 @@ async fn a_missing_index_is_told_at_start() {
                 eventually("the warning", || async { issuer.program.output().contains(warning).then_some(()) }).await;
             }
             None => {
-                // The other two had it by the time they had answered a login.
+                // The other two had the index by the time they had answered a login.
                 assert_eq!(login(&issuer, "x").await.status, 401);
                 assert!(!issuer.program.output().contains("no index"), "{}", issuer.program.output());
             }

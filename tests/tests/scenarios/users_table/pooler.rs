@@ -1,4 +1,4 @@
-//! Behind PgBouncer, and within whatever number of connections the server allows.
+//! Behind PgBouncer, and within any limit of connections that the server sets.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use super::{issuer_over, login, run};
 const USERS: usize = 64;
 const ROUNDS: usize = 6;
 
-/// Users whose login names are the ids of others: a row of another's answer would look right.
+/// Users whose login names are the ids of others: another user's row would look right.
 async fn crossed_users(pool: &sqlx::PgPool) {
     run(pool, "CREATE TABLE users (id text PRIMARY KEY, email text UNIQUE, password_hash text)").await;
     let insert = format!(
@@ -33,27 +33,27 @@ async fn subject(issuer: &Issuer, access: &str) -> String {
     me.json()["sub"].as_str().unwrap_or_default().to_owned()
 }
 
-/// Everybody logs in and refreshes, all at once, again and again. Counts by what came of it.
+/// All users log in and refresh at once, repeatedly. Returns the number of each outcome.
 async fn all_at_once(issuer: &Issuer) -> BTreeMap<String, usize> {
-    let (at, patience) = (issuer.at.clone(), std::time::Duration::from_secs(120));
+    let (at, limit) = (issuer.at.clone(), std::time::Duration::from_secs(120));
     let clients: Vec<_> = (0..USERS)
         .map(|number| {
             let (at, expected) = (at.clone(), id_of(number));
             tokio::spawn(async move {
                 let mut seen = Vec::new();
                 let body = json!({"email": format!("u{number}"), "password": PASSWORD});
-                let reply = at.post("/auth/login").json(&body).within(patience).send().await;
+                let reply = at.post("/auth/login").json(&body).within(limit).send().await;
                 if reply.status != 200 {
                     return vec![format!("login {}", reply.status)];
                 }
                 let mut pair = tokens(&reply);
                 for round in 0..=ROUNDS {
-                    let me = at.get("/auth/me").bearer(&pair.access).within(patience).send().await;
+                    let me = at.get("/auth/me").bearer(&pair.access).within(limit).send().await;
                     let right = me.json()["sub"] == expected.as_str();
                     seen.push(if right { "right".to_owned() } else { format!("wrong: {}", me.json()["sub"]) });
                     if round < ROUNDS {
                         let body = json!({"refresh_token": pair.refresh});
-                        let reply = at.post("/auth/refresh").json(&body).within(patience).send().await;
+                        let reply = at.post("/auth/refresh").json(&body).within(limit).send().await;
                         if reply.status != 200 {
                             seen.push(format!("refresh {}", reply.status));
                             return seen;
@@ -75,7 +75,7 @@ async fn all_at_once(issuer: &Issuer) -> BTreeMap<String, usize> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn behind_pgbouncer_in_transaction_mode_nobody_gets_anothers_row() {
+async fn pgbouncer_in_transaction_mode_mixes_up_no_rows() {
     let postgres = Postgres::start().await;
     crossed_users(&postgres.pool().await).await;
     let bouncer = PgBouncer::start(&postgres, 5).await;
@@ -87,7 +87,7 @@ async fn behind_pgbouncer_in_transaction_mode_nobody_gets_anothers_row() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_role_with_few_connections_serves_everybody() {
+async fn role_with_few_connections_serves_all_users() {
     let postgres = Postgres::start().await;
     let pool = postgres.pool().await;
     crossed_users(&pool).await;
@@ -104,7 +104,7 @@ async fn a_role_with_few_connections_serves_everybody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_that_died_meanwhile_are_not_noticed_by_users() {
+async fn dead_database_connections_fail_no_login() {
     let postgres = Postgres::start().await;
     let pool = postgres.pool().await;
     crossed_users(&pool).await;
@@ -119,9 +119,10 @@ async fn connections_that_died_meanwhile_are_not_noticed_by_users() {
     }
 }
 
-/// The collation makes Postgres answer with a row that is not what was asked for: as a pooler would that mixes answers up.
+/// The collation makes Postgres return a row that does not match the query, like a pooler that
+/// mixes up responses.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_that_was_not_asked_for_is_503_and_ends_no_session() {
+async fn wrong_row_is_503_and_ends_no_session() {
     let postgres = Postgres::start().await;
     let pool = postgres.pool().await;
     run(
@@ -150,13 +151,13 @@ async fn a_row_that_was_not_asked_for_is_503_and_ends_no_session() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn urls_of_other_programs_connect() {
+async fn urls_in_the_style_of_other_programs_connect() {
     let postgres = Postgres::start().await;
     crossed_users(&postgres.pool().await).await;
     let folder = Scratch::new();
     let port = postgres.port();
     let mut urls = vec![format!("postgresql+asyncpg://postgres@127.0.0.1:{port}/postgres?channel_binding=prefer")];
-    // A machine without IPv6 has no such address to listen on.
+    // A machine without IPv6 has no such address.
     if std::net::TcpStream::connect(("::1", port)).is_ok() {
         urls.push(format!("postgres://postgres@[::1]:{port}/postgres"));
     }

@@ -1,4 +1,5 @@
-//! What is wrong with a table in Postgres is said at start, by setting; and types may change under a running issuer.
+//! Errors of a Postgres table are reported at start, by setting; and types may change under a
+//! running issuer.
 
 use sidegate_tests::postgres::Postgres;
 use sidegate_tests::program::run as run_program;
@@ -9,7 +10,7 @@ use super::sqlite_schema::{MISSPELT, fails_to_start};
 use super::{issuer_over, knows, login, run};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_does_not_fit_fails_the_start_by_setting() {
+async fn mismatched_columns_fail_the_start_and_name_the_setting() {
     let postgres = Postgres::start().await;
     let pool = postgres.pool().await;
     run(
@@ -52,7 +53,7 @@ async fn what_does_not_fit_fails_the_start_by_setting() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn arrays_numbers_and_bytes_are_read() {
+async fn arrays_numbers_and_bytes_are_supported() {
     let postgres = Postgres::start().await;
     let pool = postgres.pool().await;
     run(
@@ -87,7 +88,7 @@ async fn arrays_numbers_and_bytes_are_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn types_and_names_that_change_under_a_running_issuer() {
+async fn schema_changes_under_a_running_issuer() {
     let postgres = Postgres::start().await;
     let pool = postgres.pool().await;
     run(
@@ -105,7 +106,7 @@ async fn types_and_names_that_change_under_a_running_issuer() {
         .await;
     pair = tokens(&issuer.refresh(&pair.refresh).await);
     run(&pool, "ALTER TABLE users RENAME id TO other; ALTER TABLE users RENAME email TO id; ALTER TABLE users RENAME other TO email").await;
-    // Types that no longer fit are a fault of the settings, not of the user.
+    // Types that no longer fit are an error of the settings, not of the user.
     assert_eq!(issuer.refresh(&pair.refresh).await.status, 503);
     assert!(issuer.program.output().contains("USERS_EMAIL_COLUMN: users.email is of type bigint"));
     run(&pool, "ALTER TABLE users RENAME id TO other; ALTER TABLE users RENAME email TO id; ALTER TABLE users RENAME other TO email").await;

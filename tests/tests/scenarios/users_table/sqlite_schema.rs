@@ -1,4 +1,4 @@
-//! SQLite takes a quoted name that is no column for a text: no configured name may ever become data.
+//! SQLite reads a quoted unknown name as a text: no configured name may ever become data.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use sidegate_tests::wait::eventually;
 
 use super::{knows, login};
 
-/// Every setting with a name that the table does not have; most of them would do as a value.
+/// Every setting with an unknown column name; most of them would be valid as a value.
 pub(super) const MISSPELT: [(&str, &str); 6] = [
     ("USERS_TABLE", "accounts"),
     ("USERS_ID_COLUMN", "user_id"),
@@ -44,7 +44,7 @@ async fn issuer_over(folder: &Scratch, name: &str, path: &Path, settings: &[(&st
     Issuer::start(folder, name, &all).await
 }
 
-/// Starts an issuer that must not start: its exit code and what it says.
+/// Starts an issuer that must fail to start; returns its exit code and output.
 pub(super) fn fails_to_start(folder: &Scratch, database: &str, settings: &[(&str, &str)]) -> (Option<i32>, String) {
     let store = url(&folder.file("never.db"));
     let mut all = vec![
@@ -63,7 +63,7 @@ pub(super) fn fails_to_start(folder: &Scratch, database: &str, settings: &[(&str
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_name_that_is_not_there_fails_the_start_by_setting() {
+async fn each_missing_column_fails_the_start_and_names_the_setting() {
     let folder = Scratch::new();
     let path = folder.file("app.db");
     users::sqlite(&path, &["alice@example.org"]).await;
@@ -119,7 +119,7 @@ async fn names_in_another_case_views_and_generated_columns_are_columns() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_column_renamed_under_a_running_issuer_is_503_by_setting_until_it_is_back() {
+async fn column_renamed_at_run_time_is_503_until_it_is_back() {
     let folder = Scratch::new();
     let path = folder.file("app.db");
     users::sqlite(&path, &["alice@example.org", "bob@example.org"]).await;
@@ -153,7 +153,7 @@ async fn a_column_renamed_under_a_running_issuer_is_503_by_setting_until_it_is_b
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_replaced_by_rename_counts_at_once() {
+async fn file_replaced_by_rename_is_used_at_once() {
     let folder = Scratch::new();
     let (path, next) = (folder.file("app.db"), folder.file("next.db"));
     users::sqlite(&path, &["alice@example.org"]).await;

@@ -1,11 +1,11 @@
-//! A connection whose every byte the test decides, and the listeners it is tried on.
+//! A connection whose every byte the test controls, and the listeners under test.
 
 use std::time::Duration;
 
 use sidegate_tests::http::At;
 use sidegate_tests::program::Program;
 use sidegate_tests::stack::Stack;
-use sidegate_tests::wait::PATIENCE;
+use sidegate_tests::wait::WAIT_LIMIT;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -16,7 +16,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
 /// One connection.
 pub struct Connection {
     stream: Box<dyn Duplex>,
-    /// All that was received.
+    /// All bytes received.
     pub received: Vec<u8>,
 }
 
@@ -34,12 +34,12 @@ impl Connection {
         self.stream.write_all(bytes).await.is_ok()
     }
 
-    /// Sends what fits within `time`, without reading anything; false if the server has closed.
+    /// Sends what fits within `time`, without reading; false if the server has closed.
     pub async fn send_within(&mut self, bytes: &[u8], time: Duration) -> bool {
         tokio::time::timeout(time, self.stream.write_all(bytes)).await.is_ok_and(|sent| sent.is_ok())
     }
 
-    /// Reads for as long as there is something within `time`; true if the server has closed.
+    /// Reads while data arrives within `time`; true if the server has closed.
     pub async fn read_for(&mut self, time: Duration) -> bool {
         let mut chunk = [0; 16 * 1024];
         loop {
@@ -51,10 +51,10 @@ impl Connection {
         }
     }
 
-    /// Reads until there is what is waited for, the server has closed, or patience ends.
+    /// Reads until `there` is true, the server has closed, or the limit is reached.
     pub async fn read_until(&mut self, there: impl Fn(&[u8]) -> bool) {
         let started = std::time::Instant::now();
-        while !there(&self.received) && started.elapsed() < PATIENCE {
+        while !there(&self.received) && started.elapsed() < WAIT_LIMIT {
             if self.read_for(Duration::from_millis(50)).await {
                 return;
             }
@@ -64,14 +64,14 @@ impl Connection {
     /// Reads until the server closes.
     ///
     /// # Panics
-    /// It never does.
+    /// The limit is reached.
     pub async fn until_closed(&mut self, what: &str) -> String {
         let closed = async { while !self.read_for(Duration::from_secs(1)).await {} };
-        assert!(tokio::time::timeout(PATIENCE, closed).await.is_ok(), "{what}: the server never closed");
+        assert!(tokio::time::timeout(WAIT_LIMIT, closed).await.is_ok(), "{what}: the server never closed");
         self.text()
     }
 
-    /// Asks with GET and waits for the answer's head.
+    /// Sends a GET and waits for the response head.
     pub async fn get(&mut self, path: &str) -> String {
         self.received.clear();
         assert!(self.send(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await, "{path}: closed");
@@ -83,7 +83,7 @@ impl Connection {
                 self.received.extend_from_slice(&chunk[..length]);
             }
         };
-        assert!(tokio::time::timeout(PATIENCE, whole).await.is_ok(), "{path}: no answer");
+        assert!(tokio::time::timeout(WAIT_LIMIT, whole).await.is_ok(), "{path}: no answer");
         self.text()
     }
 
@@ -92,12 +92,12 @@ impl Connection {
     }
 }
 
-/// The status of the first answer.
+/// The status of the first response.
 pub fn status(answer: &str) -> u16 {
     answer.get(9..12).and_then(|digits| digits.parse().ok()).unwrap_or_else(|| panic!("no answer but {answer:?}"))
 }
 
-/// How many answers there are.
+/// The number of responses.
 pub fn answers(text: &str) -> usize {
     text.matches("HTTP/1.1 ").count()
 }
@@ -126,7 +126,7 @@ pub fn sites(stack: &Stack) -> Vec<Site<'_>> {
 }
 
 impl Site<'_> {
-    /// An honest client is served.
+    /// Checks that a legitimate client is served.
     pub async fn serves(&self) {
         let reply = self.at.get(self.path).send().await;
         let right = if self.path == "/check" { 401 } else { 200 };
