@@ -84,7 +84,7 @@ conforms!(
     sessions_end_by_idling_and_by_age,
     entries_are_appended_in_order,
     expired_entries_are_not_appended,
-    a_refresh_does_not_change_the_creation_time,
+    a_refresh_does_not_make_a_session_younger,
     sessions_can_be_kept,
     a_refresh_token_is_examined_without_being_traded,
     sessions_come_in_pages,
