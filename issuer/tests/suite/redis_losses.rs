@@ -5,6 +5,7 @@ use crate::support::eventually;
 use crate::support::forwarder::Forwarder;
 use crate::support::redis::{PREFIX, RedisServer};
 use crate::support::store::*;
+use sidegate_common::log_protocol::RedisKeys;
 use sidegate_common::revocation::{Revocation, Target};
 use sidegate_common::time::UnixTime;
 use sidegate_issuer::domain::session::{Rotated, Rotation};

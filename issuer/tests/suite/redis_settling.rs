@@ -9,6 +9,7 @@ use crate::support::eventually;
 use crate::support::forwarder::Forwarder;
 use crate::support::redis::{PREFIX, RedisServer};
 use crate::support::store::*;
+use sidegate_common::log_protocol::RedisKeys;
 use sidegate_common::revocation::{Revocation, SubjectTag, Target};
 use sidegate_common::revocation_state::{OnStale, RevocationState, Staleness};
 use sidegate_common::sync::Sink as _;

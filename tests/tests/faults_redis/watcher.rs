@@ -123,7 +123,7 @@ impl Shared {
 
     fn ask(&self, state: &mut State, at: usize, proven: u64) {
         let dead = state.dead[at].clone();
-        let (tokens, moment) = (self.core.tokens(), self.core.moment());
+        let (tokens, moment) = (self.core.tokens(), self.core.check_time());
         // A complete check until the entry is held, then like the cache of known tokens.
         let held = state.held[at];
         let verdict = if held { tokens.recheck(&dead.verified, moment) } else { tokens.check(&dead.token, moment) };
