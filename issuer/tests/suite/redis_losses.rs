@@ -10,7 +10,8 @@ use sidegate_common::revocation::{Revocation, Target};
 use sidegate_common::time::UnixTime;
 use sidegate_issuer::domain::session::{Rotated, Rotation};
 use sidegate_issuer::domain::traits::Store as _;
-use sidegate_issuer::store::redis::RedisStore;
+use sidegate_issuer::store::redis::{Intervals, RedisStore};
+use sidegate_runtime::clock::monotonic_ms;
 
 /// Sessions 1 to 4, of which the first three were ended: by logout, by reuse of a refresh token, by
 /// revoking the user.
@@ -138,6 +139,44 @@ async fn restored_backup_is_replayed() {
     server.restart().await;
     in_the_log(&server, threshold).await;
     stay_ended(&store, &server).await;
+}
+
+async fn since_of(server: &RedisServer) -> u64 {
+    let since: Option<u64> = server.command(&["HGET", &RedisKeys::new(PREFIX, 0).meta(), "since"]).await;
+    since.unwrap_or(0)
+}
+
+/// First seen by the simulation, at seed 184,912: the issuer that acknowledged the ends is gone, its successor has seen the
+/// data set that followed the loss, and then a copy from before the loss comes back.
+#[tokio::test(flavor = "multi_thread")]
+async fn copy_from_before_a_loss_brings_no_session_back() {
+    let mut server = RedisServer::start(&["--appendonly", "no"]).await;
+    {
+        let store = store_at(&server.url());
+        store.initialise().await.unwrap();
+        let watch = tokio::spawn(store.clone().watch(STRICT, || Some(monotonic_ms())));
+        log_in(&store, 1).await;
+        let _ok: String = server.command(&["SAVE"]).await;
+        log_out(&store, 1).await.unwrap();
+        watch.abort();
+    }
+    std::fs::copy(server.file("dump.rdb"), server.file("copy.rdb")).unwrap();
+    // Whole seconds: the session is older than the new data set.
+    tokio::time::sleep(std::time::Duration::from_millis(2_100)).await;
+    let _ok: String = server.command(&["FLUSHALL"]).await;
+    // The copy lists the issuer that is gone: it is given up soon.
+    let store = store_at(&server.url()).pacing(Intervals { stopped: std::time::Duration::from_secs(1), ..FAST });
+    store.initialise().await.unwrap();
+    tokio::spawn(store.clone().watch(STRICT, || Some(monotonic_ms())));
+    log_in(&store, 2).await;
+    let since = since_of(&server).await;
+    server.kill();
+    std::fs::copy(server.file("copy.rdb"), server.file("dump.rdb")).unwrap();
+    server.restart().await;
+    eventually("the log says what it lacks", async || since_of(&server).await >= since).await;
+    let rotation = Rotation { sid: sid(1), sub: user(1), presented: 0 };
+    eventually("the session has ended", async || matches!(store.rotate(&rotation).await, Ok(Rotated::Refused(_))))
+        .await;
 }
 
 /// The ended sessions that came back with the old data have ended again; the session that was never

@@ -225,7 +225,7 @@ impl World {
         }
     }
 
-    fn replace(&mut self, with: Server) {
+    pub fn replace(&mut self, with: Server) {
         self.store.replace(self.now, with);
         self.note_orphans();
     }

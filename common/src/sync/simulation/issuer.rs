@@ -56,6 +56,8 @@ pub struct Issuer {
     /// The lineage that it saw last, and whether it has marked its replay there.
     pub lineage: Option<Lineage>,
     pub marked: bool,
+    /// Since when the newest log that it has seen is complete.
+    since: UnixTime,
     /// The newest `iat` that it issued.
     pub newest: UnixTime,
     /// Registered, on the replicas as well; before that it acknowledges nothing.
@@ -270,6 +272,7 @@ impl World {
         let mut left = match self.issuers[index].left.take() {
             Some(left) => left,
             None => {
+                self.raise_since(index);
                 let (issuer, store) = (&self.issuers[index], &self.store);
                 let lacks = |id: &EntryId| {
                     issuer.puts_back(*id, store.truth.entries[*id].kill, self.now, store.mutant)
@@ -285,6 +288,7 @@ impl World {
         if left.is_empty() {
             let issuer = &mut self.issuers[index];
             issuer.marked = true;
+            issuer.since = self.store.servers[self.store.master].since;
             let newest = issuer.newest;
             if !issuer.old {
                 self.store.master().mark(name, newest);
@@ -295,6 +299,18 @@ impl World {
         self.issuers[index].left = Some(left);
         let next = self.now + self.random.between(1, 30);
         self.at(next, What::Replay { name, lineage });
+    }
+
+    /// A log that claims to be complete since an earlier moment than the one before is a copy from
+    /// before a loss, and lacks what was lost.
+    fn raise_since(&mut self, index: usize) {
+        let since = self.issuers[index].since;
+        if self.issuers[index].old || self.store.mutant == Some(Mutant::TrustsSinceOfABackup) {
+            return;
+        }
+        let master = self.store.master();
+        master.since = master.since.max(since);
+        master.marks.all_sessions = master.marks.all_sessions.max(since);
     }
 
     /// Delivers what could not be delivered when it was requested.
@@ -314,7 +330,7 @@ impl World {
         let issuer = &self.issuers[index];
         let (name, lineage) = (issuer.name, issuer.lineage);
         let clock = self.store.seconds(self.now);
-        let late_now = late.unwrap_or(Late { given_ms: self.now, threshold: clock });
+        let late_now = late.unwrap_or(Late { given_ms: self.now, threshold: clock, lineage });
         let able = issuer.listed && self.can_reach(index) && self.store.lineage().is_some();
         let Some(appended) = able.then(|| self.store.order(self.now, order, late)).flatten() else {
             self.issuers[index].outbox.push((order, late_now));

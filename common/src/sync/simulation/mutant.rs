@@ -46,6 +46,10 @@ pub enum Mutant {
     RotatesUnsettled,
     /// An issuer that creates sessions in an unsettled log: replayed watermarks may be above them.
     CreatesUnsettled,
+    /// A store that takes the sessions of its data for all there were, although a late order was given over other data.
+    MovedOrdersKeepTheirReach,
+    /// An issuer that takes a restored copy for as complete as the copy says, although it has seen data lost since then.
+    TrustsSinceOfABackup,
 }
 
 impl Mutant {

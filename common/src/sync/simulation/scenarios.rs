@@ -204,6 +204,55 @@ fn old_issuer_beside_others_delays_no_proof() {
     }
 }
 
+/// First seen at seed 502,592 of all kinds of faults.
+#[test]
+fn late_order_reaches_tokens_of_sessions_that_were_lost_meanwhile() {
+    fn log_in(world: &mut World) {
+        (0..8).for_each(|_| world.login(0));
+    }
+    fn refused(world: &mut World) {
+        world.issuers[1].connected_from = world.now + 4_000;
+        (0..super::truth::USERS).for_each(|user| world.carry_out(1, Order::User { user, keep: false }, None));
+    }
+    fn refresh_all(world: &mut World) {
+        (0..world.store.truth.sessions.len()).for_each(|sid| world.refresh(0, sid));
+    }
+    fn lose_everything(world: &mut World) {
+        world.store.lose_everything(world.now);
+        world.note_orphans();
+    }
+    let plan: Plan<'_> = &[(18_000, log_in), (20_000, refused), (22_000, refresh_all), (23_000, lose_everything)];
+    holds(2, &[Mutant::MovedOrdersKeepTheirReach], plan, is_settled);
+}
+
+/// First seen at seed 184,912 of all kinds of faults.
+#[test]
+fn backup_from_before_a_loss_is_complete_since_that_loss_only() {
+    fn back_up(world: &mut World) {
+        (0..8).for_each(|_| world.login(0));
+        world.backup = Some(world.store.master().clone());
+    }
+    fn log_out(world: &mut World) {
+        (0..world.store.truth.sessions.len()).for_each(|sid| world.carry_out(0, Order::Logout(sid), None));
+    }
+    fn lose_everything(world: &mut World) {
+        world.crash_issuer(0);
+        world.store.lose_everything(world.now);
+        world.note_orphans();
+        world.start_issuer(0, None);
+    }
+    fn restore(world: &mut World) {
+        let mut backup = world.backup.take().expect("it was backed up");
+        // The log is settled at once: nothing waits for the issuer that was killed.
+        backup.listed.clear();
+        world.replace(backup);
+        world.cut();
+        world.restart_verifier();
+    }
+    let plan: Plan<'_> = &[(18_000, back_up), (20_000, log_out), (21_000, lose_everything), (30_000, restore)];
+    holds(1, &[Mutant::TrustsSinceOfABackup], plan, is_settled);
+}
+
 /// A client that may publish can push "all users, up to the year 2106".
 fn forge(world: &mut World) {
     let master = world.store.master();

@@ -21,12 +21,13 @@ pub enum Order {
     Unreadable(TokenId),
 }
 
-/// A request that could not be delivered when it was made: when that was, and the store's clock
-/// then, estimated.
+/// A request that could not be delivered when it was made: when that was, the store's clock then,
+/// estimated, and which data its issuer knew.
 #[derive(Clone, Copy, Debug)]
 pub struct Late {
     pub given_ms: u64,
     pub threshold: UnixTime,
+    pub lineage: Option<Lineage>,
 }
 
 /// An appended entry, for its push.
@@ -146,7 +147,8 @@ impl Store {
         };
         let id = self.truth.enter(now, kill, given_ms, late.is_some());
         let mut done = vec![self.append(now, id)?];
-        done.append(&mut self.take_effect(now, id, late.is_some()));
+        let moved = late.is_some_and(|late| late.lineage != self.lineage());
+        done.append(&mut self.take_effect(now, id, late.is_some(), moved));
         Some(done)
     }
 
@@ -157,14 +159,15 @@ impl Store {
             return Vec::new();
         }
         let mut done: Vec<_> = self.append(now, id).into_iter().collect();
-        done.append(&mut self.take_effect(now, id, true));
+        done.append(&mut self.take_effect(now, id, true, false));
         done
     }
 
     /// Applies an entry to sessions and watermarks; returns the entries appended because of it. If
-    /// it comes late, sessions may have tokens above its threshold, even some that this data does
-    /// not know: each gets its own entry.
-    fn take_effect(&mut self, now: u64, id: EntryId, late: bool) -> Vec<Appended> {
+    /// it comes late, sessions may have tokens above its threshold: each gets its own entry. If the
+    /// data has `moved` since the request, it may lack sessions: all tokens that the user has by now
+    /// are revoked, and later sessions refresh.
+    fn take_effect(&mut self, now: u64, id: EntryId, late: bool, moved: bool) -> Vec<Appended> {
         let (Kill::Subject { .. } | Kill::All { .. }) = self.truth.entries[id].kill else {
             if let Kill::Session(sid) = self.truth.entries[id].kill {
                 self.master().sessions.remove(&sid);
@@ -172,6 +175,8 @@ impl Store {
             return Vec::new();
         };
         let by_birth = self.by_birth();
+        let reaches_lost_sessions = moved && self.mutant != Some(Mutant::MovedOrdersKeepTheirReach);
+        let clock = self.seconds(now);
         let master = &mut self.servers[self.master];
         let (user, threshold) = match self.truth.entries[id].kill {
             Kill::Subject { user, threshold, keep } => {
@@ -200,17 +205,20 @@ impl Store {
         let ended = master.end_sessions(user, threshold, by_birth);
         let peak = master.marks.peak;
         let given_ms = self.truth.entries[id].given_ms;
-        let more: Vec<Kill> = match user {
+        let mut more: Vec<Kill> = match user {
             _ if !late || !by_birth => Vec::new(),
             Some(_) => ended.into_iter().map(Kill::Session).collect(),
             None if peak > threshold => vec![Kill::All { threshold: peak, tokens_only: true }],
             None => Vec::new(),
         };
+        if let (Some(user), true) = (user, reaches_lost_sessions) {
+            more.push(Kill::Subject { user, threshold: threshold.max(peak).max(clock), keep: true });
+        }
         let mut done = Vec::new();
         for kill in more {
             let id = self.truth.enter(now, kill, given_ms, true);
             done.extend(self.append(now, id));
-            done.append(&mut self.take_effect(now, id, late));
+            done.append(&mut self.take_effect(now, id, late, false));
         }
         done
     }

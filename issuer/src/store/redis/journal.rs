@@ -107,8 +107,13 @@ impl Observer for Journal {
 
 impl Journal {
     fn heard(&self, partition: u16, revocation: &Revocation) {
-        let replay_entry =
-            ReplayEntry { partition, revocation: revocation.clone(), position: None, keep_sessions: false };
+        let replay_entry = ReplayEntry {
+            partition,
+            revocation: revocation.clone(),
+            position: None,
+            keep_sessions: false,
+            moved: false,
+        };
         let key = replay_entry.key().1;
         if self.locked().written.iter().any(|generation| generation.contains(&key)) {
             return;
@@ -208,7 +213,7 @@ impl Journal {
             if let Record::Entry { own, partition, position, revocation } = record
                 && revocation.expires_at >= now
             {
-                visit(ReplayEntry { partition, revocation, position, keep_sessions: false }, own);
+                visit(ReplayEntry { partition, revocation, position, keep_sessions: false, moved: false }, own);
             }
         })?;
         Ok(())

@@ -55,6 +55,13 @@ impl LogObserver {
         other && head.last < settled && head.since.0 < settled.ms / 1000
     }
 
+    /// Since when this log really has everything, if it is a copy from before a loss: the log that followed the loss said so.
+    pub(super) fn lost_before(&self, partition: u16, head: &LogHead) -> Option<UnixTime> {
+        let seen = self.locked();
+        let since = seen.get(&partition).map(|seen| seen.head.since);
+        since.filter(|since| head.since < *since)
+    }
+
     /// Takes a look for what is there, once what it called for has been done.
     pub(super) fn take(&self, partition: u16, head: LogHead, at: Instant) {
         let mut all = self.locked();
@@ -123,6 +130,16 @@ mod tests {
         assert!(log_observer.is_older(0, &head("e", "s", 150_000)));
         let says_so = LogHead { since: UnixTime(299), ..head("f", "s", 0) };
         assert!(!log_observer.is_older(0, &says_so), "a log made anew that says so is honest");
+    }
+
+    #[test]
+    fn copy_from_before_a_loss_has_everything_since_the_loss_only() {
+        let log_observer = LogObserver::default();
+        assert_eq!(log_observer.lost_before(0, &head("e", "r", 1000)), None, "at the first look it cannot be told");
+        log_observer.take(0, LogHead { since: UnixTime(40), ..head("f", "r", 41_000) }, Instant::now());
+        assert_eq!(log_observer.lost_before(0, &head("e", "s", 50_000)), Some(UnixTime(40)));
+        let later = LogHead { since: UnixTime(45), ..head("g", "s", 0) };
+        assert_eq!(log_observer.lost_before(0, &later), None);
     }
 
     #[test]

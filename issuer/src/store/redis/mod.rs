@@ -277,15 +277,15 @@ impl RedisStore {
         asked: Asked,
     ) -> Result<(), Unavailable> {
         let (position, now) = (Position::parse(position), self.store_now(partition));
-        let entry = ReplayEntry::done(partition, target, &self.shared.terms, position, now).keeping(sessions);
+        let entry = ReplayEntry::done(partition, target.clone(), &self.shared.terms, position, now).keeping(sessions);
         if !self.shared.replay_buffer.acknowledged(entry.clone(), asked) {
-            self.shared.outbox.keep(ReplayEntry { position: None, ..entry });
+            self.shared.outbox.keep(ReplayEntry::pending(partition, target).keeping(sessions), asked.generation);
             return Err(replaced());
         }
         let confirmed = self.confirmed(&entry).await;
         match confirmed {
             Ok(()) => self.shared.outbox.done(&entry),
-            Err(_) => self.shared.outbox.keep_unconfirmed(entry),
+            Err(_) => self.shared.outbox.keep_unconfirmed(entry, asked.generation),
         }
         confirmed
     }
@@ -311,8 +311,8 @@ impl RedisStore {
     }
 
     /// Keeps a revocation that was refused, or may have been: it is delivered once Redis takes it.
-    fn refused(&self, partition: u16, target: Target, error: Unavailable) -> Unavailable {
-        self.shared.outbox.keep(ReplayEntry::pending(partition, target));
+    fn refused(&self, partition: u16, target: Target, asked: Asked, error: Unavailable) -> Unavailable {
+        self.shared.outbox.keep(ReplayEntry::pending(partition, target), asked.generation);
         error
     }
 
@@ -488,7 +488,8 @@ impl Store for RedisStore {
             .arg(u8::from(ending.known));
         let asked_of = self.shared.replay_buffer.ask(ending.partition);
         let answer: Result<(u8, String), _> = self.run(ending.partition, &call).await;
-        let (ended, position) = answer.map_err(|error| self.refused(ending.partition, target.clone(), error))?;
+        let (ended, position) =
+            answer.map_err(|error| self.refused(ending.partition, target.clone(), asked_of, error))?;
         self.stored(ending.partition, target, &position, asked_of).await?;
         Ok(if ended == 1 { EndOutcome::Now } else { EndOutcome::Before })
     }
@@ -515,7 +516,8 @@ impl Store for RedisStore {
         let asked_of = self.shared.replay_buffer.ask(partition);
         let answer: Result<(u64, String, u64), _> = self.run(partition, &call).await;
         let (threshold, position, sessions_ended) = answer.inspect_err(|_| {
-            self.shared.outbox.keep(ReplayEntry::pending(partition, target(asked)).keeping(sessions));
+            let pending = ReplayEntry::pending(partition, target(asked)).keeping(sessions);
+            self.shared.outbox.keep(pending, asked_of.generation);
         })?;
         let threshold = UnixTime(threshold);
         self.stored_keeping(partition, target(threshold), &position, sessions, asked_of).await?;
@@ -530,7 +532,7 @@ impl Store for RedisStore {
         let asked = self.store_now(partition);
         let asked_of = self.shared.replay_buffer.ask(partition);
         let answer: Result<(u64, String), _> = self.run(partition, &call).await;
-        let refused = |error| self.refused(partition, Target::All { threshold: asked }, error);
+        let refused = |error| self.refused(partition, Target::All { threshold: asked }, asked_of, error);
         let (threshold, position) = answer.map_err(refused)?;
         self.stored(partition, Target::All { threshold: UnixTime(threshold) }, &position, asked_of).await?;
         Ok(UnixTime(threshold))
@@ -541,7 +543,7 @@ impl Store for RedisStore {
         let call = append_args(call, &revocation.to_bytes(), &self.shared.terms);
         let asked_of = self.shared.replay_buffer.ask(partition);
         let answer: Result<String, _> = self.run(partition, &call).await;
-        let position = answer.map_err(|error| self.refused(partition, revocation.target.clone(), error))?;
+        let position = answer.map_err(|error| self.refused(partition, revocation.target.clone(), asked_of, error))?;
         self.stored(partition, revocation.target.clone(), &position, asked_of).await
     }
 

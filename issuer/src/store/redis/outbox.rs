@@ -18,6 +18,8 @@ type Key = (u16, Vec<u8>);
 struct Pending {
     turn: u64,
     entry: ReplayEntry,
+    /// Over which of the partition's logs it was given.
+    generation: u64,
     /// The log has it already; what it must be confirmed by does not.
     appended: bool,
 }
@@ -41,6 +43,7 @@ pub(super) struct PendingDelivery {
     key: Key,
     turn: u64,
     pub(super) entry: ReplayEntry,
+    pub(super) generation: u64,
     pub(super) appended: bool,
 }
 
@@ -49,21 +52,22 @@ impl Outbox {
         Self { state: Mutex::default(), most: DEEDS_MAX, counts }
     }
 
-    /// Keeps what was refused. The later threshold wins.
-    pub(super) fn keep(&self, entry: ReplayEntry) {
-        self.put(entry, false);
+    /// Keeps what was refused, with the `generation` of the log that was asked. The later threshold wins.
+    pub(super) fn keep(&self, entry: ReplayEntry, generation: u64) {
+        self.put(entry, generation, false);
     }
 
     /// Keeps what the log has taken, but what it must be confirmed by has not.
-    pub(super) fn keep_unconfirmed(&self, entry: ReplayEntry) {
-        self.put(entry, true);
+    pub(super) fn keep_unconfirmed(&self, entry: ReplayEntry, generation: u64) {
+        self.put(entry, generation, true);
     }
 
-    fn put(&self, mut entry: ReplayEntry, appended: bool) {
+    fn put(&self, mut entry: ReplayEntry, mut generation: u64, appended: bool) {
         let key = entry.key();
         let mut state = self.locked();
         if let Some(held) = state.pending.get(&key) {
             keep_later(&mut entry, &held.entry);
+            generation = generation.min(held.generation);
         } else if state.pending.len() >= self.most {
             if self.counts.overflowed.inc().is_power_of_two() || self.counts.overflowed.get() == 1 {
                 tracing::error!(most = self.most, "the outbox is full: a refused revocation is left to the client");
@@ -72,7 +76,7 @@ impl Outbox {
         }
         state.turn += 1;
         let turn = state.turn;
-        state.pending.insert(key, Pending { turn, entry, appended });
+        state.pending.insert(key, Pending { turn, entry, generation, appended });
         self.measure(&state);
     }
 
@@ -93,6 +97,7 @@ impl Outbox {
             key: key.clone(),
             turn: pending.turn,
             entry: pending.entry.clone(),
+            generation: pending.generation,
             appended: pending.appended,
         };
         of.map(delivery).collect()
@@ -154,8 +159,8 @@ mod tests {
     #[test]
     fn keeps_one_of_a_kind_with_the_later_threshold() {
         let outbox = Outbox::new(Counts::default());
-        outbox.keep(user("1", 9));
-        outbox.keep(user("1", 7));
+        outbox.keep(user("1", 9), 0);
+        outbox.keep(user("1", 7), 0);
         assert_eq!(held(&outbox).len(), 1);
         assert_eq!(held(&outbox)[0].revocation.target, user("1", 9).revocation.target);
         outbox.done(&user("1", 12));
@@ -166,20 +171,28 @@ mod tests {
     fn what_is_refused_again_while_on_its_way_stays() {
         let counts = Counts::default();
         let outbox = Outbox::new(counts.clone());
-        outbox.keep(user("1", 7));
-        outbox.keep(user("2", 7));
+        outbox.keep(user("1", 7), 0);
+        outbox.keep(user("2", 7), 0);
         let deliveries = outbox.deliveries(0, true, 10);
-        outbox.keep(user("1", 9));
+        outbox.keep(user("1", 9), 0);
         outbox.delivered(&deliveries);
         assert_eq!(held(&outbox)[0].revocation.target, user("1", 9).revocation.target);
         assert_eq!((counts.outbox.get(), counts.delivered.get()), (1, 1));
     }
 
     #[test]
+    fn order_given_again_keeps_the_generation_it_was_first_given_over() {
+        let outbox = Outbox::new(Counts::default());
+        outbox.keep(user("1", 7), 3);
+        outbox.keep(user("1", 9), 4);
+        assert_eq!(outbox.deliveries(0, true, 10)[0].generation, 3);
+    }
+
+    #[test]
     fn an_order_up_to_a_moment_waits_for_a_settled_log() {
         let outbox = Outbox::new(Counts::default());
-        outbox.keep(user("1", 7));
-        outbox.keep(ReplayEntry::pending(0, Target::Key { kid: "k".into() }));
+        outbox.keep(user("1", 7), 0);
+        outbox.keep(ReplayEntry::pending(0, Target::Key { kid: "k".into() }), 0);
         assert_eq!((outbox.deliveries(0, false, 10).len(), outbox.deliveries(0, true, 10).len()), (1, 2));
     }
 
@@ -187,8 +200,8 @@ mod tests {
     fn is_bounded_and_counts_what_it_refuses() {
         let counts = Counts::default();
         let outbox = Outbox { most: 2, ..Outbox::new(counts.clone()) };
-        ["1", "2", "3"].iter().for_each(|sub| outbox.keep(user(sub, 7)));
-        outbox.keep(user("2", 8));
+        ["1", "2", "3"].iter().for_each(|sub| outbox.keep(user(sub, 7), 0));
+        outbox.keep(user("2", 8), 0);
         assert_eq!((counts.outbox.get(), counts.overflowed.get()), (2, 1));
     }
 }

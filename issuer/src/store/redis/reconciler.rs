@@ -220,6 +220,14 @@ impl RedisStore {
             if self.shared.log_observer.is_older(partition, &heartbeat.head) {
                 self.restore_lost(partition, &lineage, &heartbeat.head).await?;
             }
+            if let Some(since) = self.shared.log_observer.lost_before(partition, &heartbeat.head) {
+                self.forget_before(partition, Some(since)).await?;
+                tracing::error!(
+                    partition,
+                    since = since.0,
+                    "the log is a copy from before data was lost: sessions from before that loss have to log in again"
+                );
+            }
             let appended = self.replay(partition, &lineage).await?;
             if appended > 0 {
                 tracing::warn!(partition, appended, "the server or its data changed: put back what it had lost");
@@ -307,11 +315,18 @@ impl RedisStore {
             tracing::warn!(partition, appended, "the log is an old one; put back what the journal has");
             return Ok(());
         }
-        let _now: u64 = self.call(Script::Forget, self.keys(partition)).run(&self.shared.link).await?;
+        self.forget_before(partition, None).await?;
         tracing::error!(
             partition,
             "the log is an old one: what was revoked before now may be missing in it, and every session has to log in again"
         );
+        Ok(())
+    }
+
+    /// Says in the log that it may lack what was stored before this moment, or before now, and ends the sessions from then.
+    async fn forget_before(&self, partition: u16, moment: Option<UnixTime>) -> Result<(), RedisError> {
+        let moment = moment.map(|moment| moment.0.to_string()).unwrap_or_default();
+        let _moment: u64 = self.call(Script::Forget, self.keys(partition)).arg(moment).run(&self.shared.link).await?;
         Ok(())
     }
 
@@ -381,6 +396,9 @@ impl RedisStore {
         let mut fresh: Vec<&mut PendingDelivery> = deliveries.iter_mut().filter(|one| !one.appended).collect();
         let asked = self.shared.replay_buffer.ask(partition);
         let seen = self.shared.lineages.seen(partition).ok_or((ErrorKind::Io, "the log has not been seen yet"))?;
+        for delivery in &mut fresh {
+            delivery.entry.moved |= delivery.generation != asked.generation;
+        }
         let done =
             self.replay_at_once(partition, &seen.replication_id, fresh.iter().map(|delivery| &delivery.entry)).await?;
         for (delivery, position) in fresh.iter_mut().zip(done.positions) {

@@ -27,7 +27,7 @@ const ANSWER_AGE_MAX: Duration = Duration::from_secs(5);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asked {
     at: Instant,
-    generation: u64,
+    pub(super) generation: u64,
 }
 
 pub(super) struct ReplayBuffer {
@@ -73,7 +73,8 @@ impl ReplayBuffer {
         asked.generation == self.generation(partition) && asked.at.elapsed() < ANSWER_AGE_MAX
     }
 
-    fn generation(&self, partition: u16) -> u64 {
+    /// How often the partition's log has been replaced since this issuer started.
+    pub(super) fn generation(&self, partition: u16) -> u64 {
         self.locked().generations.get(&partition).copied().unwrap_or(0)
     }
 

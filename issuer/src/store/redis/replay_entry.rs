@@ -15,6 +15,8 @@ pub(crate) struct ReplayEntry {
     pub(crate) position: Option<Position>,
     /// True if it is an order that kills a user's tokens and keeps the sessions.
     pub(crate) keep_sessions: bool,
+    /// True if the data in Redis has changed since the order was given: it may lack sessions that the order was about.
+    pub(crate) moved: bool,
 }
 
 impl ReplayEntry {
@@ -29,25 +31,25 @@ impl ReplayEntry {
     ) -> Self {
         let taken = position.map_or(now, |position| UnixTime(position.ms / 1000));
         let expires_at = longest(&target, terms, taken);
-        Self { partition, revocation: Revocation { target, expires_at }, position, keep_sessions: false }
+        Self { partition, revocation: Revocation { target, expires_at }, position, keep_sessions: false, moved: false }
     }
 
     /// One that the store refused. A threshold in it is the store's clock as near as it is known: an order keeps it, however
     /// late it is delivered. Until when it has to be kept the store says when it takes it.
     pub(super) const fn pending(partition: u16, target: Target) -> Self {
         let revocation = Revocation { target, expires_at: UnixTime(0) };
-        Self { partition, revocation, position: None, keep_sessions: false }
+        Self { partition, revocation, position: None, keep_sessions: false, moved: false }
     }
 
     /// One that the feed has brought.
     pub(super) const fn heard(partition: u16, revocation: Revocation) -> Self {
-        Self { partition, revocation, position: None, keep_sessions: false }
+        Self { partition, revocation, position: None, keep_sessions: false, moved: false }
     }
 
     /// The same, once the log has taken it at `position`.
     pub(super) fn taken(self, position: Option<Position>, terms: &TokenLifetimes, now: UnixTime) -> Self {
-        let keep_sessions = self.keep_sessions;
-        Self { keep_sessions, ..Self::done(self.partition, self.revocation.target, terms, position, now) }
+        let (keep_sessions, moved) = (self.keep_sessions, self.moved);
+        Self { keep_sessions, moved, ..Self::done(self.partition, self.revocation.target, terms, position, now) }
     }
 
     /// The same, with the user's sessions kept or not.
@@ -79,8 +81,12 @@ impl ReplayEntry {
             Target::Token { .. } | Target::All { .. } | Target::Key { .. } => (String::new(), Vec::new()),
         };
         let position = self.position.map(|position| position.to_string()).unwrap_or_default();
-        let kept = vec![b'0' + u8::from(self.keep_sessions)];
-        [position.into_bytes(), kept, name.into_bytes(), tag, self.revocation.to_bytes()]
+        let reach = match (self.keep_sessions, self.moved) {
+            (true, _) => b'1',
+            (false, true) => b'2',
+            (false, false) => b'0',
+        };
+        [position.into_bytes(), vec![reach], name.into_bytes(), tag, self.revocation.to_bytes()]
     }
 }
 

@@ -1,5 +1,7 @@
--- Says that the log may lack what was stored before now: KEYS meta, log. For a log that is older than it was before. Which
--- sessions ended since then is not known either, so all of them have to log in again.
+-- Says that the log may lack what was stored before a moment: KEYS meta, log; ARGV[4] the moment, in seconds ('': now). For a
+-- log that is older than it was before. Which sessions ended before it is not known either, so all of them have to log in
+-- again. Returns the moment.
 local meta = load_meta()
-redis.call('HSET', META, 'since', math.max(NOW, tonumber(meta.since) or 0), 'all', math.max(NOW, meta.all))
-return NOW
+local moment = tonumber(ARGV[4]) or NOW
+redis.call('HSET', META, 'since', math.max(moment, tonumber(meta.since) or 0), 'all', math.max(moment, meta.all))
+return moment

@@ -1,9 +1,10 @@
 -- Puts revocations into the log that may be missing there, and ends the sessions that went with them: KEYS meta, log;
 -- ARGV[4] what names of session keys begin with, [5] of users', [6] of watermarks', [7] of token watermarks'; [8] max token
 -- lifetime, [9] how long a watermark is kept; then five for each: position it had ('': unknown), '1' if the sessions were
--- kept, the session or user ('' for others), tag of the subject ('' for others), entry. Twice is once. Into a data set that
+-- kept, '2' if the order was given over other data, which may have had sessions that this data lacks, the session or user ('' for others), tag of the subject ('' for others), entry. Twice is once. Into a data set that
 -- is lost it puts them all the same, unseen by anyone until `init.lua` makes it whole. An entry whose `expires_at` is 0 is kept for as long as a token can live. An order keeps its threshold, however
--- late it comes: it ends the sessions created until then, each with an entry of the session for the tokens issued since. Returns {1 if the data set is lost, records of a wrong type, and for each the position of what was
+-- late it comes: it ends the sessions created until then, each with an entry of the session for the tokens issued since;
+-- where sessions may be missing it kills all tokens that the user has by now, and sessions created since go on. Returns {1 if the data set is lost, records of a wrong type, and for each the position of what was
 -- appended, '' if nothing was}.
 local SESSIONS, USERS, WATERMARKS, TOKEN_WATERMARKS = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local LIFETIME, WATERMARK_TTL = tonumber(ARGV[8]), tonumber(ARGV[9])
@@ -73,10 +74,12 @@ local function raise(key, threshold)
   end
 end
 
-local function redo(position, kept, name, tag, entry)
+local function redo(position, reach, name, tag, entry)
+  local kept = reach == '1'
   local kind = string.byte(entry) % 8
   local threshold = (kind == 3 or kind == 4) and struct.unpack('>I4', entry, 6)
-  if struct.unpack('>I4', entry, 2) == 0 then
+  local undelivered = struct.unpack('>I4', entry, 2) == 0
+  if undelivered then
     entry = string.sub(entry, 1, 1) .. seconds((threshold or NOW) + LIFETIME + MARGIN) .. string.sub(entry, 6)
   end
   if threshold and threshold > NOW + THRESHOLD_AHEAD_MAX then
@@ -91,16 +94,22 @@ local function redo(position, kept, name, tag, entry)
     meta.all, meta.all_tokens, meta.peak = threshold, math.max(meta.all_tokens, tokens), tokens
     redis.call('HSET', META, 'all', meta.all, 'all_tokens', meta.all_tokens, 'peak', meta.peak)
   end
+  local tokens = threshold
+  if kind == 3 and not kept and (reach == '2' or undelivered and not meta.epoch) then
+    tokens = math.max(threshold, meta.peak, meta.floor, NOW)
+    entry = string.sub(entry, 1, 1) .. seconds(tokens + LIFETIME + MARGIN) .. seconds(tokens) .. string.sub(entry, 10)
+    raise(TOKEN_WATERMARKS .. name, tokens)
+  end
   put_again(position, entry)
   if kind == 2 then end_session(name) end
   if kind ~= 3 then return end
   raise((kept and TOKEN_WATERMARKS or WATERMARKS) .. name, threshold)
-  if threshold > meta.peak then
-    meta.peak = threshold
-    redis.call('HSET', META, 'peak', threshold)
+  if tokens > meta.peak then
+    meta.peak = tokens
+    redis.call('HSET', META, 'peak', tokens)
   end
   if not kept then end_sessions(USERS .. name, tag, threshold) end
 end
 
-for i = 10, #ARGV, 5 do redo(ARGV[i], ARGV[i + 1] == '1', ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]) end
+for i = 10, #ARGV, 5 do redo(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]) end
 return {meta.epoch and 0 or 1, odd, positions}
