@@ -217,23 +217,16 @@ impl RevocationState {
         }
         applied == Applied::New
     }
-
-    /// Applies an entry that the log has, and reports an `all` or `key` to the observer if it was
-    /// not known to be logged.
-    fn log<T>(&self, partition: u16, revocation: &Revocation, take_in: impl FnOnce() -> T) -> T {
-        let known = self.index.has_in_log(partition, revocation);
-        let taken = take_in();
-        if let (false, Some(observer)) = (known, &self.observer) {
-            observer.logged(partition, revocation);
-        }
-        taken
-    }
 }
 
 impl Sink for RevocationState {
     fn apply(&self, partition: u16, revocation: &Revocation) -> bool {
-        let apply = || self.index.apply(partition, revocation);
-        self.log(partition, revocation, || self.hold(partition, revocation, apply))
+        let known = self.index.has_in_log(partition, revocation);
+        let new = self.hold(partition, revocation, || self.index.apply(partition, revocation));
+        if let (false, Some(observer)) = (known, &self.observer) {
+            observer.logged(partition, revocation);
+        }
+        new
     }
 
     fn push(&self, partition: u16, push: &Push) -> bool {
@@ -242,8 +235,12 @@ impl Sink for RevocationState {
 
     /// The observer received these when they were pushed.
     fn confirm(&self, partition: u16, pushes: &[Push]) {
-        for push in pushes {
-            self.log(partition, &push.1, || self.index.confirm(partition, std::slice::from_ref(push)));
+        // All at once: a burst has tens of thousands, and each removal visits all unconfirmed pushes.
+        let unlogged = pushes.iter().map(|(_, revocation)| revocation);
+        let unlogged: Vec<_> = unlogged.filter(|revocation| !self.index.has_in_log(partition, revocation)).collect();
+        self.index.confirm(partition, pushes);
+        if let Some(observer) = &self.observer {
+            unlogged.into_iter().for_each(|revocation| observer.logged(partition, revocation));
         }
     }
 
