@@ -31,7 +31,7 @@ pub struct Policy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Rejection {
     /// No token was presented.
-    #[error("no token")]
+    #[error("no access token was sent")]
     Missing,
     /// Longer than [`TOKEN_BYTES_MAX`].
     #[error("the token is too long")]
@@ -44,10 +44,10 @@ pub enum Rejection {
     #[error("the header is malformed or has members that are not allowed")]
     Header,
     /// `typ` is not `at+jwt` (RFC 9068 §4).
-    #[error("not typed as an access token")]
+    #[error("typ is not at+jwt")]
     Type,
     /// No key has this `kid` and this algorithm.
-    #[error("no such key for this algorithm")]
+    #[error("no key has this kid and alg")]
     UnknownKey,
     /// The signature is not the key's.
     #[error("the signature is wrong")]
@@ -57,22 +57,22 @@ pub enum Rejection {
     #[error("claim {0} is missing, malformed or repeated")]
     Claim(&'static str),
     /// Another `iss`.
-    #[error("another issuer")]
+    #[error("the issuer (iss) is not accepted")]
     Issuer,
     /// Another `aud`.
-    #[error("another audience")]
+    #[error("the audience (aud) is not accepted")]
     Audience,
     /// `iat` or `nbf` is in the future.
-    #[error("not valid yet")]
+    #[error("not valid yet (iat or nbf)")]
     NotYetValid,
     /// The lifetime is too long.
-    #[error("the lifetime is too long")]
+    #[error("the lifetime (exp - iat) is too long")]
     Lifetime,
     /// Authentic, but past its `exp`.
-    #[error("expired")]
+    #[error("the access token has expired")]
     Expired,
     /// Authentic, but revoked.
-    #[error("revoked")]
+    #[error("the access token has been revoked")]
     Revoked,
 }
 

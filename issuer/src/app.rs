@@ -348,8 +348,8 @@ fn clock_of(state: Arc<RevocationState>) -> Clock {
 fn warn_of_weaknesses(config: &Config) {
     if config.keys.session.is_none() {
         tracing::warn!(
-            "SESSION_SECRET_KEY is not set: refresh tokens are made with a key derived from JWT_SECRET_KEY, so whoever \
-             holds that secret, every verifier among them, could forge them"
+            "SESSION_SECRET_KEY is not set: the key of refresh tokens is derived from JWT_SECRET_KEY, so every verifier \
+             could forge them; set SESSION_SECRET_KEY"
         );
     }
     if config.passwords.cost < COST_ADVISED {

@@ -62,14 +62,14 @@ pub static SETTINGS: &[Setting] = &[
     setting(
         "USERS_EMAIL_MATCH",
         "ignore_case",
-        "email lookup when no row matches exactly: ignore_case (ASCII only on SQLite) or exact",
+        "email lookup: exact, or ignore_case, which looks again ignoring case (ASCII only on SQLite) if no row matches",
     ),
     setting(
         "USERS_REHASH",
         "false",
         "after a login, rehash a stored bcrypt hash whose cost is below BCRYPT_COST",
     ),
-    setting("BCRYPT_COST", "12", "cost of new hashes, and the minimum cost of a refused login (4 to 14)"),
+    setting("BCRYPT_COST", "12", "cost of new hashes (4 to 14); a refused login takes at least as long as one hash of this cost"),
     setting(
         "BCRYPT_LONG_PASSWORDS",
         "refuse",
@@ -78,7 +78,7 @@ pub static SETTINGS: &[Setting] = &[
     setting(
         "ARGON2_VERIFY",
         "false",
-        "also verify $argon2id$ hashes (up to 256 MiB each); every refused login then costs one as well",
+        "also verify $argon2id$ hashes (up to 256 MiB each); every refused login then also computes one",
     ),
     setting(
         "BCRYPT_THREADS",
@@ -107,7 +107,7 @@ pub static SETTINGS: &[Setting] = &[
     setting("JWT_CLIENT_ID", "sidegate", "client_id claim of the tokens"),
     setting("ACCESS_TOKEN_TTL", "24h", "lifetime of access tokens, at most MAX_TOKEN_LIFETIME"),
     setting("MAX_TOKEN_LIFETIME", "24h", "maximum token lifetime, for which the log keeps revocations"),
-    setting("REFRESH_TOKEN_TTL", "30d", "idle lifetime of sessions: how long without a refresh"),
+    setting("REFRESH_TOKEN_TTL", "30d", "idle lifetime of sessions: one without a refresh for so long ends"),
     setting("SESSION_TTL_MAX", "90d", "absolute lifetime of sessions"),
     setting(
         "SESSIONS_PER_USER_MAX",
@@ -134,12 +134,12 @@ pub static SETTINGS: &[Setting] = &[
     setting(
         "REDIS_WAIT_TIMEOUT",
         "1s",
-        "timeout of these acknowledgements, at most 10s; with REDIS_WAIT_FSYNC use 3s, as replicas report once a second",
+        "how long to wait for these acknowledgements, at most 10s; with REDIS_WAIT_FSYNC use 3s, as replicas report once a second",
     ),
     setting(
         "REDIS_WAIT_FSYNC",
         "false",
-        "also require fsync on Redis and on those replicas (WAITAOF, Redis 7.2 or newer)",
+        "also require fsync on Redis and on REDIS_WAIT_REPLICAS replicas (WAITAOF, Redis 7.2 or newer)",
     ),
     setting(
         "REVOCATION_JOURNAL",
@@ -149,13 +149,13 @@ pub static SETTINGS: &[Setting] = &[
     setting(
         "REVOCATION_JOURNAL_SOLE",
         "false",
-        "this is the only issuer, so its journal is complete at any age",
+        "true if this is the only issuer: its journal then counts as complete, however old it is",
     ),
     setting("REVOCATION_PARTITIONS", "1", "partitions of the log in Redis, fixed at first start; more for a Cluster"),
     setting("STORE_URL", "sqlite://sidegate-store.db", "file of the embedded store, used if REDIS_URL is unset"),
     setting("PROBE_INTERVAL", "250ms", "interval at which the issuer's own list is compared with the log's head"),
     setting("MAX_STALENESS", "30s", "maximum age of the last proof that the issuer's own list of revocations is complete"),
-    setting("ON_STALE", "deny", "beyond that, on the issuer's own protected routes: deny (503) or allow"),
+    setting("ON_STALE", "deny", "what the issuer's own protected routes do beyond MAX_STALENESS: deny (503) or allow"),
     setting("CORS_ORIGINS", "", "web origins allowed by CORS, comma separated, or *; unset: none"),
     setting(
         "TRUSTED_PROXIES",
@@ -376,13 +376,13 @@ fn store(settings: &Settings) -> Result<StoreConfig, ConfigError> {
         return Err(settings.unfit("STORE_URL", "sqlite://path"));
     }
     if settings.text("REVOCATION_JOURNAL").is_some() {
-        let problem = "is for REDIS_URL: the embedded store keeps its log in a file of its own";
+        let problem = "requires REDIS_URL; unset it: the embedded store (STORE_URL) keeps its log in its own file";
         return Err(ConfigError::new("REVOCATION_JOURNAL", problem));
     }
     if partitions != 1 {
         return Err(ConfigError::new(
             "REVOCATION_PARTITIONS",
-            "must be 1 without REDIS_URL: the embedded store is one",
+            "must be 1 without REDIS_URL: the embedded store has one partition",
         ));
     }
     let feed: SocketAddr = settings.parse("ISSUER_FEED_LISTEN", "an address and port")?;
@@ -488,7 +488,7 @@ fn issuing(settings: &Settings, access_ttl: u64) -> Result<Issuing, ConfigError>
     let audience = settings.required("JWT_AUDIENCE")?;
     if audience.contains(',') {
         return Err(
-            settings.unfit("JWT_AUDIENCE", "one audience: a verifier may list several, an issuer mints for one")
+            settings.unfit("JWT_AUDIENCE", "one audience: an issuer sets one, only a verifier may list several")
         );
     }
     Ok(Issuing {
@@ -556,7 +556,8 @@ fn threads(settings: &Settings, name: &'static str) -> Result<usize, ConfigError
 fn proxies(settings: &Settings) -> Result<TrustedProxies, ConfigError> {
     let networks = settings.list("TRUSTED_PROXIES").into_iter().map(str::parse::<Network>);
     let networks = networks.collect::<Result<_, _>>();
-    networks.map(TrustedProxies).map_err(|error| settings.unfit("TRUSTED_PROXIES", &format!("a list: {error}")))
+    let expected = "a list of addresses and networks such as 10.0.0.1,10.0.0.0/8";
+    networks.map(TrustedProxies).map_err(|_| settings.unfit("TRUSTED_PROXIES", expected))
 }
 
 /// A secret that is sent as a bearer token (RFC 6750 §2.1). Short enough to guess is as good as none, since nothing
@@ -571,12 +572,21 @@ fn bearer(settings: &Settings, name: &'static str) -> Result<Option<Secret>, Con
     }
 }
 
+/// As settings are written: 366d, 24h, 5m, 60s, 10ms.
+fn written(duration: Duration) -> String {
+    let millis = duration.as_millis();
+    let units = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)];
+    let fits = |(unit, size): &(&str, u128)| millis.is_multiple_of(*size) && (millis / size > 1 || *unit == "s");
+    let (unit, size) = units.into_iter().find(fits).unwrap_or(("ms", 1));
+    format!("{}{unit}", millis / size)
+}
+
 fn within(settings: &Settings, name: &'static str, least: Duration, most: Duration) -> Result<Duration, ConfigError> {
     let duration = settings.duration(name)?;
     if (least..=most).contains(&duration) {
         Ok(duration)
     } else {
-        Err(settings.unfit(name, &format!("from {least:?} to {most:?}")))
+        Err(settings.unfit(name, &format!("from {} to {}", written(least), written(most))))
     }
 }
 

@@ -118,7 +118,7 @@ struct UserId {
     /// The user's id
     #[arg(value_name = "ID", allow_hyphen_values = true)]
     sub: Option<String>,
-    /// The same
+    /// The user's id, as an option
     #[arg(long, value_name = "ID", allow_hyphen_values = true)]
     user: Option<String>,
 }

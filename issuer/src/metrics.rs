@@ -107,12 +107,12 @@ impl Metrics {
         registry.register("bcrypt_queue", "Passwords waiting to be checked", bcrypt_waiting.clone());
         registry.register(
             "argon2_kibibytes",
-            "KiB of memory filled by Argon2id, each pass",
+            "KiB of memory filled by Argon2id, counted in each pass",
             passwords.argon2_kib.clone(),
         );
         registry.register(
             "users_wrong_rows",
-            "Rows of the users database that belong to another query; each was a 503",
+            "Rows of the users database that answer another query (503): check the pooler",
             wrong_rows,
         );
         store.register(registry);

@@ -305,7 +305,8 @@ impl Shared {
 
     fn unsupported(&self, scheme: &'static str) -> Outcome {
         if self.named.lock().unwrap_or_else(PoisonError::into_inner).insert(scheme) {
-            let advice = if scheme == "argon2id" { "; ARGON2_VERIFY=true verifies it, within bounds" } else { "" };
+            let advice =
+                if scheme == "argon2id" { "; ARGON2_VERIFY=true verifies them, up to 256 MiB each" } else { "" };
             tracing::error!(scheme, "the users table has hashes of an unsupported scheme{advice}");
         }
         self.refuse(Reason::UnsupportedHash, Spent::default())

@@ -194,7 +194,7 @@ pub fn status(source: &Source) -> Result<ExitCode, ConfigError> {
     );
     println!("keys:         {}", state.key_count);
     println!("list loaded:  {}", yes(state.snapshot));
-    println!("proven:       {age}");
+    println!("list proven:  {age}");
     let held = state.by_kind;
     println!(
         "revocations:  {} (tokens {}, sessions {}, users {}, keys {})",
@@ -214,7 +214,9 @@ pub fn status(source: &Source) -> Result<ExitCode, ConfigError> {
         println!("  readers:    {readers} attached");
         if shared.crowded_subjects + shared.saturated_lines > 0 {
             let (users, lines) = (shared.crowded_subjects, shared.saturated_lines);
-            println!("  always ask: {users} users with too many entries, {lines} full lines");
+            println!(
+                "  always ask: clients ask over the socket about {users} users (too many entries) and {lines} full lines"
+            );
         }
     }
     println!("version:      {}", state.version);
@@ -224,7 +226,7 @@ pub fn status(source: &Source) -> Result<ExitCode, ConfigError> {
 fn describe(partition: &PartitionReadiness) -> String {
     let PartitionReadiness { phase, position, gaps, resyncs, reconnects, .. } = partition;
     let mut line = format!("{phase} at {position}; gaps {gaps}, resyncs {resyncs}, reconnects {reconnects}");
-    for (what, why) in [("alarm", &partition.alarm), ("trouble", &partition.last_error)] {
+    for (what, why) in [("alarm", &partition.alarm), ("error", &partition.last_error)] {
         if let Some(why) = why {
             line.push_str(&format!("; {what}: {why}"));
         }

@@ -48,11 +48,11 @@ pub static SETTINGS: &[Setting] = &[
     setting(
         "REPLAY_WAIT",
         "5s",
-        "after a change of server or loss of data, how long issuers may take to put back what was lost",
+        "after a failover or loss of data in Redis, how long issuers may take to put back what was lost",
     ),
     setting("PROBE_INTERVAL", "250ms", "interval at which the list is compared with the log's head, which bounds the effect of a lost message"),
     setting("MAX_STALENESS", "30s", "maximum age of the last proof that the list of revocations is complete"),
-    setting("ON_STALE", "deny", "beyond that: deny (503), or allow (use the list held, with X-Auth-Stale)"),
+    setting("ON_STALE", "deny", "what checks do beyond MAX_STALENESS: deny (503), or allow (use the list held, with X-Auth-Stale)"),
     setting("SNAPSHOT_FILE", "", "file that keeps the list across a restart; unset: none"),
     secret("JWT_SECRET_KEY", "HS256 secret shared by issuers and verifiers, at least 32 bytes").reloaded(),
     secret("JWT_SECRET_KEY_PREVIOUS", "previous HS256 secret, which still verifies").reloaded(),
@@ -279,7 +279,7 @@ impl Config {
         if config.listen.socket.is_none() && config.listen.tcp.is_none() {
             return Err(ConfigError::new(
                 "VERIFIER_SOCKET",
-                "is off and VERIFIER_LISTEN is not set: no client could connect",
+                "is off and VERIFIER_LISTEN is not set; set one of them, as checks need a listener",
             ));
         }
         checks::check(settings, &config)?;
@@ -407,7 +407,11 @@ fn introspect_token(settings: &Settings) -> Result<Option<Secret>, ConfigError> 
 fn token_cookie(settings: &Settings) -> Result<Option<String>, ConfigError> {
     let Some(name) = settings.text("TOKEN_COOKIE") else { return Ok(None) };
     let fits = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte));
-    if fits { Ok(Some(name.to_owned())) } else { Err(settings.unfit("TOKEN_COOKIE", "a cookie's name")) }
+    if fits {
+        Ok(Some(name.to_owned()))
+    } else {
+        Err(settings.unfit("TOKEN_COOKIE", "a cookie name: letters, digits and !#$%&'*+-.^_`|~"))
+    }
 }
 
 #[cfg(test)]

@@ -63,7 +63,7 @@ async fn follow_source<S: Source>(
     };
     let writer = snapshot_file.map(|path| SnapshotWriter::start(path, verifier, Arc::clone(&status)));
     if let Some(Err(error)) = &writer {
-        tracing::error!(%error, "no thread to write the snapshot");
+        tracing::error!(%error, "starting the snapshot thread failed; SNAPSHOT_FILE is not written");
     }
     let partitions = state.index().partitions();
     driver::follow(Arc::new(source), partitions, checkpoints, state, pace, status, stop).await;
@@ -88,12 +88,12 @@ impl Housekeeping {
                     match segment.resize(verifier.tokens(), verifier.check_time()) {
                         Err(error) => {
                             if let Some(unlogged) = faults.happened(&error.to_string()) {
-                                tracing::warn!(%error, unlogged, "the shared segment cannot grow; readers ask more");
+                                tracing::warn!(%error, unlogged, "the shared memory segment cannot grow; clients ask over the socket more often");
                             }
                         }
                         Ok(()) => {
                             if faults.ended() {
-                                tracing::info!("the shared segment can grow again");
+                                tracing::info!("the shared memory segment can grow again");
                             }
                         }
                     }
@@ -108,7 +108,7 @@ impl Housekeeping {
             }
         };
         if let Err(error) = std::thread::Builder::new().name("housekeeping".into()).spawn(keep) {
-            tracing::error!(%error, "no thread for housekeeping: readers will ask over the socket");
+            tracing::error!(%error, "starting the housekeeping thread failed; clients check every token over the socket");
         }
         Self { stop }
     }
@@ -146,7 +146,7 @@ impl AttachListener {
         let serve = move || {
             let _removed_at_the_end = file;
             if let Err(error) = server.run(&stopped) {
-                tracing::error!(%error, "the attach socket is no longer served");
+                tracing::error!(%error, "serving ATTACH_SOCKET failed; new clients check every token over the socket until a restart");
             }
         };
         let thread = Some(std::thread::Builder::new().name("attach".into()).spawn(serve)?);

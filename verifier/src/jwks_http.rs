@@ -36,7 +36,7 @@ pub enum FetchError {
     #[error("no answer in time")]
     Timeout,
     /// The URL has no host name for the certificate check, or there are no root certificates.
-    #[error("TLS cannot be set up for this host")]
+    #[error("TLS cannot be set up: the URL's host is not a valid name, or no root certificate can be used")]
     Tls,
 }
 

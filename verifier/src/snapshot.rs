@@ -78,7 +78,7 @@ pub enum SnapshotError {
     #[error(transparent)]
     Io(#[from] io::Error),
     /// Not a snapshot of this format, or damaged.
-    #[error("not a whole snapshot of format {VERSION}")]
+    #[error("damaged, or not a snapshot of format {VERSION}")]
     Damaged,
     /// The content differs from what was written.
     #[error("its checksum is wrong")]

@@ -64,7 +64,7 @@ impl Verifier {
     ) -> Self {
         let segment = offer.and_then(|offer| {
             let made = SharedSegment::new(offer);
-            made.inspect_err(|error| tracing::error!(%error, "no shared memory: every check is asked over the socket"))
+            made.inspect_err(|error| tracing::error!(%error, "creating the shared memory segment failed; clients check every token over the socket"))
                 .ok()
                 .map(Arc::new)
         });
@@ -233,7 +233,7 @@ impl Verifier {
                     ours,
                     theirs,
                     tokens,
-                    "every token of the last minute was refused alike: issuer and verifier seem to differ"
+                    "all tokens of the last minute were refused for the same reason; this setting seems to differ from the issuer's"
                 );
             }
             Some(RefusalTrend::Over) => tracing::info!("tokens are accepted again"),

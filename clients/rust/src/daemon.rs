@@ -22,19 +22,19 @@ const BACKLOG_RETRY: Duration = Duration::from_millis(1);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DaemonError {
     /// No process listens at the socket.
-    #[error("no connection to the daemon ({0})")]
+    #[error("no connection to the verifier ({0})")]
     Connect(ErrorKind),
     /// The connection broke.
-    #[error("the connection to the daemon broke ({0})")]
+    #[error("the connection to the verifier broke ({0})")]
     Broken(ErrorKind),
     /// No answer in time.
-    #[error("the daemon did not answer in time")]
+    #[error("the verifier did not answer in time")]
     Timeout,
     /// A malformed response.
-    #[error("malformed answer from the daemon")]
+    #[error("malformed answer from the verifier")]
     Answer,
     /// The daemon itself could not check, or failed, with this HTTP status.
-    #[error("the daemon answered {0}")]
+    #[error("the verifier answered {0}; `sidegate-verifier status` says why")]
     Daemon(u16),
 }
 

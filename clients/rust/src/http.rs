@@ -26,12 +26,13 @@ pub fn bearer(headers: &HeaderMap) -> Result<&str, Denied> {
         let two = || Denied::Invalid { why: "two Authorization headers".into() };
         return Err(if joined { two() } else { Denied::Missing });
     }
-    let token = std::str::from_utf8(token).map_err(|_| Denied::NOT_COMPACT)?.trim_start_matches(' ');
+    let not_one = || Denied::Invalid { why: "more than one token, or invalid characters".into() };
+    let token = std::str::from_utf8(token).map_err(|_| not_one())?.trim_start_matches(' ');
     if token.is_empty() {
         return Err(Denied::Missing);
     }
     let fits = token.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',');
-    if fits { Ok(token) } else { Err(Denied::NOT_COMPACT) }
+    if fits { Ok(token) } else { Err(not_one()) }
 }
 
 /// Checks a token in async code: at once if possible, otherwise on a blocking thread of the

@@ -54,7 +54,7 @@ pub const fn connection_memory(default: &'static str) -> Setting {
     setting(
         "CONNECTION_MEMORY",
         default,
-        "memory for client connections, in MiB (20 KiB each, 112 KiB with h2, and unread data); beyond it the oldest idle ones are closed, and requests are answered 503",
+        "memory for client connections, in MiB (20 KiB each, 112 KiB with h2, and unread data); beyond it the oldest idle ones are closed; if that is not enough, requests are answered 503",
     )
 }
 
@@ -218,7 +218,7 @@ impl ConnectionBudget {
                 connections = self.connections.load(Ordering::Relaxed),
                 connections_max = self.connections_max,
                 connection_memory_mib = self.bytes_max / MIB,
-                "connections hold all the memory they may (CONNECTION_MEMORY) or are too many; closing idle ones"
+                "connection limit reached (CONNECTION_MEMORY or open files); closing idle connections"
             );
         }
     }

@@ -285,7 +285,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Answering<B> {
 
 /// The budget has no memory for the connection.
 pub(crate) fn out_of_memory() -> Error {
-    Error::new(ErrorKind::OutOfMemory, "connections hold all the memory they may")
+    Error::new(ErrorKind::OutOfMemory, "no memory left for this connection (CONNECTION_MEMORY)")
 }
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;

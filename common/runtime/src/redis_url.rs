@@ -108,7 +108,7 @@ impl RedisUrl {
     pub fn read(settings: &Settings) -> Result<Option<Self>, ConfigError> {
         let text = |name| settings.text(name).map(str::to_owned);
         let login = Login { username: text("REDIS_SENTINEL_USERNAME"), password: text("REDIS_SENTINEL_PASSWORD") };
-        let forms = "a Redis URL: redis://, rediss://, redis+sentinel:// or redis+cluster://";
+        let forms = "a Redis URL: redis://host:port/db, redis+sentinel://host:port,host:port/service or redis+cluster://host:port,host:port (rediss for TLS; user and password percent-encoded)";
         let url = match settings.text("REDIS_URL") {
             Some(url) => Some(Self::parse(url).map_err(|_| settings.unfit("REDIS_URL", forms))?),
             None => None,
@@ -117,9 +117,10 @@ impl RedisUrl {
             (None, None, _) | (_, Some(_), Some(Self::Sentinel(_))) => {
                 Ok(url.map(|url| url.with_sentinel_login(login)))
             }
-            (Some(_), None, Some(Self::Sentinel(_))) => {
-                Err(ConfigError::new("REDIS_SENTINEL_PASSWORD", "is not set, and REDIS_SENTINEL_USERNAME is"))
-            }
+            (Some(_), None, Some(Self::Sentinel(_))) => Err(ConfigError::new(
+                "REDIS_SENTINEL_PASSWORD",
+                "is not set, but REDIS_SENTINEL_USERNAME is; set both or neither",
+            )),
             (username, ..) => {
                 let name = if username.is_some() { "REDIS_SENTINEL_USERNAME" } else { "REDIS_SENTINEL_PASSWORD" };
                 let problem = "needs a REDIS_URL of the form redis+sentinel:// or rediss+sentinel://";

@@ -173,7 +173,7 @@ impl Settings {
             let by_file = if setting.secret { look_up(&format!("{}_FILE", setting.name))? } else { None };
             let found = match (direct, by_file) {
                 (Some(_), Some(_)) => {
-                    let problem = format!("set both here and as {}_FILE; set one of them", setting.name);
+                    let problem = format!("is set, and so is {}_FILE; set only one of them", setting.name);
                     return Err(ConfigError::new(setting.name, problem));
                 }
                 (Some(found), None) => Some(found),

@@ -24,7 +24,7 @@ pub const SETTINGS: [Setting; 5] = [
         "",
         "collector for traces over OTLP/gRPC, such as http://127.0.0.1:4317; unset: none; requires a build with the feature otel",
     ),
-    setting(TRACES_ENDPOINT, "", "the same for traces alone; takes precedence"),
+    setting(TRACES_ENDPOINT, "", "collector for traces, which takes precedence over OTEL_EXPORTER_OTLP_ENDPOINT"),
     setting(SERVICE_NAME, "", "service name in traces; unset: the program's name"),
     setting(
         SAMPLER,

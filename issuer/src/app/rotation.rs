@@ -82,7 +82,7 @@ async fn append_retired(api: &IssuerApi, dead: &[String], appended: &mut HashSet
             // Boxed: the future of a store call is too deep for the compiler's recursion limit
             // here.
             if let Err(error) = Box::pin(api.auth.revoke_key(kid)).await {
-                tracing::error!(kid, %error, "the key is retired, but the log does not have it yet");
+                tracing::error!(kid, %error, "revoking the tokens of a retired key failed; trying again");
                 continue;
             }
             tracing::warn!(target: "audit", event = "key_retired", result = "ok", kid);

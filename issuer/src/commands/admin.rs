@@ -126,11 +126,15 @@ impl Admin {
             .map_err(|error| error.to_string())?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let answer = runtime.map_err(|error| error.to_string()).and_then(|runtime| runtime.block_on(send(request)));
-        let (status, body) = answer.map_err(|error| format!("cannot reach the issuer: {error}"))?;
+        let (status, body) = answer
+            .map_err(|error| format!("cannot reach the issuer at {} (ISSUER_ADMIN_LISTEN): {error}", self.address))?;
         let body: Value = serde_json::from_slice(&body).unwrap_or_default();
         match status {
             status if status.is_success() => Ok(body),
-            StatusCode::NOT_FOUND => Err("the issuer has no admin API: ADMIN_TOKEN is not set there".to_owned()),
+            StatusCode::UNAUTHORIZED => Err("refused: ADMIN_TOKEN is not that of the running issuer".to_owned()),
+            StatusCode::NOT_FOUND => {
+                Err("the issuer has no admin API: set ADMIN_TOKEN there and restart it".to_owned())
+            }
             status => Err(format!("refused ({status}): {}", body["detail"].as_str().unwrap_or_default())),
         }
     }

@@ -90,7 +90,7 @@ pub fn activate(source: &Source, kid: &str, now: bool) -> Result<ExitCode, Confi
             return Ok(ExitCode::FAILURE);
         }
     }
-    Ok(report(folder.activate(kid), |()| println!("{kid} signs")))
+    Ok(report(folder.activate(kid), |()| println!("{kid} is the signing key now")))
 }
 
 /// Retires a key.
@@ -100,5 +100,5 @@ pub fn activate(source: &Source, kid: &str, now: bool) -> Result<ExitCode, Confi
 pub fn retire(source: &Source, kid: &str) -> Result<ExitCode, ConfigError> {
     let path = folder_path(&source.settings()?)?;
     let done = Folder::read(&path).and_then(|mut folder| folder.retire(kid));
-    Ok(report(done, |()| println!("{kid} is retired; a running issuer publishes it to every verifier")))
+    Ok(report(done, |()| println!("{kid} is retired; a running issuer now revokes its tokens everywhere")))
 }

@@ -119,7 +119,7 @@ fn password_from_stdin() -> Option<Secret> {
         line.pop();
     }
     if line.is_empty() || !is_fit(&line) {
-        eprintln!("a password has 1 to 72 bytes, and none of them is zero");
+        eprintln!("the password must have 1 to 72 bytes and no NUL byte");
         return None;
     }
     Some(Secret::new(line.as_slice()))

@@ -32,7 +32,7 @@ pub(super) fn check(settings: &Settings, config: &Config) -> Result<(), ConfigEr
     }
     for (at, (name, address)) in bound.iter().enumerate() {
         if let Some((taken, _)) = bound[..at].iter().find(|(_, other)| collide(*address, *other)) {
-            return Err(settings.unfit(name, &format!("another port than that of {taken}")));
+            return Err(ConfigError::new(*name, format!("has the same port as {taken}; set another port")));
         }
     }
     Ok(())
@@ -75,20 +75,38 @@ pub fn warnings(settings: &Settings, config: &Config) -> Vec<String> {
         ));
     }
     let lifetimes = &config.lifetimes;
-    for (name, seconds, other, limit) in [
-        ("REFRESH_TOKEN_TTL", lifetimes.idle_ttl, "SESSION_TTL_MAX", lifetimes.absolute_ttl),
-        ("ACCESS_TOKEN_TTL", lifetimes.access_ttl, "SESSION_TTL_MAX", lifetimes.absolute_ttl),
-        ("REFRESH_RETRY_WINDOW", lifetimes.retry_window, "REFRESH_TOKEN_TTL", lifetimes.idle_ttl),
-        ("LEEWAY", config.policy.leeway_seconds, "ACCESS_TOKEN_TTL", lifetimes.access_ttl),
+    for (name, seconds, other, limit, effect) in [
+        ("REFRESH_TOKEN_TTL", lifetimes.idle_ttl, "SESSION_TTL_MAX", lifetimes.absolute_ttl, "sessions end earlier"),
+        (
+            "ACCESS_TOKEN_TTL",
+            lifetimes.access_ttl,
+            "SESSION_TTL_MAX",
+            lifetimes.absolute_ttl,
+            "tokens outlive their session",
+        ),
+        (
+            "REFRESH_RETRY_WINDOW",
+            lifetimes.retry_window,
+            "REFRESH_TOKEN_TTL",
+            lifetimes.idle_ttl,
+            "sessions end earlier",
+        ),
+        (
+            "LEEWAY",
+            config.policy.leeway_seconds,
+            "ACCESS_TOKEN_TTL",
+            lifetimes.access_ttl,
+            "expired tokens are accepted for longer than they were valid",
+        ),
     ] {
         if seconds > limit {
             let (value, most) = (settings.text(name).unwrap_or_default(), settings.text(other).unwrap_or_default());
-            all.push(format!("{name} ({value}) is longer than {other} ({most}), which ends it first"));
+            all.push(format!("{name} ({value}) is longer than {other} ({most}): {effect}"));
         }
     }
     if config.keys.folder.is_some() && config.keys.prepublish < JWKS_REFRESH_DEFAULT {
         all.push(
-            "KEY_PREPUBLISH is below 5m, the default of the verifiers' JWKS_REFRESH: a key may sign before all know it"
+            "KEY_PREPUBLISH is below 5m, the default of the verifiers' JWKS_REFRESH: a key may sign before every verifier has it"
                 .to_owned(),
         );
     }
@@ -96,7 +114,7 @@ pub fn warnings(settings: &Settings, config: &Config) -> Vec<String> {
         && jwt.matches(session.expose())
     {
         all.push(
-            "SESSION_SECRET_KEY is the same as JWT_SECRET_KEY, which every verifier holds; give it one of its own"
+            "SESSION_SECRET_KEY is the same as JWT_SECRET_KEY, which every verifier holds; set a secret of its own"
                 .to_owned(),
         );
     }

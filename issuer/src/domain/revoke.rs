@@ -61,7 +61,7 @@ impl Revoked {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RevokeError {
     /// A value that no token can have; names the field.
-    #[error("{0} is not a value that a token of this issuer can have")]
+    #[error("{0} is malformed, or not of this issuer")]
     Unfit(&'static str),
     /// The log could not be written; a retry completes the rest.
     #[error(transparent)]

@@ -37,7 +37,9 @@ pub struct TokenSigner {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MintError {
     /// A value of the user's row that must not be in a token; names the column.
-    #[error("the user's {0} cannot be put in a token")]
+    #[error(
+        "the user's {0} cannot be put in a token: an id is 1 to 255 visible ASCII characters, a scope ASCII words with single spaces"
+    )]
     Unfit(&'static str),
     /// The key failed to sign.
     #[error("the signing key failed")]

@@ -102,7 +102,7 @@ fn pushed(pushed: Pushed) -> Event {
 }
 
 fn lagged() -> FeedError {
-    FeedError::Closed("too far behind, or the store is closed".to_owned())
+    FeedError::Closed("this follower is too far behind the log, or the store is closed".to_owned())
 }
 
 impl Link for LocalLink {

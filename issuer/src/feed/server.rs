@@ -83,7 +83,7 @@ impl Follower {
             let done = tokio::select! {
                 pushed = self.pushes.recv() => match pushed {
                     Ok(pushed) => self.send(push(pushed)).await,
-                    Err(_) => self.fail(Status::data_loss("too far behind")).await,
+                    Err(_) => self.fail(Status::data_loss("this follower is too far behind the log")).await,
                 },
                 question = questions.next() => match question {
                     Some(Ok(question)) => self.answer(question).await,
@@ -132,7 +132,7 @@ impl Follower {
         for _ in 0..self.pushes.len() {
             match self.pushes.try_recv() {
                 Ok(pushed) => self.send(push(pushed)).await?,
-                Err(_) => return self.fail(Status::data_loss("too far behind")).await,
+                Err(_) => return self.fail(Status::data_loss("this follower is too far behind the log")).await,
             }
         }
         Ok(())

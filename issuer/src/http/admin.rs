@@ -137,7 +137,7 @@ fn order(mut fields: Fields) -> Result<RevokeRequest, Invalid> {
         (
             Some(RevokeRequest::Token(_) | RevokeRequest::Session(_) | RevokeRequest::Key(_) | RevokeRequest::All),
             true,
-        ) if sessions == UserSessions::Keep => Err(Invalid("sessions can be kept only with user".to_owned())),
+        ) if sessions == UserSessions::Keep => Err(Invalid("sessions may be keep only if user is given".to_owned())),
         (Some(order), true) => Ok(order),
         _ => Err(Invalid("exactly one of token, session, user, key and all must be given".to_owned())),
     }

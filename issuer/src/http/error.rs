@@ -71,8 +71,11 @@ impl Failure {
             Self::Invalid(detail) => (Problem::with_detail(Code::InvalidRequest, detail.as_str()), None),
             Self::NotFound => plain(Code::NotFound),
             Self::MethodNotAllowed => plain(Code::MethodNotAllowed),
-            Self::TooLarge => plain(Code::PayloadTooLarge),
-            Self::UnsupportedMediaType => plain(Code::UnsupportedMediaType),
+            Self::TooLarge => (Problem::with_detail(Code::PayloadTooLarge, "the body is limited to 16 KiB"), None),
+            Self::UnsupportedMediaType => {
+                let detail = "send application/json or application/x-www-form-urlencoded, without Content-Encoding";
+                (Problem::with_detail(Code::UnsupportedMediaType, detail), None)
+            }
             Self::Denied(rejection) | Self::Logout(LogoutError::Access(rejection)) => plain(rejection.code()),
             Self::CannotCheck(why) => (Problem::new(why.code()), Some(RETRY_STORE_SECONDS)),
             Self::Login(LoginError::Refused { .. }) => plain(Code::InvalidCredentials),

@@ -49,7 +49,11 @@ const OPERATIONS: [Operation; 8] = [
         summary: "Exchange a refresh token for a new pair",
         access: Access::Anyone,
         body: Some(("Refresh", true)),
-        success: (200, "A new pair of tokens; retries get the same", Some("TokenPair")),
+        success: (
+            200,
+            "A new pair of tokens; a retry with the same refresh token gets the same pair",
+            Some("TokenPair"),
+        ),
         failures: &[
             Code::InvalidRequest,
             Code::InvalidGrant,

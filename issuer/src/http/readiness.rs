@@ -34,7 +34,7 @@ impl Readiness {
         let (users, store) = match last {
             None => (Some("not checked yet".to_owned()), Some("not checked yet".to_owned())),
             Some(last) if now_ms.saturating_sub(last.at_ms) > AGE_MAX_MS => {
-                let late = format!("last checked {} s ago", now_ms.saturating_sub(last.at_ms) / 1000);
+                let late = format!("not checked for {} s", now_ms.saturating_sub(last.at_ms) / 1000);
                 (Some(late.clone()), Some(late))
             }
             Some(last) => (last.users, last.store),
@@ -53,6 +53,6 @@ mod tests {
         assert!(readiness.errors(0).iter().all(|(_, error)| error.is_some()));
         readiness.set(ProbeResult { users: None, store: Some("down".into()), at_ms: 1000 });
         assert_eq!(readiness.errors(1500), [("users", None), ("store", Some("down".into()))]);
-        assert!(readiness.errors(17_000).iter().all(|(_, error)| error.as_deref() == Some("last checked 16 s ago")));
+        assert!(readiness.errors(17_000).iter().all(|(_, error)| error.as_deref() == Some("not checked for 16 s")));
     }
 }

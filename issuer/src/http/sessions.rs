@@ -45,7 +45,7 @@ impl Query {
                 "user" => read.user = Some(value),
                 "after" => {
                     let cursor = PageCursor::parse(&value);
-                    read.after = Some(cursor.ok_or_else(|| invalid("after must be the next of the previous page"))?);
+                    read.after = Some(cursor.ok_or_else(|| invalid("after must be `next` of the previous page"))?);
                 }
                 "limit" => {
                     let limit = value.parse().ok().filter(|limit| (1..=PAGE_MAX).contains(limit));

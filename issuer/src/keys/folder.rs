@@ -98,7 +98,7 @@ pub enum FolderError {
     #[error("{0} is retired; generate another key")]
     Retired(String),
     /// More keys than the limit.
-    #[error("{0} has more than {KEYS_MAX} keys")]
+    #[error("{0} has more than {KEYS_MAX} keys; remove the files of retired ones")]
     TooMany(PathBuf),
 }
 

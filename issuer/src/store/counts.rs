@@ -32,7 +32,7 @@ impl ClockAlarm {
     pub fn refused(&self, error: &impl std::fmt::Display) {
         self.refused_ms.store(monotonic_ms(), Ordering::Relaxed);
         if self.gauge.set(1) == 0 {
-            tracing::error!(%error, "the store's clock is behind what it was: set it, or wait until it has caught up");
+            tracing::error!(%error, "the store's clock has gone back: no tokens are issued until it has caught up or is set right");
         }
     }
 
@@ -103,10 +103,10 @@ impl Counts {
         );
         registry.register(
             "unsettled_partitions",
-            "Partitions that are not settled: logins and refreshes wait",
+            "Partitions in which issuers have yet to put back lost revocations: logins and refreshes wait",
             self.unsettled.clone(),
         );
-        registry.register("journal_bytes", "Length of REVOCATION_JOURNAL", self.journal_bytes.clone());
+        registry.register("journal_bytes", "Size of REVOCATION_JOURNAL", self.journal_bytes.clone());
         registry.register("journal_failures", "Failed journal writes", self.journal_failures.clone());
         registry.register(
             "store_clock_behind",

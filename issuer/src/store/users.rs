@@ -66,9 +66,9 @@ enum QueryError {
     Schema(SchemaError),
     #[error(transparent)]
     Database(#[from] sqlx::Error),
-    #[error("the database answered with a row that is not the one asked for (asked by {0})")]
+    #[error("the answer is a row that is not the one asked for (by {0}); check the connection pooler")]
     WrongRow(&'static str),
-    #[error("several rows have this id and do not say the same")]
+    #[error("several rows have this id and differ in the active or scope column")]
     Several,
 }
 
@@ -256,7 +256,7 @@ impl SqlUsers {
             self.wrong_rows.inc();
             tracing::error!(
                 asked_by = question.word(),
-                "the users database answered with a row that is not the one asked for"
+                "the users database answered with a row that is not the one asked for; check the connection pooler"
             );
             QueryError::WrongRow(question.word())
         };

@@ -135,7 +135,7 @@ async fn revocation_counts_as_stored_once_on_disk() {
     tokio::spawn(both.clone().watch(requirements, || None));
     log_in(&both, 2).await;
     let refused = log_out(&both, 2).await.unwrap_err().to_string();
-    assert!(refused.contains("fewer than 1 replicas"), "{refused}");
+    assert!(refused.contains("and 1 replicas"), "{refused}");
     let replica = RedisServer::start_newer(&[]).await.expect("it was there a moment ago");
     follow(&replica, &server).await;
     eventually("it is confirmed", async || both.counts().outbox.get() == 0).await;

@@ -177,6 +177,20 @@ async fn until(verifier: &Verifier, token: &str, status: u16) -> u64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn retired_key_is_refused_in_process_once_the_daemon_refuses_it() {
+    // On a busy machine readers need longer to see a key: half of the tokens must have been answered in process.
+    for times_longer in [1, 5, 25] {
+        let (kept, all) = retire_keys(times_longer).await;
+        println!("{kept} of {all} were answered in process before their key was retired");
+        if kept * 2 > all {
+            return;
+        }
+    }
+    panic!("too few were answered in process for a conclusion");
+}
+
+/// Retires one key after the other under the readers' eyes. Says how many tokens were answered in process before, and of how
+/// many.
+async fn retire_keys(times_longer: u64) -> (usize, usize) {
     let stack = Stack::start(Store::Embedded, 0).await;
     let folder = &stack.folder;
     let iat = sidegate_runtime::clock::unix_now().0;
@@ -203,7 +217,7 @@ async fn retired_key_is_refused_in_process_once_the_daemon_refuses_it() {
         publish(folder, &verifier, &keys[n..n + 2]);
         let next = until(&verifier, &keys[n + 1].tokens[0], 200).await;
         // The readers get to know both keys, for a varying time.
-        tokio::time::sleep(Duration::from_millis(n as u64 * 7 % 45)).await;
+        tokio::time::sleep(Duration::from_millis(n as u64 * 7 % 45 * times_longer)).await;
         let ending = now_ns();
         if keys[n].way == Way::Log {
             let entry = serde_json::json!({ "key": keys[n].key.verifying().kid() });
@@ -216,10 +230,10 @@ async fn retired_key_is_refused_in_process_once_the_daemon_refuses_it() {
         accepted = next;
     }
     tokio::time::sleep(Duration::from_millis(200)).await;
-    judge(&lives, &readers.into_iter().map(outcome).collect::<Vec<_>>());
+    judge(&lives, &readers.into_iter().map(outcome).collect::<Vec<_>>())
 }
 
-fn judge(lives: &[(u64, u64, u64)], seen: &[Vec<Vec<Vec<Run>>>]) {
+fn judge(lives: &[(u64, u64, u64)], seen: &[Vec<Vec<Vec<Run>>>]) -> (usize, usize) {
     let mut kept = 0;
     for (n, (accepted, ending, refused)) in lives.iter().enumerate() {
         for run in seen.iter().flat_map(|reader| &reader[n]).flatten() {
@@ -234,9 +248,7 @@ fn judge(lives: &[(u64, u64, u64)], seen: &[Vec<Vec<Vec<Run>>>]) {
             kept += usize::from(run.good && run.in_process > 0);
         }
     }
-    let all = lives.len() * TOKENS * seen.len();
-    println!("{kept} of {all} were answered in process before their key was retired");
-    assert!(kept * 2 > all, "{kept} of {all} were answered in process: too few for a conclusion");
+    (kept, lives.len() * TOKENS * seen.len())
 }
 
 /// The key epoch in the daemon's response to a valid token.

@@ -398,7 +398,7 @@ async fn tokens_that_all_fail_alike_are_logged_with_both_values() {
         assert_eq!(verifier.check(&pair.access).await.code(), "token_invalid");
     }
     assert_eq!(metric(&verifier.admin, "sidegate_verifier_refusals_total{reason=\"issuer\"}").await, 5);
-    let message = "every token of the last minute was refused alike";
+    let message = "all tokens of the last minute were refused for the same reason";
     within(Duration::from_secs(150), "the difference to be logged", || async {
         verifier.program.output().contains(message).then_some(())
     })

@@ -64,7 +64,7 @@ const ROWS: &[Row] = &[
     (
         VERIFIER,
         &[("JWT_SECRET_KEY_FILE", "/dev/null")],
-        Refused(&["JWT_SECRET_KEY: set both here and as JWT_SECRET_KEY_FILE; set one of them"]),
+        Refused(&["JWT_SECRET_KEY: is set, and so is JWT_SECRET_KEY_FILE; set only one of them"]),
     ),
     (
         VERIFIER,
@@ -160,12 +160,12 @@ const ROWS: &[Row] = &[
     (
         ISSUER,
         &[("ISSUER_LISTEN", "0.0.0.0:8080"), ("ISSUER_ADMIN_LISTEN", "127.0.0.1:8080")],
-        Refused(&["ISSUER_ADMIN_LISTEN: \"127.0.0.1:8080\" is not another port than that of ISSUER_LISTEN"]),
+        Refused(&["ISSUER_ADMIN_LISTEN: has the same port as ISSUER_LISTEN"]),
     ),
     (
         VERIFIER,
         &[("VERIFIER_LISTEN", "127.0.0.1:9081")],
-        Refused(&["VERIFIER_ADMIN_LISTEN: \"127.0.0.1:9081\" is not another port than that of VERIFIER_LISTEN"]),
+        Refused(&["VERIFIER_ADMIN_LISTEN: has the same port as VERIFIER_LISTEN"]),
     ),
     (
         VERIFIER,
@@ -227,7 +227,7 @@ const ROWS: &[Row] = &[
     (VERIFIER, &[("REDIS_URL", "redis+sentinel://127.0.0.1:26379")], Refused(&["REDIS_URL: "])),
     (ISSUER, &[("REDIS_URL", "redis://:pa#ss@127.0.0.1:6379")], Refused(&["REDIS_URL: "])),
     (ISSUER, &[("REVOCATION_PARTITIONS", "4")], Refused(&["REVOCATION_PARTITIONS: must be 1 without REDIS_URL"])),
-    (ISSUER, &[("REVOCATION_JOURNAL", "/tmp/journal")], Refused(&["REVOCATION_JOURNAL: is for REDIS_URL"])),
+    (ISSUER, &[("REVOCATION_JOURNAL", "/tmp/journal")], Refused(&["REVOCATION_JOURNAL: requires REDIS_URL"])),
     (
         VERIFIER,
         &[("ISSUER_FEED_URL", "issuer:8082")],
@@ -271,7 +271,7 @@ const ROWS: &[Row] = &[
         &[("JWT_CLIENT_ID", "my app")],
         Refused(&["JWT_CLIENT_ID: \"my app\" is not 1 to 255 visible ASCII characters"]),
     ),
-    (VERIFIER, &[("TOKEN_COOKIE", "my cookie")], Refused(&["TOKEN_COOKIE: \"my cookie\" is not a cookie's name"])),
+    (VERIFIER, &[("TOKEN_COOKIE", "my cookie")], Refused(&["TOKEN_COOKIE: \"my cookie\" is not a cookie name"])),
     (
         VERIFIER,
         &[("ROUTES_FILE", "/nonexistent/routes.toml")],

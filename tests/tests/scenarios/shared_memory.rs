@@ -264,5 +264,8 @@ async fn user_with_many_logouts_is_checked_by_the_daemon() {
     }
     let text = status(verifier);
     assert!(text.contains("  holds:      40 entries, 17 of 1024 words used"), "{text}");
-    assert!(text.contains("  always ask: 1 users with too many entries, 0 full lines"), "{text}");
+    assert!(
+        text.contains("  always ask: clients ask over the socket about 1 users (too many entries) and 0 full lines"),
+        "{text}"
+    );
 }

@@ -27,13 +27,18 @@ pub(super) fn check(settings: &Settings, config: &Config) -> Result<(), ConfigEr
     if let (Some(checks), Some(admin)) = (config.listen.tcp, config.listen.admin)
         && collide(checks, admin)
     {
-        return Err(settings.unfit("VERIFIER_ADMIN_LISTEN", "another port than that of VERIFIER_LISTEN"));
+        return Err(ConfigError::new(
+            "VERIFIER_ADMIN_LISTEN",
+            "has the same port as VERIFIER_LISTEN; set another port",
+        ));
     }
     if let Some(folder) = config.feed.snapshot_file.as_deref().and_then(|path| path.parent())
         && !folder.as_os_str().is_empty()
         && !folder.is_dir()
     {
-        return Err(settings.unfit("SNAPSHOT_FILE", "in a folder that exists; make it, writable for this program"));
+        return Err(
+            settings.unfit("SNAPSHOT_FILE", "in a folder that exists; create the folder, writable by this program")
+        );
     }
     Ok(())
 }

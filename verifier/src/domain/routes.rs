@@ -219,7 +219,7 @@ impl Rule {
         let access = match rule.access.as_deref() {
             None | Some("authenticated") => Access::Token(requirement),
             Some("public") if requirement == Requirement::default() => Access::Public,
-            Some("public") => return Err("a public route can require no scopes and no audience".to_owned()),
+            Some("public") => return Err("a public route cannot require scopes or an audience".to_owned()),
             Some(other) => return Err(format!("access {other:?} is not public or authenticated")),
         };
         if let Some(methods) = &rule.methods {
@@ -255,7 +255,7 @@ impl Rule {
 
 fn requirement(rule: &FileRule, audiences: &[String]) -> Result<Requirement, String> {
     if let Some(word) = rule.scopes.iter().find(|word| !is_scope_token(word)) {
-        return Err(format!("{word:?} is not one scope word (RFC 6749, section 3.3)"));
+        return Err(format!("scope {word:?} is not one word (RFC 6749, section 3.3); list each scope by itself"));
     }
     if let Some(audience) = rule.audience.as_ref().filter(|audience| !audiences.contains(audience)) {
         return Err(format!("audience {audience:?} is not in JWT_AUDIENCE, so no token could ever meet it"));
@@ -266,7 +266,7 @@ fn requirement(rule: &FileRule, audiences: &[String]) -> Result<Requirement, Str
 fn pattern(path: &str) -> Result<Vec<Segment>, String> {
     match canonical(path.as_bytes()) {
         Ok(canonical) if canonical == path => {}
-        Ok(canonical) => return Err(format!("path {path:?} is matched decoded: write {canonical:?}")),
+        Ok(canonical) => return Err(format!("path {path:?} must be written decoded: {canonical:?}")),
         Err(ambiguity) => return Err(format!("path {path:?} could never match: {ambiguity}")),
     }
     let words: Vec<&str> = path[1..].split('/').collect();
@@ -275,7 +275,7 @@ fn pattern(path: &str) -> Result<Vec<Segment>, String> {
         "**" if index == last => Ok(Segment::Rest),
         "**" => Err(format!("path {path:?}: ** may only stand at the end")),
         "*" => Ok(Segment::One),
-        word if word.contains('*') => Err(format!("path {path:?}: * stands for a whole segment")),
+        word if word.contains('*') => Err(format!("path {path:?}: * must be a whole segment")),
         word => Ok(Segment::Literal(word.to_owned())),
     };
     words.iter().enumerate().map(segment).collect()

@@ -90,8 +90,10 @@ fn denied(denial: &Denial) -> Answer {
     match denial {
         Denial::Token(rejection) => problem(rejection.code(), &rejection.to_string(), None),
         Denial::NotOneToken(what) => problem(denial.code(), what, None),
-        Denial::Scope(scope) => problem(denial.code(), Code::InsufficientScope.title(), Some(scope)),
-        Denial::Audience => problem(denial.code(), "another audience", None),
+        Denial::Scope(scope) => {
+            problem(denial.code(), &format!("the access token lacks the scope {scope}"), Some(scope))
+        }
+        Denial::Audience => problem(denial.code(), "the audience (aud) is not accepted", None),
         Denial::NoTarget(why) | Denial::Header(why) => problem(denial.code(), why, None),
     }
 }

@@ -112,7 +112,7 @@ fn is_form(headers: &HeaderMap) -> bool {
 
 async fn inspect(verifier: &Verifier, form: &[u8]) -> Answer {
     let Ok(pairs) = serde_urlencoded::from_bytes::<Vec<(String, String)>>(form) else {
-        return problem(Code::InvalidRequest, "the body is not a form", None);
+        return problem(Code::InvalidRequest, "the form is malformed", None);
     };
     let mut tokens = pairs.iter().filter(|(name, _)| name == "token");
     let (Some((_, token)), None) = (tokens.next(), tokens.next()) else {

@@ -113,7 +113,7 @@ class InsufficientScopeError(SidegateError):
     title = "The access token does not allow this"
 
     def __init__(self, detail: str = "", *, required: str = "") -> None:
-        super().__init__(detail)
+        super().__init__(detail or (f"the access token lacks the scope {required}" if required else ""))
         self.required = required
 
     @property
@@ -157,10 +157,10 @@ _BY_CODE: dict[str, type[SidegateError]] = {
 # The daemon's code for all of these is `token_invalid`; its detail text distinguishes them.
 _BY_DETAIL: dict[str, type[SidegateError]] = {
     "the signature is wrong": InvalidSignatureError,
-    "no such key for this algorithm": InvalidKeyError,
-    "another issuer": InvalidIssuerError,
-    "another audience": InvalidAudienceError,
-    "not valid yet": ImmatureSignatureError,
+    "no key has this kid and alg": InvalidKeyError,
+    "the issuer (iss) is not accepted": InvalidIssuerError,
+    "the audience (aud) is not accepted": InvalidAudienceError,
+    "not valid yet (iat or nbf)": ImmatureSignatureError,
     "not a compact JWS": DecodeError,
     "the token is too long": DecodeError,
     "the header is malformed or has members that are not allowed": DecodeError,

@@ -210,7 +210,7 @@ def _logout(issuer_url: str) -> dict[str, Any]:
 
 
 _REFUSALS = {
-    "401": "No good access token came: `token_missing`, `token_invalid`, `token_expired` or `token_revoked`",
+    "401": "No valid access token was sent: `token_missing`, `token_invalid`, `token_expired` or `token_revoked`",
     "403": "The access token lacks a scope: `insufficient_scope`",
     "503": "The access token could not be checked: `temporarily_unavailable` or `stale`",
 }

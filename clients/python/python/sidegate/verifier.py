@@ -83,7 +83,7 @@ class _Askers:
     async def ask(self, client: Client, token: str) -> Token:
         with self._lock:
             if self._waiting >= _WAITING_MAX:
-                raise VerifierUnavailableError("too many checks wait for the daemon")
+                raise VerifierUnavailableError("too many checks wait for the verifier")
             self._waiting += 1
         asked = self._pool.submit(client.check, token)
         # Counted until the thread has finished, even if the request was cancelled before.

@@ -131,7 +131,7 @@ pub async fn follow<S: Source, K: Sink>(
     }
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {
-            tracing::error!(%error, "a follower of the revocation log died");
+            tracing::error!(%error, "revocation log task failed; restart this program");
         }
     }
 }
@@ -153,7 +153,7 @@ struct Follower<S, K> {
 }
 
 /// Why a connection is closed without a stop.
-const UNPROVEN: &str = "it does not prove the list complete";
+const UNPROVEN: &str = "closed by this program, as nothing on it proved the list complete";
 
 impl<S: Source, K: Sink> Follower<S, K> {
     async fn run(mut self, mut stop: watch::Receiver<bool>) {
@@ -242,7 +242,11 @@ impl<S: Source, K: Sink> Follower<S, K> {
                 }
                 Action::Since(moment) => {
                     let since = crate::clock::date(moment);
-                    tracing::info!(partition, since, "the revocation log begins at this moment");
+                    tracing::info!(
+                        partition,
+                        since,
+                        "the revocation log is complete since this time; tokens issued earlier are refused"
+                    );
                     self.sink.since(partition, moment);
                 }
                 Action::Time(store) => {
@@ -263,10 +267,16 @@ impl<S: Source, K: Sink> Follower<S, K> {
                 }
                 Action::Reconnect => return Err(FeedError::Closed(UNPROVEN.to_owned())),
                 Action::Alarm(Some(alarm)) => {
-                    tracing::error!(partition, alarm = alarm.name(), "the list cannot be proven complete");
+                    tracing::error!(
+                        partition,
+                        alarm = alarm.name(),
+                        "the list cannot be proven complete; see docs/guarantees.md#alarms"
+                    );
                 }
                 Action::Alarm(None) => tracing::info!(partition, "the list is proven complete again"),
-                Action::Warning(alarm, true) => tracing::error!(partition, alarm = alarm.name(), "alarm"),
+                Action::Warning(alarm, true) => {
+                    tracing::error!(partition, alarm = alarm.name(), "alarm raised; see docs/guarantees.md#alarms")
+                }
                 Action::Warning(alarm, false) => tracing::info!(partition, alarm = alarm.name(), "alarm cleared"),
             }
         }

@@ -24,16 +24,16 @@ pub mod status;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FeedError {
     /// Connecting failed, or no answer came in time.
-    #[error("cannot reach the log: {0}")]
+    #[error("cannot reach the revocation log: {0}")]
     Unreachable(String),
     /// The server rejects the command: permissions, version, state.
-    #[error("the log's server refuses: {0}")]
+    #[error("the server of the revocation log refuses: {0}")]
     Refused(String),
     /// The connection ended.
-    #[error("connection to the log lost: {0}")]
+    #[error("connection to the revocation log lost: {0}")]
     Closed(String),
     /// The store has no data set: no issuer has created one yet.
-    #[error("the store holds no revocation log yet: no issuer has made one")]
+    #[error("the store has no revocation log yet; start an issuer")]
     NoEpoch,
 }
 

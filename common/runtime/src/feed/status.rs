@@ -188,7 +188,7 @@ impl Collector for Status {
         let now = clock::reading();
         let propagation = encoder.encode_descriptor(
             "sidegate_feed_propagation_seconds",
-            "From storing an entry, by the store's clock, to applying it, by this host's",
+            "Time from storing an entry (store's clock) to applying it (this host's clock)",
             None,
             MetricType::Histogram,
         )?;
@@ -206,7 +206,7 @@ impl Collector for Status {
         gauges(
             &mut encoder,
             "sidegate_feed_position_seconds",
-            "Store time of the newest entry up to which all entries are held",
+            "Store time of the newest entry held",
             partitions.iter().map(|status| status.last.ms as f64 / 1000.0),
         )?;
         let columns: [Column; 10] = [

@@ -41,10 +41,12 @@ pub enum JournalError {
     #[error("REVOCATION_JOURNAL: another process has {0} open: each issuer needs a journal of its own")]
     InUse(PathBuf),
     /// Not a journal, or of another version.
-    #[error("REVOCATION_JOURNAL: {0} is not a journal of this version of Sidegate")]
+    #[error("REVOCATION_JOURNAL: {0} is not a journal of this version of Sidegate; move it away")]
     Foreign(PathBuf),
     /// Of another data set.
-    #[error("REVOCATION_JOURNAL: {0} belongs to another REDIS_PREFIX or REVOCATION_PARTITIONS")]
+    #[error(
+        "REVOCATION_JOURNAL: {0} belongs to another REDIS_PREFIX or REVOCATION_PARTITIONS; move it away, or set another file"
+    )]
     Misplaced(PathBuf),
 }
 
@@ -288,7 +290,10 @@ fn examine(path: &Path, file: File, head: &Record) -> Result<HashMap<u16, Proof>
         file.seek(io::SeekFrom::Start(good)).and_then(|_| file.read_to_end(&mut rest)).map_err(failed)?;
         tracing::warn!(bytes = rest.len(), "the journal's last write was cut off; dropping those bytes");
         if format::has_record(&rest) {
-            tracing::error!(at = good, "the journal is damaged: what follows is dropped, and it proves nothing now");
+            tracing::error!(
+                at = good,
+                "the journal is damaged: all after this offset is dropped, and for now a log rebuilt from it counts as incomplete"
+            );
             proofs.clear();
         }
     }
@@ -372,7 +377,7 @@ impl Writer {
                     self.counts.journal_failures.inc();
                     // Once for as long as it lasts: the metric counts every failure.
                     if self.failing.is_none() {
-                        tracing::error!(%error, setting = "REVOCATION_JOURNAL", path = %self.path.display(), "journal write failed: revocations are answered 503, and the journal proves nothing until a restart");
+                        tracing::error!(%error, setting = "REVOCATION_JOURNAL", path = %self.path.display(), "journal write failed: revocations are answered 503; repair the disk, then restart the issuer, as the journal has a gap until then");
                     }
                     self.failing = Some(error.kind());
                 }
@@ -454,7 +459,7 @@ impl Writer {
             Err(error) => {
                 // The old file is whole and stays in use; the next attempt comes when it has doubled again.
                 self.compacted = self.bytes;
-                tracing::error!(%error, "the journal cannot be made smaller");
+                tracing::error!(%error, "journal compaction failed");
             }
         }
     }

@@ -95,7 +95,7 @@ pub enum OpenError {
     Unavailable(#[from] Unavailable),
     /// The store was made with another number of partitions, which is fixed.
     #[error(
-        "the store has {found} partitions and REVOCATION_PARTITIONS is {wanted}: the number is fixed at first start"
+        "the store has {found} partitions and REVOCATION_PARTITIONS is {wanted}; set it to {found}: the number is fixed at first start"
     )]
     Partitions {
         /// As recorded in the store.
@@ -393,7 +393,7 @@ fn session_target(rotation: &Rotation) -> Target {
 
 /// No token is handed out yet.
 fn unsettled() -> Unavailable {
-    Unavailable::new(NAME, "not every issuer has put back yet what it holds")
+    Unavailable::new(NAME, "after a failover or loss of data, not every issuer has put back its revocations yet")
 }
 
 /// An answer of a log that another one has replaced since it was asked for: what it says may be lost.

@@ -70,7 +70,10 @@ impl Outbox {
             generation = generation.min(held.generation);
         } else if state.pending.len() >= self.most {
             if self.counts.overflowed.inc().is_power_of_two() || self.counts.overflowed.get() == 1 {
-                tracing::error!(most = self.most, "the outbox is full: a refused revocation is left to the client");
+                tracing::error!(
+                    most = self.most,
+                    "the outbox is full; a revocation that Redis refused is dropped, and its client must retry"
+                );
             }
             return;
         }

@@ -169,7 +169,7 @@ impl RedisStore {
         if left > 0 {
             tracing::error!(
                 left,
-                "stopping with revocations that Redis refused: only their clients' retries can do them"
+                "stopping with revocations that Redis refused; they are lost unless their clients retry"
             );
         }
         if self.shared.opening.done().is_err() {
@@ -178,7 +178,9 @@ impl RedisStore {
         let leaving = join_all((0..self.partitions()).map(|partition| self.leave_list(partition)));
         match tokio::time::timeout(2 * REPLICAS_TIMEOUT, leaving).await {
             Ok(left) if left.iter().all(Result::is_ok) => {}
-            _ => tracing::warn!("stopping without having left the list of issuers"),
+            _ => tracing::warn!(
+                "leaving the list of issuers failed; a failover within a minute makes logins wait for this issuer"
+            ),
         }
     }
 
@@ -230,7 +232,7 @@ impl RedisStore {
             }
             let appended = self.replay(partition, &lineage).await?;
             if appended > 0 {
-                tracing::warn!(partition, appended, "the server or its data changed: put back what it had lost");
+                tracing::warn!(partition, appended, "Redis failed over or lost data; put back what it had lost");
             }
             // Only now: what failed is tried again. And the next heartbeat is the mark.
             self.shared.lineages.set_replayed(partition, lineage.clone());
@@ -312,13 +314,13 @@ impl RedisStore {
         // Ends of sessions that are older than the shortest-lived entry have expired, in the journal as well.
         let lasts = head.now.0.saturating_sub(head.last.ms / 1000);
         if since.is_some() && lasts < self.shared.terms.access_ttl {
-            tracing::warn!(partition, appended, "the log is an old one; put back what the journal has");
+            tracing::warn!(partition, appended, "the revocation log is an old copy; put back what the journal has");
             return Ok(());
         }
         self.forget_before(partition, None).await?;
         tracing::error!(
             partition,
-            "the log is an old one: what was revoked before now may be missing in it, and every session has to log in again"
+            "the revocation log is an old copy: what was revoked before now may be missing in it, so every session has ended"
         );
         Ok(())
     }
@@ -337,7 +339,7 @@ impl RedisStore {
         let making = tokio::spawn(async move { store.make_if_lost(partition).await });
         match tokio::time::timeout(MAKING_TIMEOUT, making).await {
             Ok(Ok(made)) => made,
-            Ok(Err(_)) | Err(_) => Err((ErrorKind::Io, "its data set is being made again").into()),
+            Ok(Err(_)) | Err(_) => Err((ErrorKind::Io, "the revocation log is being created again").into()),
         }
     }
 

@@ -95,7 +95,10 @@ impl ReplayBuffer {
         if state.entries.len() > ENTRIES_MAX {
             state.forget_one();
             if self.counts.forgotten.inc() == 0 {
-                tracing::warn!(most = ENTRIES_MAX, "more revocations in two minutes than a replay can hold");
+                tracing::warn!(
+                    most = ENTRIES_MAX,
+                    "replay buffer is full; a failover now could lose older revocations"
+                );
             }
         }
         true

@@ -52,7 +52,9 @@ impl ReplicaAck {
     /// Returns once the entry at `position` in `log` is where it must be.
     pub(super) async fn wait(&self, log: String, position: Option<String>) -> Result<(), String> {
         let (done, answer) = oneshot::channel();
-        self.requests.try_send(Request { log, position, done }).map_err(|_| "too many wait already".to_owned())?;
+        self.requests.try_send(Request { log, position, done }).map_err(|_| {
+            "too many revocations wait for acknowledgements (REDIS_WAIT_REPLICAS, REDIS_WAIT_FSYNC)".to_owned()
+        })?;
         answer.await.unwrap_or_else(|_| Err("the waiting task has stopped".to_owned()))
     }
 }
@@ -102,7 +104,14 @@ async fn together(
     }
     let answers = link.together(&pipeline, 2 + asked.len()).await.map_err(|error: RedisError| error.to_string())?;
     if !settings_met(answers.get(1), settings) {
-        return Err(format!("fewer than {} replicas confirmed within {millis} ms", settings.replicas));
+        let replicas = settings.replicas;
+        return Err(match (settings.fsync, replicas) {
+            (true, 0) => format!("fsync not confirmed by Redis within {millis} ms (REDIS_WAIT_TIMEOUT)"),
+            (true, _) => {
+                format!("fsync not confirmed by Redis and {replicas} replicas within {millis} ms (REDIS_WAIT_TIMEOUT)")
+            }
+            (false, _) => format!("fewer than {replicas} replicas confirmed within {millis} ms (REDIS_WAIT_TIMEOUT)"),
+        });
     }
     for ((at, _), answer) in asked.iter().zip(&answers[2..]) {
         standing[*at] = matches!(answer, Value::Array(rows) if !rows.is_empty());

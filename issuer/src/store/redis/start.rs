@@ -125,7 +125,9 @@ impl RedisStore {
             }
             if failed != told {
                 match &failed {
-                    Some(error) => tracing::warn!(error, "loading functions into Redis failed: verifiers need MULTI"),
+                    Some(error) => {
+                        tracing::warn!(error, "loading functions into Redis failed; verifiers probe with MULTI instead")
+                    }
                     None => tracing::info!("functions of verifiers are loaded into Redis"),
                 }
                 told = failed;

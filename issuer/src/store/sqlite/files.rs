@@ -33,7 +33,7 @@ pub(super) fn make_private(store: &Path) -> io::Result<()> {
         }
         match std::fs::set_permissions(&path, Permissions::from_mode(0o600)) {
             Ok(()) => {
-                tracing::info!(path = %path.display(), was = format!("{mode:04o}"), "set the file's mode to 0600")
+                tracing::info!(path = %path.display(), was = format!("{mode:04o}"), "changed the file's mode to 0600")
             }
             Err(error) => tracing::warn!(
                 path = %path.display(), mode = format!("{mode:04o}"), %error,

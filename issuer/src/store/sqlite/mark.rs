@@ -57,7 +57,7 @@ impl Mark {
             Ok(()) => self.failed = false,
             Err(error) if !self.failed => {
                 self.failed = true;
-                tracing::warn!(%error, "writing the embedded store's mark failed: a restored old copy may go unnoticed");
+                tracing::warn!(%error, "writing the embedded store's .mark file failed: a restored old copy may go unnoticed");
             }
             Err(_) => {}
         }

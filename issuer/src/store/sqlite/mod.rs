@@ -156,7 +156,7 @@ impl EmbeddedStore {
     }
 
     fn ahead(&self) -> Unavailable {
-        let error = Unavailable::new(NAME, "the last dead moment lies in the future: this machine's clock is behind");
+        let error = Unavailable::new(NAME, "the last revocation lies in the future: this machine's clock is behind");
         self.counts.store_clock_behind.refused(&error);
         error
     }
@@ -300,6 +300,6 @@ impl Store for EmbeddedStore {
 /// Closes the writer's connection cleanly once its queue ends.
 async fn close(connection: SqliteConnection) {
     if let Err(error) = connection.close().await {
-        tracing::warn!(%error, "the embedded store was not closed in order");
+        tracing::warn!(%error, "closing the embedded store failed");
     }
 }

@@ -57,7 +57,7 @@ pub(super) async fn learn(connection: &mut Connection, table: &Table, rehash: bo
     for (setting, name) in table.columns() {
         if sqlite && ROW_NUMBER.iter().any(|word| name.eq_ignore_ascii_case(word)) {
             let problem = format!(
-                "SQLite takes {name} for the number of the row where the table has no such column; use another"
+                "in SQLite {name} is the number of the row where the table has no such column; use another column"
             );
             return Err(SchemaError { setting, problem }.into());
         }

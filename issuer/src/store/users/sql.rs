@@ -294,7 +294,7 @@ impl Table {
         let (table, email) = (&self.table, &self.email);
         match (plain, folded) {
             (true, true) => None,
-            (false, _) => Some(format!("no index on {table}.{email}: every login reads the whole table")),
+            (false, _) => Some(format!("no index on {table}.{email}: every login reads the whole table; add one")),
             (true, false) => Some(format!(
                 "no index on {table}.{email} that ignores case: every login reads the whole table; add one, or set \
                  USERS_EMAIL_MATCH=exact"

@@ -49,10 +49,10 @@ end
 -- replication id, and this is not a log of that server into which every issuer has put back what it holds.
 local function load_meta()
   local meta = look_at_meta()
-  if not meta.epoch then error({err = 'NOEPOCH the revocation log is not there, or not whole'}) end
-  if redis.call('HEXISTS', ISSUERS, ISSUER) == 0 then error({err = 'UNLISTED this issuer is not in the list'}) end
+  if not meta.epoch then error({err = 'NOEPOCH the revocation log is missing or incomplete'}) end
+  if redis.call('HEXISTS', ISSUERS, ISSUER) == 0 then error({err = 'UNLISTED this issuer is not in the list of issuers'}) end
   if EXPECTED ~= '' and (meta.settled ~= meta.epoch .. ' ' .. EXPECTED or replication_id() ~= EXPECTED) then
-    error({err = 'UNSETTLED issuers have not put back yet what they hold'})
+    error({err = 'UNSETTLED not every issuer has put back its revocations yet'})
   end
   return meta
 end
@@ -97,13 +97,13 @@ end
 local function issue_at(watermark)
   local issued = NOW
   if watermark > 0 then issued = math.max(NOW, watermark + 1) end
-  if issued > NOW + AHEAD_MAX then error({err = 'AHEAD the last dead moment lies in the future'}) end
+  if issued > NOW + AHEAD_MAX then error({err = 'AHEAD the last revocation lies in the future: the clock of Redis is behind'}) end
   return issued, math.max(0, issued * 1000 - NOW_MS)
 end
 
 -- AHEAD if a threshold is further ahead of this server's clock than any clock may be. Before the first write.
 local function check_threshold(threshold)
-  if threshold > NOW + THRESHOLD_AHEAD_MAX then error({err = 'AHEAD the threshold lies too far in the future'}) end
+  if threshold > NOW + THRESHOLD_AHEAD_MAX then error({err = 'AHEAD the revocation lies too far in the future: the clock of Redis is behind'}) end
 end
 
 -- Notes the newest `iat` that an issuer remembers, where this server's clock is behind it: tokens were issued up to then
