@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Measures a check in Python against PyJWT, and against PyJWT with the usual blacklist in Redis.
+"""Measures a check in Python: against no check, PyJWT, and PyJWT with the usual blacklist in Redis.
 
-Three rows for a call, four for a FastAPI route under uvicorn. Each is measured in turns with its peer, in pieces of
-about equal length, so that a noisy machine slows both alike. Run by `./bench`, which sets up what it needs.
+Rows for a call, for routes of FastAPI and Starlette under uvicorn, and for views of Flask and Django REST framework
+called without a server. Each is measured in turns with its peer, in pieces of about equal length, so that a noisy
+machine slows both alike. Run by `./bench`, which sets up what it needs.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+import wsgiref.util
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -32,7 +34,12 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from fastapi import Depends, FastAPI, HTTPException, Request
 from sidegate.fastapi import install, require_user
+from sidegate.starlette import SidegateMiddleware
 from stack import PASSWORD, USERS, Stack, free_port
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 
 CALL_ROUNDS = 51
 CALL_SECONDS = 0.005
@@ -122,6 +129,16 @@ def bench_calls(tokens: Tokens, stack: Stack, redis_port: int) -> None:
         row("Python check, seen token", "us", PEERS[name], figures["sidegate"], figures[name], goal, "theirs/ours")
 
 
+def make_starlette() -> Starlette:
+    """The same behind the middleware, or without one."""
+    guards = [Middleware(SidegateMiddleware)] if os.environ["BENCH_GUARD"] == "middleware" else []
+
+    async def route(request: Request) -> PlainTextResponse:
+        return PlainTextResponse("1")
+
+    return Starlette(routes=[Route("/", route)], middleware=guards)
+
+
 def make_app() -> FastAPI:
     """The measured route, protected as `BENCH_GUARD` says."""
     guard, app = os.environ["BENCH_GUARD"], FastAPI()
@@ -157,7 +174,8 @@ def make_app() -> FastAPI:
 def served(guard: str, settings: dict[str, str]) -> Iterator[int]:
     """The route under uvicorn, in its own process; yields the port."""
     port = free_port()
-    command = [sys.executable, "-m", "uvicorn", "bench:make_app", "--factory", "--app-dir", str(Path(__file__).parent)]
+    factory = "bench:make_starlette" if guard.endswith("middleware") else "bench:make_app"
+    command = [sys.executable, "-m", "uvicorn", factory, "--factory", "--app-dir", str(Path(__file__).parent)]
     command += ["--port", str(port), "--no-access-log", "--log-level", "warning"]
     process = subprocess.Popen(command, env=os.environ | settings | {"BENCH_GUARD": guard})
     try:
@@ -191,7 +209,7 @@ def bench_routes(tokens: Tokens, stack: Stack, redis_port: int) -> None:
     settings["BENCH_REDIS"] = str(redis_port)
     figures: dict[str, list[float]] = {}
     with ExitStack() as servers:
-        guards = ["sidegate", "none", *PEERS]
+        guards = ["sidegate", "none", *PEERS, "middleware", "no middleware"]
         ports = {guard: servers.enter_context(served(guard, settings)) for guard in guards}
         for port in ports.values():
             until_open(port)
@@ -202,9 +220,66 @@ def bench_routes(tokens: Tokens, stack: Stack, redis_port: int) -> None:
                 # The first turn warms up.
                 if turn >= 0:
                     figures.setdefault(guard, []).append(figure)
-    for name, peer in PEERS.items():
-        row("FastAPI route", "req/s", peer, figures["sidegate"], figures[name], None, "ours/theirs")
-    row("FastAPI route", "req/s", "no check at all", figures["sidegate"], figures["none"], None, "ours/theirs")
+    rows = [
+        ("FastAPI route, require_user", "sidegate", "none", "empty dependency", 0.97),
+        ("FastAPI route, require_user", "sidegate", "hs256", PEERS["hs256"], 1.4),
+        ("FastAPI route, require_user", "sidegate", "rs256", PEERS["rs256"], None),
+        ("FastAPI route, require_user", "sidegate", "redis", PEERS["redis"], None),
+        ("Starlette, SidegateMiddleware", "middleware", "no middleware", "no middleware", 0.97),
+    ]
+    for name, ours, theirs, peer, goal in rows:
+        row(name, "req/s", peer, figures[ours], figures[theirs], goal, "ours/theirs")
+
+
+def wsgi_call(app: Any, path: str, token: str) -> Callable[[], None]:
+    """One request, as a WSGI server would hand it over."""
+
+    def call() -> None:
+        environ: dict[str, Any] = {"PATH_INFO": path, "HTTP_AUTHORIZATION": f"Bearer {token}"}
+        wsgiref.util.setup_testing_defaults(environ)
+        statuses: list[str] = []
+        answer = app(environ, lambda status, headers, error=None: statuses.append(status))
+        assert b"".join(answer)
+        assert statuses == ["200 OK"], statuses
+
+    return call
+
+
+def bench_views(tokens: Tokens, stack: Stack) -> None:
+    """Flask and Django REST framework, as the examples protect them."""
+    os.environ.update(stack.app_settings)
+    import django_app  # both connect when they are imported
+    import flask_app
+    from django.urls import path
+    from rest_framework.permissions import AllowAny
+    from rest_framework.response import Response
+
+    class Open(django_app.Me):
+        authentication_classes: list[Any] = []
+        permission_classes = [AllowAny]
+
+        def get(self, request: Any) -> Any:
+            return Response({"user": "1"})
+
+    def view() -> str:
+        return "1"
+
+    flask_app.app.add_url_rule("/bench/open", "open", view)
+    flask_app.app.add_url_rule("/bench/guarded", "guarded", flask_app.require_user()(view))
+    django_app.urlpatterns.append(path("open", Open.as_view()))
+    views = {
+        "Flask view, in process": (flask_app.app, "/bench/guarded", "/bench/open"),
+        "Django REST view, in process": (django_app.application, "/me", "/open"),
+    }
+    for name, (app, guarded, unguarded) in views.items():
+        works = [wsgi_call(app, place, tokens.hs256) for place in (guarded, unguarded)]
+        times = max(1, int(CALL_SECONDS / (min(per_call(works[0], 20) for _ in range(20)) / 1e6)))
+        ours: list[float] = []
+        theirs: list[float] = []
+        for _ in range(CALL_ROUNDS):
+            ours.append(per_call(works[0], times))
+            theirs.append(per_call(works[1], times))
+        row(name, "us", "no check", ours, theirs, 0.95, "theirs/ours")
 
 
 def until_open(port: int) -> None:
@@ -234,6 +309,7 @@ def main() -> None:
                 redis.Redis(port=port).set(f"revoked:{secrets.token_hex(8)}", "1")
                 bench_calls(tokens, stack, port)
                 bench_routes(tokens, stack, port)
+                bench_views(tokens, stack)
             finally:
                 stack.stop()
                 server.terminate()

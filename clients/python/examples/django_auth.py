@@ -27,7 +27,7 @@ class SidegateAuthentication(BaseAuthentication):  # type: ignore[misc]
 
     def authenticate(self, request: Any) -> tuple[User, sidegate.Token] | None:
         try:
-            token = verifier.check(sidegate.bearer_token(request.headers.get("Authorization")))
+            token = verifier.check_authorization(request.META.get("HTTP_AUTHORIZATION"))
         except sidegate.MissingTokenError:
             return None
         return User(token), token

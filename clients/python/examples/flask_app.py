@@ -19,8 +19,7 @@ def require_user(*scopes: str) -> Callable[[Callable[..., Any]], Callable[..., A
     def decorate(view: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(view)
         def protected(*args: Any, **kwargs: Any) -> Any:
-            token = sidegate.bearer_token(request.headers.getlist("Authorization"))
-            g.user = sidegate.require_scopes(verifier.check(token), scopes)
+            g.user = verifier.check_authorization(request.headers.get("Authorization"), scopes)
             return view(*args, **kwargs)
 
         return protected

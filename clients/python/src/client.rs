@@ -9,8 +9,9 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::types::PyString;
-use sidegate_client::{Denied, Sidegate};
+use sidegate_client::{Denied, Sidegate, Verified};
 
+use crate::headers;
 use crate::token::Token;
 
 /// The daemon's detail for text that cannot be a token.
@@ -60,15 +61,7 @@ impl Client {
     #[pyo3(signature = (token, /))]
     fn check(&self, py: Python<'_>, token: &Bound<'_, PyString>) -> PyResult<Token> {
         let Some(text) = text(token) else { return Err(self.refuse(py, "token_invalid", NOT_COMPACT, "")) };
-        let answer = match self.sidegate.try_cached(&text) {
-            Some(answer) => answer,
-            None => {
-                let asked = py.detach(|| self.sidegate.check(&text));
-                self.log_reachability(py)?;
-                asked
-            }
-        };
-        answer.map(Token::checked).map_err(|denied| self.refusal(py, &denied))
+        self.ask(py, &text)?.map(Token::checked).map_err(|denied| self.refusal(py, &denied))
     }
 
     /// As `check`, without asking the daemon: `None` if only the daemon can answer. Never blocks.
@@ -79,6 +72,40 @@ impl Client {
         answer.map(|good| good.map(Token::checked)).map_err(|denied| self.refusal(py, &denied))
     }
 
+    /// The token in the headers of an ASGI request if it is good now and has these scopes; `None`
+    /// if only the daemon can answer. Never blocks. One call per request is all that it costs.
+    #[pyo3(signature = (headers, scopes = None, /))]
+    fn try_headers(
+        &self,
+        py: Python<'_>,
+        headers: &Bound<'_, PyAny>,
+        scopes: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Option<Token>> {
+        let values = headers::authorization(headers)?;
+        let token = sidegate_client::bearer(values.iter().map(|value| &**value));
+        let answer = token.and_then(|token| self.sidegate.try_cached(token).transpose());
+        match answer.map_err(|denied| self.refusal(py, &denied))? {
+            Some(good) => self.with_scopes(py, good, scopes).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The token in a value of `Authorization` (or in all values that were sent) if it is good now
+    /// and has these scopes. Asks the daemon if needed, with the GIL released.
+    #[pyo3(signature = (authorization, scopes = None, /))]
+    fn check_authorization(
+        &self,
+        py: Python<'_>,
+        authorization: Option<&Bound<'_, PyAny>>,
+        scopes: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Token> {
+        let values = headers::values(authorization)?;
+        let token = sidegate_client::bearer(values.iter().map(|value| value.as_bytes()));
+        let token = token.map_err(|denied| self.refusal(py, &denied))?;
+        let good = self.ask(py, token)?.map_err(|denied| self.refusal(py, &denied))?;
+        self.with_scopes(py, good, scopes)
+    }
+
     /// Whether known tokens are checked in this process.
     #[getter]
     fn attached(&self) -> bool {
@@ -87,6 +114,23 @@ impl Client {
 }
 
 impl Client {
+    fn ask(&self, py: Python<'_>, token: &str) -> PyResult<Result<Verified, Denied>> {
+        if let Some(answer) = self.sidegate.try_cached(token) {
+            return Ok(answer);
+        }
+        let asked = py.detach(|| self.sidegate.check(token));
+        self.log_reachability(py)?;
+        Ok(asked)
+    }
+
+    fn with_scopes(&self, py: Python<'_>, good: Verified, scopes: Option<&Bound<'_, PyAny>>) -> PyResult<Token> {
+        if let Some(scopes) = scopes {
+            let scopes = scopes.try_iter()?.map(|scope| scope?.extract()).collect::<PyResult<Vec<PyBackedStr>>>()?;
+            good.require_scopes(&scopes).map_err(|denied| self.refusal(py, &denied))?;
+        }
+        Ok(Token::checked(good))
+    }
+
     /// Logs to Python's `logging` (logger `sidegate`) when the daemon becomes unreachable, and when
     /// it is back.
     fn log_reachability(&self, py: Python<'_>) -> PyResult<()> {

@@ -1,10 +1,11 @@
 //! `sidegate._native`: the Rust part of the Python package, with the client and the token.
 //!
-//! Everything else is Python, in `python/sidegate`. The map: [`client`] checks, [`token`] is the
-//! result.
+//! Everything else is Python, in `python/sidegate`. The map: [`client`] checks, [`headers`] finds the
+//! token of a request, [`token`] is the result.
 #![forbid(unsafe_code)]
 
 mod client;
+mod headers;
 mod token;
 
 use pyo3::prelude::*;
@@ -13,6 +14,8 @@ use pyo3::prelude::*;
 mod native {
     #[pymodule_export]
     use crate::client::Client;
+    #[pymodule_export]
+    use crate::headers::bearer_token;
     #[pymodule_export]
     use crate::token::Token;
     use pyo3::prelude::*;

@@ -125,6 +125,13 @@ impl Token {
     }
 
     fn __getitem__<'py>(&self, py: Python<'py>, name: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        // The claims that most requests read need no parsing.
+        match name.cast::<PyString>().ok().and_then(|name| name.to_cow().ok()).as_deref() {
+            Some("sub") => return self.sub(py),
+            Some("sid") => return self.sid(py),
+            Some("jti") => return self.jti(py),
+            _ => {}
+        }
         self.claims(py)?.as_any().get_item(name)
     }
 

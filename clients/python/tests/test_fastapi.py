@@ -172,9 +172,7 @@ def test_mounted_application_sends_the_same_errors(verifier: TestVerifier) -> No
     refused(client.get("/sub/me", headers=bearer(verifier.issue("42") + "x")), 401, "token_invalid")
 
 
-def test_default_verifier_comes_from_the_environment(
-    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_default_verifier_comes_from_the_environment(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VERIFIER_SOCKET", str(tmp_path / "none.sock"))
     monkeypatch.setenv("ATTACH_SOCKET", str(tmp_path / "none.sock"))
     monkeypatch.setattr("sidegate.fastapi._default", None)

@@ -111,9 +111,16 @@ def test_cached_tokens_are_checked_in_process_and_revoked(stack: Stack) -> None:
     seen = client.try_cached(token)
     assert seen is not None
     assert seen == client.check(token)
+    headers = [(b"host", b"x"), (b"authorization", b"Bearer " + token.encode())]
+    assert client.try_headers(headers) == seen
+    assert client.try_headers(headers, list(seen.scopes)) == seen
+    with pytest.raises(sidegate.InsufficientScopeError):
+        client.try_headers(headers, [*seen.scopes, "another"])
     log_out(stack, token)
     eventually("the revocation is in memory", lambda: client.try_cached(token) is None)
-    for check in (client.check, lambda token: asyncio.run(client.check_async(token))):
+    assert client.try_headers(headers) is None
+    in_header = lambda token: client.check_authorization(f"Bearer {token}")  # noqa: E731
+    for check in (client.check, in_header, lambda token: asyncio.run(client.check_async(token))):
         with pytest.raises(sidegate.RevokedTokenError):
             check(token)
 

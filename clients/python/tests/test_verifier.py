@@ -31,9 +31,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         daemon.close()
 
 
-def test_unreachable_daemon_is_logged_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_unreachable_daemon_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="sidegate")
     socket = tmp_path / "verifier.sock"
     verifier = sidegate.Verifier(socket, attach=False)
@@ -88,6 +86,37 @@ def test_token_without_scope_has_no_scopes(start: Start) -> None:
     with pytest.raises(sidegate.InsufficientScopeError) as denied:
         sidegate.require_scopes(token, ["read", "write"])
     assert denied.value.required == "read write"
+
+
+def test_header_and_scopes_are_checked_in_one_call(start: Start) -> None:
+    verifier = start(lambda _: good(scope="read"))
+    assert verifier.check_authorization(f"Bearer {TOKEN}").sub == "42"
+    assert verifier.check_authorization([f"bearer  {TOKEN}"], ["read"]).scope == "read"
+    with pytest.raises(sidegate.InsufficientScopeError) as denied:
+        verifier.check_authorization(f"Bearer {TOKEN}", ["read", "write"])
+    assert denied.value.required == "read write"
+    nothing: list[str | list[str] | None] = [None, "", [], "Basic YTpi"]
+    for missing in nothing:
+        with pytest.raises(sidegate.MissingTokenError):
+            verifier.check_authorization(missing)
+    for invalid in ("Bearer a b", ["Bearer a", "Bearer a"], "Bearer \ud800", "Bearer é"):
+        with pytest.raises(sidegate.InvalidTokenError):
+            verifier.check_authorization(invalid)
+    with pytest.raises(TypeError):
+        verifier.check_authorization([b"Bearer a"])  # type: ignore[list-item]
+
+
+def test_headers_of_a_request_without_one_token_are_refused_without_the_daemon(start: Start) -> None:
+    verifier = start(lambda _: good())
+    token = f"Bearer {TOKEN}".encode()
+    assert verifier.try_headers([(b"host", b"x"), (b"authorization", token)]) is None, "only the daemon can answer"
+    with pytest.raises(sidegate.MissingTokenError):
+        verifier.try_headers([(b"host", b"x")])
+    for headers in ([(b"authorization", token)] * 2, [(b"authorization", token), (b"Authorization", b"Basic x")]):
+        with pytest.raises(sidegate.InvalidTokenError):
+            verifier.try_headers(headers)
+    with pytest.raises(sidegate.InvalidTokenError):
+        verifier.try_headers([[b"authorization", b"Bearer \xff"]])
 
 
 def test_token_needs_all_claims() -> None:

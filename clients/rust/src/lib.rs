@@ -22,6 +22,7 @@
 //! `daemon` the connections; [`Verified`] and [`Denied`] are the two results.
 #![forbid(unsafe_code)]
 
+mod bearer;
 mod cache;
 mod daemon;
 mod denied;
@@ -38,6 +39,7 @@ pub mod axum;
 #[cfg(feature = "tower")]
 pub mod tower;
 
+pub use bearer::bearer;
 pub use daemon::DaemonError;
 pub use denied::Denied;
 pub use sidegate::{Builder, Sidegate};

@@ -9,8 +9,7 @@ The map: `Verifier` checks, `Token` is a good token, `errors` has the reasons fo
 daemon.
 """
 
-from sidegate._bearer import bearer_token
-from sidegate._native import Token
+from sidegate._native import Token, bearer_token
 from sidegate.errors import (
     DecodeError,
     ExpiredSignatureError,

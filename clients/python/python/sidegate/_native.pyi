@@ -1,7 +1,7 @@
 """Types of the native module."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, final
 
 from typing_extensions import Self
@@ -64,6 +64,23 @@ class Client:
         """
     def try_cached(self, token: str, /) -> Token | None:
         """As `check`, without the daemon: returns `None` if only the daemon can answer. Never blocks."""
+    def try_headers(self, headers: Iterable[Iterable[bytes]], scopes: Iterable[str] | None = None, /) -> Token | None:
+        """Returns the token in the headers of an ASGI request if it is good now and has these scopes, or `None` if only
+        the daemon can answer. Never blocks. Raises the exceptions of `sidegate.errors`.
+        """
+    def check_authorization(
+        self, authorization: str | Iterable[str] | None, scopes: Iterable[str] | None = None, /
+    ) -> Token:
+        """Returns the token in the value of `Authorization` (or in all values that were sent) if it is good now and has
+        these scopes; raises an exception of `sidegate.errors` otherwise. Asks the daemon if needed, with the GIL
+        released.
+        """
     @property
     def attached(self) -> bool:
         """Whether known tokens are checked in this process."""
+
+def bearer_token(authorization: str | Iterable[str] | None, /) -> str:
+    """Returns the token in the values of `Authorization`: one value, or all if the framework gives a list.
+
+    Raises `MissingTokenError` if no bearer token was sent, `InvalidTokenError` if it is not exactly one.
+    """

@@ -25,11 +25,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sidegate._bearer import bearer_token
-from sidegate._native import Token
+from sidegate._native import Client, Token
 from sidegate.errors import PROBLEM_MEDIA_TYPE, MissingTokenError, SidegateError
 from sidegate.starlette import problem_response
-from sidegate.verifier import TokenVerifier, Verifier, require_scopes
+from sidegate.verifier import TokenVerifier, Verifier, check_headers
 
 __all__ = ["RequireUser", "TokenRefused", "install", "optional_user", "require", "require_user"]
 
@@ -66,10 +65,15 @@ class RequireUser(OAuth2):
 
     async def __call__(self, request: HTTPConnection, scopes: SecurityScopes) -> Token:  # type: ignore[override]
         """Checks the request's token."""
+        headers = request.scope["headers"]
         try:
-            token = bearer_token(request.headers.getlist("authorization"))
-            verifier = await _verifier(request)
-            return require_scopes(await verifier.check_async(token), scopes.scopes)
+            # The first request connects, which may take a moment.
+            verifier: Optional[TokenVerifier] = _verifier(request)
+            if verifier is None:
+                verifier = await run_in_threadpool(_make_default)
+            # One call for a token seen before, and no coroutine of its own.
+            good = verifier.try_headers(headers, scopes.scopes) if isinstance(verifier, Client) else None
+            return good if good is not None else await check_headers(verifier, headers, scopes.scopes)
         except SidegateError as error:
             _answer_in_mounted_app(request)
             raise TokenRefused(error) from error
@@ -154,12 +158,13 @@ _default: Optional[Verifier] = None
 _making_default = threading.Lock()
 
 
-async def _verifier(request: HTTPConnection) -> TokenVerifier:
-    apps = [request.app, request.scope.get(_OWNER, request.app)]
-    installed = [getattr(app.state, "sidegate_verifier", None) for app in apps]
-    chosen: Optional[TokenVerifier] = installed[0] or installed[1] or _default
-    # The first request connects, which may take a moment.
-    return chosen if chosen is not None else await run_in_threadpool(_make_default)
+def _verifier(request: HTTPConnection) -> Optional[TokenVerifier]:
+    """The verifier of the request's application, or of the one that it is mounted below, or the process' own."""
+    scope = request.scope
+    installed: Optional[TokenVerifier] = getattr(scope["app"].state, "sidegate_verifier", None)
+    if installed is None and _OWNER in scope:
+        installed = getattr(scope[_OWNER].state, "sidegate_verifier", None)
+    return installed or _default
 
 
 def _make_default() -> Verifier:

@@ -11,14 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from starlette.authentication import AuthCredentials, BaseUser, UnauthenticatedUser
-from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sidegate._bearer import bearer_token
-from sidegate._native import Token
+from sidegate._native import Client, Token
 from sidegate.errors import PROBLEM_MEDIA_TYPE, MissingTokenError, SidegateError
-from sidegate.verifier import TokenVerifier, Verifier
+from sidegate.verifier import TokenVerifier, Verifier, check_headers
 
 # RFC 6455, section 7.4.1: the peer violates a policy.
 _WEBSOCKET_POLICY = 1008
@@ -54,6 +52,7 @@ class SidegateMiddleware:
         paths = list(public)
         self._app = app
         self._verifier = verifier if verifier is not None else Verifier()
+        self._cached = self._verifier if isinstance(self._verifier, Client) else None
         self._exact = frozenset(path for path in paths if not path.endswith("/*"))
         self._below = tuple(path[:-1] for path in paths if path.endswith("/*"))
 
@@ -61,30 +60,34 @@ class SidegateMiddleware:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
+        good: Token | None = None
         try:
-            scope["auth"], scope["user"] = await self._identify(scope)
+            # One call for a token seen before, and no coroutine of its own.
+            if self._cached is not None:
+                good = self._cached.try_headers(scope["headers"])
+            if good is None:
+                good = await check_headers(self._verifier, scope["headers"])
         except SidegateError as error:
-            if scope["type"] == "websocket":
-                await send({"type": "websocket.close", "code": _WEBSOCKET_POLICY, "reason": error.code})
-            else:
-                await problem_response(error)(scope, receive, send)
-            return
+            if not (isinstance(error, MissingTokenError) and self._is_public(scope["path"])):
+                await _refuse(error, scope, receive, send)
+                return
+        if good is None:
+            scope["auth"], scope["user"] = AuthCredentials(), UnauthenticatedUser()
+        else:
+            scope["auth"], scope["user"] = AuthCredentials(["authenticated", *good.scopes]), SidegateUser(good)
         await self._app(scope, receive, send)
-
-    async def _identify(self, scope: Scope) -> tuple[AuthCredentials, BaseUser]:
-        try:
-            token = bearer_token(Headers(scope=scope).getlist("authorization"))
-        except MissingTokenError:
-            if self._is_public(scope["path"]):
-                return AuthCredentials(), UnauthenticatedUser()
-            raise
-        good = await self._verifier.check_async(token)
-        return AuthCredentials(["authenticated", *good.scopes]), SidegateUser(good)
 
     def _is_public(self, path: str) -> bool:
         # A path that a router behind this might read differently is not public.
         plain = "//" not in path and not any(part in (".", "..") for part in path.split("/"))
         return plain and (path in self._exact or path.startswith(self._below))
+
+
+async def _refuse(error: SidegateError, scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": _WEBSOCKET_POLICY, "reason": error.code})
+    else:
+        await problem_response(error)(scope, receive, send)
 
 
 def problem_response(error: SidegateError) -> JSONResponse:

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
-from sidegate._native import Token
+from sidegate._native import Token, bearer_token
 from sidegate.errors import (
     ExpiredSignatureError,
     InvalidTokenError,
     RevokedTokenError,
     VerifierUnavailableError,
 )
+from sidegate.verifier import require_scopes
 
 
 class TestVerifier:
@@ -71,6 +73,12 @@ class TestVerifier:
         if not self._revoked.isdisjoint({("sid", claims["sid"]), ("jti", claims["jti"])}):
             raise RevokedTokenError
         return Token.from_claims(claims)
+
+    def check_authorization(
+        self, authorization: str | Iterable[str] | None, scopes: Iterable[str] | None = None, /
+    ) -> Token:
+        """As `sidegate.Verifier.check_authorization`."""
+        return require_scopes(self.check(bearer_token(authorization)), scopes or ())
 
     async def check_async(self, token: str, /) -> Token:
         """As `sidegate.Verifier.check_async`."""

@@ -1,4 +1,4 @@
-"""The verifier client: `Verifier().check(token)`."""
+"""The verifier client: `Verifier().check(token)`, and the same for the headers of a request."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal, Protocol
 
-from sidegate._native import Client, Token
+from sidegate._native import Client, Token, bearer_token
 from sidegate.errors import InsufficientScopeError, VerifierUnavailableError, refusal
 
 # The daemon answers in tens of microseconds. More threads than this do not help, and a longer queue only makes
@@ -93,6 +93,17 @@ class _Askers:
     def _done(self, _asked: Future[Token]) -> None:
         with self._lock:
             self._waiting -= 1
+
+
+async def check_headers(
+    verifier: TokenVerifier, headers: Iterable[tuple[bytes, bytes]], scopes: Iterable[str] = ()
+) -> Token:
+    """Returns the token in the headers of an ASGI request if it is good now and has these scopes.
+
+    `Verifier.try_headers` does the same for a known token, in one call.
+    """
+    values = [value.decode("latin-1") for name, value in headers if name.lower() == b"authorization"]
+    return require_scopes(await verifier.check_async(bearer_token(values)), scopes)
 
 
 def require_scopes(token: Token, scopes: Iterable[str]) -> Token:
