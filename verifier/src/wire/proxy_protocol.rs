@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn repeated_or_missing_hint_is_none() {
+    fn repeated_or_missing_hint_is_ignored() {
         let twice =
             parts("/nginx", &[("x-original-uri", "/a"), ("x-original-uri", "/a"), ("x-original-method", "GET")]);
         assert_eq!(ProxyProtocol::Nginx.target(&twice).path, None);

@@ -1,4 +1,4 @@
-//! A local file with every revocation that this issuer acknowledged or heard, from which the log is built again after Redis
+//! A local file with every revocation that this issuer acknowledged or received, from which the log is built again after Redis
 //! lost its data (`REVOCATION_JOURNAL`); those of all tokens or a key only once they are known to be in the log. It holds identifiers, never a token.
 
 mod format;
@@ -72,7 +72,7 @@ pub(super) struct Journal {
     state: Mutex<State>,
     /// An entry could not be written: nothing is proven any more until the log has been read anew, by a restart.
     holed: Arc<AtomicBool>,
-    /// Whether this is the only issuer, so that nobody else can have revoked anything.
+    /// Whether this is the only issuer, so that no other can have revoked anything.
     sole: bool,
     _lock: File,
 }
@@ -98,17 +98,17 @@ impl Observer for Journal {
     /// [`Journal::logged`]: one that a failover took away must not come back by us.
     fn revoked(&self, partition: u16, revocation: &Revocation) {
         if !matches!(revocation.target, Target::All { .. } | Target::Key { .. }) {
-            self.heard(partition, revocation);
+            self.received(partition, revocation);
         }
     }
 
     fn logged(&self, partition: u16, revocation: &Revocation) {
-        self.heard(partition, revocation);
+        self.received(partition, revocation);
     }
 }
 
 impl Journal {
-    fn heard(&self, partition: u16, revocation: &Revocation) {
+    fn received(&self, partition: u16, revocation: &Revocation) {
         let replay_entry = ReplayEntry {
             partition,
             revocation: revocation.clone(),
@@ -123,7 +123,7 @@ impl Journal {
         let entry = Record::Entry { own: false, partition, position: None, revocation: replay_entry.revocation };
         let sent = self.jobs.send(Job::Write(entry.to_bytes(), None));
         // The writer lives as long as this does.
-        debug_assert!(sent.is_ok(), "nobody writes");
+        debug_assert!(sent.is_ok(), "the writer thread has ended");
     }
 
     /// Opens or makes the journal at `path`, drops what has expired, and starts its writer.
@@ -172,7 +172,7 @@ impl Journal {
         self.jobs.send(Job::LogHead(done)).is_ok() && found.await.unwrap_or(false)
     }
 
-    /// Notes that everything the partition's log had at that moment has been heard.
+    /// Records that everything the partition's log had at that moment has been received.
     pub(super) async fn proven(&self, partition: u16, proof: Proof) {
         if self.holed.load(Ordering::Acquire) {
             return;
@@ -193,8 +193,9 @@ impl Journal {
         self.locked().proofs.clone()
     }
 
-    /// Since when the journal has everything, if it can say so at `now` (the store's clock): nobody revokes without the
-    /// feed's telling of it but for a while that living issuers make up for, or ever, if there is no other issuer.
+    /// Since when the journal is complete at `now` (the store's clock), if that is known. A revocation
+    /// that the feed did not bring is recent enough for a running issuer to replay it; if this is the
+    /// only issuer, no other can have revoked.
     pub(super) fn complete_since(&self, partition: u16, now: UnixTime) -> Option<UnixTime> {
         let state = self.locked();
         let proof = state.proofs.get(&partition).filter(|_| !self.holed.load(Ordering::Acquire))?;

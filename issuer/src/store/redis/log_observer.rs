@@ -45,7 +45,7 @@ pub(super) struct LogObserver(Mutex<HashMap<u16, Observed>>);
 
 impl LogObserver {
     /// True if the log ends before what was in it long ago, and does not say so: more is missing than issuers replay. At the
-    /// first look it cannot be told.
+    /// first look this is unknown.
     pub(super) fn is_older(&self, partition: u16, head: &LogHead) -> bool {
         let seen = self.locked();
         let Some(seen) = seen.get(&partition) else { return false };
@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn copy_from_before_a_loss_has_everything_since_the_loss_only() {
         let log_observer = LogObserver::default();
-        assert_eq!(log_observer.lost_before(0, &head("e", "r", 1000)), None, "at the first look it cannot be told");
+        assert_eq!(log_observer.lost_before(0, &head("e", "r", 1000)), None, "at the first look this is unknown");
         log_observer.take(0, LogHead { since: UnixTime(40), ..head("f", "r", 41_000) }, Instant::now());
         assert_eq!(log_observer.lost_before(0, &head("e", "s", 50_000)), Some(UnixTime(40)));
         let later = LogHead { since: UnixTime(45), ..head("g", "s", 0) };

@@ -262,8 +262,8 @@ impl RedisStore {
         }
     }
 
-    /// What follows a revocation that the log has taken, before anybody hears that it is stored. `asked` tells when, and of
-    /// which of its logs, the partition was asked.
+    /// Records a revocation that the log has accepted, before the client is answered. `asked` says when
+    /// and over which of its logs the partition was asked.
     async fn stored(&self, partition: u16, target: Target, position: &str, asked: Asked) -> Result<(), Unavailable> {
         self.stored_keeping(partition, target, position, UserSessions::End, asked).await
     }
@@ -304,7 +304,7 @@ impl RedisStore {
             let Some(replica_ack) = &self.shared.replica_ack else { return Ok(()) };
             let position = entry.position.map(|position| position.to_string());
             let waited = replica_ack.wait(self.keys(entry.partition).log(), position).await;
-            waited.map_err(|trouble| Unavailable::new(NAME, trouble))
+            waited.map_err(|why| Unavailable::new(NAME, why))
         };
         let (journal, replicas) = tokio::join!(journal, replicas);
         journal.and(replicas)
@@ -379,7 +379,7 @@ impl RedisStore {
         for pair in ended.chunks_exact(2) {
             let Some(sid) = Id::parse(&pair[0]) else { continue };
             let target = Target::Session { sid: sid.clone(), subject: Some(SubjectTag::of(sub)) };
-            // Nobody was told that it would end: where it is not confirmed, the outbox sees to it.
+            // No client waits for this end: if it is not confirmed, the outbox delivers it.
             let _kept = self.stored(partition, target, &pair[1], asked).await;
             displaced.push(sid);
         }

@@ -1,4 +1,4 @@
-//! Revocations that Redis refused: the client heard 503, and they are delivered all the same once Redis takes them.
+//! Revocations that Redis refused: the client received 503, and they are delivered once Redis accepts them.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,7 +9,7 @@ use super::replay_entry::ReplayEntry;
 use crate::store::counts::Counts;
 
 /// The most that is kept, about 20 MB. Beyond it only the client's own retry helps.
-const DEEDS_MAX: usize = 100_000;
+const PENDING_MAX: usize = 100_000;
 
 /// A partition, and what of it is dead.
 type Key = (u16, Vec<u8>);
@@ -49,7 +49,7 @@ pub(super) struct PendingDelivery {
 
 impl Outbox {
     pub(super) fn new(counts: Counts) -> Self {
-        Self { state: Mutex::default(), most: DEEDS_MAX, counts }
+        Self { state: Mutex::default(), most: PENDING_MAX, counts }
     }
 
     /// Keeps what was refused, with the `generation` of the log that was asked. The later threshold wins.
@@ -83,7 +83,7 @@ impl Outbox {
         self.measure(&state);
     }
 
-    /// Forgets what has been done after all, by the client's retry.
+    /// Removes an entry that the client's retry has stored meanwhile.
     pub(super) fn done(&self, entry: &ReplayEntry) {
         let mut state = self.locked();
         if !state.pending.is_empty() && state.pending.remove(&entry.key()).is_some() {

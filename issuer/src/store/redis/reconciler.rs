@@ -115,12 +115,12 @@ impl RedisStore {
         found.into_iter().next().map_or(Ok(()), |unfit| Err(unfit.into()))
     }
 
-    /// Looks after the data set, the outbox and the journal. `proven` says, on the monotonic clock in milliseconds, as of
+    /// Reconciles the data set, the outbox and the journal. `proven` says, on the monotonic clock in milliseconds, as of
     /// when the feed has brought everything. Runs until dropped.
     pub async fn watch(self, requirements: RedisRequirements, proven: impl Fn() -> Option<u64> + Send) {
         let pace = self.shared.pace;
         let (mut inspected, mut noted, mut pending) = (Instant::now(), Instant::now(), Pending::new());
-        let mut trouble = None;
+        let mut last_error = None;
         loop {
             tokio::select! {
                 () = sleep(self.until_next_beat()) => {}
@@ -128,14 +128,14 @@ impl RedisStore {
             }
             let found = self.tick().await.err();
             match &found {
-                Some(error) if found != trouble => tracing::warn!(%error, "revocation log reconciliation failed"),
-                None if trouble.is_some() => tracing::info!("revocation log reconciliation works again"),
+                Some(error) if found != last_error => tracing::warn!(%error, "revocation log reconciliation failed"),
+                None if last_error.is_some() => tracing::info!("revocation log reconciliation works again"),
                 _ => {}
             }
-            trouble = found;
+            last_error = found;
             if inspected.elapsed() >= pace.inspection {
                 inspected = Instant::now();
-                // An outage is told of above.
+                // An outage has been logged above.
                 if let Err(error @ OpenError::RequirementError(_)) = self.check_server(requirements).await {
                     tracing::error!(%error, "Redis configuration no longer meets requirements");
                 }
@@ -162,7 +162,7 @@ impl RedisStore {
     /// yet what it holds stays on the list: the others then wait for it in vain, for a minute.
     pub async fn leave(&self) {
         if self.shared.opening.done().is_ok() {
-            // Whatever comes of it: what is left is told.
+            // What it leaves undelivered is logged below.
             let _last = tokio::time::timeout(MAKING_TIMEOUT, self.tick()).await;
         }
         let left = self.shared.counts.outbox.get();
@@ -192,9 +192,9 @@ impl RedisStore {
     }
 
     async fn tick(&self) -> Result<(), Unavailable> {
-        let looked_after = join_all((0..self.partitions()).map(|partition| self.reconcile_partition(partition))).await;
+        let reconciled = join_all((0..self.partitions()).map(|partition| self.reconcile_partition(partition))).await;
         self.shared.counts.unsettled.set(i64::try_from(self.shared.lineages.unsettled()).unwrap_or(i64::MAX));
-        looked_after.into_iter().collect::<Result<Vec<()>, _>>().map_err(unavailable)?;
+        reconciled.into_iter().collect::<Result<Vec<()>, _>>().map_err(unavailable)?;
         let mut all = Ok(());
         for partition in 0..self.partitions() {
             all = self.deliver(partition).await.and(all);
@@ -308,7 +308,7 @@ impl RedisStore {
         Ok(Heartbeat { head, settled: settled == 1, new: new == 1, replicas })
     }
 
-    /// Mends a log that ends long before it did: an old backup was restored, say.
+    /// Repairs a log that ends long before it did, such as a restored old backup.
     async fn restore_lost(&self, partition: u16, lineage: &Lineage, head: &LogHead) -> Result<(), RedisError> {
         let (appended, since) = self.replay_journal(partition, &lineage.replication_id, head.now).await?;
         // Ends of sessions that are older than the shortest-lived entry have expired, in the journal as well.
@@ -415,7 +415,7 @@ impl RedisStore {
 }
 
 /// Waits until all replicas that are connected have what was written over `link`, for a while: fewer than all of them in
-/// time are no error, since one that hangs must hold nobody up.
+/// time are no error, since one that hangs must not delay the others.
 async fn until_replicated(link: &Link, replicas: u64) -> Result<(), RedisError> {
     if replicas > 0 {
         let wait = redis::cmd("WAIT").arg(replicas).arg(REPLICAS_TIMEOUT.as_millis() as u64).take();

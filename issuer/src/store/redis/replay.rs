@@ -116,17 +116,17 @@ impl RedisStore {
         if let Some(feed) = feed {
             let head = move || feed.missing(partition, &contents);
             let missing = tokio::task::spawn_blocking(head).await.unwrap_or_default();
-            appended += self.replay_heard(partition, replid, missing).await?;
+            appended += self.replay_received(partition, replid, missing).await?;
         }
         self.shared.counts.replayed.inc_by(appended);
         Ok(appended)
     }
 
-    async fn replay_heard(&self, partition: u16, replid: &str, missing: Vec<Revocation>) -> Result<u64, RedisError> {
+    async fn replay_received(&self, partition: u16, replid: &str, missing: Vec<Revocation>) -> Result<u64, RedisError> {
         let mut appended = 0;
         for chunk in missing.chunks(REPLAYED_AT_ONCE) {
             let entries: Vec<_> =
-                chunk.iter().map(|revocation| ReplayEntry::heard(partition, revocation.clone())).collect();
+                chunk.iter().map(|revocation| ReplayEntry::received(partition, revocation.clone())).collect();
             let replayed = self.replay_at_once(partition, replid, entries.iter()).await?;
             appended += replayed.positions.iter().flatten().count() as u64;
         }

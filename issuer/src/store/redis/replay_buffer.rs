@@ -104,8 +104,8 @@ impl ReplayBuffer {
         true
     }
 
-    /// Forgets what was safe for long enough at `at`, when the partition's log was last seen to have everything: while
-    /// nothing can be seen, nothing is forgotten.
+    /// Drops entries that were safe for long enough at `at`, when the partition's log was last seen
+    /// complete: while the log cannot be seen, no entry is dropped.
     pub(super) fn settled(&self, partition: u16, at: Instant) {
         let mut state = self.locked();
         state.safe_at.insert(partition, at);
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn is_bounded_and_counts_what_it_forgets() {
+    fn buffer_is_bounded_and_counts_dropped_entries() {
         let counts = Counts::default();
         let ring = ReplayBuffer::new(counts.clone());
         (0..ENTRIES_MAX + 3).for_each(|_| assert!(ring.acknowledged(entry(0), ring.ask(0))));

@@ -42,7 +42,7 @@ impl ReplayEntry {
     }
 
     /// One that the feed has brought.
-    pub(super) const fn heard(partition: u16, revocation: Revocation) -> Self {
+    pub(super) const fn received(partition: u16, revocation: Revocation) -> Self {
         Self { partition, revocation, position: None, keep_sessions: false, moved: false }
     }
 

@@ -72,9 +72,9 @@ async fn run(link: Link, key: String, settings: ReplicaAckSettings, mut queue: m
                     let _gone = request.done.send(if stands { Ok(()) } else { Err(lost()) });
                 }
             }
-            Err(trouble) => {
+            Err(why) => {
                 for request in round {
-                    let _gone = request.done.send(Err(trouble.clone()));
+                    let _gone = request.done.send(Err(why.clone()));
                 }
             }
         }

@@ -28,12 +28,12 @@ pub enum RequirementError {
          noeviction, or REDIS_REQUIRE_NOEVICTION=false to accept that"
     )]
     Evicts(String),
-    /// It forgets everything when it restarts.
+    /// It loses everything when it restarts.
     #[error(
         "Redis keeps nothing on disk, so a restart loses revocations and sessions: set appendonly yes, or \
          REDIS_REQUIRE_PERSISTENCE=false to accept that"
     )]
-    Forgets,
+    NotPersistent,
     /// Before 7.2: no WAITAOF.
     #[error("REDIS_WAIT_FSYNC needs the command WAITAOF, which Redis has from 7.2 on; this one is {0}")]
     NoWaitAof(String),
@@ -45,7 +45,7 @@ impl RequirementError {
         match self {
             Self::Version(_) => "version",
             Self::Evicts(_) => "evicts",
-            Self::Forgets => "forgets",
+            Self::NotPersistent => "forgets",
             Self::NoWaitAof(_) => "no_waitaof",
         }
     }
@@ -81,7 +81,7 @@ pub(super) fn faults(info: &str, requirements: RedisRequirements) -> Vec<Require
         faults.extend(fields("maxmemory_policy").find(|policy| policy != "noeviction").map(RequirementError::Evicts));
     }
     if requirements.persistence && fields("aof_enabled").any(|enabled| enabled == "0") {
-        faults.push(RequirementError::Forgets);
+        faults.push(RequirementError::NotPersistent);
     }
     faults
 }
@@ -105,7 +105,7 @@ mod tests {
     fn forgetful_servers_are_refused() {
         assert_eq!(faults(&info("7.0.15", "noeviction", "1"), ALL), []);
         assert_eq!(faults(&info("6.2.7", "noeviction", "1"), ALL), [RequirementError::Version("6.2.7".into())]);
-        let both = [RequirementError::Evicts("allkeys-lru".into()), RequirementError::Forgets];
+        let both = [RequirementError::Evicts("allkeys-lru".into()), RequirementError::NotPersistent];
         assert_eq!(faults(&info("7.0.15", "allkeys-lru", "0"), ALL), both);
         let waitaof = RedisRequirements { waitaof: true, ..ALL };
         assert_eq!(faults(&info("7.0.15", "noeviction", "1"), waitaof), [RequirementError::NoWaitAof("7.0.15".into())]);

@@ -68,27 +68,27 @@ impl RedisStore {
         self
     }
 
-    /// Waits for Redis for as long as it takes, checks the server, and makes the data set where there is none.
+    /// Waits for Redis for as long as it takes, checks the server, and makes the data set if it does not exist.
     ///
     /// # Errors
     /// The server is unfit, or its data set is laid out otherwise: that does not pass by waiting.
     pub async fn open(&self, requirements: RedisRequirements, wait: ReplicaAckSettings) -> Result<(), OpenError> {
-        let mut told = None;
+        let mut logged = None;
         loop {
             match self.try_open(requirements, wait).await {
                 Ok(()) => break,
                 Err(OpenError::Unavailable(error)) => {
-                    if told.as_ref() != Some(&error) {
+                    if logged.as_ref() != Some(&error) {
                         tracing::warn!(%error, "waiting for Redis");
                         self.shared.opening.set(Some(error.cause.clone()));
-                        told = Some(error);
+                        logged = Some(error);
                     }
                 }
                 Err(error) => return Err(error),
             }
             sleep(RETRY_EVERY).await;
         }
-        if told.is_some() {
+        if logged.is_some() {
             tracing::info!("connected to Redis");
         }
         self.shared.opening.set(None);
@@ -114,7 +114,7 @@ impl RedisStore {
     /// `min-replicas-to-write` for them. Runs until dropped.
     pub async fn equip_masters(self) {
         let mut replace = true;
-        let mut told = None;
+        let mut logged = None;
         loop {
             let mut failed = None;
             for partition in 0..self.partitions() {
@@ -123,14 +123,14 @@ impl RedisStore {
             if failed.is_none() {
                 replace = false;
             }
-            if failed != told {
+            if failed != logged {
                 match &failed {
                     Some(error) => {
                         tracing::warn!(error, "loading functions into Redis failed; verifiers probe with MULTI instead")
                     }
                     None => tracing::info!("functions of verifiers are loaded into Redis"),
                 }
-                told = failed;
+                logged = failed;
             }
             sleep(EQUIP_EVERY).await;
         }

@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hole_is_told_from_a_torn_tail() {
+    fn hole_is_distinguished_from_a_torn_tail() {
         let whole = bytes();
         let first = records()[0].to_bytes().len();
         assert!(has_record(&whole[first - 1..]));

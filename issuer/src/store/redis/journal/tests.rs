@@ -70,7 +70,7 @@ async fn what_was_acknowledged_is_there_after_a_restart_and_private() {
 }
 
 #[tokio::test]
-async fn everything_is_claimed_only_while_nobody_else_can_have_revoked_unheard() {
+async fn completeness_is_claimed_only_while_no_revocation_can_be_missing() {
     let path = scratch("claims");
     let journal = open(&path);
     assert_eq!(journal.complete_since(1, UnixTime(1000)), None, "nothing was ever proven");
