@@ -21,7 +21,7 @@ const SMALL_SHARDS: usize = 64;
 
 /// The number of entries of each kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct IndexCounts {
     /// Tokens.
     pub tokens: u64,
     /// Sessions.
@@ -32,7 +32,7 @@ pub struct Counts {
     pub keys: u64,
 }
 
-impl Counts {
+impl IndexCounts {
     /// The sum of all kinds.
     pub const fn total(self) -> u64 {
         self.tokens + self.sessions + self.subjects + self.keys
@@ -441,8 +441,8 @@ impl Index {
     }
 
     /// The number of entries of each kind.
-    pub fn counts(&self) -> Counts {
-        Counts {
+    pub fn counts(&self) -> IndexCounts {
+        IndexCounts {
             tokens: self.tokens.count(),
             sessions: self.sessions.count(),
             subjects: self.subjects.len() as u64,

@@ -30,7 +30,7 @@ mod simulation;
 #[cfg(test)]
 mod tests;
 
-pub use head::{Answer, Head, Lineage, Role};
+pub use head::{Head, Lineage, ProbeAnswer, Role};
 pub use machine::Machine;
 pub use report::{Checkpoint, Counters, Phase};
 pub use sink::Sink;
@@ -60,7 +60,7 @@ pub enum Event {
         /// The token of the probe.
         token: u64,
         /// The store's answer.
-        answer: Answer,
+        answer: ProbeAnswer,
     },
     /// A read was answered.
     Page {

@@ -39,14 +39,14 @@ use crate::domain::traits::{Store as _, Users as _};
 use crate::feed::local::LocalSource;
 use crate::feed::own::{OwnSource, keep};
 use crate::feed::server::FeedService;
-use crate::http::api::{Api, Clock};
+use crate::http::api::{Api, ClockFn};
 use crate::http::readiness::Readiness;
 use crate::http::{admin, router};
 use crate::keys::set::{KeySet, KeySetError};
 use crate::metrics::Metrics;
 use crate::password::{PasswordPool, Rehashed};
 use crate::store::backend::AnyStore;
-use crate::store::redis::{Link, OpenError, OwnFeed, RedisRequirements, RedisStore, ReplicaAckSettings};
+use crate::store::redis::{OpenError, OwnFeed, RedisLink, RedisRequirements, RedisStore, ReplicaAckSettings};
 use crate::store::sqlite::EmbeddedStore;
 use crate::store::users::{CheckError, SchemaError, SqlUsers};
 
@@ -280,7 +280,7 @@ struct Parts {
     users: SqlUsers,
     keys: KeySet,
     refresh_keys: RefreshKeys,
-    redis: Option<(Link, RedisSource)>,
+    redis: Option<(RedisLink, RedisSource)>,
 }
 
 fn parts(config: &Config) -> Result<Parts, ConfigError> {
@@ -289,7 +289,7 @@ fn parts(config: &Config) -> Result<Parts, ConfigError> {
     let redis = match &config.store {
         StoreConfig::Embedded { .. } => None,
         StoreConfig::Redis { server, prefix, .. } => {
-            Some((Link::to(RedisUrl::clone(server)), RedisSource::at(RedisUrl::clone(server), prefix)))
+            Some((RedisLink::to(RedisUrl::clone(server)), RedisSource::at(RedisUrl::clone(server), prefix)))
         }
     };
     Ok(Parts { users, keys: config.keys.key_set().map_err(refused)?, refresh_keys: config.keys.refresh_keys()?, redis })
@@ -315,7 +315,10 @@ fn describe_store(store: &StoreConfig) -> String {
     }
 }
 
-async fn open_store(config: &Config, redis: Option<(Link, RedisSource)>) -> Result<(AnyStore, OwnSource), StartError> {
+async fn open_store(
+    config: &Config,
+    redis: Option<(RedisLink, RedisSource)>,
+) -> Result<(AnyStore, OwnSource), StartError> {
     match &config.store {
         StoreConfig::Embedded { url, .. } => {
             let store =
@@ -341,7 +344,7 @@ async fn open_store(config: &Config, redis: Option<(Link, RedisSource)>) -> Resu
 }
 
 /// The clock for token checks: it never goes backwards.
-fn clock_of(state: Arc<RevocationState>) -> Clock {
+fn clock_of(state: Arc<RevocationState>) -> ClockFn {
     Arc::new(move || state.clock().check_time(clock::monotonic_ms(), clock::reading))
 }
 

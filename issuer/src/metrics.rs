@@ -11,8 +11,8 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use sidegate_runtime::feed::status::Status;
 
-use crate::password::Counts;
-use crate::store::counts::Counts as StoreCounts;
+use crate::password::PasswordCounts;
+use crate::store::counts::StoreCounts;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ByResult {
@@ -80,13 +80,13 @@ pub struct Metrics {
     ready: Gauge,
     bcrypt_rounds: Counter,
     bcrypt_waiting: Gauge,
-    passwords: Arc<Counts>,
+    passwords: Arc<PasswordCounts>,
 }
 
 impl Metrics {
     /// Metrics at zero, with the counters of the password pool, the store and the issuer's own
     /// feed.
-    pub fn new(passwords: Arc<Counts>, wrong_rows: Counter, store: &StoreCounts, feed: Arc<Status>) -> Self {
+    pub fn new(passwords: Arc<PasswordCounts>, wrong_rows: Counter, store: &StoreCounts, feed: Arc<Status>) -> Self {
         // Only these metrics have the program's prefix: the feed's metrics are the same in every
         // program.
         let mut all = Registry::default();

@@ -41,7 +41,7 @@ pub struct PoolSettings {
 
 /// The pool's counters, for metrics and tests.
 #[derive(Debug, Default)]
-pub struct Counts {
+pub struct PasswordCounts {
     /// Bcrypt rounds spent on refusals.
     pub refused_rounds: AtomicU64,
     /// Bcrypt rounds spent in all.
@@ -95,7 +95,7 @@ struct Shared {
     /// Unsupported schemes that were logged: each is logged once.
     named: Mutex<BTreeSet<&'static str>>,
     rehashed: mpsc::Sender<Rehashed>,
-    counts: Arc<Counts>,
+    counts: Arc<PasswordCounts>,
 }
 
 /// The pool. When dropped, its threads finish their current task and end.
@@ -139,7 +139,7 @@ impl PasswordPool {
     }
 
     /// The pool's counters.
-    pub fn counts(&self) -> Arc<Counts> {
+    pub fn counts(&self) -> Arc<PasswordCounts> {
         Arc::clone(&self.shared.counts)
     }
 }

@@ -23,7 +23,7 @@ pub enum At {
 
 /// The daemon's response.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct ProgramAnswer {
     /// The HTTP status.
     pub status: u16,
     /// The body.
@@ -34,7 +34,7 @@ pub struct Answer {
 ///
 /// # Errors
 /// The daemon cannot be reached, does not answer in time, or does not speak HTTP.
-pub fn ask(at: &At, method: &str, path: &str, body: &[u8]) -> io::Result<Answer> {
+pub fn ask(at: &At, method: &str, path: &str, body: &[u8]) -> io::Result<ProgramAnswer> {
     match at {
         At::Unix(socket) => {
             let stream = UnixStream::connect(socket)?;
@@ -51,7 +51,7 @@ pub fn ask(at: &At, method: &str, path: &str, body: &[u8]) -> io::Result<Answer>
     }
 }
 
-fn exchange(mut stream: impl Read + Write, method: &str, path: &str, body: &[u8]) -> io::Result<Answer> {
+fn exchange(mut stream: impl Read + Write, method: &str, path: &str, body: &[u8]) -> io::Result<ProgramAnswer> {
     let head = format!("{method} {path} HTTP/1.0\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n", body.len());
     stream.write_all(&[head.as_bytes(), body].concat())?;
     let mut answer = Vec::new();
@@ -59,11 +59,11 @@ fn exchange(mut stream: impl Read + Write, method: &str, path: &str, body: &[u8]
     parse(&answer).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not an HTTP answer"))
 }
 
-fn parse(answer: &[u8]) -> Option<Answer> {
+fn parse(answer: &[u8]) -> Option<ProgramAnswer> {
     let head_end = answer.windows(4).position(|window| window == b"\r\n\r\n")?;
     let line = std::str::from_utf8(answer.split(|byte| *byte == b'\r').next()?).ok()?;
     let status = line.strip_prefix("HTTP/1.")?.split(' ').nth(1)?.parse().ok()?;
-    Some(Answer { status, body: answer[head_end + 4..].to_vec() })
+    Some(ProgramAnswer { status, body: answer[head_end + 4..].to_vec() })
 }
 
 #[cfg(test)]
@@ -73,7 +73,7 @@ mod tests {
     #[test]
     fn response_parses() {
         let answer = parse(b"HTTP/1.0 401 Unauthorized\r\na: b\r\n\r\n{}").unwrap();
-        assert_eq!(answer, Answer { status: 401, body: b"{}".to_vec() });
+        assert_eq!(answer, ProgramAnswer { status: 401, body: b"{}".to_vec() });
         for bad in [&b""[..], b"HTTP/1.1 200 OK\r\n", b"SSH-2.0\r\n\r\n", b"HTTP/1.1 x\r\n\r\n"] {
             assert_eq!(parse(bad), None);
         }

@@ -8,7 +8,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
-use sidegate_common::index::Counts;
+use sidegate_common::index::IndexCounts;
 use sidegate_common::problem::Code;
 
 use crate::domain::refusals::REASONS;
@@ -111,7 +111,7 @@ impl Metrics {
     }
 
     /// Sets the number of revocations of each kind; call before [`Metrics::text`].
-    pub fn held(&self, counts: Counts) {
+    pub fn held(&self, counts: IndexCounts) {
         let counts = [counts.tokens, counts.sessions, counts.subjects, counts.keys];
         for (gauge, count) in self.held.iter().zip(counts) {
             gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
@@ -155,7 +155,7 @@ mod tests {
         has("sidegate_verifier_checks_total{interface=\"grpc\",outcome=\"stale\"} 0");
         has("sidegate_verifier_jwks_reads_total{result=\"failed\"} 1");
         has("sidegate_verifier_refusals_total{reason=\"unknown_key\"} 0");
-        metrics.held(Counts { tokens: 3, ..Counts::default() });
+        metrics.held(IndexCounts { tokens: 3, ..IndexCounts::default() });
         let text = metrics.text(true);
         assert!(text.lines().any(|have| have == "sidegate_verifier_revocations{kind=\"token\"} 3"), "{text}");
         assert!(text.contains("sidegate_verifier_build_info{version=\""));

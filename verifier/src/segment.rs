@@ -14,8 +14,8 @@ use sidegate_common::token_checker::TokenChecker;
 use sidegate_shm::attach::SegmentOffer;
 use sidegate_shm::clock::NANOS;
 use sidegate_shm::hash::Subject;
-use sidegate_shm::writer::Entry;
-use sidegate_shm::{Clock as _, CoarseClock, Geometry, Live, Publisher, SegmentError, State, Stats};
+use sidegate_shm::writer::SegmentEntry;
+use sidegate_shm::{CoarseClock, Geometry, Live, Publisher, SegmentClock as _, SegmentError, SegmentState, Stats};
 
 /// How long a segment stays valid after its daemon has stopped ticking.
 const TICK_VALID_NS: u64 = NANOS;
@@ -56,7 +56,7 @@ impl SharedSegment {
         let live = Live {
             valid_until_monotonic_ns: 0,
             valid_until_realtime_ns: 0,
-            state: State::Filling,
+            state: SegmentState::Filling,
             key_epoch: 0,
             time_floor_s: 0,
         };
@@ -172,9 +172,9 @@ fn live(checker: &TokenChecker, at: CheckTime) -> Live {
         valid_until_monotonic_ns: now.monotonic_ns.saturating_add(trusted_ns),
         valid_until_realtime_ns: now.realtime_ns.saturating_add(trusted_ns),
         state: match checker.ensure_ready(at) {
-            Ok(_) => State::Live,
-            Err(Unavailable::NotLoaded) => State::Filling,
-            Err(_) => State::Closed,
+            Ok(_) => SegmentState::Live,
+            Err(Unavailable::NotLoaded) => SegmentState::Filling,
+            Err(_) => SegmentState::Closed,
         },
         key_epoch: state.key_epoch(),
         time_floor_s: at.now.0,
@@ -216,7 +216,7 @@ impl Observer for SharedSegment {
 
     fn unproven(&self) {
         let mut shared = self.lock();
-        shared.live.state = State::Filling;
+        shared.live.state = SegmentState::Filling;
         shared.tick();
     }
 }
@@ -231,29 +231,29 @@ fn subject(tag: Option<SubjectTag>) -> Option<Subject> {
     tag.map(|tag| Subject(tag.value()))
 }
 
-fn watermark(sub: &str, threshold: UnixTime) -> Entry<'static> {
-    Entry::Subject { subject: Subject(SubjectTag::of(sub).value()), threshold_s: threshold.0 }
+fn watermark(sub: &str, threshold: UnixTime) -> SegmentEntry<'static> {
+    SegmentEntry::Subject { subject: Subject(SubjectTag::of(sub).value()), threshold_s: threshold.0 }
 }
 
-fn with_target(target: &Target, act: impl FnOnce(&Entry<'_>)) {
+fn with_target(target: &Target, act: impl FnOnce(&SegmentEntry<'_>)) {
     match target {
         Target::Token { jti, subject: whose } => {
-            act(&Entry::Token { jti: text(jti).as_bytes(), subject: subject(*whose) });
+            act(&SegmentEntry::Token { jti: text(jti).as_bytes(), subject: subject(*whose) });
         }
         Target::Session { sid, subject: whose } => {
-            act(&Entry::Session { sid: text(sid).as_bytes(), subject: subject(*whose) });
+            act(&SegmentEntry::Session { sid: text(sid).as_bytes(), subject: subject(*whose) });
         }
         // Not in the table: watermarks have their own path, keys the key epoch.
         Target::Subject { .. } | Target::All { .. } | Target::Key { .. } => {}
     }
 }
 
-fn with_id(held: &HeldId, session: bool, act: impl FnOnce(&Entry<'_>)) {
+fn with_id(held: &HeldId, session: bool, act: impl FnOnce(&SegmentEntry<'_>)) {
     let (id, subject) = (text(&held.id), subject(held.subject));
     if session {
-        act(&Entry::Session { sid: id.as_bytes(), subject });
+        act(&SegmentEntry::Session { sid: id.as_bytes(), subject });
     } else {
-        act(&Entry::Token { jti: id.as_bytes(), subject });
+        act(&SegmentEntry::Token { jti: id.as_bytes(), subject });
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 use std::time::{Duration, Instant};
 
 use sidegate_shm::words::fetch;
-use sidegate_shm::{Clock, Reader, Verdict};
+use sidegate_shm::{Lookup, Reader, SegmentClock};
 
 use crate::thread_cache;
 use crate::verified::Verified;
@@ -64,7 +64,7 @@ impl Cache {
 
     /// The token, if it is cached and still good.
     #[inline]
-    pub(crate) fn check(&self, segment: u64, token: &[u8], clock: &impl Clock) -> Option<Verified> {
+    pub(crate) fn check(&self, segment: u64, token: &[u8], clock: &impl SegmentClock) -> Option<Verified> {
         let mixed = mix(token)?;
         if let Some(verified) = thread_cache::check(self.owner, segment, mixed, token, clock) {
             return Some(verified);
@@ -77,7 +77,7 @@ impl Cache {
         let way = ways.way(mark)?;
         reader.fetch(ways.homes[way]);
         let entry = ways.entries[way].as_ref().filter(|entry| entry.is_token(token))?;
-        if reader.check(&entry.probe(), entry.epoch(), clock) != Verdict::Clear {
+        if reader.check(&entry.probe(), entry.epoch(), clock) != Lookup::Clear {
             return None;
         }
         let recent = 1 << way;
@@ -198,7 +198,7 @@ mod tests {
     use std::cell::Cell;
 
     use sidegate_shm::clock::NANOS;
-    use sidegate_shm::{CoarseClock, Entry, Geometry, Live, Now, State, Writer};
+    use sidegate_shm::{CoarseClock, Geometry, Live, Now, SegmentEntry, SegmentState, Writer};
 
     use super::*;
     use crate::verified::Answer;
@@ -215,7 +215,7 @@ mod tests {
         }
     }
 
-    impl Clock for Stepped {
+    impl SegmentClock for Stepped {
         fn now(&self) -> Now {
             let (now, (monotonic, realtime)) = (CoarseClock.now(), self.0.get());
             Now {
@@ -234,7 +234,7 @@ mod tests {
         let live = Live {
             valid_until_monotonic_ns: now.monotonic_ns + 60 * NANOS,
             valid_until_realtime_ns: now.realtime_ns + 60 * NANOS,
-            state: State::Live,
+            state: SegmentState::Live,
             key_epoch: 3,
             time_floor_s: now.realtime_ns / NANOS,
         };
@@ -260,7 +260,7 @@ mod tests {
         clock.by(0, 0);
         assert!(cache.check(id, b"header.PAYLOAD.a-signature-of-some-length", &clock).is_none(), "compared whole");
         assert!(cache.check(id ^ 1, TOKEN.as_bytes(), &clock).is_some(), "the shared cache still has it");
-        let entry = Entry::Session { sid: b"d", subject: None };
+        let entry = SegmentEntry::Session { sid: b"d", subject: None };
         writer.insert(&entry);
         assert!(!good(&clock), "revoked");
         assert!(writer.remove(&entry));

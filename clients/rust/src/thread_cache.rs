@@ -8,7 +8,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use sidegate_shm::{Clock, Reader, Verdict};
+use sidegate_shm::{Lookup, Reader, SegmentClock};
 
 use crate::verified::Verified;
 
@@ -37,14 +37,14 @@ impl Place {
 
 /// The token, if this thread has it for this cache and segment, and it is still good.
 #[inline]
-pub(crate) fn check(owner: u64, segment: u64, mark: u64, token: &[u8], clock: &impl Clock) -> Option<Verified> {
+pub(crate) fn check(owner: u64, segment: u64, mark: u64, token: &[u8], clock: &impl SegmentClock) -> Option<Verified> {
     THREAD_CACHE
         .try_with(|cache| {
             let cache = cache.try_borrow().ok()?;
             let place = &cache.places[mark as usize % PLACES];
             let entry = place.kept.as_ref().filter(|_| place.last == mark && cache.owner == owner)?;
             let reader = cache.reader.as_ref().filter(|reader| reader.id() == segment)?;
-            let clear = entry.is_token(token) && reader.check(&entry.probe(), entry.epoch(), clock) == Verdict::Clear;
+            let clear = entry.is_token(token) && reader.check(&entry.probe(), entry.epoch(), clock) == Lookup::Clear;
             clear.then(|| entry.clone())
         })
         .ok()

@@ -9,5 +9,5 @@ mod message;
 mod server;
 
 pub use client::{AttachError, Attachment, dial};
-pub use message::{MESSAGE_BYTES, Message, MessageError};
+pub use message::{AttachMessage, MESSAGE_BYTES, MessageError};
 pub use server::{Allow, AttachServer, SegmentOffer};

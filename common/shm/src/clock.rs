@@ -15,7 +15,7 @@ pub struct Now {
 }
 
 /// A reader's source of time.
-pub trait Clock {
+pub trait SegmentClock {
     /// Reads both clocks.
     fn now(&self) -> Now;
 }
@@ -25,7 +25,7 @@ pub trait Clock {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CoarseClock;
 
-impl Clock for CoarseClock {
+impl SegmentClock for CoarseClock {
     #[inline]
     fn now(&self) -> Now {
         Now { monotonic_ns: nanoseconds(ClockId::MonotonicCoarse), realtime_ns: nanoseconds(ClockId::RealtimeCoarse) }

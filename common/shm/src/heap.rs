@@ -9,7 +9,7 @@ use std::sync::Arc;
 #[cfg(not(loom))]
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
-use crate::words::{Load, Store};
+use crate::words::{Load, WordStore};
 
 /// Words on the heap, shared by every clone.
 #[derive(Clone, Debug)]
@@ -49,7 +49,7 @@ impl Load for HeapWords {
     }
 }
 
-impl Store for HeapWords {
+impl WordStore for HeapWords {
     fn publish(&self, index: usize, value: u64) {
         self.0[index].store(value, Ordering::Release);
     }

@@ -34,11 +34,11 @@ pub mod words;
 pub mod writer;
 
 pub use attach::{AttachError, Attachment};
-pub use clock::{Clock, CoarseClock, Now};
+pub use clock::{CoarseClock, Now, SegmentClock};
 pub use hash::{Probe, Subject, TokenFacts};
 pub use layout::{Geometry, LayoutError};
-pub use live::{Live, State};
+pub use live::{Live, SegmentState};
 pub use publisher::Publisher;
-pub use reader::{AskReason, Reader, Verdict};
+pub use reader::{AskReason, Lookup, Reader};
 pub use segment::SegmentError;
-pub use writer::{Entry, Stats, Writer};
+pub use writer::{SegmentEntry, Stats, Writer};

@@ -1,11 +1,11 @@
 //! The live line: whether the segment is valid, until when, and under which key epoch.
 
 use crate::layout::LIVE;
-use crate::words::{Load, Store};
+use crate::words::{Load, WordStore};
 
 /// The state of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum SegmentState {
     /// Being filled: ask the daemon.
     Filling,
     /// Complete: valid until it lapses.
@@ -22,7 +22,7 @@ pub struct Live {
     /// The segment is invalid at or after this time of `CLOCK_REALTIME`, in nanoseconds since 1970.
     pub valid_until_realtime_ns: u64,
     /// The segment's state.
-    pub state: State,
+    pub state: SegmentState,
     /// Changes whenever an earlier answer could differ now: a key was retired, a policy changed.
     pub key_epoch: u64,
     /// The daemon's time, seconds since 1970, which never goes back: readers ask about a token with
@@ -41,7 +41,7 @@ pub(crate) const IAT_FLOOR: usize = LIVE + 6;
 /// The number of entries in the table of unbound ids; readers skip it while this is zero.
 pub(crate) const UNBOUND: usize = LIVE + 7;
 
-impl State {
+impl SegmentState {
     pub(crate) const LIVE: u64 = 1;
 
     fn code(self) -> u64 {
@@ -58,7 +58,7 @@ impl State {
 /// Each word is valid by itself even if the writer dies after storing it: restrictions are stored
 /// first, and the promise last, so a reader that sees the new promise sees everything it is based
 /// on.
-pub(crate) fn publish(words: &impl Store, live: &Live) {
+pub(crate) fn publish(words: &impl WordStore, live: &Live) {
     let set = |index: usize, value: u64| {
         if words.load(index) != value {
             words.publish(index, value);
@@ -67,10 +67,10 @@ pub(crate) fn publish(words: &impl Store, live: &Live) {
     let floor = live.time_floor_s.max(words.load(TIME_FLOOR));
     set(TIME_FLOOR, floor);
     set(KEY_EPOCH, live.key_epoch);
-    if live.state == State::Live {
+    if live.state == SegmentState::Live {
         set(VALID_REALTIME, live.valid_until_realtime_ns);
         set(VALID_MONOTONIC, live.valid_until_monotonic_ns);
-        set(STATE, State::LIVE);
+        set(STATE, SegmentState::LIVE);
     } else {
         set(STATE, live.state.code());
         set(VALID_REALTIME, live.valid_until_realtime_ns);
@@ -85,9 +85,9 @@ pub fn read(words: &impl Load) -> Live {
         valid_until_monotonic_ns: line[VALID_MONOTONIC - LIVE],
         valid_until_realtime_ns: line[VALID_REALTIME - LIVE],
         state: match line[STATE - LIVE] {
-            0 => State::Filling,
-            State::LIVE => State::Live,
-            _ => State::Closed,
+            0 => SegmentState::Filling,
+            SegmentState::LIVE => SegmentState::Live,
+            _ => SegmentState::Closed,
         },
         key_epoch: line[KEY_EPOCH - LIVE],
         time_floor_s: line[TIME_FLOOR - LIVE],

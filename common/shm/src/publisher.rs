@@ -6,10 +6,10 @@ use std::sync::Arc;
 use crate::attach::SegmentOffer;
 use crate::clock::Now;
 use crate::layout::Geometry;
-use crate::live::{Live, State};
+use crate::live::{Live, SegmentState};
 use crate::segment::SegmentError;
 use crate::words::WordsMut;
-use crate::writer::{Entry, Stats, Writer};
+use crate::writer::{SegmentEntry, Stats, Writer};
 
 /// Publishes revocations to every reader on the host, whichever segment it uses.
 ///
@@ -43,7 +43,7 @@ impl Publisher {
     }
 
     /// Publishes an entry in every segment that a reader may be using.
-    pub fn insert(&mut self, entry: &Entry<'_>) {
+    pub fn insert(&mut self, entry: &SegmentEntry<'_>) {
         self.current.insert(entry);
         for writer in &mut self.retired {
             writer.insert(entry);
@@ -54,7 +54,7 @@ impl Publisher {
     }
 
     /// Removes an entry; see [`Writer::remove`] for when that is allowed.
-    pub fn remove(&mut self, entry: &Entry<'_>) {
+    pub fn remove(&mut self, entry: &SegmentEntry<'_>) {
         for writer in self.everywhere() {
             writer.remove(entry);
         }
@@ -85,7 +85,7 @@ impl Publisher {
 
     /// Invalidates all segments at once: the daemon is stopping, or has lost its feed for good.
     pub fn close(&mut self) {
-        let closed = Live { state: State::Closed, ..self.live };
+        let closed = Live { state: SegmentState::Closed, ..self.live };
         for writer in self.everywhere() {
             writer.set_live(&closed);
         }
@@ -107,7 +107,7 @@ impl Publisher {
     }
 
     /// Adds an entry of the index to the successor, if one is being filled.
-    pub fn feed(&mut self, entry: &Entry<'_>) {
+    pub fn feed(&mut self, entry: &SegmentEntry<'_>) {
         if let Some((writer, _)) = &mut self.filling {
             writer.insert_if_absent(entry);
         }

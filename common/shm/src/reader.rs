@@ -1,9 +1,9 @@
 //! The reader's end: from a token's prepared probe to "good" or "ask the daemon", with loads only.
 
-use crate::clock::{Clock, NANOS, Now};
+use crate::clock::{NANOS, Now, SegmentClock};
 use crate::hash::{Probe, TokenFacts, Want};
 use crate::layout::{Header, LIVE, LayoutError};
-use crate::live::{self, IAT_FLOOR, KEY_EPOCH, Live, STATE, SUCCESSOR, State, TIME_FLOOR, UNBOUND};
+use crate::live::{self, IAT_FLOOR, KEY_EPOCH, Live, STATE, SUCCESSOR, SegmentState, TIME_FLOOR, UNBOUND};
 use crate::live::{VALID_MONOTONIC, VALID_REALTIME};
 use crate::table::{self, Found};
 use crate::words::{Load, Words};
@@ -17,7 +17,7 @@ pub struct Reader<W = Words> {
 
 /// The segment's verdict on a token that the daemon has called good before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Lookup {
     /// Not revoked, not expired, and the list is as fresh as the policy requires.
     Clear,
     /// The daemon must be asked.
@@ -83,16 +83,16 @@ impl<W: Load> Reader<W> {
     /// when the tables were read (they lacked no older entry), and if an entry was removed
     /// meanwhile, the second read of the line shows it.
     #[inline]
-    pub fn check(&self, probe: &Probe, key_epoch: u64, clock: &impl Clock) -> Verdict {
+    pub fn check(&self, probe: &Probe, key_epoch: u64, clock: &impl SegmentClock) -> Lookup {
         if probe.segment != self.header.id {
-            return Verdict::Ask(AskReason::OtherSegment);
+            return Lookup::Ask(AskReason::OtherSegment);
         }
         let promise = self.words.line(LIVE);
         // SYNC POINT: pairs with the publishing of `valid_until`: every entry that the promise rests on is visible below.
         self.words.acquire();
         // Not the value from the line above: loom found a new promise there beside an older count.
         if let Some(reason) = self.look_up(probe, self.words.load(UNBOUND)) {
-            return Verdict::Ask(reason);
+            return Lookup::Ask(reason);
         }
         // SYNC POINT: pairs with the zero that expires a tag: the time floor that allowed it is visible below.
         self.words.acquire();
@@ -120,11 +120,11 @@ impl<W: Load> Reader<W> {
     }
 
     /// True if the daemon has made another segment, or this one is no longer valid.
-    pub fn wants_replacing(&self, clock: &impl Clock) -> bool {
+    pub fn wants_replacing(&self, clock: &impl SegmentClock) -> bool {
         let now = clock.now();
         let live = self.live();
         self.words.load(SUCCESSOR) != 0
-            || live.state != State::Live
+            || live.state != SegmentState::Live
             || now.monotonic_ns >= live.valid_until_monotonic_ns
             || now.realtime_ns >= live.valid_until_realtime_ns
     }
@@ -154,10 +154,10 @@ impl Found {
 /// Decides by both reads of the live line: the promise must have held before the tables were read
 /// *and* hold now.
 #[inline]
-fn decide(promise: &[u64; 8], line: &[u64; 8], probe: &Probe, key_epoch: u64, now: Now) -> Verdict {
+fn decide(promise: &[u64; 8], line: &[u64; 8], probe: &Probe, key_epoch: u64, now: Now) -> Lookup {
     let earlier = |word: usize| promise[word - LIVE];
     let later = |word: usize| line[word - LIVE];
-    let reason = if earlier(STATE) != State::LIVE || later(STATE) != State::LIVE {
+    let reason = if earlier(STATE) != SegmentState::LIVE || later(STATE) != SegmentState::LIVE {
         AskReason::NotLive
     } else if now.monotonic_ns >= earlier(VALID_MONOTONIC).min(later(VALID_MONOTONIC))
         || now.realtime_ns >= earlier(VALID_REALTIME).min(later(VALID_REALTIME))
@@ -170,7 +170,7 @@ fn decide(promise: &[u64; 8], line: &[u64; 8], probe: &Probe, key_epoch: u64, no
     } else if later(IAT_FLOOR) != 0 && probe.iat_s <= later(IAT_FLOOR) {
         AskReason::Watermark
     } else {
-        return Verdict::Clear;
+        return Lookup::Clear;
     };
-    Verdict::Ask(reason)
+    Lookup::Ask(reason)
 }

@@ -6,7 +6,7 @@ use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use crate::clock::{Clock as _, CoarseClock, NANOS};
+use crate::clock::{CoarseClock, NANOS, SegmentClock as _};
 use crate::layout::{Geometry, LINES_MAX, LayoutError};
 use crate::reader::Reader;
 use crate::words::{Words, WordsMut};

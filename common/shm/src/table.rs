@@ -5,7 +5,7 @@
 
 use crate::hash::{FLAG, Want};
 use crate::layout::{LINE_WORDS, Region};
-use crate::words::{Load, Store};
+use crate::words::{Load, WordStore};
 
 /// The result of a look-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +85,7 @@ impl Table {
     }
 
     /// Stores a word in the first free slot of its chain.
-    pub(crate) fn place(&mut self, words: &impl Store, home: usize, word: u64) -> Option<Step> {
+    pub(crate) fn place(&mut self, words: &impl WordStore, home: usize, word: u64) -> Option<Step> {
         let step = self.room(words, home)?;
         for before in 0..step {
             let line = self.region.step(home, before);
@@ -106,7 +106,7 @@ impl Table {
     }
 
     /// Removes one copy of a word; `None` if there was none.
-    pub(crate) fn remove(&mut self, words: &impl Store, home: usize, word: u64) -> Option<Step> {
+    pub(crate) fn remove(&mut self, words: &impl WordStore, home: usize, word: u64) -> Option<Step> {
         let (step, index) = self.find(words, home, word)?;
         // SYNC POINT: publishes the zero after the time floor that made the tag superfluous.
         words.publish(index, words.load(index) & FLAG);
@@ -124,7 +124,7 @@ impl Table {
     }
 
     /// Sets or clears "some entries of this home line are not stored".
-    pub(crate) fn set_saturated(&self, words: &impl Store, home: usize, saturated: bool) {
+    pub(crate) fn set_saturated(&self, words: &impl WordStore, home: usize, saturated: bool) {
         self.set_flag(words, home, SATURATED_SLOT, saturated);
     }
 
@@ -136,7 +136,7 @@ impl Table {
         })
     }
 
-    fn set_flag(&self, words: &impl Store, line: usize, slot: usize, on: bool) {
+    fn set_flag(&self, words: &impl WordStore, line: usize, slot: usize, on: bool) {
         let index = self.region.word(line) + slot;
         let old = words.load(index);
         let new = if on { old | FLAG } else { old & !FLAG };

@@ -41,13 +41,13 @@ pub trait Load {
         let _ = first;
     }
 
-    /// Orders all earlier loads before all later ones, with the [`Store::publish`] that they read
+    /// Orders all earlier loads before all later ones, with the [`WordStore::publish`] that they read
     /// from.
     fn acquire(&self);
 }
 
 /// Words that only this process writes.
-pub trait Store: Load {
+pub trait WordStore: Load {
     /// Stores one word so that a reader that sees it (and then calls [`Load::acquire`]) also sees
     /// every earlier store.
     /// Panics as [`Load::line`].
@@ -185,7 +185,7 @@ impl Load for WordsMut {
     }
 }
 
-impl Store for WordsMut {
+impl WordStore for WordsMut {
     #[inline]
     fn publish(&self, index: usize, value: u64) {
         word(&self.0, index).store(value, Ordering::Release);

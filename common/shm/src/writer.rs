@@ -11,7 +11,7 @@ use crate::hash::{ALWAYS, Place, Subject};
 use crate::layout::{Geometry, Header, STATS};
 use crate::live::{self, IAT_FLOOR, Live, SUCCESSOR, UNBOUND};
 use crate::table::Table;
-use crate::words::Store;
+use crate::words::WordStore;
 
 /// How many words of one subject may be outside its home line before they are replaced by the
 /// single word.
@@ -19,7 +19,7 @@ const SPILL_MAX: u32 = 8;
 
 /// A revocation as the table stores it. Identifiers are as in the token, and belong to one subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Entry<'a> {
+pub enum SegmentEntry<'a> {
     /// The token with this `jti`; with the tag of its subject, where known.
     Token {
         /// The identifier.
@@ -93,7 +93,7 @@ pub struct Writer<W> {
     unbound_entries: u64,
 }
 
-impl<W: Store> Writer<W> {
+impl<W: WordStore> Writer<W> {
     /// Initialises an empty segment in zeroed words, as many as the geometry requires.
     pub fn new(words: W, geometry: Geometry, id: u64, key: (u64, u64), created_s: u64) -> Self {
         let header = geometry.header(id, key, created_s);
@@ -128,7 +128,7 @@ impl<W: Store> Writer<W> {
 
     /// Publishes an entry. After it returns, every new check asks about the tokens that the entry
     /// revokes.
-    pub fn insert(&mut self, entry: &Entry<'_>) {
+    pub fn insert(&mut self, entry: &SegmentEntry<'_>) {
         self.entries += 1;
         match self.place_of(entry) {
             (place, Some(subject)) => self.insert_bound(place, subject),
@@ -138,7 +138,7 @@ impl<W: Store> Writer<W> {
 
     /// Publishes an entry unless its word is already there. For filling a successor, when the same
     /// entry may come both from the index and from the feed.
-    pub fn insert_if_absent(&mut self, entry: &Entry<'_>) {
+    pub fn insert_if_absent(&mut self, entry: &SegmentEntry<'_>) {
         let (place, subject) = self.place_of(entry);
         let table = if subject.is_some() { &self.table } else { &self.unbound };
         if !table.holds(&self.words, place.home, place.word) {
@@ -149,7 +149,7 @@ impl<W: Store> Writer<W> {
     /// Removes an entry; false if there was none. The caller has published a time floor (see
     /// [`Writer::set_live`]) at or past the entry's expiry, or has inserted an entry that covers
     /// this one.
-    pub fn remove(&mut self, entry: &Entry<'_>) -> bool {
+    pub fn remove(&mut self, entry: &SegmentEntry<'_>) -> bool {
         let removed = match self.place_of(entry) {
             (place, Some(subject)) => self.remove_bound(place, subject),
             (place, None) => self.remove_unbound(place),
@@ -215,15 +215,15 @@ impl<W: Store> Writer<W> {
         (next != self.geometry).then_some(next)
     }
 
-    fn place_of(&self, entry: &Entry<'_>) -> (Place, Option<Subject>) {
+    fn place_of(&self, entry: &SegmentEntry<'_>) -> (Place, Option<Subject>) {
         let bound = |place: Place, subject: Option<Subject>| match subject {
             Some(tag) => (Place { home: self.header.subject(tag).home, word: place.word }, subject),
             None => (place, None),
         };
         match *entry {
-            Entry::Token { jti, subject } => bound(self.header.token(jti), subject),
-            Entry::Session { sid, subject } => bound(self.header.session(sid), subject),
-            Entry::Subject { subject, threshold_s } => {
+            SegmentEntry::Token { jti, subject } => bound(self.header.token(jti), subject),
+            SegmentEntry::Session { sid, subject } => bound(self.header.session(sid), subject),
+            SegmentEntry::Subject { subject, threshold_s } => {
                 let threshold = u32::try_from(threshold_s).unwrap_or(ALWAYS);
                 let place = self.header.subject(subject);
                 (Place { home: place.home, word: place.word | u64::from(threshold) }, Some(subject))

@@ -14,9 +14,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sidegate_shm::attach::{Allow, AttachServer, SegmentOffer};
-use sidegate_shm::clock::{Clock as _, CoarseClock};
+use sidegate_shm::clock::{CoarseClock, SegmentClock as _};
 use sidegate_shm::{
-    AskReason, AttachError, Attachment, Entry, Geometry, Live, Publisher, Reader, State, Subject, TokenFacts, Verdict,
+    AskReason, AttachError, Attachment, Geometry, Live, Lookup, Publisher, Reader, SegmentEntry, SegmentState, Subject,
+    TokenFacts,
 };
 
 const ROLE: &str = "SIDEGATE_KILL_ROLE";
@@ -60,7 +61,7 @@ fn write_until_killed(socket: &Path) {
     println!("ready");
     std::io::stdout().flush().unwrap();
     let names: Vec<String> = (0..IDS).map(name).collect();
-    let entry = |n: u64| Entry::Session { sid: names[n as usize].as_bytes(), subject: Some(Subject(n / 2)) };
+    let entry = |n: u64| SegmentEntry::Session { sid: names[n as usize].as_bytes(), subject: Some(Subject(n / 2)) };
     for n in 0..IDS {
         publisher.insert(&entry(n));
         // Every third entry is removed again, so that slots and flags are cleared and set during
@@ -89,7 +90,7 @@ fn tick(publisher: &mut Publisher) {
     let live = Live {
         valid_until_monotonic_ns: now.monotonic_ns + PROMISE_NS,
         valid_until_realtime_ns: now.realtime_ns + PROMISE_NS,
-        state: State::Live,
+        state: SegmentState::Live,
         key_epoch: 1,
         time_floor_s: 1,
     };
@@ -171,26 +172,26 @@ fn look(reader: &Reader, random: &mut u64, highest: &mut u64, seen: &mut Observa
     let n = *random % IDS / 3 * 3;
     let verdict = check(reader, &name(n), Subject(n / 2));
     match verdict {
-        Verdict::Clear => {
+        Lookup::Clear => {
             // The writer counts up and keeps every third: below one that was seen, all must be
             // there.
             assert!(n > *highest, "{n} was lost below {highest}");
             seen.clear += 1;
         }
-        Verdict::Ask(AskReason::Revoked) => {
+        Lookup::Ask(AskReason::Revoked) => {
             *highest = (*highest).max(n);
             seen.revoked += 1;
         }
-        Verdict::Ask(AskReason::Lapsed | AskReason::NotLive) => seen.lapsed += 1,
-        Verdict::Ask(AskReason::Saturated) => {}
-        Verdict::Ask(reason) => panic!("an impossible reason: {reason:?}"),
+        Lookup::Ask(AskReason::Lapsed | AskReason::NotLive) => seen.lapsed += 1,
+        Lookup::Ask(AskReason::Saturated) => {}
+        Lookup::Ask(reason) => panic!("an impossible reason: {reason:?}"),
     }
     let stranger = check(reader, "never", Subject(n + (1 << 40)));
-    assert_ne!(stranger, Verdict::Ask(AskReason::Revoked), "a torn word looked like an entry");
-    verdict == Verdict::Clear || stranger == Verdict::Clear
+    assert_ne!(stranger, Lookup::Ask(AskReason::Revoked), "a torn word looked like an entry");
+    verdict == Lookup::Clear || stranger == Lookup::Clear
 }
 
-fn check(reader: &Reader, name: &str, subject: Subject) -> Verdict {
+fn check(reader: &Reader, name: &str, subject: Subject) -> Lookup {
     let facts = TokenFacts { jti: name, sid: name, subject, iat_s: 1, exp_s: 1 << 40 };
     reader.check(&reader.probe(&facts), 1, &CoarseClock)
 }

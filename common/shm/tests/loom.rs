@@ -9,19 +9,21 @@ use std::cell::Cell;
 
 use loom::thread;
 use sidegate_shm::heap::HeapWords;
-use sidegate_shm::words::{Load, Store};
-use sidegate_shm::{Clock, Entry, Geometry, Live, Now, Probe, Reader, State, Subject, TokenFacts, Verdict, Writer};
+use sidegate_shm::words::{Load, WordStore};
+use sidegate_shm::{
+    Geometry, Live, Lookup, Now, Probe, Reader, SegmentClock, SegmentEntry, SegmentState, Subject, TokenFacts, Writer,
+};
 
 const SECOND: u64 = 1_000_000_000;
 const ONE_LINE: Geometry = Geometry { table_lines: 1, unbound_lines: 1 };
 const TWO_LINES: Geometry = Geometry { table_lines: 2, unbound_lines: 1 };
 const SUBJECT: Subject = Subject(5);
-const SESSION: Entry<'static> = Entry::Session { sid: b"s", subject: Some(SUBJECT) };
+const SESSION: SegmentEntry<'static> = SegmentEntry::Session { sid: b"s", subject: Some(SUBJECT) };
 
 /// Both clocks read nine seconds.
 struct Nine;
 
-impl Clock for Nine {
+impl SegmentClock for Nine {
     fn now(&self) -> Now {
         Now { monotonic_ns: 9 * SECOND, realtime_ns: 9 * SECOND }
     }
@@ -80,7 +82,7 @@ impl Load for Stores {
     }
 }
 
-impl Store for Stores {
+impl WordStore for Stores {
     fn publish(&self, index: usize, value: u64) {
         if self.relaxed {
             self.words.store_relaxed(index, value);
@@ -101,7 +103,7 @@ fn live(valid_until_s: u64, time_floor_s: u64) -> Live {
     Live {
         valid_until_monotonic_ns: valid_until_s * SECOND,
         valid_until_realtime_ns: valid_until_s * SECOND,
-        state: State::Live,
+        state: SegmentState::Live,
         key_epoch: 1,
         time_floor_s,
     }
@@ -135,7 +137,7 @@ fn never_clear(
                     let fences = Fences { words, skip: mutation.skip_fence, seen: Cell::new(0) };
                     let reader = Reader::new(fences).unwrap();
                     let verdict = reader.check(&probe(&reader), 1, &Nine);
-                    assert_ne!(verdict, Verdict::Clear, "a revoked token was called good");
+                    assert_ne!(verdict, Lookup::Clear, "a revoked token was called good");
                 })
             })
             .collect();
@@ -172,7 +174,7 @@ fn expire_then_drop(mutation: Mutation, readers: usize) {
 fn revoke_unbound_then_promise(mutation: Mutation) {
     let before = |writer: &mut Writer<Stores>| writer.set_live(&live(5, 0));
     never_clear(mutation, ONE_LINE, 1, before, |writer| {
-        writer.insert(&Entry::Token { jti: b"j", subject: None });
+        writer.insert(&SegmentEntry::Token { jti: b"j", subject: None });
         writer.set_live(&live(100, 0));
     });
 }
@@ -182,15 +184,15 @@ fn spilled_entry_stays_found(mutation: Mutation) {
     const FILL: [&[u8]; 8] = [b"0", b"1", b"2", b"3", b"4", b"5", b"6", b"7"];
     let before = |writer: &mut Writer<Stores>| {
         for sid in FILL {
-            writer.insert(&Entry::Session { sid, subject: Some(SUBJECT) });
+            writer.insert(&SegmentEntry::Session { sid, subject: Some(SUBJECT) });
         }
         writer.insert(&SESSION);
         writer.set_live(&live(100, 0));
     };
     never_clear(mutation, TWO_LINES, 1, before, |writer| {
-        writer.remove(&Entry::Session { sid: FILL[0], subject: Some(SUBJECT) });
-        writer.insert(&Entry::Token { jti: b"another", subject: Some(SUBJECT) });
-        writer.insert(&Entry::Token { jti: b"a third", subject: Some(SUBJECT) });
+        writer.remove(&SegmentEntry::Session { sid: FILL[0], subject: Some(SUBJECT) });
+        writer.insert(&SegmentEntry::Token { jti: b"another", subject: Some(SUBJECT) });
+        writer.insert(&SegmentEntry::Token { jti: b"a third", subject: Some(SUBJECT) });
     });
 }
 

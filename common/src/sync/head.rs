@@ -16,7 +16,7 @@ pub struct Lineage {
 
 /// The answer to a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum ProbeAnswer {
     /// The head of the log.
     Head(Head),
     /// The store has no data set.

@@ -6,7 +6,9 @@ use std::collections::VecDeque;
 use crate::log_protocol::{Message, Position};
 use crate::revocation::Revocation;
 use crate::sync::unconfirmed::{Decided, Unconfirmed};
-use crate::sync::{Action, Alarm, Answer, Checkpoint, Counters, Entry, Event, Head, Lineage, Phase, ReadFrom, Timing};
+use crate::sync::{
+    Action, Alarm, Checkpoint, Counters, Entry, Event, Head, Lineage, Phase, ProbeAnswer, ReadFrom, Timing,
+};
 use crate::time::{CLOCK_SKEW_SECONDS, ClockReading, UnixTime};
 
 /// How much older than the log's `since` the last proof may be without a gap: issuers replay what
@@ -320,7 +322,7 @@ impl Machine {
         }
     }
 
-    fn on_answered(&mut self, token: u64, answer: Answer, now: ClockReading, out: &mut Vec<Action>) {
+    fn on_answered(&mut self, token: u64, answer: ProbeAnswer, now: ClockReading, out: &mut Vec<Action>) {
         let Some(index) = self.probes.iter().position(|probe| probe.token == token) else {
             return; // from a closed connection
         };
@@ -328,19 +330,19 @@ impl Machine {
         self.probes.drain(..=index);
         self.probe_due_ms = now.monotonic_ms + self.timing.probe_interval_ms;
         match answer {
-            Answer::Head(head) => match head.objection(self.partitions) {
+            ProbeAnswer::Head(head) => match head.objection(self.partitions) {
                 None => self.on_head(head, probe, now, out),
                 Some(alarm @ Alarm::Partitions) => self.raise(alarm, out),
                 Some(alarm) => self.reject_server(alarm, out),
             },
-            Answer::Refused => self.reject_server(Alarm::Refused, out),
-            Answer::NewerLayout => self.reject_server(Alarm::NewerLayout, out),
-            Answer::NoEpoch | Answer::LogDamaged => {
+            ProbeAnswer::Refused => self.reject_server(Alarm::Refused, out),
+            ProbeAnswer::NewerLayout => self.reject_server(Alarm::NewerLayout, out),
+            ProbeAnswer::NoEpoch | ProbeAnswer::LogDamaged => {
                 // The next head is of another log, even if its lineage is the same.
                 self.reset_log();
                 self.lost = 0;
                 self.state = State::Probing;
-                let empty = answer == Answer::NoEpoch;
+                let empty = answer == ProbeAnswer::NoEpoch;
                 self.raise(if empty { Alarm::NoEpoch } else { Alarm::LogDamaged }, out);
             }
         }

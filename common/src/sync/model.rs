@@ -15,7 +15,7 @@ use stateright::{Checker as _, HasDiscoveries, Model, Property};
 use super::simulation::Mutant;
 use crate::log_protocol::{Message, Position};
 use crate::revocation::{Id, Revocation, Target};
-use crate::sync::{Action, Answer, Entry, Event, Head, Lineage, Machine, Phase, ReadFrom, Role, Timing};
+use crate::sync::{Action, Entry, Event, Head, Lineage, Machine, Phase, ProbeAnswer, ReadFrom, Role, Timing};
 use crate::time::{ClockReading, UnixTime};
 
 /// Entries of a page: fewer than the revocations, so that a read takes several pages.
@@ -257,7 +257,7 @@ impl State {
                 position: position(at),
                 revocation: Ok(revocation(id)),
             }),
-            Some(Item::Head { token, epoch: None, .. }) => Event::Answered { token, answer: Answer::NoEpoch },
+            Some(Item::Head { token, epoch: None, .. }) => Event::Answered { token, answer: ProbeAnswer::NoEpoch },
             Some(Item::Head { token, epoch: Some(epoch), replication_id, last, empty, settled }) => {
                 let head = Head {
                     lineage: Lineage { epoch: name(epoch), replication_id: name(replication_id) },
@@ -269,7 +269,7 @@ impl State {
                     role: Role::ALONE,
                     settled,
                 };
-                Event::Answered { token, answer: Answer::Head(head) }
+                Event::Answered { token, answer: ProbeAnswer::Head(head) }
             }
             Some(Item::Page { request, entries, complete }) => {
                 Event::Page { request, entries: entries.iter().map(entry).collect(), complete }

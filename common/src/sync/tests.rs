@@ -119,10 +119,10 @@ impl Follower {
     /// Answers the newest probe.
     fn answer(&mut self, head: Head) -> &mut Self {
         self.head = Some(head.clone());
-        self.answer_with(Answer::Head(head))
+        self.answer_with(ProbeAnswer::Head(head))
     }
 
-    fn answer_with(&mut self, answer: Answer) -> &mut Self {
+    fn answer_with(&mut self, answer: ProbeAnswer) -> &mut Self {
         let token = self.probing().expect("a probe is under way");
         self.done.clear();
         self.on(Event::Answered { token, answer })
@@ -133,7 +133,7 @@ impl Follower {
     fn page(&mut self, entries: Vec<Entry>, complete: bool) -> &mut Self {
         self.page_only(entries, complete);
         if let (Phase::Live, Some(token), Some(head)) = (self.machine.phase(), self.probing(), self.head.clone()) {
-            self.on(Event::Answered { token, answer: Answer::Head(head) });
+            self.on(Event::Answered { token, answer: ProbeAnswer::Head(head) });
         }
         self
     }
@@ -188,7 +188,7 @@ fn start_reads_the_whole_log_and_proves_as_of_the_probe() {
     follower.page_only(vec![entry(3)], true);
     assert_eq!(follower.took(), [Action::ApplyAll(vec![revocation(3)]), Action::Probe { token: 4 }], "not proven yet");
     follower.now = 160;
-    follower.on(Event::Answered { token: 4, answer: Answer::Head(head("e", "h", 3)) });
+    follower.on(Event::Answered { token: 4, answer: ProbeAnswer::Head(head("e", "h", 3)) });
     assert_eq!(
         follower.took(),
         [Action::Since(UnixTime(1_000)), Action::Fresh(at(150))],
@@ -306,7 +306,7 @@ fn slow_store_still_proves() {
     follower.after(500);
     follower.done.clear();
     follower.now += 100;
-    follower.on(Event::Answered { token: first, answer: Answer::Head(head("e", "h", 3)) });
+    follower.on(Event::Answered { token: first, answer: ProbeAnswer::Head(head("e", "h", 3)) });
     assert_eq!(follower.took(), [Action::Fresh(at(350))], "as of when it was sent");
     let second = follower.after(400).took();
     assert!(matches!(second[..], [Action::Probe { .. }]), "its answer clears the count of lost ones: {second:?}");
@@ -318,16 +318,16 @@ fn answer_to_an_unknown_probe_proves_nothing() {
     follower.after(250);
     let stale = follower.probing().unwrap();
     follower.on(Event::Disconnected).on(Event::Subscribed).took();
-    follower.on(Event::Answered { token: stale, answer: Answer::Head(head("e", "h", 3)) });
+    follower.on(Event::Answered { token: stale, answer: ProbeAnswer::Head(head("e", "h", 3)) });
     assert_eq!(follower.took(), []);
 }
 
 #[test]
 fn f4_refused_probe_raises_an_alarm_and_reconnects() {
     let mut follower = Follower::live(3);
-    follower.after(250).answer_with(Answer::Refused);
+    follower.after(250).answer_with(ProbeAnswer::Refused);
     assert_eq!(follower.took(), [Action::Alarm(Some(Alarm::Refused))]);
-    follower.after(250).answer_with(Answer::Refused);
+    follower.after(250).answer_with(ProbeAnswer::Refused);
     assert_eq!(follower.took(), [Action::Reconnect], "the alarm is raised once");
     follower.on(Event::Subscribed).answer(head("e", "h", 3));
     assert_eq!(follower.took(), [Action::Fresh(at(600)), Action::Alarm(None)]);
@@ -358,10 +358,10 @@ fn f5_restarted_store_is_read_whole_and_merged() {
 #[test]
 fn f6_emptied_store_proves_nothing_until_rebuilt() {
     let mut follower = Follower::live(3);
-    follower.after(250).answer_with(Answer::NoEpoch);
+    follower.after(250).answer_with(ProbeAnswer::NoEpoch);
     assert_eq!(follower.took(), [Action::Alarm(Some(Alarm::NoEpoch))]);
     assert_eq!(follower.machine.phase(), Phase::Probing);
-    follower.after(250).answer_with(Answer::NoEpoch);
+    follower.after(250).answer_with(ProbeAnswer::NoEpoch);
     assert_eq!(follower.took(), [], "and is asked again at the usual pace, on the same connection");
     follower.after(250).answer(Head { since: UnixTime(2_010), now: UnixTime(2_012), ..head("f", "h", 1) });
     assert_eq!(follower.reading().map(|read| read.1), Some(ReadFrom::Start));
@@ -385,7 +385,7 @@ fn f6_new_follower_rejects_tokens_before_since() {
 #[test]
 fn f6_deleted_log_is_damage() {
     let mut follower = Follower::live(3);
-    follower.after(250).answer_with(Answer::LogDamaged);
+    follower.after(250).answer_with(ProbeAnswer::LogDamaged);
     assert_eq!(follower.took(), [Action::Alarm(Some(Alarm::LogDamaged))]);
     follower.after(250).answer(head("e", "h", 4));
     follower.page(vec![], true);

@@ -7,8 +7,8 @@ use sidegate_runtime::clock::unix_now;
 use sidegate_runtime::settings::{ConfigError, Settings};
 
 use super::Source;
-use crate::keys::folder::{Folder, FolderError, State};
-use crate::keys::generate::{Kind, generate};
+use crate::keys::folder::{Folder, FolderError, KeyState};
+use crate::keys::generate::{KeyKind, generate};
 
 fn folder_path(settings: &Settings) -> Result<PathBuf, ConfigError> {
     settings.required("JWT_KEYS_DIR").map(PathBuf::from)
@@ -33,7 +33,7 @@ fn report<T>(done: Result<T, FolderError>, say: impl FnOnce(T)) -> ExitCode {
 /// `JWT_KEYS_DIR` is not set.
 pub fn generate_key(source: &Source, algorithm: &str) -> Result<ExitCode, ConfigError> {
     let path = folder_path(&source.settings()?)?;
-    let Some(kind) = Kind::parse(algorithm) else {
+    let Some(kind) = KeyKind::parse(algorithm) else {
         eprintln!("{algorithm:?} is not eddsa, es256 or rs256");
         return Ok(ExitCode::FAILURE);
     };
@@ -75,11 +75,11 @@ pub fn activate(source: &Source, kid: &str, now: bool) -> Result<ExitCode, Confi
         Ok(folder) => folder,
         Err(error) => return Ok(report::<()>(Err(error), |()| {})),
     };
-    let signs = folder.keys().any(|(_, state)| state == State::Signing);
+    let signs = folder.keys().any(|(_, state)| state == KeyState::Signing);
     if let Ok(key) = folder.key(kid)
         && signs
         && !now
-        && folder.state(kid) == State::Published
+        && folder.state(kid) == KeyState::Published
     {
         let age = unix_now().0.saturating_sub(key.since);
         if age < prepublish {

@@ -7,7 +7,7 @@ use super::password::{Attempt, COST_ADVISED, Outcome, QueueFullError, Reason, Re
 use super::session::NewSession;
 use super::token_signer::{MintError, TokenSigner};
 use super::traits::{Account, Lookup, Passwords, Store, Unavailable, Users};
-use super::{Auth, Client, TokenPair, random_id};
+use super::{Auth, ClientInfo, TokenPair, random_id};
 
 /// The credentials that a client sends. The password is used exactly as received.
 #[derive(Clone, Debug)]
@@ -83,7 +83,7 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
     ///
     /// # Errors
     /// See [`LoginError`].
-    pub async fn login(&self, credentials: &Credentials, client: &Client) -> Result<TokenPair, LoginError> {
+    pub async fn login(&self, credentials: &Credentials, client: &ClientInfo) -> Result<TokenPair, LoginError> {
         let slot = self.passwords.acquire_slot()?;
         let found = self.users.find_by_email(&credentials.email).await?;
         let account = match &found {
@@ -117,7 +117,7 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
         Ok(pair)
     }
 
-    async fn open_session(&self, account: &Account, client: &Client) -> Result<TokenPair, LoginError> {
+    async fn open_session(&self, account: &Account, client: &ClientInfo) -> Result<TokenPair, LoginError> {
         TokenSigner::check(account)?;
         let sid_bytes = random_id().map_err(MintError::from)?;
         let sid = Id::Packed(sid_bytes);

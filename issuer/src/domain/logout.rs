@@ -47,7 +47,7 @@ impl Scope {
 
 /// The tokens that a client presents: at least one of the two.
 #[derive(Clone, Copy, Debug)]
-pub struct Presented<'a> {
+pub struct PresentedTokens<'a> {
     /// The access token of the `Authorization` header.
     pub access: Option<&'a str>,
     /// The refresh token of the body.
@@ -135,7 +135,7 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
     /// See [`LogoutError`].
     pub async fn logout(
         &self,
-        presented: Presented<'_>,
+        presented: PresentedTokens<'_>,
         scope: Scope,
         at: CheckTime,
     ) -> Result<Vec<EndedSession>, LogoutError> {

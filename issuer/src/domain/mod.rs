@@ -48,7 +48,7 @@ pub struct Auth<U, S, P> {
 
 /// The client, as the session's record and the audit log name it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Client {
+pub struct ClientInfo {
     /// The client's address, as the trusted proxies report it.
     pub address: String,
     /// The client's `User-Agent`, truncated.

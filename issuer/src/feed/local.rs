@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use sidegate_common::log_protocol::{Message, Position};
 use sidegate_common::revocation::Revocation;
-use sidegate_common::sync::{Answer, Entry, Event, Head, Lineage, ReadFrom, Role};
+use sidegate_common::sync::{Entry, Event, Head, Lineage, ProbeAnswer, ReadFrom, Role};
 use sidegate_runtime::clock::unix_now;
 use sidegate_runtime::feed::{FeedError, Link, Source};
 use tokio::sync::broadcast;
@@ -53,7 +53,7 @@ enum Asked {
 impl LocalLink {
     async fn answer(&self, asked: Asked) -> Result<Event, FeedError> {
         match asked {
-            Asked::Probe(token) => Ok(Event::Answered { token, answer: Answer::Head(self.head()) }),
+            Asked::Probe(token) => Ok(Event::Answered { token, answer: ProbeAnswer::Head(self.head()) }),
             Asked::Read(request, from) => {
                 let page = match from {
                     ReadFrom::Start => self.feed.page(Position::START, PAGE_MAX).await,

@@ -15,7 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::store::sqlite::feed::{Feed, Head, LogEntry, Pushed};
+use crate::store::sqlite::feed::{EmbeddedHead, Feed, LogEntry, Pushed};
 
 /// How many responses may be queued for a slow follower before the stream waits.
 const ANSWERS_MAX: usize = 16;
@@ -162,7 +162,7 @@ fn entry(entry: LogEntry) -> wire::LogEntry {
     wire::LogEntry { position: entry.position.to_string(), entry: entry.entry }
 }
 
-fn describe(token: u64, head: Head) -> wire::Head {
+fn describe(token: u64, head: EmbeddedHead) -> wire::Head {
     wire::Head {
         token,
         partition: 0,

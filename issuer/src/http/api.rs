@@ -14,14 +14,14 @@ use crate::domain::Auth;
 use crate::metrics::Metrics;
 
 /// Reads the issuer's clocks.
-pub type Clock = Arc<dyn Fn() -> CheckTime + Send + Sync>;
+pub type ClockFn = Arc<dyn Fn() -> CheckTime + Send + Sync>;
 
 /// The handlers' shared state.
 pub struct Api<U, S, P> {
     /// Login, refresh and logout.
     pub auth: Auth<U, S, P>,
     /// The issuer's clocks.
-    pub clock: Clock,
+    pub clock: ClockFn,
     /// The issuer's counters.
     pub metrics: Metrics,
     /// Whether the stores would accept a login and a logout.

@@ -5,7 +5,7 @@ use crate::domain::logout::{EndedSession, LogoutError, Scope};
 use crate::domain::refresh::{RefreshError, Refreshed};
 use crate::domain::revoke::{RevokeError, RevokeRequest, Revoked};
 use crate::domain::session::{EndOutcome, Refusal, UserSessions};
-use crate::domain::{Client, TokenPair};
+use crate::domain::{ClientInfo, TokenPair};
 use crate::metrics::Metrics;
 
 /// Fields of an event besides name and result.
@@ -32,7 +32,7 @@ macro_rules! event {
     };
 }
 
-pub(super) fn login(metrics: &Metrics, client: &Client, outcome: Result<&TokenPair, &LoginError>) {
+pub(super) fn login(metrics: &Metrics, client: &ClientInfo, outcome: Result<&TokenPair, &LoginError>) {
     let (result, who) = match outcome {
         Ok(pair) => {
             displaced(metrics, client, pair);
@@ -57,7 +57,7 @@ pub(super) fn login(metrics: &Metrics, client: &Client, outcome: Result<&TokenPa
 }
 
 /// Sessions that a login ended, because the user had too many.
-fn displaced(metrics: &Metrics, client: &Client, pair: &TokenPair) {
+fn displaced(metrics: &Metrics, client: &ClientInfo, pair: &TokenPair) {
     for sid in &pair.displaced {
         metrics.revoked("session");
         let who = Who { sub: &pair.sub, sid, jti: "" };
@@ -65,7 +65,7 @@ fn displaced(metrics: &Metrics, client: &Client, pair: &TokenPair) {
     }
 }
 
-pub(super) fn refresh(metrics: &Metrics, client: &Client, outcome: Result<&Refreshed, &RefreshError>) {
+pub(super) fn refresh(metrics: &Metrics, client: &ClientInfo, outcome: Result<&Refreshed, &RefreshError>) {
     let mut ages = (0, 0);
     let (result, who) = match outcome {
         Ok(Refreshed { pair, retried }) => {
@@ -106,7 +106,7 @@ pub(super) fn refresh(metrics: &Metrics, client: &Client, outcome: Result<&Refre
 
 pub(super) fn logout(
     metrics: &Metrics,
-    client: &Client,
+    client: &ClientInfo,
     scope: Scope,
     outcome: Result<&Vec<EndedSession>, &LogoutError>,
 ) {
@@ -153,19 +153,19 @@ pub(super) fn logout(
 }
 
 /// A login whose body is malformed.
-pub(super) fn unreadable_login(metrics: &Metrics, client: &Client) {
+pub(super) fn unreadable_login(metrics: &Metrics, client: &ClientInfo) {
     metrics.login("invalid");
     event!(warn, "login", "invalid", client, Who::default());
 }
 
 /// A refresh whose body is malformed.
-pub(super) fn unreadable_refresh(metrics: &Metrics, client: &Client) {
+pub(super) fn unreadable_refresh(metrics: &Metrics, client: &ClientInfo) {
     metrics.refresh("invalid");
     event!(warn, "refresh", "invalid", client, Who::default());
 }
 
 /// A logout whose token or body is malformed: its client may assume that it is logged out.
-pub(super) fn unreadable_logout(metrics: &Metrics, client: &Client) {
+pub(super) fn unreadable_logout(metrics: &Metrics, client: &ClientInfo) {
     metrics.logout("unknown", "invalid");
     event!(warn, "logout", "invalid", client, Who::default(), scope = "unknown");
 }
@@ -181,14 +181,14 @@ fn who_of(ended: &EndedSession) -> Who<'_> {
     Who { sub: ended.sub.as_deref().unwrap_or_default(), sid: ended.sid.as_deref().unwrap_or_default(), jti: "" }
 }
 
-pub(super) fn session_ended(metrics: &Metrics, client: &Client, ended: &EndedSession) {
+pub(super) fn session_ended(metrics: &Metrics, client: &ClientInfo, ended: &EndedSession) {
     metrics.revoked("session");
     event!(info, "session_ended", result_of(ended), client, who_of(ended));
 }
 
 pub(super) fn revocation(
     metrics: &Metrics,
-    client: &Client,
+    client: &ClientInfo,
     request: &RevokeRequest,
     outcome: Result<&Revoked, &RevokeError>,
 ) {

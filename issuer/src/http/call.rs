@@ -8,9 +8,9 @@ use http::{Request, header};
 use sidegate_runtime::serve::{BodyError, Peer, is_encoded, read_body};
 
 use super::error::Failure;
-use super::fields::{Fields, Kind, OtherKind};
+use super::fields::{BodyKind, Fields, OtherKind};
 use super::origin::{TrustedProxies, client_address};
-use crate::domain::Client;
+use crate::domain::ClientInfo;
 
 /// The longest body, in bytes.
 const BODY_BYTES_MAX: usize = 16 * 1024;
@@ -32,12 +32,12 @@ impl Call {
     }
 
     /// The client.
-    pub(super) fn client(&self, proxies: &TrustedProxies) -> Client {
+    pub(super) fn client(&self, proxies: &TrustedProxies) -> ClientInfo {
         let peer = self.head.extensions.get::<Peer>();
         let agent = self.head.headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let cut = agent.len().min(AGENT_BYTES_MAX);
         // A header's text is ASCII, so any cut is between characters.
-        Client {
+        ClientInfo {
             address: client_address(peer, &self.head.headers, proxies),
             agent: agent.get(..cut).unwrap_or_default().to_owned(),
         }
@@ -65,11 +65,11 @@ impl Call {
         }
     }
 
-    fn kind(&self) -> Result<Option<Kind>, Failure> {
+    fn kind(&self) -> Result<Option<BodyKind>, Failure> {
         if is_encoded(&self.head.headers) {
             return Err(Failure::UnsupportedMediaType);
         }
-        Kind::announced(&self.head.headers).map_err(|OtherKind| Failure::UnsupportedMediaType)
+        BodyKind::announced(&self.head.headers).map_err(|OtherKind| Failure::UnsupportedMediaType)
     }
 }
 
@@ -80,6 +80,6 @@ async fn read(body: Body) -> Result<bytes::Bytes, Failure> {
     })
 }
 
-async fn read_fields(kind: Kind, body: Body) -> Result<Fields, Failure> {
+async fn read_fields(kind: BodyKind, body: Body) -> Result<Fields, Failure> {
     Ok(Fields::read(kind, &read(body).await?)?)
 }

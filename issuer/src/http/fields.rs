@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 /// The supported kinds of body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum BodyKind {
     /// `application/json`
     Json,
     /// `application/x-www-form-urlencoded`
@@ -25,7 +25,7 @@ pub struct Invalid(pub String);
 #[derive(Default)]
 pub struct Fields(Map<String, Value>);
 
-impl Kind {
+impl BodyKind {
     /// The kind that a `Content-Type` names; `None` for any other.
     pub fn of(content_type: &HeaderValue) -> Option<Self> {
         let text = content_type.to_str().ok()?;
@@ -58,10 +58,10 @@ impl Fields {
     ///
     /// # Errors
     /// The body is malformed.
-    pub fn read(kind: Kind, bytes: &[u8]) -> Result<Self, Invalid> {
+    pub fn read(kind: BodyKind, bytes: &[u8]) -> Result<Self, Invalid> {
         match kind {
-            Kind::Json => read_json(bytes),
-            Kind::Form => read_form(bytes),
+            BodyKind::Json => read_json(bytes),
+            BodyKind::Form => read_form(bytes),
         }
     }
 
@@ -181,11 +181,11 @@ mod tests {
     use super::*;
 
     fn form(text: &str) -> Result<Fields, Invalid> {
-        Fields::read(Kind::Form, text.as_bytes())
+        Fields::read(BodyKind::Form, text.as_bytes())
     }
 
     fn json(text: &str) -> Result<Fields, Invalid> {
-        Fields::read(Kind::Json, text.as_bytes())
+        Fields::read(BodyKind::Json, text.as_bytes())
     }
 
     #[test]
@@ -194,7 +194,7 @@ mod tests {
         assert_eq!(fields.text("password").unwrap(), " x+\u{e9}\u{fffd}");
         assert!(form("password=%ff").is_err(), "would be replaced");
         assert!(form("a=1&a=2").is_err(), "given twice");
-        assert!(Fields::read(Kind::Form, b"a=\xff").is_err());
+        assert!(Fields::read(BodyKind::Form, b"a=\xff").is_err());
     }
 
     #[test]
@@ -206,7 +206,7 @@ mod tests {
         for other in ["[]", "1", "null", "", "{", "{} {}", "\"a\""] {
             assert!(json(other).is_err(), "{other}");
         }
-        assert!(Fields::read(Kind::Json, b"{\"x\":\"\xff\"}").is_err(), "not UTF-8, even in an unused field");
+        assert!(Fields::read(BodyKind::Json, b"{\"x\":\"\xff\"}").is_err(), "not UTF-8, even in an unused field");
     }
 
     #[test]
@@ -235,10 +235,10 @@ mod tests {
 
     #[test]
     fn content_types() {
-        let kind = |text: &'static str| Kind::of(&HeaderValue::from_static(text));
-        assert_eq!(kind("application/json"), Some(Kind::Json));
-        assert_eq!(kind("Application/JSON ; charset=utf-8"), Some(Kind::Json));
-        assert_eq!(kind("application/x-www-form-urlencoded"), Some(Kind::Form));
+        let kind = |text: &'static str| BodyKind::of(&HeaderValue::from_static(text));
+        assert_eq!(kind("application/json"), Some(BodyKind::Json));
+        assert_eq!(kind("Application/JSON ; charset=utf-8"), Some(BodyKind::Json));
+        assert_eq!(kind("application/x-www-form-urlencoded"), Some(BodyKind::Form));
         for other in ["", "text/plain", "application/jsonx", "multipart/form-data"] {
             assert_eq!(kind(other), None, "{other}");
         }

@@ -12,14 +12,14 @@ use super::call::Call;
 use super::error::Failure;
 use super::fields::{Fields, Invalid};
 use super::router::Answer;
-use crate::domain::logout::{Presented, Scope};
+use crate::domain::logout::{PresentedTokens, Scope};
 use crate::domain::traits::{Passwords, Store, Users};
 
 pub(super) async fn logout<U: Users, S: Store, P: Passwords>(api: Arc<Api<U, S, P>>, call: Call) -> Answer {
     let client = call.client(&api.proxies);
     let read = read(call).await;
     let (access, refresh, scope) = read.inspect_err(|_| audit::unreadable_logout(&api.metrics, &client))?;
-    let presented = Presented { access: access.as_deref(), refresh: refresh.as_deref() };
+    let presented = PresentedTokens { access: access.as_deref(), refresh: refresh.as_deref() };
     let outcome = api.auth.logout(presented, scope, (api.clock)()).await;
     audit::logout(&api.metrics, &client, scope, outcome.as_ref());
     outcome.map_err(Failure::Logout)?;

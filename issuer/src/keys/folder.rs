@@ -19,7 +19,7 @@ const KEYS_MAX: usize = 64;
 
 /// State of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum KeyState {
     /// Verifiers know the key; it does not sign, or no longer.
     Published,
     /// The key signs new tokens.
@@ -28,7 +28,7 @@ pub enum State {
     Retired,
 }
 
-impl State {
+impl KeyState {
     /// Its name.
     pub const fn name(self) -> &'static str {
         match self {
@@ -176,18 +176,18 @@ impl Folder {
     }
 
     /// Every key with its state, by `kid`.
-    pub fn keys(&self) -> impl Iterator<Item = (&FolderKey, State)> {
+    pub fn keys(&self) -> impl Iterator<Item = (&FolderKey, KeyState)> {
         self.keys.values().map(|key| (key, self.state(key.key.kid())))
     }
 
     /// The state of a key.
-    pub fn state(&self, kid: &str) -> State {
+    pub fn state(&self, kid: &str) -> KeyState {
         if self.states.retired.iter().any(|retired| retired == kid) {
-            State::Retired
+            KeyState::Retired
         } else if self.signing_kid() == Some(kid) {
-            State::Signing
+            KeyState::Signing
         } else {
-            State::Published
+            KeyState::Published
         }
     }
 
@@ -236,7 +236,7 @@ impl Folder {
     /// The key does not exist, is retired, or `keys.toml` cannot be written.
     pub fn activate(&mut self, kid: &str) -> Result<(), FolderError> {
         self.key(kid)?;
-        if self.state(kid) == State::Retired {
+        if self.state(kid) == KeyState::Retired {
             return Err(FolderError::Retired(kid.to_owned()));
         }
         kid.clone_into(&mut self.states.signing);
@@ -249,9 +249,9 @@ impl Folder {
     /// The key signs, does not exist, or `keys.toml` cannot be written.
     pub fn retire(&mut self, kid: &str) -> Result<(), FolderError> {
         match self.state(kid) {
-            State::Retired => return Ok(()),
-            State::Signing => return Err(FolderError::StillSigning(kid.to_owned())),
-            State::Published => self.key(kid).map(|_| ())?,
+            KeyState::Retired => return Ok(()),
+            KeyState::Signing => return Err(FolderError::StillSigning(kid.to_owned())),
+            KeyState::Published => self.key(kid).map(|_| ())?,
         }
         // With more than one key, `keys.toml` must name the signing one.
         if self.states.signing.is_empty()
@@ -314,7 +314,7 @@ fn read_states(path: &Path) -> Result<States, FolderError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::keys::generate::{Kind, generate};
+    use crate::keys::generate::{KeyKind, generate};
 
     fn scratch(name: &str) -> PathBuf {
         let path = std::env::temp_dir().join(format!("sidegate-keys-{}-{name}", std::process::id()));
@@ -324,7 +324,7 @@ mod tests {
     }
 
     fn add(path: &Path) -> String {
-        Folder::read(path).unwrap().add(&generate(Kind::EdDsa).unwrap()).unwrap()
+        Folder::read(path).unwrap().add(&generate(KeyKind::EdDsa).unwrap()).unwrap()
     }
 
     #[test]
@@ -352,19 +352,19 @@ mod tests {
         let path = scratch("rotation");
         assert!(matches!(Folder::read(&path).unwrap().into_keys(), Err(FolderError::NothingSigns(_))));
         let first = add(&path);
-        assert_eq!(Folder::read(&path).unwrap().state(&first), State::Signing, "the first signs at once");
+        assert_eq!(Folder::read(&path).unwrap().state(&first), KeyState::Signing, "the first signs at once");
         let before = fingerprint(&path);
         let second = add(&path);
         assert_ne!(fingerprint(&path), before);
         let mut folder = Folder::read(&path).unwrap();
-        assert_eq!((folder.state(&first), folder.state(&second)), (State::Signing, State::Published));
+        assert_eq!((folder.state(&first), folder.state(&second)), (KeyState::Signing, KeyState::Published));
         assert!(matches!(folder.retire(&first), Err(FolderError::StillSigning(_))));
         folder.activate(&second).unwrap();
         let mut folder = Folder::read(&path).unwrap();
-        assert_eq!((folder.state(&first), folder.state(&second)), (State::Published, State::Signing));
+        assert_eq!((folder.state(&first), folder.state(&second)), (KeyState::Published, KeyState::Signing));
         folder.retire(&first).unwrap();
         let mut folder = Folder::read(&path).unwrap();
-        assert_eq!(folder.state(&first), State::Retired);
+        assert_eq!(folder.state(&first), KeyState::Retired);
         assert!(matches!(folder.activate(&first), Err(FolderError::Retired(_))));
         assert!(matches!(folder.activate("other"), Err(FolderError::NoSuchKey(..))));
         let (signing, published) = folder.into_keys().unwrap();

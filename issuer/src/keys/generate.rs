@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 /// Kinds of keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum KeyKind {
     /// Ed25519.
     EdDsa,
     /// ECDSA on P-256.
@@ -18,7 +18,7 @@ pub enum Kind {
     Rs256,
 }
 
-impl Kind {
+impl KeyKind {
     /// Parses the name on the command line.
     pub fn parse(name: &str) -> Option<Self> {
         match name.to_ascii_lowercase().as_str() {
@@ -39,17 +39,17 @@ pub struct NoKey;
 ///
 /// # Errors
 /// The library failed.
-pub fn generate(kind: Kind) -> Result<Zeroizing<Vec<u8>>, NoKey> {
+pub fn generate(kind: KeyKind) -> Result<Zeroizing<Vec<u8>>, NoKey> {
     let der = match kind {
-        Kind::EdDsa => {
+        KeyKind::EdDsa => {
             let key = Ed25519KeyPair::generate().map_err(|_| NoKey)?;
             Zeroizing::new(key.to_pkcs8v1().map_err(|_| NoKey)?.as_ref().to_vec())
         }
-        Kind::Es256 => {
+        KeyKind::Es256 => {
             let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).map_err(|_| NoKey)?;
             Zeroizing::new(key.to_pkcs8v1().map_err(|_| NoKey)?.as_ref().to_vec())
         }
-        Kind::Rs256 => {
+        KeyKind::Rs256 => {
             let key = rsa::KeyPair::generate(KeySize::Rsa3072).map_err(|_| NoKey)?;
             let der: Pkcs8V1Der<'_> = key.as_der().map_err(|_| NoKey)?;
             Zeroizing::new(der.as_ref().to_vec())
@@ -78,11 +78,11 @@ mod tests {
     fn a_key_of_every_kind_signs() {
         for (name, algorithm) in [("eddsa", Algorithm::EdDsa), ("ES256", Algorithm::Es256), ("rs256", Algorithm::Rs256)]
         {
-            let made = generate(Kind::parse(name).unwrap()).unwrap();
+            let made = generate(KeyKind::parse(name).unwrap()).unwrap();
             let key = SigningKey::from_pem(&made).unwrap();
             assert_eq!(key.algorithm(), algorithm);
             assert!(key.jwk().is_some());
         }
-        assert_eq!(Kind::parse("hs256"), None);
+        assert_eq!(KeyKind::parse("hs256"), None);
     }
 }

@@ -7,7 +7,7 @@ use sidegate_common::revocation_state::Observer;
 use sidegate_common::time::UnixTime;
 use sidegate_runtime::trace::child_span;
 
-use super::counts::Counts;
+use super::counts::StoreCounts;
 use super::redis::RedisStore;
 use super::sqlite::EmbeddedStore;
 use crate::domain::session::{
@@ -39,7 +39,7 @@ macro_rules! dispatch {
 
 impl AnyStore {
     /// The store's counters.
-    pub fn counts(&self) -> Counts {
+    pub fn counts(&self) -> StoreCounts {
         match self {
             Self::Redis(store) => store.counts().clone(),
             Self::Embedded(store) => store.counts().clone(),

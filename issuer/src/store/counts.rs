@@ -53,7 +53,7 @@ impl ClockAlarm {
 
 /// Counters of a store; all but `store_clock_behind` stay zero for the embedded one.
 #[derive(Clone, Debug, Default)]
-pub struct Counts {
+pub struct StoreCounts {
     /// Revocations that the store refused and that are queued for delivery.
     pub outbox: Gauge,
     /// Revocations delivered from the outbox.
@@ -75,7 +75,7 @@ pub struct Counts {
     unfit: Family<ByReason, Gauge>,
 }
 
-impl Counts {
+impl StoreCounts {
     /// Sets whether the server fails this requirement.
     pub fn unfit(&self, reason: &'static str, unfit: bool) {
         self.unfit.get_or_create(&ByReason { reason }).set(i64::from(unfit));

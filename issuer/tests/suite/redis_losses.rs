@@ -10,7 +10,7 @@ use sidegate_common::revocation::{Revocation, Target};
 use sidegate_common::time::UnixTime;
 use sidegate_issuer::domain::session::{Rotated, Rotation};
 use sidegate_issuer::domain::traits::Store as _;
-use sidegate_issuer::store::redis::{Intervals, RedisStore};
+use sidegate_issuer::store::redis::{ReconcilerIntervals, RedisStore};
 use sidegate_runtime::clock::monotonic_ms;
 
 /// Sessions 1 to 4, of which the first three were ended: by logout, by reuse of a refresh token, by
@@ -165,7 +165,8 @@ async fn copy_from_before_a_loss_brings_no_session_back() {
     tokio::time::sleep(std::time::Duration::from_millis(2_100)).await;
     let _ok: String = server.command(&["FLUSHALL"]).await;
     // The copy lists the issuer that is gone: it is given up soon.
-    let store = store_at(&server.url()).pacing(Intervals { stopped: std::time::Duration::from_secs(1), ..FAST });
+    let store =
+        store_at(&server.url()).pacing(ReconcilerIntervals { stopped: std::time::Duration::from_secs(1), ..FAST });
     store.initialise().await.unwrap();
     tokio::spawn(store.clone().watch(STRICT, || Some(monotonic_ms())));
     log_in(&store, 2).await;

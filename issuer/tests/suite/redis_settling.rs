@@ -16,7 +16,7 @@ use sidegate_common::sync::Sink as _;
 use sidegate_common::time::UnixTime;
 use sidegate_issuer::domain::session::{Refusal, Rotated, Rotation};
 use sidegate_issuer::domain::traits::Store as _;
-use sidegate_issuer::store::redis::{Intervals, OwnFeed, RedisStore};
+use sidegate_issuer::store::redis::{OwnFeed, ReconcilerIntervals, RedisStore};
 use sidegate_runtime::clock::reading;
 use sidegate_runtime::feed::status::Status;
 
@@ -136,7 +136,7 @@ async fn deregistered_issuer_registers_before_acknowledgements() {
 #[tokio::test(flavor = "multi_thread")]
 async fn new_data_set_settles_after_the_registration_period() {
     let server = RedisServer::start(&[]).await;
-    let pace = Intervals { gathering: Duration::from_millis(1500), ..FAST };
+    let pace = ReconcilerIntervals { gathering: Duration::from_millis(1500), ..FAST };
     let store = store_at(&server.url()).pacing(pace);
     store.initialise().await.unwrap();
     beat(&store);
@@ -185,7 +185,7 @@ async fn dead_issuer_is_removed_and_no_longer_awaited() {
     let mut pair = Pair::start().await;
     let dead = store_at(&pair.address.url());
     dead.initialise().await.unwrap();
-    let alive = store_at(&pair.address.url()).pacing(Intervals { stopped: Duration::from_secs(3), ..FAST });
+    let alive = store_at(&pair.address.url()).pacing(ReconcilerIntervals { stopped: Duration::from_secs(3), ..FAST });
     alive.initialise().await.unwrap();
     pair.cut().await;
     pair.fail_over().await;
@@ -203,7 +203,7 @@ async fn entries_of_a_departed_issuer_are_replayed() {
     let mut pair = Pair::start().await;
     let (leaving, (staying, state)) = (store_at(&pair.address.url()), with_feed(&pair.address.url()));
     // The failover also loses the issuer's departure.
-    let staying = staying.pacing(Intervals { stopped: Duration::from_secs(1), ..FAST });
+    let staying = staying.pacing(ReconcilerIntervals { stopped: Duration::from_secs(1), ..FAST });
     leaving.initialise().await.unwrap();
     staying.initialise().await.unwrap();
     beat(&staying);

@@ -11,12 +11,12 @@ use sidegate_common::time::UnixTime;
 use sidegate_common::token::{self, Policy, TOKEN_BYTES_MAX, VerifiedToken};
 use sidegate_common::{index::Index, jwks as key_set};
 use sidegate_hostile::{Forge, KeyKind};
-use sidegate_shm::clock::{Clock, Now};
+use sidegate_shm::clock::{Now, SegmentClock};
 use sidegate_shm::hash::{Subject, TokenFacts};
 use sidegate_shm::heap::HeapWords;
 use sidegate_shm::layout::Geometry;
-use sidegate_shm::reader::{Reader, Verdict};
-use sidegate_shm::words::{Load as _, Store as _};
+use sidegate_shm::reader::{Lookup, Reader};
+use sidegate_shm::words::{Load as _, WordStore as _};
 use sidegate_shm::writer::Writer;
 
 const NOW: UnixTime = UnixTime(1_700_000_000);
@@ -113,7 +113,7 @@ fn hold(index: &Index, revocation: &Revocation) {
 
 struct Frozen;
 
-impl Clock for Frozen {
+impl SegmentClock for Frozen {
     fn now(&self) -> Now {
         Now { monotonic_ns: 1 << 40, realtime_ns: 1_700_000_000 << 30 }
     }
@@ -141,7 +141,7 @@ pub fn segment(data: &[u8]) {
         // The token has expired by any clock for which the promise could hold, so accepting it
         // would be wrong.
         assert!(
-            !matches!(reader.check(&probe, 0, &Frozen), Verdict::Clear),
+            !matches!(reader.check(&probe, 0, &Frozen), Lookup::Clear),
             "a damaged segment must not accept a token"
         );
         let _ = (reader.wants_replacing(&Frozen), reader.live(), reader.successor(), reader.bytes());

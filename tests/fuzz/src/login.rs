@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use sidegate_common::revocation::SubjectTag;
 use sidegate_common::secret::Secret;
 use sidegate_issuer::domain::refresh_token::{RefreshKeys, TOKEN_CHARS};
-use sidegate_issuer::http::fields::{Fields, Kind};
+use sidegate_issuer::http::fields::{BodyKind, Fields};
 use sidegate_issuer::http::{login, logout, refresh};
 
 static KEYS: LazyLock<RefreshKeys> =
@@ -15,7 +15,7 @@ static KEYS: LazyLock<RefreshKeys> =
 /// `Content-Type`, or damage to a valid refresh token.
 pub fn bodies(data: &[u8]) {
     let Some((mode, body)) = data.split_first() else { return };
-    let kind = if mode & 1 == 0 { Kind::Json } else { Kind::Form };
+    let kind = if mode & 1 == 0 { BodyKind::Json } else { BodyKind::Form };
     match mode >> 1 & 7 {
         0 | 1 => credentials(kind, body),
         2 => {
@@ -36,7 +36,7 @@ pub fn bodies(data: &[u8]) {
 }
 
 /// Parsed credentials, written again in either kind, parse to the same value.
-fn credentials(kind: Kind, body: &[u8]) {
+fn credentials(kind: BodyKind, body: &[u8]) {
     let found = match Fields::read(kind, body).and_then(login::credentials) {
         Ok(found) => found,
         Err(error) => {
@@ -45,7 +45,7 @@ fn credentials(kind: Kind, body: &[u8]) {
         }
     };
     let password = found.password.expose_str().expect("text");
-    if kind == Kind::Json {
+    if kind == BodyKind::Json {
         let value: serde_json::Value = serde_json::from_slice(body).expect("JSON for others, too");
         let email = value.get("email").or_else(|| value.get("username"));
         assert!(email == Some(&found.email.as_str().into()) && value["password"] == password);
@@ -53,7 +53,7 @@ fn credentials(kind: Kind, body: &[u8]) {
     let json = serde_json::json!({"email": found.email, "password": password}).to_string();
     let form =
         serde_urlencoded::to_string([("username", found.email.as_str()), ("password", password)]).expect("a form");
-    for (kind, text) in [(Kind::Json, json), (Kind::Form, form)] {
+    for (kind, text) in [(BodyKind::Json, json), (BodyKind::Form, form)] {
         let again = Fields::read(kind, text.as_bytes()).and_then(login::credentials).expect("good credentials");
         assert!(again.email == found.email && again.password.matches(password.as_bytes()), "{kind:?}");
     }
@@ -61,7 +61,7 @@ fn credentials(kind: Kind, body: &[u8]) {
 
 fn content_type(body: &[u8]) {
     let Ok(value) = http::HeaderValue::from_bytes(body) else { return };
-    if Kind::of(&value).is_some() {
+    if BodyKind::of(&value).is_some() {
         let text = value.to_str().expect("ASCII").to_ascii_lowercase();
         let essence = text.split(';').next().unwrap_or_default().trim();
         assert!(["application/json", "application/x-www-form-urlencoded"].contains(&essence), "{text}");

@@ -18,7 +18,7 @@ use sidegate_common::claims::Claims;
 use sidegate_common::key::SigningKey;
 use sidegate_common::secret::Secret;
 use sidegate_common::token;
-use sidegate_issuer::keys::generate::{Kind, generate};
+use sidegate_issuer::keys::generate::{KeyKind, generate};
 use sidegate_tests::daemon::claims;
 use sidegate_tests::http::At;
 use sidegate_tests::jwks_server::{JwksServer, jwk_set};
@@ -142,7 +142,7 @@ impl Coming {
         let secret = format!("the-secret-number-{n}-of-this-test-of-thirty-two-bytes");
         let key = match way {
             Way::Secret => SigningKey::hs256(&Secret::new(&*secret)),
-            Way::Set | Way::Log => SigningKey::from_pem(&generate(Kind::EdDsa).unwrap()),
+            Way::Set | Way::Log => SigningKey::from_pem(&generate(KeyKind::EdDsa).unwrap()),
         };
         let key = key.unwrap();
         let sign = |token: usize| {

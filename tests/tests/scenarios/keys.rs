@@ -14,7 +14,7 @@ use sidegate_common::claims::Claims;
 use sidegate_common::key::SigningKey;
 use sidegate_common::secret::Secret;
 use sidegate_common::token;
-use sidegate_issuer::keys::generate::{Kind, generate};
+use sidegate_issuer::keys::generate::{KeyKind, generate};
 use sidegate_tests::daemon::claims;
 use sidegate_tests::grpc_check;
 use sidegate_tests::http::At;
@@ -252,7 +252,7 @@ fn under(key: &SigningKey) -> String {
 }
 
 fn new_key() -> SigningKey {
-    SigningKey::from_pem(&generate(Kind::EdDsa).expect("a key")).expect("a key")
+    SigningKey::from_pem(&generate(KeyKind::EdDsa).expect("a key")).expect("a key")
 }
 
 #[tokio::test(flavor = "multi_thread")]

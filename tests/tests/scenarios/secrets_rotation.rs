@@ -6,7 +6,7 @@ use std::path::Path;
 
 use rustix::process::Signal;
 use sidegate_issuer::keys::folder::Folder;
-use sidegate_issuer::keys::generate::{Kind, generate};
+use sidegate_issuer::keys::generate::{KeyKind, generate};
 use sidegate_tests::http::At;
 use sidegate_tests::program::Program;
 use sidegate_tests::scratch::Scratch;
@@ -48,7 +48,7 @@ async fn migration_from_a_shared_secret_to_private_keys() {
     // Step one: the issuer signs with a private key; the secret only verifies, and still covers
     // refresh tokens.
     let folder = Scratch::new();
-    let pem = generate(Kind::EdDsa).expect("a key");
+    let pem = generate(KeyKind::EdDsa).expect("a key");
     Folder::read(folder.path()).expect("empty").add(&pem).expect("added");
     let At::Tcp(address) = stack.issuer.at else { unreachable!("TCP") };
     let url = format!("http://{address}/.well-known/jwks.json");
@@ -379,8 +379,8 @@ impl Mount {
 #[tokio::test(flavor = "multi_thread")]
 async fn folder_swapped_by_kubernetes_is_reloaded() {
     let kept = Scratch::new();
-    let first_pem = generate(Kind::EdDsa).expect("a key");
-    let second_pem = generate(Kind::Es256).expect("a key");
+    let first_pem = generate(KeyKind::EdDsa).expect("a key");
+    let second_pem = generate(KeyKind::Es256).expect("a key");
     let first = Folder::read(kept.path()).expect("empty").add(&first_pem).expect("added");
     let states =
         |signing: &str, retired: &str| format!("signing = \"{signing}\"\nretired = [{retired}]\n").into_bytes();

@@ -14,7 +14,7 @@ use sidegate_runtime::clock::reading;
 use sidegate_runtime::feed::status::{PartitionStatus, Status};
 use sidegate_shm::Stats;
 
-use super::answer::{Answer, json, problem};
+use super::answer::{CheckAnswer, json, problem};
 use super::http::{Body, not_allowed};
 use crate::verifier::Verifier;
 
@@ -176,7 +176,7 @@ impl Admin {
         Self { verifier, feed }
     }
 
-    fn answer(&self, method: &Method, path: &str) -> Answer {
+    fn answer(&self, method: &Method, path: &str) -> CheckAnswer {
         let known = matches!(path, "/livez" | "/readyz" | "/metrics");
         match path {
             _ if known && !matches!(*method, Method::GET | Method::HEAD) => not_allowed("GET, HEAD"),
@@ -194,7 +194,7 @@ impl Admin {
     }
 }
 
-fn readyz(verifier: &Verifier, feed: &Status) -> Answer {
+fn readyz(verifier: &Verifier, feed: &Status) -> CheckAnswer {
     let readiness = Readiness::of(verifier, feed);
     let mut answer = json(&readiness);
     if !readiness.ready {

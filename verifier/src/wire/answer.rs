@@ -54,7 +54,7 @@ fn identity_headers(values: [HeaderValue; 7]) -> HeaderMap {
 
 /// A response, before an interface formats it.
 #[derive(Clone, Debug)]
-pub struct Answer {
+pub struct CheckAnswer {
     /// 200, 401, 403 or 503; interfaces other than checks also use the other codes of the error
     /// table.
     pub status: StatusCode,
@@ -67,7 +67,7 @@ pub struct Answer {
 }
 
 /// The table.
-pub fn answer(verdict: Verdict) -> Answer {
+pub fn answer(verdict: Verdict) -> CheckAnswer {
     match verdict {
         Verdict::Allow(good, cached) => {
             let mut headers = cached.rendered().headers(|| identity(good.claims())).clone();
@@ -82,11 +82,11 @@ pub fn answer(verdict: Verdict) -> Answer {
     }
 }
 
-const fn allowed(headers: HeaderMap, outcome: &'static str) -> Answer {
-    Answer { status: StatusCode::OK, headers, body: Bytes::new(), outcome }
+const fn allowed(headers: HeaderMap, outcome: &'static str) -> CheckAnswer {
+    CheckAnswer { status: StatusCode::OK, headers, body: Bytes::new(), outcome }
 }
 
-fn denied(denial: &Denial) -> Answer {
+fn denied(denial: &Denial) -> CheckAnswer {
     match denial {
         Denial::Token(rejection) => problem(rejection.code(), &rejection.to_string(), None),
         Denial::NotOneToken(what) => problem(denial.code(), what, None),
@@ -99,7 +99,7 @@ fn denied(denial: &Denial) -> Answer {
 }
 
 /// An error response, the same for every interface.
-pub fn problem(code: Code, detail: &str, scope: Option<&str>) -> Answer {
+pub fn problem(code: Code, detail: &str, scope: Option<&str>) -> CheckAnswer {
     let mut headers = HeaderMap::with_capacity(4);
     headers.insert(CACHE_CONTROL, NO_STORE);
     headers.insert(CONTENT_TYPE, PROBLEM);
@@ -111,24 +111,24 @@ pub fn problem(code: Code, detail: &str, scope: Option<&str>) -> Answer {
         headers.insert(RETRY_AFTER, SOON);
     }
     let body = Bytes::from(Problem::with_detail(code, detail).to_json());
-    Answer { status, headers, body, outcome: code.name() }
+    CheckAnswer { status, headers, body, outcome: code.name() }
 }
 
 /// A JSON document.
-pub fn json(value: &impl serde::Serialize) -> Answer {
+pub fn json(value: &impl serde::Serialize) -> CheckAnswer {
     match serde_json::to_vec(value) {
         Err(_) => problem(Code::Internal, Code::Internal.title(), None),
         Ok(body) => {
             let mut headers = HeaderMap::with_capacity(4);
             headers.insert(CACHE_CONTROL, NO_STORE);
             headers.insert(CONTENT_TYPE, JSON);
-            Answer { status: StatusCode::OK, headers, body: body.into(), outcome: "allowed" }
+            CheckAnswer { status: StatusCode::OK, headers, body: body.into(), outcome: "allowed" }
         }
     }
 }
 
-impl From<Answer> for Response<Body> {
-    fn from(answer: Answer) -> Self {
+impl From<CheckAnswer> for Response<Body> {
+    fn from(answer: CheckAnswer) -> Self {
         let mut response = Self::new(Body::whole(answer.body));
         *response.status_mut() = answer.status;
         *response.headers_mut() = answer.headers;
@@ -145,11 +145,11 @@ mod tests {
     use sidegate_common::revocation_state::Unavailable;
     use sidegate_common::token::Rejection;
 
-    fn shown(answer: &Answer, name: &HeaderName) -> String {
+    fn shown(answer: &CheckAnswer, name: &HeaderName) -> String {
         answer.headers.get(name).map_or_else(String::new, |value| value.to_str().unwrap().to_owned())
     }
 
-    fn identity(answer: &Answer) -> Vec<String> {
+    fn identity(answer: &CheckAnswer) -> Vec<String> {
         IDENTITY.iter().map(|name| shown(answer, name)).collect()
     }
 

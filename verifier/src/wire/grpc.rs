@@ -33,7 +33,7 @@ use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 use tower::Service;
 
-use super::answer::{Answer, IDENTITY, STALE, answer, problem};
+use super::answer::{CheckAnswer, IDENTITY, STALE, answer, problem};
 use super::bearer::{Headers, present};
 use super::http::{Body, log_check};
 use super::proxy_protocol::{LOOKALIKE, is_lookalike};
@@ -274,7 +274,7 @@ fn values<'a>(http: &'a HttpRequest, name: &'static str) -> impl Iterator<Item =
     )
 }
 
-fn respond(answer: Answer, dynamic_metadata: Option<Struct>) -> CheckResponse {
+fn respond(answer: CheckAnswer, dynamic_metadata: Option<Struct>) -> CheckResponse {
     let (code, http_response) = match answer.status {
         StatusCode::OK => (tonic::Code::Ok, HttpResponse::OkResponse(allowed(&answer.headers))),
         StatusCode::UNAUTHORIZED => (tonic::Code::Unauthenticated, HttpResponse::DeniedResponse(refused(&answer))),
@@ -293,7 +293,7 @@ fn allowed(headers: &HeaderMap) -> OkHttpResponse {
     OkHttpResponse { headers: given.collect(), headers_to_remove }
 }
 
-fn refused(answer: &Answer) -> DeniedHttpResponse {
+fn refused(answer: &CheckAnswer) -> DeniedHttpResponse {
     DeniedHttpResponse {
         status: Some(HttpStatus { code: i32::from(answer.status.as_u16()) }),
         headers: answer.headers.iter().map(|(name, value)| overwrite(name.as_str(), value)).collect(),

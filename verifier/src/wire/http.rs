@@ -15,7 +15,7 @@ use sidegate_runtime::serve::Peer;
 use sidegate_runtime::trace::{self, Parent};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::answer::{Answer, answer, problem};
+use super::answer::{CheckAnswer, answer, problem};
 use super::bearer::present;
 use super::grpc::{Grpc, WATCHES_MAX};
 use super::proxy_protocol::{LOOKALIKE, ProxyProtocol, is_lookalike};
@@ -125,7 +125,7 @@ fn check(verifier: &Arc<Verifier>, protocol: ProxyProtocol, parts: Parts) -> Rep
     })
 }
 
-fn finish(verifier: &Verifier, protocol: ProxyProtocol, headers: &HeaderMap, mut answer: Answer) -> Answer {
+fn finish(verifier: &Verifier, protocol: ProxyProtocol, headers: &HeaderMap, mut answer: CheckAnswer) -> CheckAnswer {
     verifier.answered(protocol.name(), answer.outcome);
     log_check(protocol.name(), answer.outcome, || Parent::of(headers));
     if protocol == ProxyProtocol::Envoy && !answer.headers.contains_key(super::answer::STALE) {
@@ -166,7 +166,7 @@ fn check_request<'a>(
 }
 
 /// 405 with the allowed methods (RFC 9110 §15.5.6).
-pub fn not_allowed(allow: &'static str) -> Answer {
+pub fn not_allowed(allow: &'static str) -> CheckAnswer {
     let mut answer = problem(Code::MethodNotAllowed, Code::MethodNotAllowed.title(), None);
     answer.headers.insert(ALLOW, HeaderValue::from_static(allow));
     answer
@@ -181,7 +181,7 @@ pub enum Reply {
 }
 
 impl Reply {
-    fn now(answer: Answer) -> Self {
+    fn now(answer: CheckAnswer) -> Self {
         Self::Now(Some(answer.into()))
     }
 

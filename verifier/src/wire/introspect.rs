@@ -12,7 +12,7 @@ use sidegate_common::claims::Claims;
 use sidegate_common::problem::Code;
 use sidegate_runtime::serve::{BodyError, Peer, is_encoded, read_body};
 
-use super::answer::{Answer, json, problem};
+use super::answer::{CheckAnswer, json, problem};
 use super::http::Body;
 use crate::domain::request::CheckRequest;
 use crate::verifier::{Verdict, Verifier};
@@ -60,7 +60,7 @@ pub async fn introspect(verifier: Arc<Verifier>, peer: Peer, request: Request<In
 }
 
 /// The error response for an unreadable body.
-pub fn body_problem(error: BodyError) -> Answer {
+pub fn body_problem(error: BodyError) -> CheckAnswer {
     match error {
         BodyError::TooLarge => problem(Code::PayloadTooLarge, "the body is limited to 16 KiB", None),
         BodyError::NotReceived => problem(Code::InvalidRequest, "the body did not arrive", None),
@@ -110,7 +110,7 @@ fn is_form(headers: &HeaderMap) -> bool {
     kind.trim_ascii().eq_ignore_ascii_case(b"application/x-www-form-urlencoded")
 }
 
-async fn inspect(verifier: &Verifier, form: &[u8]) -> Answer {
+async fn inspect(verifier: &Verifier, form: &[u8]) -> CheckAnswer {
     let Ok(pairs) = serde_urlencoded::from_bytes::<Vec<(String, String)>>(form) else {
         return problem(Code::InvalidRequest, "the form is malformed", None);
     };
@@ -120,7 +120,7 @@ async fn inspect(verifier: &Verifier, form: &[u8]) -> Answer {
     };
     // RFC 7662 §2.2: a bad token is not an error of the request, and the response does not say why
     // it is bad.
-    let inactive = |code: Code| Answer { outcome: code.name(), ..json(&Inactive { active: false }) };
+    let inactive = |code: Code| CheckAnswer { outcome: code.name(), ..json(&Inactive { active: false }) };
     match verifier.check(&CheckRequest::of_token(token)).await {
         Verdict::Allow(good, _) => json(&Active { active: true, token_type: "Bearer", claims: good.claims() }),
         Verdict::Deny(denial) => inactive(denial.code()),

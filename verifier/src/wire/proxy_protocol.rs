@@ -27,7 +27,7 @@ const ENVOY_PREFIX: &str = "/envoy";
 
 /// The request to check. Missing or repeated values are `None`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Target<'a> {
+pub struct RequestTarget<'a> {
     /// Its method.
     pub method: Option<&'a str>,
     /// Its path and query, raw.
@@ -100,26 +100,28 @@ impl ProxyProtocol {
     }
 
     /// The request that `parts` describe.
-    pub fn target(self, parts: &Parts) -> Target<'_> {
+    pub fn target(self, parts: &Parts) -> RequestTarget<'_> {
         let method = |name| single(&parts.headers, name).and_then(|value| std::str::from_utf8(value).ok());
         match self {
-            Self::Check => {
-                Target { method: Some(parts.method.as_str()), path: None, host: host(&parts.headers, &parts.uri) }
-            }
+            Self::Check => RequestTarget {
+                method: Some(parts.method.as_str()),
+                path: None,
+                host: host(&parts.headers, &parts.uri),
+            },
             Self::Envoy => {
                 let line = parts.uri.path_and_query().map(http::uri::PathAndQuery::as_str);
-                Target {
+                RequestTarget {
                     method: Some(parts.method.as_str()),
                     path: line.and_then(|line| line.strip_prefix(ENVOY_PREFIX)).map(str::as_bytes),
                     host: host(&parts.headers, &parts.uri),
                 }
             }
-            Self::Nginx | Self::Haproxy => Target {
+            Self::Nginx | Self::Haproxy => RequestTarget {
                 method: method("x-original-method"),
                 path: single(&parts.headers, "x-original-uri"),
                 host: host(&parts.headers, &parts.uri),
             },
-            Self::Forward => Target {
+            Self::Forward => RequestTarget {
                 method: method("x-forwarded-method"),
                 path: single(&parts.headers, "x-forwarded-uri"),
                 host: single(&parts.headers, "x-forwarded-host"),
@@ -163,7 +165,7 @@ mod tests {
         ];
         let target = |protocol: ProxyProtocol| {
             let parts = parts("/envoy/line?q=1", &all);
-            let Target { method, path, host } = protocol.target(&parts);
+            let RequestTarget { method, path, host } = protocol.target(&parts);
             let text = |bytes: Option<&[u8]>| bytes.map(|bytes| String::from_utf8(bytes.to_vec()).unwrap());
             (method.map(str::to_owned), text(path), text(host))
         };

@@ -8,7 +8,7 @@ use sidegate_common::claims::Claims;
 use sidegate_common::problem::Code;
 use sidegate_runtime::serve::{is_encoded, read_body};
 
-use super::answer::{Answer, STALE, answer, json, problem};
+use super::answer::{CheckAnswer, STALE, answer, json, problem};
 use super::http::Body;
 use super::introspect::{BODY_BYTES_MAX, BODY_TIMEOUT, NOT_DECODED, body_problem};
 use crate::domain::request::{CheckRequest, Denial};
@@ -42,7 +42,7 @@ pub async fn verify(verifier: Arc<Verifier>, request: Request<Incoming>) -> Resp
     answer.into()
 }
 
-async fn check(verifier: &Verifier, token: &str) -> Answer {
+async fn check(verifier: &Verifier, token: &str) -> CheckAnswer {
     // Read before the check: if either changes meanwhile, the client has the older one, and asks
     // again.
     let (segment, epoch) = (verifier.segment_id(), verifier.key_epoch());

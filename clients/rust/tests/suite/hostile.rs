@@ -12,7 +12,7 @@ use crate::fake_daemon::{Daemon, Scratch, claims, eventually};
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use sidegate_client::{Denied, Sidegate};
-use sidegate_shm::attach::{Message, MessageError};
+use sidegate_shm::attach::{AttachMessage, MessageError};
 use sidegate_shm::segment::SEALS;
 use sidegate_shm::{AttachError, Attachment, Geometry, LayoutError, SegmentError, Writer};
 
@@ -52,7 +52,7 @@ fn nanoseconds(clock: rustix::time::ClockId) -> u64 {
 fn message(id: u64, bytes: usize) -> Vec<u8> {
     let (monotonic, realtime) = (rustix::time::ClockId::Monotonic, rustix::time::ClockId::Realtime);
     let (monotonic_ns, realtime_ns) = (nanoseconds(monotonic), nanoseconds(realtime));
-    Message::Segment { id, bytes: bytes as u64, monotonic_ns, realtime_ns }.encode().into()
+    AttachMessage::Segment { id, bytes: bytes as u64, monotonic_ns, realtime_ns }.encode().into()
 }
 
 fn sealed(bytes: &[u8], seals: SealFlags) -> OwnedFd {
@@ -96,8 +96,8 @@ fn hostile_attach_socket_falls_back_to_the_check_socket() {
     assert!(matches!(says(b""), AttachError::Closed));
     assert!(matches!(says(b"HTTP/1.1 400 Bad Request\r\n\r\n"), AttachError::Message(MessageError::Magic)));
     assert!(matches!(says(&[0xff; 64]), AttachError::Message(MessageError::Magic)));
-    assert!(matches!(says(&Message::Refused.encode()), AttachError::Refused));
-    assert!(matches!(says(&Message::NotYet.encode()), AttachError::NotYet));
+    assert!(matches!(says(&AttachMessage::Refused.encode()), AttachError::Refused));
+    assert!(matches!(says(&AttachMessage::NotYet.encode()), AttachError::NotYet));
     let (bytes, id) = image();
     let newer = || {
         let mut message = message(id, bytes.len());

@@ -8,7 +8,7 @@ use std::time::Duration;
 use sidegate_common::log_protocol::{Message, Position, is_epoch};
 use sidegate_common::revocation::Revocation;
 use sidegate_common::secret::Secret;
-use sidegate_common::sync::{Answer, Entry, Event, Head, Lineage, ReadFrom, Role};
+use sidegate_common::sync::{Entry, Event, Head, Lineage, ProbeAnswer, ReadFrom, Role};
 use sidegate_common::time::UnixTime;
 use sidegate_proto::feed::{self as wire, follow_request::Ask, follow_response::Item};
 use tokio::sync::mpsc;
@@ -112,7 +112,7 @@ impl Source for GrpcSource {
         link.probe(PARTITION, 0);
         loop {
             match link.next().await? {
-                (_, Event::Answered { answer: Answer::Head(head), .. }) => return Ok(head.partitions),
+                (_, Event::Answered { answer: ProbeAnswer::Head(head), .. }) => return Ok(head.partitions),
                 (_, Event::Answered { .. }) => return Err(FeedError::NoEpoch),
                 _ => {}
             }
@@ -185,14 +185,14 @@ fn before(position: Position) -> Position {
     }
 }
 
-fn answer_of(head: wire::Head) -> Result<Answer, FeedError> {
+fn answer_of(head: wire::Head) -> Result<ProbeAnswer, FeedError> {
     if head.epoch.is_empty() {
-        return Ok(Answer::NoEpoch);
+        return Ok(ProbeAnswer::NoEpoch);
     }
     if !is_epoch(&head.epoch) {
         return Err(malformed());
     }
-    Ok(Answer::Head(Head {
+    Ok(ProbeAnswer::Head(Head {
         // One file, written by one process that makes every entry durable before it pushes it: the
         // replication id never changes.
         lineage: Lineage { epoch: head.epoch.into(), replication_id: "embedded".into() },
@@ -266,8 +266,8 @@ mod tests {
     #[test]
     fn malformed_answers_are_errors() {
         let head = wire::Head { epoch: "e".into(), last: "1-0".into(), partitions: 1, ..wire::Head::default() };
-        assert!(matches!(answer_of(head.clone()), Ok(Answer::Head(head)) if head.empty));
-        assert_eq!(answer_of(wire::Head::default()), Ok(Answer::NoEpoch));
+        assert!(matches!(answer_of(head.clone()), Ok(ProbeAnswer::Head(head)) if head.empty));
+        assert_eq!(answer_of(wire::Head::default()), Ok(ProbeAnswer::NoEpoch));
         assert!(answer_of(wire::Head { last: "x".into(), ..head.clone() }).is_err());
         assert!(answer_of(wire::Head { partitions: 70_000, ..head }).is_err());
         let pushed = wire::Pushed { epoch: "e".into(), previous: "2-0".into(), position: "1-0".into(), entry: vec![] };

@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketAddrUnix, SocketFlags};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::message::{MESSAGE_BYTES, Message, MessageError};
+use super::message::{AttachMessage, MESSAGE_BYTES, MessageError};
 use crate::clock::NANOS;
 use crate::reader::Reader;
 use crate::segment::SegmentError;
@@ -83,7 +83,7 @@ impl Attachment {
         let attachment = Self { stream };
         let (message, fd) = attachment.receive()?;
         let after = precise();
-        if let Message::Segment { monotonic_ns, realtime_ns, .. } = message {
+        if let AttachMessage::Segment { monotonic_ns, realtime_ns, .. } = message {
             let between = |low: u64, value: u64, high: u64| {
                 low.saturating_sub(CLOCK_SLACK_NS) <= value && value <= high.saturating_add(CLOCK_SLACK_NS)
             };
@@ -108,7 +108,7 @@ impl Attachment {
         }
     }
 
-    fn receive(&self) -> Result<(Message, Option<OwnedFd>), AttachError> {
+    fn receive(&self) -> Result<(AttachMessage, Option<OwnedFd>), AttachError> {
         let mut bytes = [0; MESSAGE_BYTES];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -127,17 +127,17 @@ impl Attachment {
         });
         match got.bytes {
             0 => Err(AttachError::Closed),
-            MESSAGE_BYTES => Ok((Message::decode(&bytes)?, fd)),
+            MESSAGE_BYTES => Ok((AttachMessage::decode(&bytes)?, fd)),
             _ => Err(MessageError::Magic.into()),
         }
     }
 }
 
-fn open(message: Message, fd: Option<OwnedFd>) -> Result<Reader, AttachError> {
+fn open(message: AttachMessage, fd: Option<OwnedFd>) -> Result<Reader, AttachError> {
     match message {
-        Message::Refused => Err(AttachError::Refused),
-        Message::NotYet => Err(AttachError::NotYet),
-        Message::Segment { id, bytes, .. } => {
+        AttachMessage::Refused => Err(AttachError::Refused),
+        AttachMessage::NotYet => Err(AttachError::NotYet),
+        AttachMessage::Segment { id, bytes, .. } => {
             let reader = Reader::open(fd.ok_or(AttachError::NoDescriptor)?)?;
             if (reader.id(), reader.bytes()) != (id, bytes) {
                 return Err(AttachError::OtherSegment);

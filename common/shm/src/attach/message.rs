@@ -11,7 +11,7 @@ const REFUSED: u32 = 3;
 
 /// A message from the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Message {
+pub enum AttachMessage {
     /// A segment; its descriptor is attached to the message.
     Segment {
         /// The segment's identifier.
@@ -43,7 +43,7 @@ pub enum MessageError {
     Kind(u32),
 }
 
-impl Message {
+impl AttachMessage {
     /// Encodes the message: magic, version, kind, then four 64-bit numbers and two zeros; host byte
     /// order.
     pub fn encode(&self) -> [u8; MESSAGE_BYTES] {
@@ -97,19 +97,19 @@ mod tests {
 
     #[test]
     fn every_message_round_trips() {
-        let segment = Message::Segment { id: u64::MAX, bytes: 4096, monotonic_ns: 3, realtime_ns: 4 };
-        for message in [segment, Message::NotYet, Message::Refused] {
-            assert_eq!(Message::decode(&message.encode()), Ok(message));
+        let segment = AttachMessage::Segment { id: u64::MAX, bytes: 4096, monotonic_ns: 3, realtime_ns: 4 };
+        for message in [segment, AttachMessage::NotYet, AttachMessage::Refused] {
+            assert_eq!(AttachMessage::decode(&message.encode()), Ok(message));
         }
     }
 
     #[test]
     fn malformed_messages_have_distinct_errors() {
-        let good = Message::NotYet.encode();
+        let good = AttachMessage::NotYet.encode();
         let with = |at: usize, value: u8| {
             let mut bytes = good;
             bytes[at] = value;
-            Message::decode(&bytes)
+            AttachMessage::decode(&bytes)
         };
         assert_eq!(with(0, b'X'), Err(MessageError::Magic));
         assert_eq!(with(8, 9), Err(MessageError::Version(9)));

@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
 use super::client::precise;
-use super::message::{MESSAGE_BYTES, Message};
+use super::message::{AttachMessage, MESSAGE_BYTES};
 
 /// The most readers that stay connected; further ones get the segment and are disconnected.
 const READERS_MAX: usize = 1024;
@@ -169,7 +169,7 @@ impl AttachServer {
                 continue;
             }
             if !self.allow.permits(&stream) {
-                let _ = send(&stream, &Message::Refused, None);
+                let _ = send(&stream, &AttachMessage::Refused, None);
                 continue;
             }
             let mut peer = Peer { stream, has: None };
@@ -191,16 +191,16 @@ impl AttachServer {
 impl Peer {
     /// Sends the current segment; false if the peer cannot receive it and must be disconnected.
     fn send_segment(&mut self, offer: Option<OfferedSegment>) -> bool {
-        let Some(offer) = offer else { return send(&self.stream, &Message::NotYet, None) };
+        let Some(offer) = offer else { return send(&self.stream, &AttachMessage::NotYet, None) };
         let (monotonic_ns, realtime_ns) = precise();
-        let message = Message::Segment { id: offer.id, bytes: offer.bytes, monotonic_ns, realtime_ns };
+        let message = AttachMessage::Segment { id: offer.id, bytes: offer.bytes, monotonic_ns, realtime_ns };
         self.has = Some(offer.id);
         send(&self.stream, &message, Some(&offer.fd))
     }
 }
 
 /// Sends one complete message without blocking.
-fn send(stream: &UnixStream, message: &Message, fd: Option<&OwnedFd>) -> bool {
+fn send(stream: &UnixStream, message: &AttachMessage, fd: Option<&OwnedFd>) -> bool {
     let bytes = message.encode();
     let fds = fd.map(|fd| [fd.as_fd()]);
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];

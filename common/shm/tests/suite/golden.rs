@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use sidegate_shm::heap::HeapWords;
 use sidegate_shm::words::Load as _;
-use sidegate_shm::{Entry, Geometry, Live, State, Subject, Writer};
+use sidegate_shm::{Geometry, Live, SegmentEntry, SegmentState, Subject, Writer};
 
 const GOLDEN: &str = include_str!("../golden/segment-v1.txt");
 
@@ -15,19 +15,19 @@ fn segment() -> HeapWords {
     let mut writer =
         Writer::new(words.clone(), geometry, 0x1122_3344_5566_7788, (0x0706_0504_0302_0100, 8), 1_800_000_000);
     let subject = Some(Subject(0xa1b2_c3d4_e5f6));
-    writer.insert(&Entry::Token { jti: b"AAECAwQFBgcICQoLDA0ODw", subject });
-    writer.insert(&Entry::Session { sid: b"EBESExQVFhcYGRobHB0eHw", subject });
-    writer.insert(&Entry::Subject { subject: Subject(0xa1b2_c3d4_e5f6), threshold_s: 1_799_999_999 });
-    writer.insert(&Entry::Token { jti: b"unbound", subject: None });
+    writer.insert(&SegmentEntry::Token { jti: b"AAECAwQFBgcICQoLDA0ODw", subject });
+    writer.insert(&SegmentEntry::Session { sid: b"EBESExQVFhcYGRobHB0eHw", subject });
+    writer.insert(&SegmentEntry::Subject { subject: Subject(0xa1b2_c3d4_e5f6), threshold_s: 1_799_999_999 });
+    writer.insert(&SegmentEntry::Token { jti: b"unbound", subject: None });
     for n in 0..9u8 {
-        writer.insert(&Entry::Session { sid: &[b'a' + n], subject: Some(Subject(5)) });
+        writer.insert(&SegmentEntry::Session { sid: &[b'a' + n], subject: Some(Subject(5)) });
     }
     writer.raise_iat_floor(1_700_000_000);
     writer.set_successor(0x99);
     writer.set_live(&Live {
         valid_until_monotonic_ns: 123_000_000_000,
         valid_until_realtime_ns: 1_800_000_001_000_000_000,
-        state: State::Live,
+        state: SegmentState::Live,
         key_epoch: 7,
         time_floor_s: 1_800_000_000,
     });

@@ -4,14 +4,15 @@ use std::cell::Cell;
 
 use sidegate_shm::heap::HeapWords;
 use sidegate_shm::{
-    AskReason, Clock, Entry, Geometry, Live, Now, Probe, Reader, State, Subject, TokenFacts, Verdict, Writer,
+    AskReason, Geometry, Live, Lookup, Now, Probe, Reader, SegmentClock, SegmentEntry, SegmentState, Subject,
+    TokenFacts, Writer,
 };
 
 const SECOND: u64 = 1_000_000_000;
 
 struct Hands(Cell<Now>);
 
-impl Clock for Hands {
+impl SegmentClock for Hands {
     fn now(&self) -> Now {
         self.0.get()
     }
@@ -37,7 +38,7 @@ fn world() -> World {
     let live = Live {
         valid_until_monotonic_ns: 101 * SECOND,
         valid_until_realtime_ns: 1501 * SECOND,
-        state: State::Live,
+        state: SegmentState::Live,
         key_epoch: 4,
         time_floor_s: 1500,
     };
@@ -47,11 +48,11 @@ fn world() -> World {
 }
 
 impl World {
-    fn check(&self) -> Verdict {
+    fn check(&self) -> Lookup {
         self.reader.check(&self.probe, 4, &self.clock)
     }
 
-    fn at(&self, monotonic_s: u64, realtime_s: u64) -> Verdict {
+    fn at(&self, monotonic_s: u64, realtime_s: u64) -> Lookup {
         self.clock.0.set(Now { monotonic_ns: monotonic_s * SECOND, realtime_ns: realtime_s * SECOND });
         self.check()
     }
@@ -60,13 +61,13 @@ impl World {
 #[test]
 fn promise_lapses_by_either_clock() {
     let world = world();
-    assert_eq!(world.check(), Verdict::Clear);
-    assert_eq!(world.at(101, 1500), Verdict::Ask(AskReason::Lapsed), "the daemon died");
-    assert_eq!(world.at(100, 1501), Verdict::Ask(AskReason::Lapsed), "suspend, or a step forward");
-    assert_eq!(world.at(100, 3), Verdict::Clear, "a step back leaves it to the monotonic clock");
-    assert_eq!(world.at(101, 3), Verdict::Ask(AskReason::Lapsed));
+    assert_eq!(world.check(), Lookup::Clear);
+    assert_eq!(world.at(101, 1500), Lookup::Ask(AskReason::Lapsed), "the daemon died");
+    assert_eq!(world.at(100, 1501), Lookup::Ask(AskReason::Lapsed), "suspend, or a step forward");
+    assert_eq!(world.at(100, 3), Lookup::Clear, "a step back leaves it to the monotonic clock");
+    assert_eq!(world.at(101, 3), Lookup::Ask(AskReason::Lapsed));
     world.clock.0.set(Now { monotonic_ns: 101 * SECOND - 1, realtime_ns: 1501 * SECOND - 1 });
-    assert_eq!(world.check(), Verdict::Clear);
+    assert_eq!(world.check(), Lookup::Clear);
     assert!(!world.reader.wants_replacing(&world.clock));
     world.at(101, 1500);
     assert!(world.reader.wants_replacing(&world.clock));
@@ -77,11 +78,11 @@ fn token_expires_by_the_floor_or_the_wall_clock() {
     let mut world = world();
     world.live.valid_until_realtime_ns = u64::MAX;
     world.writer.set_live(&world.live);
-    assert_eq!(world.at(100, 1999), Verdict::Clear);
-    assert_eq!(world.at(100, 2000), Verdict::Ask(AskReason::Expired));
+    assert_eq!(world.at(100, 1999), Lookup::Clear);
+    assert_eq!(world.at(100, 2000), Lookup::Ask(AskReason::Expired));
     world.live.time_floor_s = 2000;
     world.writer.set_live(&world.live);
-    assert_eq!(world.at(100, 1500), Verdict::Ask(AskReason::Expired), "a clock stepped back revives nothing");
+    assert_eq!(world.at(100, 1500), Lookup::Ask(AskReason::Expired), "a clock stepped back revives nothing");
     world.live.time_floor_s = 1500;
     world.writer.set_live(&world.live);
     assert_eq!(world.writer.live().time_floor_s, 2000, "the floor never goes back");
@@ -90,24 +91,24 @@ fn token_expires_by_the_floor_or_the_wall_clock() {
 #[test]
 fn epoch_watermark_and_state_make_the_reader_ask() {
     let mut world = world();
-    assert_eq!(world.reader.check(&world.probe, 3, &world.clock), Verdict::Ask(AskReason::OtherEpoch));
+    assert_eq!(world.reader.check(&world.probe, 3, &world.clock), Lookup::Ask(AskReason::OtherEpoch));
     world.live.key_epoch = 5;
     world.writer.set_live(&world.live);
-    assert_eq!(world.check(), Verdict::Ask(AskReason::OtherEpoch));
-    assert_eq!(world.reader.check(&world.probe, 5, &world.clock), Verdict::Clear);
+    assert_eq!(world.check(), Lookup::Ask(AskReason::OtherEpoch));
+    assert_eq!(world.reader.check(&world.probe, 5, &world.clock), Lookup::Clear);
 
     world.live.key_epoch = 4;
-    for state in [State::Filling, State::Closed] {
+    for state in [SegmentState::Filling, SegmentState::Closed] {
         world.writer.set_live(&Live { state, ..world.live });
-        assert_eq!(world.check(), Verdict::Ask(AskReason::NotLive));
+        assert_eq!(world.check(), Lookup::Ask(AskReason::NotLive));
         assert_eq!(world.reader.live().state, state);
     }
     world.writer.set_live(&world.live);
     world.writer.raise_iat_floor(999);
-    assert_eq!(world.check(), Verdict::Clear);
+    assert_eq!(world.check(), Lookup::Clear);
     world.writer.raise_iat_floor(1000);
     world.writer.raise_iat_floor(3);
-    assert_eq!(world.check(), Verdict::Ask(AskReason::Watermark));
+    assert_eq!(world.check(), Lookup::Ask(AskReason::Watermark));
 }
 
 #[test]
@@ -116,28 +117,28 @@ fn probe_for_another_segment_makes_the_reader_ask() {
     let mut words = world.probe.to_words();
     words[0] += 1;
     let other = Probe::from_words(words);
-    assert_eq!(world.reader.check(&other, 4, &world.clock), Verdict::Ask(AskReason::OtherSegment));
+    assert_eq!(world.reader.check(&other, 4, &world.clock), Lookup::Ask(AskReason::OtherSegment));
 }
 
 #[test]
 fn each_kind_of_entry_hits_its_token_only() {
     let mut world = world();
-    let hits = |world: &mut World, entry: Entry<'_>| {
+    let hits = |world: &mut World, entry: SegmentEntry<'_>| {
         world.writer.insert(&entry);
         let verdict = world.check();
         assert!(world.writer.remove(&entry));
-        assert_eq!(world.check(), Verdict::Clear);
-        verdict == Verdict::Ask(AskReason::Revoked)
+        assert_eq!(world.check(), Lookup::Clear);
+        verdict == Lookup::Ask(AskReason::Revoked)
     };
     for subject in [Some(Subject(5)), None] {
-        assert!(hits(&mut world, Entry::Token { jti: b"j", subject }));
-        assert!(hits(&mut world, Entry::Session { sid: b"s", subject }));
-        assert!(!hits(&mut world, Entry::Token { jti: b"s", subject }), "a session's id is not a token's");
-        assert!(!hits(&mut world, Entry::Session { sid: b"j", subject }));
+        assert!(hits(&mut world, SegmentEntry::Token { jti: b"j", subject }));
+        assert!(hits(&mut world, SegmentEntry::Session { sid: b"s", subject }));
+        assert!(!hits(&mut world, SegmentEntry::Token { jti: b"s", subject }), "a session's id is not a token's");
+        assert!(!hits(&mut world, SegmentEntry::Session { sid: b"j", subject }));
     }
-    assert!(hits(&mut world, Entry::Subject { subject: Subject(5), threshold_s: 1000 }));
-    assert!(!hits(&mut world, Entry::Subject { subject: Subject(5), threshold_s: 999 }));
-    assert!(!hits(&mut world, Entry::Subject { subject: Subject(6), threshold_s: 1000 }));
+    assert!(hits(&mut world, SegmentEntry::Subject { subject: Subject(5), threshold_s: 1000 }));
+    assert!(!hits(&mut world, SegmentEntry::Subject { subject: Subject(5), threshold_s: 999 }));
+    assert!(!hits(&mut world, SegmentEntry::Subject { subject: Subject(6), threshold_s: 1000 }));
 }
 
 /// From the index and from the feed, while a successor is filled.
@@ -145,13 +146,13 @@ fn each_kind_of_entry_hits_its_token_only() {
 fn entry_from_index_and_feed_is_stored_once() {
     let World { mut writer, reader, probe, clock, .. } = world();
     for subject in [None, Some(Subject(5))] {
-        let entry = Entry::Token { jti: b"j", subject };
+        let entry = SegmentEntry::Token { jti: b"j", subject };
         writer.insert_if_absent(&entry);
         writer.insert_if_absent(&entry);
-        assert_eq!(reader.check(&probe, 4, &clock), Verdict::Ask(AskReason::Revoked));
+        assert_eq!(reader.check(&probe, 4, &clock), Lookup::Ask(AskReason::Revoked));
         assert!(writer.remove(&entry), "it was there");
         assert!(!writer.remove(&entry), "and only once");
-        assert_eq!(reader.check(&probe, 4, &clock), Verdict::Clear);
+        assert_eq!(reader.check(&probe, 4, &clock), Lookup::Clear);
     }
 }
 

@@ -3,12 +3,13 @@
 use proptest::prelude::*;
 use sidegate_shm::heap::HeapWords;
 use sidegate_shm::{
-    AskReason, Clock, Entry, Geometry, Live, Now, Reader, State, Stats, Subject, TokenFacts, Verdict, Writer,
+    AskReason, Geometry, Live, Lookup, Now, Reader, SegmentClock, SegmentEntry, SegmentState, Stats, Subject,
+    TokenFacts, Writer,
 };
 
 struct Still;
 
-impl Clock for Still {
+impl SegmentClock for Still {
     fn now(&self) -> Now {
         Now { monotonic_ns: 1, realtime_ns: 1 }
     }
@@ -32,12 +33,16 @@ const IDS: [&str; 25] = [
     "x", "y",
 ];
 
-fn entry(model: &Model) -> Entry<'static> {
+fn entry(model: &Model) -> SegmentEntry<'static> {
     let subject = |tag: &Option<u8>| tag.map(|tag| Subject(u64::from(tag)));
     match model {
-        Model::Token(id, tag) => Entry::Token { jti: IDS[usize::from(*id)].as_bytes(), subject: subject(tag) },
-        Model::Session(id, tag) => Entry::Session { sid: IDS[usize::from(*id)].as_bytes(), subject: subject(tag) },
-        Model::Subject(tag, at) => Entry::Subject { subject: Subject(u64::from(*tag)), threshold_s: u64::from(*at) },
+        Model::Token(id, tag) => SegmentEntry::Token { jti: IDS[usize::from(*id)].as_bytes(), subject: subject(tag) },
+        Model::Session(id, tag) => {
+            SegmentEntry::Session { sid: IDS[usize::from(*id)].as_bytes(), subject: subject(tag) }
+        }
+        Model::Subject(tag, at) => {
+            SegmentEntry::Subject { subject: Subject(u64::from(*tag)), threshold_s: u64::from(*at) }
+        }
     }
 }
 
@@ -76,14 +81,14 @@ fn pair(geometry: Geometry, key: u64) -> (Writer<HeapWords>, Reader<HeapWords>) 
     writer.set_live(&Live {
         valid_until_monotonic_ns: 2,
         valid_until_realtime_ns: 2,
-        state: State::Live,
+        state: SegmentState::Live,
         key_epoch: 1,
         time_floor_s: 0,
     });
     (writer, Reader::new(words).unwrap())
 }
 
-fn verdict(reader: &Reader<HeapWords>, jti: u8, sid: u8, subject: u8, iat: u8) -> Verdict {
+fn verdict(reader: &Reader<HeapWords>, jti: u8, sid: u8, subject: u8, iat: u8) -> Lookup {
     let probe = reader.probe(&TokenFacts {
         jti: IDS[usize::from(jti)],
         sid: IDS[usize::from(sid)],
@@ -118,9 +123,9 @@ fn run(geometry: Geometry, key: u64, ops: &[Op], exact: bool) {
             let sid = (jti + distance) % IDS.len() as u8;
             let found = verdict(&reader, jti, sid, subject, iat);
             if dead(&entries, jti, sid, subject, iat) {
-                assert!(matches!(found, Verdict::Ask(AskReason::Revoked | AskReason::Saturated)), "{found:?}");
+                assert!(matches!(found, Lookup::Ask(AskReason::Revoked | AskReason::Saturated)), "{found:?}");
             } else if exact {
-                assert_eq!(found, Verdict::Clear);
+                assert_eq!(found, Lookup::Clear);
             }
         }
     }
@@ -130,7 +135,7 @@ fn run(geometry: Geometry, key: u64, ops: &[Op], exact: bool) {
     let empty = Stats { slots: writer.stats().slots, bytes: writer.stats().bytes, ..Stats::default() };
     assert_eq!(writer.stats(), empty, "something stayed behind");
     for jti in 0..IDS.len() as u8 {
-        assert_eq!(verdict(&reader, jti, jti, jti % 5, 0), Verdict::Clear);
+        assert_eq!(verdict(&reader, jti, jti, jti % 5, 0), Lookup::Clear);
     }
 }
 
@@ -162,21 +167,21 @@ fn subject_with_100000_logouts_displaces_no_others() {
     let names: Vec<String> = (0..100_000).map(|n| format!("session-{n}")).collect();
     let noisy = Some(Subject(99));
     for name in &names {
-        writer.insert(&Entry::Session { sid: name.as_bytes(), subject: noisy });
+        writer.insert(&SegmentEntry::Session { sid: name.as_bytes(), subject: noisy });
     }
     let stats = writer.stats();
     assert!(stats.used <= 32, "{stats:?}");
     assert_eq!((stats.entries, stats.crowded_subjects, stats.saturated_lines), (100_000, 1, 0));
     for name in [&names[0], &names[50_000], &names[99_999]] {
         let facts = TokenFacts { jti: "j", sid: name, subject: Subject(99), iat_s: 1, exp_s: 9 };
-        assert_eq!(reader.check(&reader.probe(&facts), 1, &Still), Verdict::Ask(AskReason::Revoked));
+        assert_eq!(reader.check(&reader.probe(&facts), 1, &Still), Lookup::Ask(AskReason::Revoked));
     }
     for other in (0..50_000).filter(|tag| *tag != 99) {
         let facts = TokenFacts { jti: "j", sid: "s", subject: Subject(other), iat_s: 1, exp_s: 9 };
-        assert_eq!(reader.check(&reader.probe(&facts), 1, &Still), Verdict::Clear);
+        assert_eq!(reader.check(&reader.probe(&facts), 1, &Still), Lookup::Clear);
     }
     for name in &names {
-        assert!(writer.remove(&Entry::Session { sid: name.as_bytes(), subject: noisy }));
+        assert!(writer.remove(&SegmentEntry::Session { sid: name.as_bytes(), subject: noisy }));
     }
     assert_eq!(writer.stats().used, 0);
 }
@@ -184,10 +189,10 @@ fn subject_with_100000_logouts_displaces_no_others() {
 #[test]
 fn watermark_past_32_bits_asks_about_all_its_tokens() {
     let (mut writer, reader) = pair(Geometry::for_entries(0), 3);
-    writer.insert(&Entry::Subject { subject: Subject(1), threshold_s: 1 << 40 });
+    writer.insert(&SegmentEntry::Subject { subject: Subject(1), threshold_s: 1 << 40 });
     for iat_s in [0, 1 << 33, 1 << 40] {
         let facts = TokenFacts { jti: "j", sid: "s", subject: Subject(1), iat_s, exp_s: u64::MAX };
-        assert_eq!(reader.check(&reader.probe(&facts), 1, &Still), Verdict::Ask(AskReason::Revoked));
+        assert_eq!(reader.check(&reader.probe(&facts), 1, &Still), Lookup::Ask(AskReason::Revoked));
     }
 }
 
@@ -197,14 +202,14 @@ fn sixteen_bytes_per_entry_suffice_after_any_growth() {
     let (mut writer, _) = pair(geometry, 5);
     let mut id = 0u64;
     while id < 200_000 {
-        writer.insert(&Entry::Session { sid: &id.to_be_bytes(), subject: Some(Subject(id / 2)) });
+        writer.insert(&SegmentEntry::Session { sid: &id.to_be_bytes(), subject: Some(Subject(id / 2)) });
         id += 1;
         if let Some(next) = writer.wants_resize() {
             assert!(next.bytes() > geometry.bytes());
             geometry = next;
             (writer, _) = pair(geometry, 5);
             (0..id).for_each(|id| {
-                writer.insert(&Entry::Session { sid: &id.to_be_bytes(), subject: Some(Subject(id / 2)) });
+                writer.insert(&SegmentEntry::Session { sid: &id.to_be_bytes(), subject: Some(Subject(id / 2)) });
             });
         }
         if id > 100_000 {
@@ -213,7 +218,7 @@ fn sixteen_bytes_per_entry_suffice_after_any_growth() {
     }
     assert_eq!(writer.stats().crowded_subjects, 0);
     (0..id - 1000).for_each(|id| {
-        writer.remove(&Entry::Session { sid: &id.to_be_bytes(), subject: Some(Subject(id / 2)) });
+        writer.remove(&SegmentEntry::Session { sid: &id.to_be_bytes(), subject: Some(Subject(id / 2)) });
     });
     let smaller = writer.wants_resize().expect("an almost empty table shrinks");
     assert!(smaller.bytes() * 10 < geometry.bytes());

@@ -4,14 +4,16 @@
 //! `cargo +nightly miri test -p sidegate-shm --test suite race live --target-dir target/miri`
 
 use sidegate_shm::heap::HeapWords;
-use sidegate_shm::{Clock, Entry, Geometry, Live, Now, Reader, State, Subject, TokenFacts, Verdict, Writer};
+use sidegate_shm::{
+    Geometry, Live, Lookup, Now, Reader, SegmentClock, SegmentEntry, SegmentState, Subject, TokenFacts, Writer,
+};
 
 const SECOND: u64 = 1_000_000_000;
 const ROUNDS: u64 = if cfg!(miri) { 12 } else { 3000 };
 
 struct Nine;
 
-impl Clock for Nine {
+impl SegmentClock for Nine {
     fn now(&self) -> Now {
         Now { monotonic_ns: 9 * SECOND, realtime_ns: 9 * SECOND }
     }
@@ -21,7 +23,7 @@ fn live(valid_until_s: u64, time_floor_s: u64) -> Live {
     Live {
         valid_until_monotonic_ns: valid_until_s * SECOND,
         valid_until_realtime_ns: valid_until_s * SECOND,
-        state: State::Live,
+        state: SegmentState::Live,
         key_epoch: 1,
         time_floor_s,
     }
@@ -38,7 +40,7 @@ fn revoked_token_is_never_clear_while_entries_change() {
     let names: Vec<String> = (0..12).map(|n| format!("session-{n}")).collect();
     let entry = |n: usize| {
         let subject = (n % 4 != 3).then_some(Subject(n as u64 / 2));
-        Entry::Session { sid: names[n].as_bytes(), subject }
+        SegmentEntry::Session { sid: names[n].as_bytes(), subject }
     };
     let done = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -53,7 +55,7 @@ fn revoked_token_is_never_clear_while_entries_change() {
                     .collect();
                 while !done.load(std::sync::atomic::Ordering::Relaxed) {
                     for probe in &probes {
-                        assert_ne!(reader.check(probe, 1, &Nine), Verdict::Clear);
+                        assert_ne!(reader.check(probe, 1, &Nine), Lookup::Clear);
                     }
                 }
             });

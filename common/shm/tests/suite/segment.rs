@@ -16,11 +16,11 @@ use memmap2::MmapOptions;
 use proptest::prelude::*;
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
-use sidegate_shm::attach::{Allow, AttachServer, Message, SegmentOffer, dial};
-use sidegate_shm::clock::{Clock as _, CoarseClock};
+use sidegate_shm::attach::{Allow, AttachMessage, AttachServer, SegmentOffer, dial};
+use sidegate_shm::clock::{CoarseClock, SegmentClock as _};
 use sidegate_shm::{
-    AskReason, AttachError, Attachment, Entry, Geometry, LayoutError, Live, Publisher, Reader, SegmentError, State,
-    Subject, TokenFacts, Verdict, Writer,
+    AskReason, AttachError, Attachment, Geometry, LayoutError, Live, Lookup, Publisher, Reader, SegmentEntry,
+    SegmentError, SegmentState, Subject, TokenFacts, Writer,
 };
 
 const WAIT: Duration = Duration::from_secs(20);
@@ -84,7 +84,7 @@ fn far() -> Live {
     Live {
         valid_until_monotonic_ns: u64::MAX,
         valid_until_realtime_ns: u64::MAX,
-        state: State::Live,
+        state: SegmentState::Live,
         key_epoch: 1,
         time_floor_s: 0,
     }
@@ -99,7 +99,7 @@ fn facts(n: &str) -> TokenFacts<'_> {
     TokenFacts { jti: n, sid: n, subject: subject(n), iat_s: 1, exp_s: 1 << 40 }
 }
 
-fn check(reader: &Reader, n: &str) -> Verdict {
+fn check(reader: &Reader, n: &str) -> Lookup {
     reader.check(&reader.probe(&facts(n)), 1, &CoarseClock)
 }
 
@@ -121,10 +121,10 @@ fn readers_follow_a_growing_segment() {
     publisher.tick(&far(), CoarseClock.now());
     let (link, reader) = served.attach().unwrap();
     eventually("the reader is counted", || publisher.readers() == 1);
-    assert_eq!(check(&reader, "one"), Verdict::Clear);
-    let one = Entry::Session { sid: b"one", subject: Some(subject("one")) };
+    assert_eq!(check(&reader, "one"), Lookup::Clear);
+    let one = SegmentEntry::Session { sid: b"one", subject: Some(subject("one")) };
     publisher.insert(&one);
-    assert_eq!(check(&reader, "one"), Verdict::Ask(AskReason::Revoked));
+    assert_eq!(check(&reader, "one"), Lookup::Ask(AskReason::Revoked));
 
     // Growth under load: entries come from the index and from the feed, some from both; the old
     // segment is still written.
@@ -133,7 +133,7 @@ fn readers_follow_a_growing_segment() {
     let index: Vec<(String, Subject)> = names.iter().map(|n| entry(n)).collect();
     let as_entry = |(sid, subject): &(String, Subject)| -> (Vec<u8>, Subject) { (sid.clone().into_bytes(), *subject) };
     for (sid, subject) in index[..400].iter().map(as_entry) {
-        publisher.insert(&Entry::Session { sid: &sid, subject: Some(subject) });
+        publisher.insert(&SegmentEntry::Session { sid: &sid, subject: Some(subject) });
     }
     let wanted = publisher.wants_resize().expect("a full table wants to grow");
     assert!(wanted.bytes() > Geometry::for_entries(0).bytes());
@@ -141,9 +141,9 @@ fn readers_follow_a_growing_segment() {
     assert_eq!(publisher.wants_resize(), None, "one at a time");
     for (at, (sid, subject)) in index.iter().map(as_entry).enumerate() {
         if at >= 400 {
-            publisher.insert(&Entry::Session { sid: &sid, subject: Some(subject) });
+            publisher.insert(&SegmentEntry::Session { sid: &sid, subject: Some(subject) });
         }
-        publisher.feed(&Entry::Session { sid: &sid, subject: Some(subject) });
+        publisher.feed(&SegmentEntry::Session { sid: &sid, subject: Some(subject) });
     }
     publisher.feed(&one);
     let old = publisher.segment();
@@ -155,17 +155,17 @@ fn readers_follow_a_growing_segment() {
     let next = link.next(WAIT).unwrap().expect("the successor is announced");
     assert_eq!(next.id(), publisher.segment());
     for name in &names {
-        assert!(matches!(check(&next, name), Verdict::Ask(_)), "{name} was lost in growing");
-        assert!(matches!(check(&reader, name), Verdict::Ask(_)), "{name} was lost in the old segment");
+        assert!(matches!(check(&next, name), Lookup::Ask(_)), "{name} was lost in growing");
+        assert!(matches!(check(&reader, name), Lookup::Ask(_)), "{name} was lost in the old segment");
     }
-    publisher.insert(&Entry::Token { jti: b"late", subject: None });
+    publisher.insert(&SegmentEntry::Token { jti: b"late", subject: None });
     for reader in [&reader, &next] {
-        assert_eq!(check(reader, "late"), Verdict::Ask(AskReason::Revoked), "both are written");
-        assert_eq!(check(reader, "some other one"), Verdict::Clear);
+        assert_eq!(check(reader, "late"), Lookup::Ask(AskReason::Revoked), "both are written");
+        assert_eq!(check(reader, "some other one"), Lookup::Clear);
     }
     publisher.close();
     for reader in [&reader, &next] {
-        assert_eq!(check(reader, "some other one"), Verdict::Ask(AskReason::NotLive));
+        assert_eq!(check(reader, "some other one"), Lookup::Ask(AskReason::NotLive));
     }
     drop((link, next, reader));
     eventually("the reader is no longer counted", || publisher.readers() == 0);
@@ -184,9 +184,9 @@ fn retired_segment_keeps_its_expiry() {
     publisher.switch();
     publisher.tick(&far(), CoarseClock.now());
     assert_eq!(reader.live().valid_until_monotonic_ns, promised.valid_until_monotonic_ns);
-    eventually("the old promise lapses", || check(&reader, "x") == Verdict::Ask(AskReason::Lapsed));
+    eventually("the old promise lapses", || check(&reader, "x") == Lookup::Ask(AskReason::Lapsed));
     publisher.tick(&far(), CoarseClock.now());
-    publisher.insert(&Entry::Token { jti: b"x", subject: None });
+    publisher.insert(&SegmentEntry::Token { jti: b"x", subject: None });
     assert_eq!(reader.live().valid_until_monotonic_ns, promised.valid_until_monotonic_ns);
 }
 
@@ -224,8 +224,8 @@ fn hostile_reader_cannot_change_the_segment() {
     let memory = OpenOptions::new().read(true).write(true).open("/proc/self/mem").unwrap();
     refused("own memory", memory.write_at(&[0; 8], start).map(drop));
 
-    writer.insert(&Entry::Token { jti: b"abc", subject: None });
-    assert_eq!(check(&reader, "abc"), Verdict::Ask(AskReason::Revoked), "the daemon goes on writing");
+    writer.insert(&SegmentEntry::Token { jti: b"abc", subject: None });
+    assert_eq!(check(&reader, "abc"), Lookup::Ask(AskReason::Revoked), "the daemon goes on writing");
 }
 
 #[test]
@@ -287,7 +287,7 @@ fn hostile_daemon_causes_typed_errors() {
         time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
     };
     let message = |id: u64, bytes: u64, monotonic_off: u64, realtime_off: u64| {
-        Message::Segment {
+        AttachMessage::Segment {
             id,
             bytes,
             monotonic_ns: nanos(rustix::time::ClockId::Monotonic) + monotonic_off,

@@ -111,7 +111,10 @@ impl World {
     fn issue(&mut self, index: usize, sid: Sid, issued: UnixTime) {
         self.issuers[index].newest = self.issuers[index].newest.max(issued);
         let ahead_ms = (issued.0 * 1000).saturating_sub(self.store.clock_ms(self.now));
-        self.at(self.now + ahead_ms, What::HandOut { sid, issued });
+        let lifetime = self.random.between(1, LIFETIME_MAX + 1);
+        let session = &mut self.store.truth.sessions[sid];
+        session.exp_max = session.exp_max.max(issued.plus(lifetime));
+        self.at(self.now + ahead_ms, What::HandOut { sid, issued, lifetime });
         let user = self.store.truth.sessions[sid].user;
         let dead = self.store.truth.born_dead(self.now, user, issued);
         if let (Some(id), false, None) = (dead, self.issuers[index].old, &self.violation) {
@@ -124,8 +127,7 @@ impl World {
     }
 
     /// A client receives its token.
-    pub fn hand_out(&mut self, sid: Sid, issued: UnixTime) {
-        let lifetime = self.random.between(1, LIFETIME_MAX + 1);
+    pub fn hand_out(&mut self, sid: Sid, issued: UnixTime, lifetime: u64) {
         self.store.truth.hand_out(self.now, sid, issued, lifetime);
     }
 }

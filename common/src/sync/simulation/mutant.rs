@@ -4,7 +4,7 @@
 use super::truth::packed;
 use crate::log_protocol::Position;
 use crate::revocation::{Revocation, Target};
-use crate::sync::{Answer, Entry, Event, Head, Lineage, Machine, ReadFrom};
+use crate::sync::{Entry, Event, Head, Lineage, Machine, ProbeAnswer, ReadFrom};
 use crate::time::{ClockReading, UnixTime};
 
 /// A participant that lacks one of the rules.
@@ -76,18 +76,18 @@ impl Mutant {
                 message.previous = last;
                 Event::Pushed(message)
             }
-            (Self::ProbeBeforePushes, Event::Answered { token, answer: Answer::Head(mut head) }) => {
+            (Self::ProbeBeforePushes, Event::Answered { token, answer: ProbeAnswer::Head(mut head) }) => {
                 if machine.lineage() == Some(&head.lineage) {
                     head.last = last;
                 }
-                Event::Answered { token, answer: Answer::Head(head) }
+                Event::Answered { token, answer: ProbeAnswer::Head(head) }
             }
-            (Self::AnyClock, Event::Answered { token, answer: Answer::Head(mut head) }) => {
+            (Self::AnyClock, Event::Answered { token, answer: ProbeAnswer::Head(mut head) }) => {
                 head.now = head.now.min(UnixTime(now.wall_ms / 1000));
-                Event::Answered { token, answer: Answer::Head(head) }
+                Event::Answered { token, answer: ProbeAnswer::Head(head) }
             }
-            (Self::AcceptsUnsettled, Event::Answered { token, answer: Answer::Head(head) }) => {
-                Event::Answered { token, answer: Answer::Head(Head { settled: true, ..head }) }
+            (Self::AcceptsUnsettled, Event::Answered { token, answer: ProbeAnswer::Head(head) }) => {
+                Event::Answered { token, answer: ProbeAnswer::Head(Head { settled: true, ..head }) }
             }
             (Self::CounterOnly, event) => counter_only(event, last),
             (Self::SkipsUnreadable, Event::Page { request, entries, complete }) => {
@@ -119,10 +119,10 @@ fn counter_only(event: Event, last: Position) -> Event {
             message.epoch = "any".into();
             Event::Pushed(message)
         }
-        Event::Answered { token, answer: Answer::Head(mut head) } => {
+        Event::Answered { token, answer: ProbeAnswer::Head(mut head) } => {
             head.lineage = Lineage { epoch: "any".into(), replication_id: "any".into() };
             head.last = head.last.max(last);
-            Event::Answered { token, answer: Answer::Head(head) }
+            Event::Answered { token, answer: ProbeAnswer::Head(head) }
         }
         Event::Page { request, mut entries, complete } => {
             if last != Position::START {

@@ -5,7 +5,7 @@ use super::mutant::Mutant;
 use super::server::{Lineage, Server};
 use super::truth::{EntryId, Kill, LIFETIME_MAX, ORIGIN_MS, Sid, TokenId, Truth, User, true_seconds};
 use crate::log_protocol::Position;
-use crate::sync::{self, Answer, Entry, Head, ReadFrom, Role};
+use crate::sync::{self, Entry, Head, ProbeAnswer, ReadFrom, Role};
 use crate::time::{CLOCK_SKEW_SECONDS, LEEWAY_MAX_SECONDS, REVOCATION_MARGIN_SECONDS, UnixTime};
 
 /// Entries of a page: few, so that reads take several pages.
@@ -263,17 +263,17 @@ impl Store {
         gone.iter().for_each(|(_, id)| self.truth.entries[*id].trimmed(now));
     }
 
-    pub fn head(&self, server: usize, now: u64) -> Answer {
+    pub fn head(&self, server: usize, now: u64) -> ProbeAnswer {
         let server = &self.servers[server];
         let newest = server.log.last().map_or(Position::START, |(position, _)| *position);
-        let Some(epoch) = server.epoch else { return Answer::NoEpoch };
+        let Some(epoch) = server.epoch else { return ProbeAnswer::NoEpoch };
         if server.last != Position::START && newest != server.last {
-            return Answer::LogDamaged;
+            return ProbeAnswer::LogDamaged;
         }
         let good = u64::from(!server.isolated);
         let lineage =
             sync::Lineage { epoch: epoch_name(epoch), replication_id: server.replication_id.to_string().into() };
-        Answer::Head(Head {
+        ProbeAnswer::Head(Head {
             lineage,
             last: newest,
             empty: server.log.is_empty(),

@@ -42,6 +42,8 @@ pub struct SessionTruth {
     /// When its client received its first token.
     pub created_ms: u64,
     pub tokens: Vec<TokenId>,
+    /// The latest expiry of a token that the store issued for it, also one that the client has yet to receive.
+    pub exp_max: UnixTime,
     pub dead_by: Vec<EntryId>,
 }
 
@@ -159,10 +161,7 @@ impl Truth {
     pub fn enter(&mut self, now: u64, kill: Kill, given_ms: u64, late: bool) -> EntryId {
         let last_token = match kill {
             Kill::Token(token) | Kill::Unreadable(token) => self.tokens[token].expires,
-            Kill::Session(sid) => {
-                let of = self.sessions[sid].tokens.iter().map(|token| self.tokens[*token].expires);
-                of.max().unwrap_or(true_seconds(now))
-            }
+            Kill::Session(sid) => self.sessions[sid].exp_max.max(true_seconds(now)),
             Kill::Subject { threshold, .. } | Kill::All { threshold, .. } => threshold.plus(LIFETIME_MAX),
         };
         let expires = last_token.plus(REVOCATION_MARGIN_SECONDS);
@@ -214,7 +213,13 @@ impl Truth {
 
     /// A session whose client has no token yet.
     pub fn begin(&mut self, user: User) -> Sid {
-        self.sessions.push(SessionTruth { user, created_ms: u64::MAX, tokens: Vec::new(), dead_by: Vec::new() });
+        self.sessions.push(SessionTruth {
+            user,
+            created_ms: u64::MAX,
+            tokens: Vec::new(),
+            exp_max: UnixTime(0),
+            dead_by: Vec::new(),
+        });
         self.sessions.len() - 1
     }
 
@@ -225,6 +230,7 @@ impl Truth {
         self.tokens.push(Token { sid, user, issued, expires: issued.plus(lifetime), dead_by: Vec::new() });
         let session = &mut self.sessions[sid];
         session.tokens.push(id);
+        session.exp_max = session.exp_max.max(issued.plus(lifetime));
         session.created_ms = session.created_ms.min(now);
         id
     }

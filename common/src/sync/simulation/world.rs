@@ -46,6 +46,7 @@ pub enum What {
     HandOut {
         sid: Sid,
         issued: UnixTime,
+        lifetime: u64,
     },
     /// An issuer's heartbeat, a step of its replay, and the store's answer to it.
     Beat {
@@ -261,7 +262,7 @@ impl World {
     fn step(&mut self, what: What) {
         match what {
             What::Client => self.client(),
-            What::HandOut { sid, issued } => self.hand_out(sid, issued),
+            What::HandOut { sid, issued, lifetime } => self.hand_out(sid, issued, lifetime),
             What::Beat { name } => self.beat(name),
             What::Replay { name, lineage } => self.replay(name, lineage),
             What::Done(done) => self.done(done),

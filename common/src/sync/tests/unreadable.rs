@@ -37,7 +37,7 @@ fn vanished_unreadable_entry_causes_a_full_read() {
     }
     follower.after(250);
     let probe = follower.probing().unwrap();
-    follower.on(Event::Answered { token: probe, answer: Answer::Head(head("e", "h", 3)) });
+    follower.on(Event::Answered { token: probe, answer: ProbeAnswer::Head(head("e", "h", 3)) });
     follower.page(vec![entry(3)], true);
     follower.answer(head("e", "h", 3));
     assert_eq!(follower.reading().map(|read| read.1), Some(ReadFrom::Start), "there may be more of them");

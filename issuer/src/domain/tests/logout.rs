@@ -7,7 +7,7 @@ use sidegate_common::token::Rejection;
 
 use super::world::{ADA, BOB, LIFETIMES, World, claims, ended, sid};
 use crate::domain::TokenPair;
-use crate::domain::logout::{EndedSession, LogoutError, Presented, Scope};
+use crate::domain::logout::{EndedSession, LogoutError, PresentedTokens, Scope};
 use crate::domain::refresh_token::RefreshTokenError;
 use crate::domain::session::{EndOutcome, Refusal, UserSessions};
 use crate::domain::traits::Store as _;
@@ -19,7 +19,7 @@ impl World {
         refresh: Option<&str>,
         scope: Scope,
     ) -> Result<Vec<EndedSession>, LogoutError> {
-        self.auth.logout(Presented { access, refresh }, scope, self.at()).await
+        self.auth.logout(PresentedTokens { access, refresh }, scope, self.at()).await
     }
 
     async fn logout_by_access(&self, pair: &TokenPair, scope: Scope) -> Result<Vec<EndedSession>, LogoutError> {

@@ -23,7 +23,7 @@ use crate::domain::refresh_token::RefreshKeys;
 use crate::domain::session::{Session, TokenLifetimes};
 use crate::domain::token_signer::{Issuing, TokenSigner};
 use crate::domain::traits::{Account, Lookup, Store as _, Unavailable, Users};
-use crate::domain::{Auth, Client, TokenPair};
+use crate::domain::{Auth, ClientInfo, TokenPair};
 use crate::password::{PasswordPool, PoolSettings, Rehashed};
 
 pub const LIFETIMES: TokenLifetimes =
@@ -194,7 +194,7 @@ impl World {
 
     pub async fn try_login(&self, email: &str, password: &str) -> Result<TokenPair, LoginError> {
         let credentials = Credentials { email: email.to_owned(), password: Secret::new(password) };
-        let client = Client { address: "192.0.2.7".to_owned(), agent: "a browser".to_owned() };
+        let client = ClientInfo { address: "192.0.2.7".to_owned(), agent: "a browser".to_owned() };
         self.auth.login(&credentials, &client).await
     }
 

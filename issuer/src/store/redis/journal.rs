@@ -20,7 +20,7 @@ use sidegate_runtime::clock::unix_now;
 use tokio::sync::oneshot;
 
 use super::replay_entry::ReplayEntry;
-use crate::store::counts::Counts;
+use crate::store::counts::StoreCounts;
 pub(super) use format::Proof;
 use format::{End, MAGIC, Record};
 
@@ -127,7 +127,7 @@ impl Journal {
     }
 
     /// Opens or makes the journal at `path`, drops what has expired, and starts its writer.
-    pub(super) fn open(path: &Path, owner: &Owner, counts: Counts) -> Result<Self, JournalError> {
+    pub(super) fn open(path: &Path, owner: &Owner, counts: StoreCounts) -> Result<Self, JournalError> {
         let failed = |error| JournalError::Io(path.to_owned(), error);
         let lock_path = beside(path, ".lock");
         let lock = private().write(true).create(true).truncate(false).open(&lock_path).map_err(failed)?;
@@ -358,7 +358,7 @@ struct Writer {
     hole: Arc<AtomicBool>,
     /// Why the last write failed, if it did.
     failing: Option<io::ErrorKind>,
-    counts: Counts,
+    counts: StoreCounts,
 }
 
 impl Writer {

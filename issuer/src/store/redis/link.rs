@@ -47,7 +47,7 @@ struct Slot {
 }
 
 /// A connection that heals.
-pub struct Link {
+pub struct RedisLink {
     /// Resolved anew for each connection: names, Sentinels, the nodes of a Cluster. Shared with its siblings, and replaced
     /// on SIGHUP.
     url: Arc<RwLock<RedisUrl>>,
@@ -57,7 +57,7 @@ pub struct Link {
     slot: Mutex<Slot>,
 }
 
-impl Link {
+impl RedisLink {
     /// A link to `url`; connects when first used.
     ///
     /// # Errors
@@ -117,7 +117,7 @@ impl Link {
     /// Sends a command that names no key to the master that has `key`.
     ///
     /// # Errors
-    /// As [`Link::call`].
+    /// As [`RedisLink::call`].
     pub async fn call_master_of(&self, key: &str, command: &Cmd) -> Result<Value, RedisError> {
         let (generation, connection) = self.connection().await?;
         let answer = match connection {
@@ -136,7 +136,7 @@ impl Link {
     /// Sends several commands, which the server gets one after the other on one connection. Not on a Cluster.
     ///
     /// # Errors
-    /// As [`Link::call`], also if only one of them fails.
+    /// As [`RedisLink::call`], also if only one of them fails.
     pub async fn together(&self, commands: &Pipeline, count: usize) -> Result<Vec<Value>, RedisError> {
         let (generation, connection) = self.connection().await?;
         let Connection::Direct(mut direct, _) = connection else {

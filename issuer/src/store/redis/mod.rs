@@ -30,8 +30,8 @@ use sidegate_common::revocation::{Id, Revocation, SubjectTag, Target};
 use sidegate_common::time::{CLOCK_SKEW_SECONDS, REVOCATION_MARGIN_SECONDS, UnixTime};
 
 pub use journal::JournalError;
-pub use link::Link;
-pub use reconciler::Intervals;
+pub use link::RedisLink;
+pub use reconciler::ReconcilerIntervals;
 pub use replay::OwnFeed;
 pub use replica_ack::ReplicaAckSettings;
 pub use server_checks::{RedisRequirements, RequirementError};
@@ -41,7 +41,7 @@ use crate::domain::session::{
     SessionPage, Standing, SubjectRevoked, TokenLifetimes, UserSessions,
 };
 use crate::domain::traits::{Store, Unavailable};
-use crate::store::counts::Counts;
+use crate::store::counts::StoreCounts;
 use crate::store::until_valid;
 use issuer_list::IssuerList;
 use journal::Journal;
@@ -67,13 +67,13 @@ pub struct RedisStore {
 }
 
 struct Shared {
-    link: Link,
+    link: RedisLink,
     partitions: Vec<RedisKeys>,
     terms: TokenLifetimes,
     sessions_max: u32,
     /// The newest `iat` that this issuer has handed out, of each partition: a data set that was lost does not know it.
     newest: Vec<AtomicU64>,
-    pace: Intervals,
+    pace: ReconcilerIntervals,
     issuers: IssuerList,
     lineages: Lineages,
     /// What this issuer's own feed has brought, once it is there.
@@ -83,7 +83,7 @@ struct Shared {
     log_observer: LogObserver,
     journal: Option<Arc<Journal>>,
     replica_ack: Option<ReplicaAck>,
-    counts: Counts,
+    counts: StoreCounts,
     opening: Opening,
 }
 
@@ -122,16 +122,16 @@ pub struct JournalSettings {
 
 impl RedisStore {
     /// Uses `link`, with `partitions` partitions under `prefix`.
-    pub fn new(link: Link, prefix: &str, partitions: u16, terms: TokenLifetimes) -> Self {
+    pub fn new(link: RedisLink, prefix: &str, partitions: u16, terms: TokenLifetimes) -> Self {
         let partitions: Vec<_> = (0..partitions.max(1)).map(|partition| RedisKeys::new(prefix, partition)).collect();
-        let counts = Counts::default();
+        let counts = StoreCounts::default();
         let shared = Shared {
             link,
             newest: partitions.iter().map(|_| AtomicU64::new(0)).collect(),
             lineages: Lineages::new(partitions.len()),
             partitions,
             terms,
-            pace: Intervals::default(),
+            pace: ReconcilerIntervals::default(),
             issuers: IssuerList::new(new_name()),
             feed: OnceLock::new(),
             sessions_max: SESSIONS_PER_USER,
@@ -148,7 +148,7 @@ impl RedisStore {
 
     /// Does what it does at another pace.
     #[must_use]
-    pub fn pacing(mut self, pace: Intervals) -> Self {
+    pub fn pacing(mut self, pace: ReconcilerIntervals) -> Self {
         if let Some(shared) = Arc::get_mut(&mut self.shared) {
             shared.pace = pace;
         }
@@ -172,7 +172,7 @@ impl RedisStore {
 
     /// Waits, on a connection of its own, for what `settings` ask before a revocation counts as stored.
     #[must_use]
-    pub fn waiting(mut self, link: Link, settings: ReplicaAckSettings) -> Self {
+    pub fn waiting(mut self, link: RedisLink, settings: ReplicaAckSettings) -> Self {
         let key = format!("{}:wait", self.keys(0).tag());
         if let Some(shared) = Arc::get_mut(&mut self.shared) {
             shared.replica_ack = Some(ReplicaAck::start(link.patient(settings.timeout), key, settings));
@@ -199,7 +199,7 @@ impl RedisStore {
     }
 
     /// What it counts.
-    pub fn counts(&self) -> &Counts {
+    pub fn counts(&self) -> &StoreCounts {
         &self.shared.counts
     }
 

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use sidegate_common::revocation::Target;
 
 use super::replay_entry::ReplayEntry;
-use crate::store::counts::Counts;
+use crate::store::counts::StoreCounts;
 
 /// The most that is kept, about 20 MB. Beyond it only the client's own retry helps.
 const PENDING_MAX: usize = 100_000;
@@ -35,7 +35,7 @@ struct State {
 pub(super) struct Outbox {
     state: Mutex<State>,
     most: usize,
-    counts: Counts,
+    counts: StoreCounts,
 }
 
 /// An entry on its way, and which turn of its key it was.
@@ -48,7 +48,7 @@ pub(super) struct PendingDelivery {
 }
 
 impl Outbox {
-    pub(super) fn new(counts: Counts) -> Self {
+    pub(super) fn new(counts: StoreCounts) -> Self {
         Self { state: Mutex::default(), most: PENDING_MAX, counts }
     }
 
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn keeps_one_of_a_kind_with_the_later_threshold() {
-        let outbox = Outbox::new(Counts::default());
+        let outbox = Outbox::new(StoreCounts::default());
         outbox.keep(user("1", 9), 0);
         outbox.keep(user("1", 7), 0);
         assert_eq!(held(&outbox).len(), 1);
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn what_is_refused_again_while_on_its_way_stays() {
-        let counts = Counts::default();
+        let counts = StoreCounts::default();
         let outbox = Outbox::new(counts.clone());
         outbox.keep(user("1", 7), 0);
         outbox.keep(user("2", 7), 0);
@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn order_given_again_keeps_the_generation_it_was_first_given_over() {
-        let outbox = Outbox::new(Counts::default());
+        let outbox = Outbox::new(StoreCounts::default());
         outbox.keep(user("1", 7), 3);
         outbox.keep(user("1", 9), 4);
         assert_eq!(outbox.deliveries(0, true, 10)[0].generation, 3);
@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn an_order_up_to_a_moment_waits_for_a_settled_log() {
-        let outbox = Outbox::new(Counts::default());
+        let outbox = Outbox::new(StoreCounts::default());
         outbox.keep(user("1", 7), 0);
         outbox.keep(ReplayEntry::pending(0, Target::Key { kid: "k".into() }), 0);
         assert_eq!((outbox.deliveries(0, false, 10).len(), outbox.deliveries(0, true, 10).len()), (1, 2));
@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn is_bounded_and_counts_what_it_refuses() {
-        let counts = Counts::default();
+        let counts = StoreCounts::default();
         let outbox = Outbox { most: 2, ..Outbox::new(counts.clone()) };
         ["1", "2", "3"].iter().for_each(|sub| outbox.keep(user(sub, 7), 0));
         outbox.keep(user("2", 8), 0);

@@ -12,7 +12,7 @@ use tokio::time::sleep;
 
 use super::issuer_list::Row;
 use super::journal_replay::Pending;
-use super::link::Link;
+use super::link::RedisLink;
 use super::log_observer::LogHead;
 use super::outbox::PendingDelivery;
 use super::replay::REPLAYED_AT_ONCE;
@@ -31,7 +31,7 @@ const BEAT_APART: Duration = Duration::from_millis(20);
 
 /// How often, and how long, the heartbeat does what.
 #[derive(Clone, Copy, Debug)]
-pub struct Intervals {
+pub struct ReconcilerIntervals {
     /// A look at the data set.
     pub heartbeat: Duration,
     /// The same while the log is not settled.
@@ -51,7 +51,7 @@ pub struct Intervals {
     pub stopped: Duration,
 }
 
-impl Default for Intervals {
+impl Default for ReconcilerIntervals {
     fn default() -> Self {
         Self {
             heartbeat: Duration::from_secs(1),
@@ -280,7 +280,7 @@ impl RedisStore {
 
     /// One run of `heartbeat.lua`. Where it shows another log than before, answers that are still to come from the old one
     /// count as refused from here on.
-    async fn heartbeat_over(&self, link: &Link, partition: u16, leave: bool) -> Result<Heartbeat, RedisError> {
+    async fn heartbeat_over(&self, link: &RedisLink, partition: u16, leave: bool) -> Result<Heartbeat, RedisError> {
         let (shared, at) = (&self.shared, Instant::now());
         let (epoch, replid) = match shared.lineages.replayed(partition) {
             Some(lineage) => (lineage.epoch.into_string(), lineage.replication_id.into_string()),
@@ -416,7 +416,7 @@ impl RedisStore {
 
 /// Waits until all replicas that are connected have what was written over `link`, for a while: fewer than all of them in
 /// time are no error, since one that hangs must not delay the others.
-async fn until_replicated(link: &Link, replicas: u64) -> Result<(), RedisError> {
+async fn until_replicated(link: &RedisLink, replicas: u64) -> Result<(), RedisError> {
     if replicas > 0 {
         let wait = redis::cmd("WAIT").arg(replicas).arg(REPLICAS_TIMEOUT.as_millis() as u64).take();
         let _how_many = link.call(&wait).await?;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use sidegate_common::log_protocol::Position;
 
 use super::replay_entry::ReplayEntry;
-use crate::store::counts::Counts;
+use crate::store::counts::StoreCounts;
 
 /// How long an acknowledged entry is remembered after it was last seen to be safe, by the monotonic clock. Twice the time
 /// that a failover takes, and more than a minute; by then the feed has long brought it, and what the feed holds is
@@ -32,7 +32,7 @@ pub(super) struct Asked {
 
 pub(super) struct ReplayBuffer {
     state: Mutex<State>,
-    counts: Counts,
+    counts: StoreCounts,
 }
 
 #[derive(Default)]
@@ -59,7 +59,7 @@ impl State {
 }
 
 impl ReplayBuffer {
-    pub(super) fn new(counts: Counts) -> Self {
+    pub(super) fn new(counts: StoreCounts) -> Self {
         Self { state: Mutex::default(), counts }
     }
 
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn remembers_by_partition_until_long_after_it_was_seen_to_be_safe() {
-        let ring = ReplayBuffer::new(Counts::default());
+        let ring = ReplayBuffer::new(StoreCounts::default());
         let before = Instant::now();
         assert!(ring.acknowledged(entry(1), ring.ask(1)));
         assert_eq!((ring.recent(0).len(), ring.recent(1).len()), (0, 1));
@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn answers_of_a_log_that_was_replaced_are_not_taken() {
-        let ring = ReplayBuffer::new(Counts::default());
+        let ring = ReplayBuffer::new(StoreCounts::default());
         let before = ring.ask(1);
         ring.next_generation(1);
         assert!(!ring.acknowledged(entry(1), before) && ring.acknowledged(entry(0), before));
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn an_answer_that_was_long_under_way_is_not_taken() {
-        let ring = ReplayBuffer::new(Counts::default());
+        let ring = ReplayBuffer::new(StoreCounts::default());
         let Some(at) = Instant::now().checked_sub(ANSWER_AGE_MAX) else { return };
         let asked = Asked { at, ..ring.ask(0) };
         assert!(!ring.is_valid(0, asked) && !ring.acknowledged(entry(0), asked));
@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn buffer_is_bounded_and_counts_dropped_entries() {
-        let counts = Counts::default();
+        let counts = StoreCounts::default();
         let ring = ReplayBuffer::new(counts.clone());
         (0..ENTRIES_MAX + 3).for_each(|_| assert!(ring.acknowledged(entry(0), ring.ask(0))));
         let recent = ring.recent(0);

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use super::scripts::{Call, Script};
 use super::server_checks::{self, RedisRequirements};
-use super::{Link, NAME, OpenError, RedisStore, ReplicaAckSettings, unavailable};
+use super::{NAME, OpenError, RedisLink, RedisStore, ReplicaAckSettings, unavailable};
 use crate::domain::traits::{Store as _, Unavailable};
 
 /// The wait between two attempts to reach Redis at start.
@@ -38,14 +38,14 @@ impl Opening {
 
 impl RedisStore {
     /// Another connection to the same Redis.
-    pub fn sibling_link(&self) -> Link {
+    pub fn sibling_link(&self) -> RedisLink {
         self.shared.link.sibling()
     }
 
     /// Connects with the credentials of `url` from now on, if they work.
     ///
     /// # Errors
-    /// See [`Link::renew`].
+    /// See [`RedisLink::renew`].
     pub async fn renew(&self, url: RedisUrl) -> Result<(), Unavailable> {
         self.shared.link.renew(url).await.map_err(unavailable)
     }
@@ -168,7 +168,7 @@ impl RedisStore {
     }
 }
 
-async fn load_library(link: &Link, key: &str) -> Result<(), RedisError> {
+async fn load_library(link: &RedisLink, key: &str) -> Result<(), RedisError> {
     let load = cmd("FUNCTION").arg("LOAD").arg("REPLACE").arg(LIBRARY).take();
     link.call_master_of(key, &load).await.map(|_| ())
 }

@@ -18,7 +18,7 @@ pub const PAGE_MAX: u32 = 1000;
 
 /// The state of the log at one instant.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Head {
+pub struct EmbeddedHead {
     /// The data set.
     pub epoch: String,
     /// The newest entry's position.
@@ -54,13 +54,13 @@ pub struct Pushed {
 /// The log, for followers.
 pub struct Feed {
     /// Changed and pushed under one lock, so that every entry up to a head was pushed before.
-    head: Mutex<Head>,
+    head: Mutex<EmbeddedHead>,
     pushes: broadcast::Sender<Pushed>,
     readers: SqlitePool,
 }
 
 impl Feed {
-    pub(super) fn new(head: Head, readers: SqlitePool) -> Self {
+    pub(super) fn new(head: EmbeddedHead, readers: SqlitePool) -> Self {
         Self { head: Mutex::new(head), pushes: broadcast::channel(BACKLOG).0, readers }
     }
 
@@ -70,7 +70,7 @@ impl Feed {
     }
 
     /// The state of the log. Every entry up to `last` was pushed before this returns.
-    pub fn head(&self) -> Head {
+    pub fn head(&self) -> EmbeddedHead {
         self.locked().clone()
     }
 
@@ -90,7 +90,7 @@ impl Feed {
         self.locked().all_dead
     }
 
-    pub(super) fn publish(&self, head: Head, pushed: Vec<Pushed>) {
+    pub(super) fn publish(&self, head: EmbeddedHead, pushed: Vec<Pushed>) {
         let mut locked = self.locked();
         for one in pushed {
             // Sending fails without followers, which is fine.
@@ -99,7 +99,7 @@ impl Feed {
         *locked = head;
     }
 
-    fn locked(&self) -> MutexGuard<'_, Head> {
+    fn locked(&self) -> MutexGuard<'_, EmbeddedHead> {
         self.head.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -27,7 +27,7 @@ use crate::domain::session::{
     SessionPage, Standing, SubjectRevoked, TokenLifetimes, UserSessions,
 };
 use crate::domain::traits::{Store, Unavailable};
-use crate::store::counts::Counts;
+use crate::store::counts::StoreCounts;
 use crate::store::{new_epoch, until_valid};
 use feed::Feed;
 use mark::Mark;
@@ -77,7 +77,7 @@ pub struct EmbeddedStore {
     readers: SqlitePool,
     feed: Arc<Feed>,
     clock: ClockMs,
-    counts: Counts,
+    counts: StoreCounts,
     _lock: Arc<File>,
 }
 
@@ -123,11 +123,11 @@ impl EmbeddedStore {
         let rules = Rules { lifetimes, sessions_max: sessions_max.max(1), clock: Arc::clone(&clock) };
         let writer = Writer::new(options.create_if_missing(false), connection, meta, mark, rules, Arc::clone(&feed));
         tokio::spawn(writer.run(queue));
-        Ok(Self { jobs, readers, feed, clock, counts: Counts::default(), _lock: Arc::new(lock) })
+        Ok(Self { jobs, readers, feed, clock, counts: StoreCounts::default(), _lock: Arc::new(lock) })
     }
 
     /// The store's counters.
-    pub const fn counts(&self) -> &Counts {
+    pub const fn counts(&self) -> &StoreCounts {
         &self.counts
     }
 

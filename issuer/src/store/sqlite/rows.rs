@@ -6,7 +6,7 @@ use sidegate_common::time::UnixTime;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection, query};
 
-use super::feed::{Head, LogEntry};
+use super::feed::{EmbeddedHead, LogEntry};
 use crate::domain::session::{PageCursor, Session, UserSessions};
 use crate::store::new_epoch;
 
@@ -27,8 +27,8 @@ pub(super) struct Meta {
 }
 
 impl Meta {
-    pub(super) fn head(&self, first: Option<Position>) -> Head {
-        Head { epoch: self.epoch.clone(), last: self.last, since: self.since, first, all_dead: self.all_dead }
+    pub(super) fn head(&self, first: Option<Position>) -> EmbeddedHead {
+        EmbeddedHead { epoch: self.epoch.clone(), last: self.last, since: self.since, first, all_dead: self.all_dead }
     }
 }
 

@@ -6,7 +6,7 @@ use sidegate_common::revocation::{Id, Revocation, SubjectTag, Target};
 use sidegate_common::time::UnixTime;
 use sidegate_issuer::domain::session::{EndOutcome, EndSession, NewSession, TokenLifetimes};
 use sidegate_issuer::domain::traits::{Store as _, Unavailable};
-use sidegate_issuer::store::redis::{Intervals, Link, RedisRequirements, RedisStore};
+use sidegate_issuer::store::redis::{ReconcilerIntervals, RedisLink, RedisRequirements, RedisStore};
 use sidegate_runtime::clock::monotonic_ms;
 
 use super::redis::PREFIX;
@@ -14,8 +14,8 @@ use super::redis::PREFIX;
 pub const LIFETIMES: TokenLifetimes =
     TokenLifetimes { access_ttl: 600, idle_ttl: 3600, absolute_ttl: 7200, retry_window: 30, lifetime_max: 86_400 };
 pub const STRICT: RedisRequirements = RedisRequirements { persistence: true, noeviction: true, waitaof: false };
-/// Intervals scaled down: seconds become tens of milliseconds.
-pub const FAST: Intervals = Intervals {
+/// ReconcilerIntervals scaled down: seconds become tens of milliseconds.
+pub const FAST: ReconcilerIntervals = ReconcilerIntervals {
     heartbeat: Duration::from_millis(50),
     delivery: Duration::from_millis(20),
     inspection: Duration::from_millis(50),
@@ -27,7 +27,7 @@ pub const FAST: Intervals = Intervals {
 };
 
 pub fn store_at(url: &str) -> RedisStore {
-    RedisStore::new(Link::new(url).unwrap(), PREFIX, 1, LIFETIMES).pacing(FAST)
+    RedisStore::new(RedisLink::new(url).unwrap(), PREFIX, 1, LIFETIMES).pacing(FAST)
 }
 
 /// A store with a running heartbeat.

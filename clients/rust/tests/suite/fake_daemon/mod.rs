@@ -12,8 +12,8 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 use sidegate_client::{Builder, Sidegate};
 use sidegate_shm::attach::{Allow, AttachServer, SegmentOffer};
-use sidegate_shm::clock::{Clock as _, CoarseClock, NANOS};
-use sidegate_shm::{Entry, Geometry, Live, Publisher, State, Subject};
+use sidegate_shm::clock::{CoarseClock, NANOS, SegmentClock as _};
+use sidegate_shm::{Geometry, Live, Publisher, SegmentEntry, SegmentState, Subject};
 
 /// A directory that is removed when dropped.
 pub struct Scratch(pub PathBuf);
@@ -187,7 +187,7 @@ impl Daemon {
     /// Ends a session: in the exact set first, then in the segment.
     pub fn revoke_session(&self, claims: &Claims) {
         self.state.dead.lock().unwrap().insert(claims.sid.clone());
-        let entry = Entry::Session { sid: claims.sid.as_bytes(), subject: Some(subject(&claims.sub)) };
+        let entry = SegmentEntry::Session { sid: claims.sid.as_bytes(), subject: Some(subject(&claims.sub)) };
         self.state.publisher.lock().unwrap().insert(&entry);
     }
 
@@ -201,7 +201,7 @@ impl Daemon {
         let mut publisher = self.state.publisher.lock().unwrap();
         publisher.begin_resize(Geometry::for_entries(5000)).unwrap();
         for claims in entries {
-            publisher.feed(&Entry::Session { sid: claims.sid.as_bytes(), subject: Some(subject(&claims.sub)) });
+            publisher.feed(&SegmentEntry::Session { sid: claims.sid.as_bytes(), subject: Some(subject(&claims.sub)) });
         }
         publisher.switch();
     }
@@ -226,7 +226,7 @@ impl State_ {
         let live = Live {
             valid_until_monotonic_ns: now.monotonic_ns + promise,
             valid_until_realtime_ns: now.realtime_ns + promise,
-            state: if self.stale.load(Ordering::Relaxed) { State::Closed } else { State::Live },
+            state: if self.stale.load(Ordering::Relaxed) { SegmentState::Closed } else { SegmentState::Live },
             key_epoch: self.epoch.load(Ordering::Relaxed),
             time_floor_s: now.realtime_ns / NANOS,
         };

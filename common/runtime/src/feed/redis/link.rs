@@ -9,7 +9,7 @@ use futures_util::stream::FuturesOrdered;
 use redis::aio::{AsyncPushSender, MultiplexedConnection, SendError};
 use redis::{ErrorKind, PushInfo, PushKind, RedisError, ServerErrorKind, Value, cmd};
 use sidegate_common::log_protocol::{Message, RedisKeys};
-use sidegate_common::sync::{Answer, Event, ReadFrom};
+use sidegate_common::sync::{Event, ProbeAnswer, ReadFrom};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::probe::{Missing, probe};
@@ -128,10 +128,10 @@ impl Link for RedisLink {
         let moves = self.moves.clone();
         self.answers.push_back(Box::pin(async move {
             let answer = match probe(&mut connection, &keys, &missing).await {
-                Ok(answer) => reply::head(&answer).unwrap_or(Answer::Refused),
+                Ok(answer) => reply::head(&answer).unwrap_or(ProbeAnswer::Refused),
                 Err(error) if is_refusal(&error) => {
                     tracing::debug!(partition, %error, "the probe was refused");
-                    Answer::Refused
+                    ProbeAnswer::Refused
                 }
                 Err(error) => return Err(moves.closed(partition, error)),
             };

@@ -3,7 +3,7 @@
 use redis::{PushKind, Value};
 use sidegate_common::log_protocol::{LOG_FIELD, Position, is_epoch};
 use sidegate_common::revocation::{EntryError, Revocation};
-use sidegate_common::sync::{Answer, Entry, Head, Lineage, Role};
+use sidegate_common::sync::{Entry, Head, Lineage, ProbeAnswer, Role};
 use sidegate_common::time::UnixTime;
 
 use crate::feed::FeedError;
@@ -61,7 +61,7 @@ pub(super) fn row_of_transaction(answer: &Value) -> Option<Value> {
 }
 
 /// Parses the row of `sidegate1_probe`; `None` if it is malformed.
-pub(super) fn head(answer: &Value) -> Option<Answer> {
+pub(super) fn head(answer: &Value) -> Option<ProbeAnswer> {
     let Value::Array(row) = answer else { return None };
     let row: Vec<&str> = row.iter().map(text).collect::<Option<_>>()?;
     let [version, epoch, last, since, partitions, newest, now, role, replication_id, good, settled, min_replicas] =
@@ -70,11 +70,11 @@ pub(super) fn head(answer: &Value) -> Option<Answer> {
         return None;
     };
     if epoch.is_empty() || last.is_empty() {
-        return Some(Answer::NoEpoch);
+        return Some(ProbeAnswer::NoEpoch);
     }
     match version.parse::<u64>() {
         Ok(LAYOUT) => {}
-        Ok(newer) if newer > LAYOUT => return Some(Answer::NewerLayout),
+        Ok(newer) if newer > LAYOUT => return Some(ProbeAnswer::NewerLayout),
         _ => return None,
     }
     if !is_epoch(epoch) {
@@ -83,7 +83,7 @@ pub(super) fn head(answer: &Value) -> Option<Answer> {
     let last = Position::parse(last)?;
     let newest = if newest.is_empty() { Position::START } else { Position::parse(newest)? };
     if last != Position::START && last != newest {
-        return Some(Answer::LogDamaged);
+        return Some(ProbeAnswer::LogDamaged);
     }
     let role = match (role, good) {
         ("master", "") => Role::ALONE,
@@ -95,7 +95,7 @@ pub(super) fn head(answer: &Value) -> Option<Answer> {
         }
         _ => Role::Replica,
     };
-    Some(Answer::Head(Head {
+    Some(ProbeAnswer::Head(Head {
         lineage: Lineage { epoch: epoch.into(), replication_id: replication_id.into() },
         // A data set rebuilt over an old log starts without a last entry; the log's own entries
         // count.
@@ -159,14 +159,14 @@ mod tests {
 
     #[test]
     fn heads_parse() {
-        let Some(Answer::Head(good)) = head(&row(GOOD)) else { panic!("no head") };
+        let Some(ProbeAnswer::Head(good)) = head(&row(GOOD)) else { panic!("no head") };
         assert_eq!(good.last, Position { ms: 5, sequence: 1 });
         assert_eq!((good.partitions, good.since, good.now), (2, UnixTime(1000), UnixTime(2000)));
         assert_eq!(good.role, Role::ALONE);
-        assert_eq!(head(&with(1, "")), Some(Answer::NoEpoch));
-        assert_eq!(head(&with(2, "")), Some(Answer::NoEpoch));
-        assert_eq!(head(&with(5, "")), Some(Answer::LogDamaged));
-        assert_eq!(head(&with(5, "5-0")), Some(Answer::LogDamaged));
+        assert_eq!(head(&with(1, "")), Some(ProbeAnswer::NoEpoch));
+        assert_eq!(head(&with(2, "")), Some(ProbeAnswer::NoEpoch));
+        assert_eq!(head(&with(5, "")), Some(ProbeAnswer::LogDamaged));
+        assert_eq!(head(&with(5, "5-0")), Some(ProbeAnswer::LogDamaged));
         for (index, bad) in [(0, "0"), (1, "é"), (2, "x"), (3, ""), (4, "-1"), (6, "now"), (9, "many")] {
             assert_eq!(head(&with(index, bad)), None, "{index} {bad}");
         }
@@ -176,7 +176,7 @@ mod tests {
     #[test]
     fn log_is_settled_only_for_its_own_lineage() {
         let settled = |mark| match head(&with(10, mark)) {
-            Some(Answer::Head(head)) => head.settled,
+            Some(ProbeAnswer::Head(head)) => head.settled,
             other => panic!("{other:?}"),
         };
         assert!(settled("e abc"));
@@ -187,20 +187,20 @@ mod tests {
 
     #[test]
     fn newer_layout_is_not_a_malformed_reply() {
-        assert_eq!(head(&with(0, "2")), Some(Answer::NewerLayout));
+        assert_eq!(head(&with(0, "2")), Some(ProbeAnswer::NewerLayout));
         assert_eq!(head(&with(0, "-2")), None);
         assert_eq!(head(&with(0, "two")), None);
     }
 
     #[test]
     fn master_reports_its_good_replicas() {
-        let Some(Answer::Head(counted)) = head(&with(9, "0")) else { panic!("no head") };
+        let Some(ProbeAnswer::Head(counted)) = head(&with(9, "0")) else { panic!("no head") };
         assert_eq!(counted.role, Role::Master { replicas_needed: 1, replicas_good: 0 });
         let mut three = GOOD;
         (three[9], three[11]) = ("2", "3");
-        let Some(Answer::Head(three)) = head(&row(three)) else { panic!("no head") };
+        let Some(ProbeAnswer::Head(three)) = head(&row(three)) else { panic!("no head") };
         assert_eq!(three.role, Role::Master { replicas_needed: 3, replicas_good: 2 }, "as the issuer has noted");
-        let Some(Answer::Head(replica)) = head(&with(7, "slave")) else { panic!("no head") };
+        let Some(ProbeAnswer::Head(replica)) = head(&with(7, "slave")) else { panic!("no head") };
         assert_eq!(replica.role, Role::Replica);
     }
 
@@ -223,7 +223,7 @@ mod tests {
 
     #[test]
     fn rebuilt_data_set_counts_the_old_logs_entries() {
-        let Some(Answer::Head(head)) = head(&with(2, "0-0")) else { panic!("no head") };
+        let Some(ProbeAnswer::Head(head)) = head(&with(2, "0-0")) else { panic!("no head") };
         assert_eq!(head.last, Position { ms: 5, sequence: 1 });
     }
 

@@ -20,7 +20,7 @@ fn owner(sole: bool) -> Owner {
 }
 
 fn open(path: &Path) -> Journal {
-    Journal::open(path, &owner(false), Counts::default()).unwrap()
+    Journal::open(path, &owner(false), StoreCounts::default()).unwrap()
 }
 
 fn key(kid: &str) -> ReplayEntry {
@@ -47,7 +47,7 @@ async fn held(journal: Journal) -> Vec<(ReplayEntry, bool)> {
 async fn what_was_acknowledged_is_there_after_a_restart_and_private() {
     let path = scratch("restart");
     let journal = open(&path);
-    assert!(matches!(Journal::open(&path, &owner(false), Counts::default()), Err(JournalError::InUse(_))));
+    assert!(matches!(Journal::open(&path, &owner(false), StoreCounts::default()), Err(JournalError::InUse(_))));
     assert!(journal.acknowledged(&key("k1")).await);
     journal.logged(1, &key("k1").revocation);
     journal.logged(0, &key("k2").revocation);
@@ -79,7 +79,7 @@ async fn completeness_is_claimed_only_while_no_revocation_can_be_missing() {
     assert_eq!(journal.complete_since(1, UnixTime(1101)), None, "others may have revoked since");
     assert_eq!(journal.complete_since(0, UnixTime(1000)), None, "of another partition");
     drop(journal);
-    let sole = Journal::open(&path, &owner(true), Counts::default()).unwrap();
+    let sole = Journal::open(&path, &owner(true), StoreCounts::default()).unwrap();
     assert_eq!(sole.complete_since(1, UnixTime(9_999_999)), Some(UnixTime(7)), "there are no others");
 }
 
@@ -113,7 +113,7 @@ async fn what_is_no_journal_of_ours_is_left_alone() {
         ([&MAGIC[..], &Record::Head { partitions: 9, prefix: "other".into() }.to_bytes()].concat(), true),
     ] {
         std::fs::write(&path, &bytes).unwrap();
-        let refused = Journal::open(&path, &owner(false), Counts::default()).err().unwrap();
+        let refused = Journal::open(&path, &owner(false), StoreCounts::default()).err().unwrap();
         assert_eq!(matches!(refused, JournalError::Misplaced(_)), misplaced, "{refused}");
         assert_eq!(std::fs::read(&path).unwrap(), bytes);
     }
@@ -148,7 +148,7 @@ async fn a_clock_that_is_ahead_drops_nothing_that_has_not_expired_by_the_store()
 
 #[test]
 fn a_full_disk_is_answered_as_such_and_ends_the_proofs() {
-    let counts = Counts::default();
+    let counts = StoreCounts::default();
     let hole = Arc::new(AtomicBool::new(false));
     let writer = Writer {
         path: scratch("full"),
