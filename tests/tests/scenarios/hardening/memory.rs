@@ -167,12 +167,13 @@ fn shipped_limit(file: &str) -> u64 {
 
 #[test]
 fn default_connection_memory_fits_shipped_limits() {
-    for (name, file) in [("sidegate-verifier", "sidecar/patch.yaml"), ("sidegate-issuer", "issuer/deployment.yaml")] {
-        let help = run(name, &["--help"], &[], "");
-        let help = String::from_utf8(help.stdout).expect("UTF-8");
-        let after = help.split("CONNECTION_MEMORY").nth(1).expect("the setting");
-        let default = after.split("[default: ").nth(1).and_then(|rest| rest.split(']').next()).expect("a default");
-        let default: u64 = default.parse().expect("a number");
+    let programs = [
+        ("sidegate-verifier", sidegate_verifier::config::SETTINGS, "sidecar/patch.yaml"),
+        ("sidegate-issuer", sidegate_issuer::config::SETTINGS, "issuer/deployment.yaml"),
+    ];
+    for (name, settings, file) in programs {
+        let setting = settings.iter().find(|setting| setting.name == "CONNECTION_MEMORY").expect("the setting");
+        let default: u64 = setting.default.parse().expect("a number");
         // Half is for everything else: the program, its list, its caches.
         assert!(default * 2 <= shipped_limit(file), "{name}: {default} MiB of {}", shipped_limit(file));
     }
