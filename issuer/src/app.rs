@@ -46,7 +46,7 @@ use crate::keys::set::{KeySet, KeySetError};
 use crate::metrics::Metrics;
 use crate::password::{PasswordPool, Rehashed};
 use crate::store::backend::AnyStore;
-use crate::store::redis::{OpenError, OwnFeed, RedisLink, RedisRequirements, RedisStore, ReplicaAckSettings};
+use crate::store::redis::{OpenError, OwnFeed, RedisRequirements, RedisStore, ReplicaAckSettings, StoreLink};
 use crate::store::sqlite::EmbeddedStore;
 use crate::store::users::{CheckError, SchemaError, SqlUsers};
 
@@ -280,7 +280,7 @@ struct Parts {
     users: SqlUsers,
     keys: KeySet,
     refresh_keys: RefreshKeys,
-    redis: Option<(RedisLink, RedisSource)>,
+    redis: Option<(StoreLink, RedisSource)>,
 }
 
 fn parts(config: &Config) -> Result<Parts, ConfigError> {
@@ -289,7 +289,7 @@ fn parts(config: &Config) -> Result<Parts, ConfigError> {
     let redis = match &config.store {
         StoreConfig::Embedded { .. } => None,
         StoreConfig::Redis { server, prefix, .. } => {
-            Some((RedisLink::to(RedisUrl::clone(server)), RedisSource::at(RedisUrl::clone(server), prefix)))
+            Some((StoreLink::to(RedisUrl::clone(server)), RedisSource::at(RedisUrl::clone(server), prefix)))
         }
     };
     Ok(Parts { users, keys: config.keys.key_set().map_err(refused)?, refresh_keys: config.keys.refresh_keys()?, redis })
@@ -317,7 +317,7 @@ fn describe_store(store: &StoreConfig) -> String {
 
 async fn open_store(
     config: &Config,
-    redis: Option<(RedisLink, RedisSource)>,
+    redis: Option<(StoreLink, RedisSource)>,
 ) -> Result<(AnyStore, OwnSource), StartError> {
     match &config.store {
         StoreConfig::Embedded { url, .. } => {

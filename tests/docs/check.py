@@ -79,6 +79,21 @@ RETIRED = [
 ]
 RETIRED_ANY = re.compile("|".join(rf"(?P<w{at}>\b(?:{names})\b)" for at, (names, _) in enumerate(RETIRED)))
 
+# Public types that may share a name, and why; all others mean one thing each.
+TWICE = {
+    "App": "each program's own",
+    "Config": "each program's own",
+    "ListenConfig": "each program's own",
+    "Metrics": "each program's own",
+    "OpenError": "each store's own",
+    "Readiness": "each program's own",
+    "Source": "each command line's own, and the feed's",
+    "Span": "with and without the feature otel",
+    "Traces": "with and without the feature otel",
+}
+PUBLIC_TYPE = re.compile(r"^\s*pub (?:struct|enum|trait|type|union) ([A-Z]\w*)", re.M)
+NOT_PRODUCT = re.compile(r"(^|/)tests(/|\.rs$)|/simulation/|/examples/|/testing\.rs$")
+
 # Documents that are not in the repository.
 ELSEWHERE = re.compile(
     r"DESIGN\.md|(?<!\w)security\.md|findings\.md|review\.md|(?<!\.\./)\.\./shared\b|\bissue #?\d+\b"
@@ -176,6 +191,19 @@ def retired_names(name: str, text: str) -> Iterator[Fault]:
         yield name, line(text, match.start()), f"{match[0]!r} is called {instead} now"
 
 
+def names_twice(texts: dict[str, str]) -> Iterator[Fault]:
+    """Public types of the product that have the name of another one."""
+    first: dict[str, str] = {}
+    for name, text in texts.items():
+        if not name.endswith(".rs") or NOT_PRODUCT.search(name):
+            continue
+        code = text.split("#[cfg(test)]\nmod tests")[0]
+        for match in PUBLIC_TYPE.finditer(code):
+            other = first.setdefault(match[1], name)
+            if other != name and match[1] not in TWICE:
+                yield name, line(text, match.start()), f"{match[1]} is also a type of {other}: one name, one thing"
+
+
 def is_script(name: str, text: str) -> bool:
     endings = (".py", ".pyi", ".sh", ".lua", ".conf", ".yaml")
     return name.endswith(endings) or text.startswith("#!") or name.startswith("deploy/")
@@ -212,6 +240,7 @@ def faults() -> Iterator[Fault]:
             yield from rust_words(name, text)
         if name.endswith(".rs"):
             yield from retired_names(name, text)
+    yield from names_twice(texts)
     yield from too_long(pages)
 
 

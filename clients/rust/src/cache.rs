@@ -8,7 +8,7 @@ use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 use std::time::{Duration, Instant};
 
 use sidegate_shm::words::fetch;
-use sidegate_shm::{Lookup, Reader, SegmentClock};
+use sidegate_shm::{Reader, SegmentClock, SegmentLookup};
 
 use crate::thread_cache;
 use crate::verified::Verified;
@@ -77,7 +77,7 @@ impl Cache {
         let way = ways.way(mark)?;
         reader.fetch(ways.homes[way]);
         let entry = ways.entries[way].as_ref().filter(|entry| entry.is_token(token))?;
-        if reader.check(&entry.probe(), entry.epoch(), clock) != Lookup::Clear {
+        if reader.check(&entry.probe(), entry.epoch(), clock) != SegmentLookup::Clear {
             return None;
         }
         let recent = 1 << way;

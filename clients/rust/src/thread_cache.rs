@@ -8,7 +8,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use sidegate_shm::{Lookup, Reader, SegmentClock};
+use sidegate_shm::{Reader, SegmentClock, SegmentLookup};
 
 use crate::verified::Verified;
 
@@ -44,7 +44,8 @@ pub(crate) fn check(owner: u64, segment: u64, mark: u64, token: &[u8], clock: &i
             let place = &cache.places[mark as usize % PLACES];
             let entry = place.kept.as_ref().filter(|_| place.last == mark && cache.owner == owner)?;
             let reader = cache.reader.as_ref().filter(|reader| reader.id() == segment)?;
-            let clear = entry.is_token(token) && reader.check(&entry.probe(), entry.epoch(), clock) == Lookup::Clear;
+            let clear =
+                entry.is_token(token) && reader.check(&entry.probe(), entry.epoch(), clock) == SegmentLookup::Clear;
             clear.then(|| entry.clone())
         })
         .ok()

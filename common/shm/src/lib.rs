@@ -39,6 +39,6 @@ pub use hash::{Probe, Subject, TokenFacts};
 pub use layout::{Geometry, LayoutError};
 pub use live::{Live, SegmentState};
 pub use publisher::Publisher;
-pub use reader::{AskReason, Lookup, Reader};
+pub use reader::{AskReason, Reader, SegmentLookup};
 pub use segment::SegmentError;
 pub use writer::{SegmentEntry, Stats, Writer};

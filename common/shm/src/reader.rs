@@ -17,7 +17,7 @@ pub struct Reader<W = Words> {
 
 /// The segment's verdict on a token that the daemon has called good before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lookup {
+pub enum SegmentLookup {
     /// Not revoked, not expired, and the list is as fresh as the policy requires.
     Clear,
     /// The daemon must be asked.
@@ -83,16 +83,16 @@ impl<W: Load> Reader<W> {
     /// when the tables were read (they lacked no older entry), and if an entry was removed
     /// meanwhile, the second read of the line shows it.
     #[inline]
-    pub fn check(&self, probe: &Probe, key_epoch: u64, clock: &impl SegmentClock) -> Lookup {
+    pub fn check(&self, probe: &Probe, key_epoch: u64, clock: &impl SegmentClock) -> SegmentLookup {
         if probe.segment != self.header.id {
-            return Lookup::Ask(AskReason::OtherSegment);
+            return SegmentLookup::Ask(AskReason::OtherSegment);
         }
         let promise = self.words.line(LIVE);
         // SYNC POINT: pairs with the publishing of `valid_until`: every entry that the promise rests on is visible below.
         self.words.acquire();
         // Not the value from the line above: loom found a new promise there beside an older count.
         if let Some(reason) = self.look_up(probe, self.words.load(UNBOUND)) {
-            return Lookup::Ask(reason);
+            return SegmentLookup::Ask(reason);
         }
         // SYNC POINT: pairs with the zero that expires a tag: the time floor that allowed it is visible below.
         self.words.acquire();
@@ -154,7 +154,7 @@ impl Found {
 /// Decides by both reads of the live line: the promise must have held before the tables were read
 /// *and* hold now.
 #[inline]
-fn decide(promise: &[u64; 8], line: &[u64; 8], probe: &Probe, key_epoch: u64, now: Now) -> Lookup {
+fn decide(promise: &[u64; 8], line: &[u64; 8], probe: &Probe, key_epoch: u64, now: Now) -> SegmentLookup {
     let earlier = |word: usize| promise[word - LIVE];
     let later = |word: usize| line[word - LIVE];
     let reason = if earlier(STATE) != SegmentState::LIVE || later(STATE) != SegmentState::LIVE {
@@ -170,7 +170,7 @@ fn decide(promise: &[u64; 8], line: &[u64; 8], probe: &Probe, key_epoch: u64, no
     } else if later(IAT_FLOOR) != 0 && probe.iat_s <= later(IAT_FLOOR) {
         AskReason::Watermark
     } else {
-        return Lookup::Clear;
+        return SegmentLookup::Clear;
     };
-    Lookup::Ask(reason)
+    SegmentLookup::Ask(reason)
 }

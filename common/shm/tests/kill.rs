@@ -16,8 +16,8 @@ use std::time::Duration;
 use sidegate_shm::attach::{Allow, AttachServer, SegmentOffer};
 use sidegate_shm::clock::{CoarseClock, SegmentClock as _};
 use sidegate_shm::{
-    AskReason, AttachError, Attachment, Geometry, Live, Lookup, Publisher, Reader, SegmentEntry, SegmentState, Subject,
-    TokenFacts,
+    AskReason, AttachError, Attachment, Geometry, Live, Publisher, Reader, SegmentEntry, SegmentLookup, SegmentState,
+    Subject, TokenFacts,
 };
 
 const ROLE: &str = "SIDEGATE_KILL_ROLE";
@@ -172,26 +172,26 @@ fn look(reader: &Reader, random: &mut u64, highest: &mut u64, seen: &mut Observa
     let n = *random % IDS / 3 * 3;
     let verdict = check(reader, &name(n), Subject(n / 2));
     match verdict {
-        Lookup::Clear => {
+        SegmentLookup::Clear => {
             // The writer counts up and keeps every third: below one that was seen, all must be
             // there.
             assert!(n > *highest, "{n} was lost below {highest}");
             seen.clear += 1;
         }
-        Lookup::Ask(AskReason::Revoked) => {
+        SegmentLookup::Ask(AskReason::Revoked) => {
             *highest = (*highest).max(n);
             seen.revoked += 1;
         }
-        Lookup::Ask(AskReason::Lapsed | AskReason::NotLive) => seen.lapsed += 1,
-        Lookup::Ask(AskReason::Saturated) => {}
-        Lookup::Ask(reason) => panic!("an impossible reason: {reason:?}"),
+        SegmentLookup::Ask(AskReason::Lapsed | AskReason::NotLive) => seen.lapsed += 1,
+        SegmentLookup::Ask(AskReason::Saturated) => {}
+        SegmentLookup::Ask(reason) => panic!("an impossible reason: {reason:?}"),
     }
     let stranger = check(reader, "never", Subject(n + (1 << 40)));
-    assert_ne!(stranger, Lookup::Ask(AskReason::Revoked), "a torn word looked like an entry");
-    verdict == Lookup::Clear || stranger == Lookup::Clear
+    assert_ne!(stranger, SegmentLookup::Ask(AskReason::Revoked), "a torn word looked like an entry");
+    verdict == SegmentLookup::Clear || stranger == SegmentLookup::Clear
 }
 
-fn check(reader: &Reader, name: &str, subject: Subject) -> Lookup {
+fn check(reader: &Reader, name: &str, subject: Subject) -> SegmentLookup {
     let facts = TokenFacts { jti: name, sid: name, subject, iat_s: 1, exp_s: 1 << 40 };
     reader.check(&reader.probe(&facts), 1, &CoarseClock)
 }

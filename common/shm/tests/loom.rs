@@ -11,7 +11,8 @@ use loom::thread;
 use sidegate_shm::heap::HeapWords;
 use sidegate_shm::words::{Load, WordStore};
 use sidegate_shm::{
-    Geometry, Live, Lookup, Now, Probe, Reader, SegmentClock, SegmentEntry, SegmentState, Subject, TokenFacts, Writer,
+    Geometry, Live, Now, Probe, Reader, SegmentClock, SegmentEntry, SegmentLookup, SegmentState, Subject, TokenFacts,
+    Writer,
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -137,7 +138,7 @@ fn never_clear(
                     let fences = Fences { words, skip: mutation.skip_fence, seen: Cell::new(0) };
                     let reader = Reader::new(fences).unwrap();
                     let verdict = reader.check(&probe(&reader), 1, &Nine);
-                    assert_ne!(verdict, Lookup::Clear, "a revoked token was called good");
+                    assert_ne!(verdict, SegmentLookup::Clear, "a revoked token was called good");
                 })
             })
             .collect();

@@ -6,7 +6,7 @@ use sidegate_common::secret::Secret;
 use super::password::{Attempt, COST_ADVISED, Outcome, QueueFullError, Reason, Rehash};
 use super::session::NewSession;
 use super::token_signer::{MintError, TokenSigner};
-use super::traits::{Account, Lookup, Passwords, Store, Unavailable, Users};
+use super::traits::{Account, DependencyUnavailable, Lookup, Passwords, Store, Users};
 use super::{Auth, ClientInfo, TokenPair, random_id};
 
 /// The credentials that a client sends. The password is used exactly as received.
@@ -72,7 +72,7 @@ pub enum LoginError {
     Overloaded(#[from] QueueFullError),
     /// A dependency cannot answer.
     #[error(transparent)]
-    Unavailable(#[from] Unavailable),
+    Unavailable(#[from] DependencyUnavailable),
     /// The user's row cannot be put into a token.
     #[error(transparent)]
     Mint(#[from] MintError),

@@ -11,7 +11,7 @@ use super::Auth;
 use super::refresh::rotation_of;
 use super::refresh_token::{RefreshToken, RefreshTokenError};
 use super::session::{EndOutcome, EndSession, Refusal, Session, Standing};
-use super::traits::{Passwords, Store, Unavailable, Users};
+use super::traits::{DependencyUnavailable, Passwords, Store, Users};
 
 /// Which sessions a logout ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +87,7 @@ pub enum LogoutError {
     },
     /// The log could not be written; completed steps stand, and a retry does the rest.
     #[error(transparent)]
-    Unavailable(#[from] Unavailable),
+    Unavailable(#[from] DependencyUnavailable),
 }
 
 /// A session that was ended, for the audit log.
@@ -250,7 +250,7 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
         Ok(ended.into_iter().collect::<Result<_, _>>()?)
     }
 
-    async fn end_named(&self, one: &SessionRef) -> Result<EndedSession, Unavailable> {
+    async fn end_named(&self, one: &SessionRef) -> Result<EndedSession, DependencyUnavailable> {
         let request = EndSession {
             sid: one.sid.clone(),
             partition: one.subject.partition(self.store.partitions()),
@@ -264,7 +264,7 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
     }
 
     /// Ends a session that the store has.
-    pub(super) async fn end_session(&self, sid: &Id, sub: &str) -> Result<EndedSession, Unavailable> {
+    pub(super) async fn end_session(&self, sid: &Id, sub: &str) -> Result<EndedSession, DependencyUnavailable> {
         self.end_named(&SessionRef::of(sid, sub)).await
     }
 }

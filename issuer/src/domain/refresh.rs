@@ -5,7 +5,7 @@ use sidegate_common::revocation::{Id, SubjectTag};
 use super::refresh_token::{RefreshToken, RefreshTokenError};
 use super::session::{EndSession, Refusal, Rotated, Rotation, Session};
 use super::token_signer::{MintError, TokenSigner};
-use super::traits::{Account, Passwords, Store, Unavailable, Users};
+use super::traits::{Account, DependencyUnavailable, Passwords, Store, Users};
 use super::{Auth, TokenPair};
 
 /// A token pair, and whether the refresh token had been traded before.
@@ -55,7 +55,7 @@ pub enum RefreshError {
     },
     /// A dependency cannot answer.
     #[error(transparent)]
-    Unavailable(#[from] Unavailable),
+    Unavailable(#[from] DependencyUnavailable),
     /// The user's row cannot be put into a token.
     #[error(transparent)]
     Mint(#[from] MintError),
@@ -104,7 +104,7 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
     }
 
     /// The session of a refresh token, if it exists.
-    pub(super) async fn session_of(&self, token: &RefreshToken) -> Result<Option<Session>, Unavailable> {
+    pub(super) async fn session_of(&self, token: &RefreshToken) -> Result<Option<Session>, DependencyUnavailable> {
         let partition = token.subject.partition(self.store.partitions());
         let session = self.store.read(partition, &Id::Packed(token.sid)).await?;
         Ok(session.filter(|session| SubjectTag::of(&session.sub) == token.subject))
@@ -115,7 +115,7 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
         if let Some(account) = self.users.read(&session.sub).await? {
             // Guards against a wrong row: a user must never get another user's token.
             if account.id != session.sub {
-                return Err(Unavailable::new("the users database", "the row is of another user").into());
+                return Err(DependencyUnavailable::new("the users database", "the row is of another user").into());
             }
             if account.active {
                 return Ok(account);

@@ -7,7 +7,7 @@ use sidegate_common::time::{REVOCATION_MARGIN_SECONDS, UnixTime};
 
 use super::Auth;
 use super::session::{EndOutcome, EndSession, UserSessions};
-use super::traits::{Passwords, Store, Unavailable, Users};
+use super::traits::{DependencyUnavailable, Passwords, Store, Users};
 
 /// The target of a revocation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,7 +65,7 @@ pub enum RevokeError {
     Unfit(&'static str),
     /// The log could not be written; a retry completes the rest.
     #[error(transparent)]
-    Unavailable(#[from] Unavailable),
+    Unavailable(#[from] DependencyUnavailable),
 }
 
 /// The store replaces zero by the longest lifetime of any token.
@@ -101,17 +101,17 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
     ///
     /// # Errors
     /// The log could not be written in every partition; a retry completes the rest.
-    pub async fn revoke_key(&self, kid: &str) -> Result<(), Unavailable> {
+    pub async fn revoke_key(&self, kid: &str) -> Result<(), DependencyUnavailable> {
         let revocation = Revocation { target: Target::Key { kid: kid.into() }, expires_at: AS_LONG_AS_POSSIBLE };
         self.everywhere(|partition| self.store.append(partition, &revocation)).await
     }
 
     /// Runs an operation in all partitions at once, whatever the outcome in others: the outbox
     /// keeps what the store refuses.
-    async fn everywhere<T, F: Future<Output = Result<T, Unavailable>>>(
+    async fn everywhere<T, F: Future<Output = Result<T, DependencyUnavailable>>>(
         &self,
         act: impl Fn(u16) -> F,
-    ) -> Result<(), Unavailable> {
+    ) -> Result<(), DependencyUnavailable> {
         let outcomes = join_all((0..self.store.partitions()).map(act)).await;
         outcomes.into_iter().try_for_each(|outcome| outcome.map(|_| ()))
     }

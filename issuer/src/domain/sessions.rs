@@ -5,7 +5,7 @@ use sidegate_common::revocation::{Id, SubjectTag};
 use super::Auth;
 use super::logout::EndedSession;
 use super::session::{PageCursor, SessionPage};
-use super::traits::{Passwords, Store, Unavailable, Users};
+use super::traits::{DependencyUnavailable, Passwords, Store, Users};
 
 impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
     /// Up to `limit` of the user's live sessions after the cursor `after`, most recently used
@@ -18,7 +18,7 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
         sub: &str,
         after: Option<&PageCursor>,
         limit: u32,
-    ) -> Result<SessionPage, Unavailable> {
+    ) -> Result<SessionPage, DependencyUnavailable> {
         self.store.sessions(sub, after, limit).await
     }
 
@@ -26,7 +26,7 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
     ///
     /// # Errors
     /// The store cannot answer.
-    pub async fn end_own_session(&self, sub: &str, sid: &str) -> Result<Option<EndedSession>, Unavailable> {
+    pub async fn end_own_session(&self, sub: &str, sid: &str) -> Result<Option<EndedSession>, DependencyUnavailable> {
         let Some(sid) = Id::parse(sid) else { return Ok(None) };
         let partition = SubjectTag::of(sub).partition(self.store.partitions());
         match self.store.read(partition, &sid).await? {

@@ -12,7 +12,7 @@ use crate::domain::login::LoginError;
 use crate::domain::logout::LogoutError;
 use crate::domain::refresh::RefreshError;
 use crate::domain::revoke::RevokeError;
-use crate::domain::traits::Unavailable;
+use crate::domain::traits::DependencyUnavailable;
 
 /// Seconds after which a client may try again when a store is down.
 const RETRY_STORE_SECONDS: &str = "1";
@@ -39,7 +39,7 @@ pub(super) enum Failure {
     Refresh(RefreshError),
     Logout(LogoutError),
     Revoke(RevokeError),
-    Unavailable(Unavailable),
+    Unavailable(DependencyUnavailable),
     /// An internal error.
     Internal,
 }
@@ -56,8 +56,8 @@ impl From<Rejection> for Failure {
     }
 }
 
-impl From<Unavailable> for Failure {
-    fn from(error: Unavailable) -> Self {
+impl From<DependencyUnavailable> for Failure {
+    fn from(error: DependencyUnavailable) -> Self {
         Self::Unavailable(error)
     }
 }

@@ -14,7 +14,7 @@ use crate::domain::session::{
     Created, EndOutcome, EndSession, NewSession, PageCursor, Rotated, Rotation, Session, SessionPage, Standing,
     SubjectRevoked, UserSessions,
 };
-use crate::domain::traits::{Store, Unavailable};
+use crate::domain::traits::{DependencyUnavailable, Store};
 
 /// Either store.
 #[derive(Clone)]
@@ -56,43 +56,48 @@ impl AnyStore {
 }
 
 impl Store for AnyStore {
-    async fn create(&self, new: &NewSession) -> Result<Created, Unavailable> {
+    async fn create(&self, new: &NewSession) -> Result<Created, DependencyUnavailable> {
         dispatch!(self.create(new))
     }
 
-    async fn read(&self, partition: u16, sid: &Id) -> Result<Option<Session>, Unavailable> {
+    async fn read(&self, partition: u16, sid: &Id) -> Result<Option<Session>, DependencyUnavailable> {
         dispatch!(self.read(partition, sid))
     }
 
-    async fn rotate(&self, rotation: &Rotation) -> Result<Rotated, Unavailable> {
+    async fn rotate(&self, rotation: &Rotation) -> Result<Rotated, DependencyUnavailable> {
         dispatch!(self.rotate(rotation))
     }
 
-    async fn examine(&self, rotation: &Rotation) -> Result<Standing, Unavailable> {
+    async fn examine(&self, rotation: &Rotation) -> Result<Standing, DependencyUnavailable> {
         dispatch!(self.examine(rotation))
     }
 
-    async fn end(&self, ending: &EndSession) -> Result<EndOutcome, Unavailable> {
+    async fn end(&self, ending: &EndSession) -> Result<EndOutcome, DependencyUnavailable> {
         dispatch!(self.end(ending))
     }
 
-    async fn revoke_user(&self, sub: &str, sessions: UserSessions) -> Result<SubjectRevoked, Unavailable> {
+    async fn revoke_user(&self, sub: &str, sessions: UserSessions) -> Result<SubjectRevoked, DependencyUnavailable> {
         dispatch!(self.revoke_user(sub, sessions))
     }
 
-    async fn revoke_all(&self, partition: u16) -> Result<UnixTime, Unavailable> {
+    async fn revoke_all(&self, partition: u16) -> Result<UnixTime, DependencyUnavailable> {
         dispatch!(self.revoke_all(partition))
     }
 
-    async fn append(&self, partition: u16, revocation: &Revocation) -> Result<(), Unavailable> {
+    async fn append(&self, partition: u16, revocation: &Revocation) -> Result<(), DependencyUnavailable> {
         dispatch!(self.append(partition, revocation))
     }
 
-    async fn sessions(&self, sub: &str, after: Option<&PageCursor>, limit: u32) -> Result<SessionPage, Unavailable> {
+    async fn sessions(
+        &self,
+        sub: &str,
+        after: Option<&PageCursor>,
+        limit: u32,
+    ) -> Result<SessionPage, DependencyUnavailable> {
         dispatch!(self.sessions(sub, after, limit))
     }
 
-    async fn session_ids(&self, sub: &str) -> Result<Vec<Id>, Unavailable> {
+    async fn session_ids(&self, sub: &str) -> Result<Vec<Id>, DependencyUnavailable> {
         dispatch!(self.session_ids(sub))
     }
 
@@ -103,7 +108,7 @@ impl Store for AnyStore {
         }
     }
 
-    async fn probe(&self) -> Result<(), Unavailable> {
+    async fn probe(&self) -> Result<(), DependencyUnavailable> {
         dispatch!(self.probe())
     }
 }

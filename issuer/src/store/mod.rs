@@ -19,12 +19,12 @@ use aws_lc_rs::rand;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::domain::traits::Unavailable;
+use crate::domain::traits::DependencyUnavailable;
 
 /// A fresh identifier for a data set: 128 random bits, base64url.
-fn new_epoch() -> Result<String, Unavailable> {
+fn new_epoch() -> Result<String, DependencyUnavailable> {
     let mut bytes = [0; 16];
-    rand::fill(&mut bytes).map_err(|_| Unavailable::new("the random number generator", "no randomness"))?;
+    rand::fill(&mut bytes).map_err(|_| DependencyUnavailable::new("the random number generator", "no randomness"))?;
     Ok(URL_SAFE_NO_PAD.encode(bytes))
 }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use prometheus_client::metrics::counter::Counter;
 use sidegate_runtime::trace::child_span;
 
-use crate::domain::traits::{Account, Lookup, Unavailable, Users};
+use crate::domain::traits::{Account, DependencyUnavailable, Lookup, Users};
 use pool::{Connection, Lease, Pool, Row};
 use schema::LearnError;
 pub use schema::SchemaError;
@@ -89,7 +89,7 @@ pub enum CheckError {
     Schema(#[from] SchemaError),
     /// The database does not answer now.
     #[error(transparent)]
-    Unavailable(#[from] Unavailable),
+    Unavailable(#[from] DependencyUnavailable),
 }
 
 /// An account and the email of its row.
@@ -140,11 +140,11 @@ impl SqlUsers {
             Ok(Err(QueryError::Schema(error))) => Err(error.into()),
             Ok(Err(QueryError::Database(error))) => match permanent(&error) {
                 Some(problem) => Err(SchemaError { setting: "DATABASE_URL", problem }.into()),
-                None => Err(Unavailable::new(NAME, error).into()),
+                None => Err(DependencyUnavailable::new(NAME, error).into()),
             },
-            Ok(Err(error)) => Err(Unavailable::new(NAME, error).into()),
+            Ok(Err(error)) => Err(DependencyUnavailable::new(NAME, error).into()),
             Ok(Ok(())) => Ok(()),
-            Err(_) => Err(Unavailable::new(NAME, "no answer in time").into()),
+            Err(_) => Err(DependencyUnavailable::new(NAME, "no answer in time").into()),
         }
     }
 
@@ -153,7 +153,7 @@ impl SqlUsers {
     ///
     /// # Errors
     /// The database does not answer.
-    pub async fn missing_index(&self) -> Result<Option<String>, Unavailable> {
+    pub async fn missing_index(&self) -> Result<Option<String>, DependencyUnavailable> {
         within_time("users.indexes", STATEMENT_TIMEOUT, async {
             let mut lease = self.lease().await?;
             let statements = self.statements(&mut lease).await?;
@@ -172,7 +172,7 @@ impl SqlUsers {
     ///
     /// # Errors
     /// The database does not answer, or the scan of all hashes takes too long.
-    pub async fn hash_parameters(&self) -> Result<Vec<String>, Unavailable> {
+    pub async fn hash_parameters(&self) -> Result<Vec<String>, DependencyUnavailable> {
         within_time("users.hash_parameters", SCAN_TIMEOUT, async {
             let mut lease = self.lease().await?;
             let statements = self.statements(&mut lease).await?;
@@ -389,18 +389,18 @@ async fn within_time<T>(
     what: &'static str,
     limit: Duration,
     work: impl Future<Output = Result<T, QueryError>>,
-) -> Result<T, Unavailable> {
+) -> Result<T, DependencyUnavailable> {
     let timed = async {
         match tokio::time::timeout(limit, work).await {
-            Ok(done) => done.map_err(|error| Unavailable::new(NAME, error)),
-            Err(_) => Err(Unavailable::new(NAME, "no answer in time")),
+            Ok(done) => done.map_err(|error| DependencyUnavailable::new(NAME, error)),
+            Err(_) => Err(DependencyUnavailable::new(NAME, "no answer in time")),
         }
     };
     child_span(what, timed).await
 }
 
 impl Users for SqlUsers {
-    async fn find_by_email(&self, email: &str) -> Result<Lookup, Unavailable> {
+    async fn find_by_email(&self, email: &str) -> Result<Lookup, DependencyUnavailable> {
         // Postgres has no NUL in text, so no row can match.
         if email.contains('\0') {
             return Ok(Lookup::NotFound);
@@ -414,7 +414,7 @@ impl Users for SqlUsers {
         .await
     }
 
-    async fn read(&self, id: &str) -> Result<Option<Account>, Unavailable> {
+    async fn read(&self, id: &str) -> Result<Option<Account>, DependencyUnavailable> {
         within_time("users.read", STATEMENT_TIMEOUT, async {
             let found = match self.ask(Question::Id, id).await {
                 Err(error) if is_unfit_value(&error) => return Ok(None),
@@ -431,11 +431,11 @@ impl Users for SqlUsers {
         .await
     }
 
-    async fn rehash(&self, id: &str, old: &str, new: &str) -> Result<(), Unavailable> {
+    async fn rehash(&self, id: &str, old: &str, new: &str) -> Result<(), DependencyUnavailable> {
         within_time("users.rehash", STATEMENT_TIMEOUT, self.update(id, old, new)).await
     }
 
-    async fn probe(&self) -> Result<(), Unavailable> {
+    async fn probe(&self) -> Result<(), DependencyUnavailable> {
         within_time("users.probe", STATEMENT_TIMEOUT, async { self.ask(Question::Email, "").await.map(|_| ()) }).await
     }
 }

@@ -7,7 +7,7 @@ use crate::support::eventually;
 use crate::support::redis::RedisServer;
 use crate::support::store::*;
 use sidegate_issuer::domain::traits::Store as _;
-use sidegate_issuer::store::redis::{RedisLink, RedisRequirements, RedisStore, ReplicaAckSettings};
+use sidegate_issuer::store::redis::{RedisRequirements, RedisStore, ReplicaAckSettings, StoreLink};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn evicting_server_is_refused_unless_accepted() {
@@ -50,7 +50,7 @@ async fn server_without_waitaof_is_refused_if_required() {
 const PATIENT: ReplicaAckSettings = ReplicaAckSettings { replicas: 1, timeout: Duration::from_secs(1), fsync: false };
 
 async fn waiting(server: &RedisServer, settings: ReplicaAckSettings) -> RedisStore {
-    let store = store_at(&server.url()).waiting(RedisLink::new(&server.url()).unwrap(), settings);
+    let store = store_at(&server.url()).waiting(StoreLink::new(&server.url()).unwrap(), settings);
     store.initialise().await.unwrap();
     store
 }

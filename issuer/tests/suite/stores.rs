@@ -12,7 +12,7 @@ use sidegate_common::revocation::{Revocation, SubjectTag};
 use sidegate_common::time::UnixTime;
 use sidegate_issuer::domain::session::NewSession;
 use sidegate_issuer::domain::traits::Store as _;
-use sidegate_issuer::store::redis::{OpenError, ReconcilerIntervals, RedisLink, RedisRequirements, RedisStore};
+use sidegate_issuer::store::redis::{OpenError, ReconcilerIntervals, RedisRequirements, RedisStore, StoreLink};
 use sidegate_issuer::store::sqlite::{self, EmbeddedStore};
 
 struct SqliteBench {
@@ -115,7 +115,7 @@ impl RedisBench {
 
 fn redis_store(server: &RedisServer, partitions: u16) -> RedisStore {
     let pace = ReconcilerIntervals { gathering: Duration::ZERO, ..ReconcilerIntervals::default() };
-    RedisStore::new(RedisLink::new(&server.url()).unwrap(), PREFIX, partitions, LIFETIMES).pacing(pace)
+    RedisStore::new(StoreLink::new(&server.url()).unwrap(), PREFIX, partitions, LIFETIMES).pacing(pace)
 }
 
 impl Bench for RedisBench {

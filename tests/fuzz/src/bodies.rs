@@ -15,7 +15,7 @@ use sidegate_shm::clock::{Now, SegmentClock};
 use sidegate_shm::hash::{Subject, TokenFacts};
 use sidegate_shm::heap::HeapWords;
 use sidegate_shm::layout::Geometry;
-use sidegate_shm::reader::{Lookup, Reader};
+use sidegate_shm::reader::{Reader, SegmentLookup};
 use sidegate_shm::words::{Load as _, WordStore as _};
 use sidegate_shm::writer::Writer;
 
@@ -141,7 +141,7 @@ pub fn segment(data: &[u8]) {
         // The token has expired by any clock for which the promise could hold, so accepting it
         // would be wrong.
         assert!(
-            !matches!(reader.check(&probe, 0, &Frozen), Lookup::Clear),
+            !matches!(reader.check(&probe, 0, &Frozen), SegmentLookup::Clear),
             "a damaged segment must not accept a token"
         );
         let _ = (reader.wants_replacing(&Frozen), reader.live(), reader.successor(), reader.bytes());

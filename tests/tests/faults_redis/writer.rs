@@ -12,7 +12,7 @@ use sidegate_common::time::UnixTime;
 use sidegate_common::token::{self, Policy};
 use sidegate_issuer::domain::session::{EndSession, NewSession, Rotated, Rotation, TokenLifetimes};
 use sidegate_issuer::domain::traits::Store as _;
-use sidegate_issuer::store::redis::{ReconcilerIntervals, RedisLink, RedisRequirements, RedisStore};
+use sidegate_issuer::store::redis::{ReconcilerIntervals, RedisRequirements, RedisStore, StoreLink};
 use sidegate_runtime::clock::{monotonic_ms, unix_now};
 use sidegate_tests::daemon::claims;
 use sidegate_tests::random::Random;
@@ -59,7 +59,7 @@ struct Pen {
 impl Writer {
     /// Starts an issuer's store on the Redis at `url`, and writes.
     pub async fn start(url: &str, seed: u64, truth: &Arc<Truth>) -> Self {
-        let store = RedisStore::new(RedisLink::new(url).expect("a URL"), "sidegate", 1, LIFETIMES).pacing(pace());
+        let store = RedisStore::new(StoreLink::new(url).expect("a URL"), "sidegate", 1, LIFETIMES).pacing(pace());
         sidegate_tests::wait::eventually("the data set", || async { store.initialise().await.ok() }).await;
         let watch = tokio::spawn(store.clone().watch(DEMANDS, || None));
         let key = SigningKey::hs256(&Secret::new(SECRET)).expect("a key");

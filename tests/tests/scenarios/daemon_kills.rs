@@ -19,7 +19,7 @@ use sidegate_common::claims::Claims;
 use sidegate_common::revocation::{Id, Revocation, SubjectTag, Target};
 use sidegate_common::time::UnixTime;
 use sidegate_shm::clock::{CoarseClock, NANOS, SegmentClock as _};
-use sidegate_shm::{Attachment, Lookup, Reader, SegmentState, Subject, TokenFacts};
+use sidegate_shm::{Attachment, Reader, SegmentLookup, SegmentState, Subject, TokenFacts};
 use sidegate_tests::daemon::{claims, sign};
 use sidegate_tests::program::Program;
 use sidegate_tests::scratch::Scratch;
@@ -201,7 +201,8 @@ impl Observer {
         let facts = TokenFacts { jti: "none", sid: "none", subject: Subject(1), iat_s: u64::MAX, exp_s: u64::MAX };
         self.held.retain(|(since_ns, reader)| {
             let now = monotonic_ns();
-            let clear = reader.check(&reader.probe(&facts), reader.live().key_epoch, &CoarseClock) == Lookup::Clear;
+            let clear =
+                reader.check(&reader.probe(&facts), reader.live().key_epoch, &CoarseClock) == SegmentLookup::Clear;
             let lapsed = *since_ns < last.at_ns && now > last.at_ns + TRUSTED_NS;
             assert!(!(clear && lapsed), "a segment was accepted more than a second after its daemon's death");
             !lapsed

@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use sidegate_shm::heap::HeapWords;
 use sidegate_shm::{
-    AskReason, Geometry, Live, Lookup, Now, Probe, Reader, SegmentClock, SegmentEntry, SegmentState, Subject,
+    AskReason, Geometry, Live, Now, Probe, Reader, SegmentClock, SegmentEntry, SegmentLookup, SegmentState, Subject,
     TokenFacts, Writer,
 };
 
@@ -48,11 +48,11 @@ fn world() -> World {
 }
 
 impl World {
-    fn check(&self) -> Lookup {
+    fn check(&self) -> SegmentLookup {
         self.reader.check(&self.probe, 4, &self.clock)
     }
 
-    fn at(&self, monotonic_s: u64, realtime_s: u64) -> Lookup {
+    fn at(&self, monotonic_s: u64, realtime_s: u64) -> SegmentLookup {
         self.clock.0.set(Now { monotonic_ns: monotonic_s * SECOND, realtime_ns: realtime_s * SECOND });
         self.check()
     }
@@ -61,13 +61,13 @@ impl World {
 #[test]
 fn promise_lapses_by_either_clock() {
     let world = world();
-    assert_eq!(world.check(), Lookup::Clear);
-    assert_eq!(world.at(101, 1500), Lookup::Ask(AskReason::Lapsed), "the daemon died");
-    assert_eq!(world.at(100, 1501), Lookup::Ask(AskReason::Lapsed), "suspend, or a step forward");
-    assert_eq!(world.at(100, 3), Lookup::Clear, "a step back leaves it to the monotonic clock");
-    assert_eq!(world.at(101, 3), Lookup::Ask(AskReason::Lapsed));
+    assert_eq!(world.check(), SegmentLookup::Clear);
+    assert_eq!(world.at(101, 1500), SegmentLookup::Ask(AskReason::Lapsed), "the daemon died");
+    assert_eq!(world.at(100, 1501), SegmentLookup::Ask(AskReason::Lapsed), "suspend, or a step forward");
+    assert_eq!(world.at(100, 3), SegmentLookup::Clear, "a step back leaves it to the monotonic clock");
+    assert_eq!(world.at(101, 3), SegmentLookup::Ask(AskReason::Lapsed));
     world.clock.0.set(Now { monotonic_ns: 101 * SECOND - 1, realtime_ns: 1501 * SECOND - 1 });
-    assert_eq!(world.check(), Lookup::Clear);
+    assert_eq!(world.check(), SegmentLookup::Clear);
     assert!(!world.reader.wants_replacing(&world.clock));
     world.at(101, 1500);
     assert!(world.reader.wants_replacing(&world.clock));
@@ -78,11 +78,11 @@ fn token_expires_by_the_floor_or_the_wall_clock() {
     let mut world = world();
     world.live.valid_until_realtime_ns = u64::MAX;
     world.writer.set_live(&world.live);
-    assert_eq!(world.at(100, 1999), Lookup::Clear);
-    assert_eq!(world.at(100, 2000), Lookup::Ask(AskReason::Expired));
+    assert_eq!(world.at(100, 1999), SegmentLookup::Clear);
+    assert_eq!(world.at(100, 2000), SegmentLookup::Ask(AskReason::Expired));
     world.live.time_floor_s = 2000;
     world.writer.set_live(&world.live);
-    assert_eq!(world.at(100, 1500), Lookup::Ask(AskReason::Expired), "a clock stepped back revives nothing");
+    assert_eq!(world.at(100, 1500), SegmentLookup::Ask(AskReason::Expired), "a clock stepped back revives nothing");
     world.live.time_floor_s = 1500;
     world.writer.set_live(&world.live);
     assert_eq!(world.writer.live().time_floor_s, 2000, "the floor never goes back");
@@ -91,24 +91,24 @@ fn token_expires_by_the_floor_or_the_wall_clock() {
 #[test]
 fn epoch_watermark_and_state_make_the_reader_ask() {
     let mut world = world();
-    assert_eq!(world.reader.check(&world.probe, 3, &world.clock), Lookup::Ask(AskReason::OtherEpoch));
+    assert_eq!(world.reader.check(&world.probe, 3, &world.clock), SegmentLookup::Ask(AskReason::OtherEpoch));
     world.live.key_epoch = 5;
     world.writer.set_live(&world.live);
-    assert_eq!(world.check(), Lookup::Ask(AskReason::OtherEpoch));
-    assert_eq!(world.reader.check(&world.probe, 5, &world.clock), Lookup::Clear);
+    assert_eq!(world.check(), SegmentLookup::Ask(AskReason::OtherEpoch));
+    assert_eq!(world.reader.check(&world.probe, 5, &world.clock), SegmentLookup::Clear);
 
     world.live.key_epoch = 4;
     for state in [SegmentState::Filling, SegmentState::Closed] {
         world.writer.set_live(&Live { state, ..world.live });
-        assert_eq!(world.check(), Lookup::Ask(AskReason::NotLive));
+        assert_eq!(world.check(), SegmentLookup::Ask(AskReason::NotLive));
         assert_eq!(world.reader.live().state, state);
     }
     world.writer.set_live(&world.live);
     world.writer.raise_iat_floor(999);
-    assert_eq!(world.check(), Lookup::Clear);
+    assert_eq!(world.check(), SegmentLookup::Clear);
     world.writer.raise_iat_floor(1000);
     world.writer.raise_iat_floor(3);
-    assert_eq!(world.check(), Lookup::Ask(AskReason::Watermark));
+    assert_eq!(world.check(), SegmentLookup::Ask(AskReason::Watermark));
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn probe_for_another_segment_makes_the_reader_ask() {
     let mut words = world.probe.to_words();
     words[0] += 1;
     let other = Probe::from_words(words);
-    assert_eq!(world.reader.check(&other, 4, &world.clock), Lookup::Ask(AskReason::OtherSegment));
+    assert_eq!(world.reader.check(&other, 4, &world.clock), SegmentLookup::Ask(AskReason::OtherSegment));
 }
 
 #[test]
@@ -127,8 +127,8 @@ fn each_kind_of_entry_hits_its_token_only() {
         world.writer.insert(&entry);
         let verdict = world.check();
         assert!(world.writer.remove(&entry));
-        assert_eq!(world.check(), Lookup::Clear);
-        verdict == Lookup::Ask(AskReason::Revoked)
+        assert_eq!(world.check(), SegmentLookup::Clear);
+        verdict == SegmentLookup::Ask(AskReason::Revoked)
     };
     for subject in [Some(Subject(5)), None] {
         assert!(hits(&mut world, SegmentEntry::Token { jti: b"j", subject }));
@@ -149,10 +149,10 @@ fn entry_from_index_and_feed_is_stored_once() {
         let entry = SegmentEntry::Token { jti: b"j", subject };
         writer.insert_if_absent(&entry);
         writer.insert_if_absent(&entry);
-        assert_eq!(reader.check(&probe, 4, &clock), Lookup::Ask(AskReason::Revoked));
+        assert_eq!(reader.check(&probe, 4, &clock), SegmentLookup::Ask(AskReason::Revoked));
         assert!(writer.remove(&entry), "it was there");
         assert!(!writer.remove(&entry), "and only once");
-        assert_eq!(reader.check(&probe, 4, &clock), Lookup::Clear);
+        assert_eq!(reader.check(&probe, 4, &clock), SegmentLookup::Clear);
     }
 }
 

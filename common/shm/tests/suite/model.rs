@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use sidegate_shm::heap::HeapWords;
 use sidegate_shm::{
-    AskReason, Geometry, Live, Lookup, Now, Reader, SegmentClock, SegmentEntry, SegmentState, Stats, Subject,
+    AskReason, Geometry, Live, Now, Reader, SegmentClock, SegmentEntry, SegmentLookup, SegmentState, Stats, Subject,
     TokenFacts, Writer,
 };
 
@@ -88,7 +88,7 @@ fn pair(geometry: Geometry, key: u64) -> (Writer<HeapWords>, Reader<HeapWords>) 
     (writer, Reader::new(words).unwrap())
 }
 
-fn verdict(reader: &Reader<HeapWords>, jti: u8, sid: u8, subject: u8, iat: u8) -> Lookup {
+fn verdict(reader: &Reader<HeapWords>, jti: u8, sid: u8, subject: u8, iat: u8) -> SegmentLookup {
     let probe = reader.probe(&TokenFacts {
         jti: IDS[usize::from(jti)],
         sid: IDS[usize::from(sid)],
@@ -123,9 +123,9 @@ fn run(geometry: Geometry, key: u64, ops: &[Op], exact: bool) {
             let sid = (jti + distance) % IDS.len() as u8;
             let found = verdict(&reader, jti, sid, subject, iat);
             if dead(&entries, jti, sid, subject, iat) {
-                assert!(matches!(found, Lookup::Ask(AskReason::Revoked | AskReason::Saturated)), "{found:?}");
+                assert!(matches!(found, SegmentLookup::Ask(AskReason::Revoked | AskReason::Saturated)), "{found:?}");
             } else if exact {
-                assert_eq!(found, Lookup::Clear);
+                assert_eq!(found, SegmentLookup::Clear);
             }
         }
     }
@@ -135,7 +135,7 @@ fn run(geometry: Geometry, key: u64, ops: &[Op], exact: bool) {
     let empty = Stats { slots: writer.stats().slots, bytes: writer.stats().bytes, ..Stats::default() };
     assert_eq!(writer.stats(), empty, "something stayed behind");
     for jti in 0..IDS.len() as u8 {
-        assert_eq!(verdict(&reader, jti, jti, jti % 5, 0), Lookup::Clear);
+        assert_eq!(verdict(&reader, jti, jti, jti % 5, 0), SegmentLookup::Clear);
     }
 }
 
@@ -174,11 +174,11 @@ fn subject_with_100000_logouts_displaces_no_others() {
     assert_eq!((stats.entries, stats.crowded_subjects, stats.saturated_lines), (100_000, 1, 0));
     for name in [&names[0], &names[50_000], &names[99_999]] {
         let facts = TokenFacts { jti: "j", sid: name, subject: Subject(99), iat_s: 1, exp_s: 9 };
-        assert_eq!(reader.check(&reader.probe(&facts), 1, &Still), Lookup::Ask(AskReason::Revoked));
+        assert_eq!(reader.check(&reader.probe(&facts), 1, &Still), SegmentLookup::Ask(AskReason::Revoked));
     }
     for other in (0..50_000).filter(|tag| *tag != 99) {
         let facts = TokenFacts { jti: "j", sid: "s", subject: Subject(other), iat_s: 1, exp_s: 9 };
-        assert_eq!(reader.check(&reader.probe(&facts), 1, &Still), Lookup::Clear);
+        assert_eq!(reader.check(&reader.probe(&facts), 1, &Still), SegmentLookup::Clear);
     }
     for name in &names {
         assert!(writer.remove(&SegmentEntry::Session { sid: name.as_bytes(), subject: noisy }));
@@ -192,7 +192,7 @@ fn watermark_past_32_bits_asks_about_all_its_tokens() {
     writer.insert(&SegmentEntry::Subject { subject: Subject(1), threshold_s: 1 << 40 });
     for iat_s in [0, 1 << 33, 1 << 40] {
         let facts = TokenFacts { jti: "j", sid: "s", subject: Subject(1), iat_s, exp_s: u64::MAX };
-        assert_eq!(reader.check(&reader.probe(&facts), 1, &Still), Lookup::Ask(AskReason::Revoked));
+        assert_eq!(reader.check(&reader.probe(&facts), 1, &Still), SegmentLookup::Ask(AskReason::Revoked));
     }
 }
 

@@ -5,7 +5,7 @@
 
 use sidegate_shm::heap::HeapWords;
 use sidegate_shm::{
-    Geometry, Live, Lookup, Now, Reader, SegmentClock, SegmentEntry, SegmentState, Subject, TokenFacts, Writer,
+    Geometry, Live, Now, Reader, SegmentClock, SegmentEntry, SegmentLookup, SegmentState, Subject, TokenFacts, Writer,
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -55,7 +55,7 @@ fn revoked_token_is_never_clear_while_entries_change() {
                     .collect();
                 while !done.load(std::sync::atomic::Ordering::Relaxed) {
                     for probe in &probes {
-                        assert_ne!(reader.check(probe, 1, &Nine), Lookup::Clear);
+                        assert_ne!(reader.check(probe, 1, &Nine), SegmentLookup::Clear);
                     }
                 }
             });

@@ -19,8 +19,8 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use sidegate_shm::attach::{Allow, AttachMessage, AttachServer, SegmentOffer, dial};
 use sidegate_shm::clock::{CoarseClock, SegmentClock as _};
 use sidegate_shm::{
-    AskReason, AttachError, Attachment, Geometry, LayoutError, Live, Lookup, Publisher, Reader, SegmentEntry,
-    SegmentError, SegmentState, Subject, TokenFacts, Writer,
+    AskReason, AttachError, Attachment, Geometry, LayoutError, Live, Publisher, Reader, SegmentEntry, SegmentError,
+    SegmentLookup, SegmentState, Subject, TokenFacts, Writer,
 };
 
 const WAIT: Duration = Duration::from_secs(20);
@@ -99,7 +99,7 @@ fn facts(n: &str) -> TokenFacts<'_> {
     TokenFacts { jti: n, sid: n, subject: subject(n), iat_s: 1, exp_s: 1 << 40 }
 }
 
-fn check(reader: &Reader, n: &str) -> Lookup {
+fn check(reader: &Reader, n: &str) -> SegmentLookup {
     reader.check(&reader.probe(&facts(n)), 1, &CoarseClock)
 }
 
@@ -121,10 +121,10 @@ fn readers_follow_a_growing_segment() {
     publisher.tick(&far(), CoarseClock.now());
     let (link, reader) = served.attach().unwrap();
     eventually("the reader is counted", || publisher.readers() == 1);
-    assert_eq!(check(&reader, "one"), Lookup::Clear);
+    assert_eq!(check(&reader, "one"), SegmentLookup::Clear);
     let one = SegmentEntry::Session { sid: b"one", subject: Some(subject("one")) };
     publisher.insert(&one);
-    assert_eq!(check(&reader, "one"), Lookup::Ask(AskReason::Revoked));
+    assert_eq!(check(&reader, "one"), SegmentLookup::Ask(AskReason::Revoked));
 
     // Growth under load: entries come from the index and from the feed, some from both; the old
     // segment is still written.
@@ -155,17 +155,17 @@ fn readers_follow_a_growing_segment() {
     let next = link.next(WAIT).unwrap().expect("the successor is announced");
     assert_eq!(next.id(), publisher.segment());
     for name in &names {
-        assert!(matches!(check(&next, name), Lookup::Ask(_)), "{name} was lost in growing");
-        assert!(matches!(check(&reader, name), Lookup::Ask(_)), "{name} was lost in the old segment");
+        assert!(matches!(check(&next, name), SegmentLookup::Ask(_)), "{name} was lost in growing");
+        assert!(matches!(check(&reader, name), SegmentLookup::Ask(_)), "{name} was lost in the old segment");
     }
     publisher.insert(&SegmentEntry::Token { jti: b"late", subject: None });
     for reader in [&reader, &next] {
-        assert_eq!(check(reader, "late"), Lookup::Ask(AskReason::Revoked), "both are written");
-        assert_eq!(check(reader, "some other one"), Lookup::Clear);
+        assert_eq!(check(reader, "late"), SegmentLookup::Ask(AskReason::Revoked), "both are written");
+        assert_eq!(check(reader, "some other one"), SegmentLookup::Clear);
     }
     publisher.close();
     for reader in [&reader, &next] {
-        assert_eq!(check(reader, "some other one"), Lookup::Ask(AskReason::NotLive));
+        assert_eq!(check(reader, "some other one"), SegmentLookup::Ask(AskReason::NotLive));
     }
     drop((link, next, reader));
     eventually("the reader is no longer counted", || publisher.readers() == 0);
@@ -184,7 +184,7 @@ fn retired_segment_keeps_its_expiry() {
     publisher.switch();
     publisher.tick(&far(), CoarseClock.now());
     assert_eq!(reader.live().valid_until_monotonic_ns, promised.valid_until_monotonic_ns);
-    eventually("the old promise lapses", || check(&reader, "x") == Lookup::Ask(AskReason::Lapsed));
+    eventually("the old promise lapses", || check(&reader, "x") == SegmentLookup::Ask(AskReason::Lapsed));
     publisher.tick(&far(), CoarseClock.now());
     publisher.insert(&SegmentEntry::Token { jti: b"x", subject: None });
     assert_eq!(reader.live().valid_until_monotonic_ns, promised.valid_until_monotonic_ns);
@@ -225,7 +225,7 @@ fn hostile_reader_cannot_change_the_segment() {
     refused("own memory", memory.write_at(&[0; 8], start).map(drop));
 
     writer.insert(&SegmentEntry::Token { jti: b"abc", subject: None });
-    assert_eq!(check(&reader, "abc"), Lookup::Ask(AskReason::Revoked), "the daemon goes on writing");
+    assert_eq!(check(&reader, "abc"), SegmentLookup::Ask(AskReason::Revoked), "the daemon goes on writing");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::domain::session::{
     Created, EndOutcome, EndSession, NewSession, PageCursor, Rotated, Rotation, Session, SessionPage, Standing,
     SubjectRevoked, UserSessions,
 };
-use crate::domain::traits::{Account, Lookup, Passwords, Store, Unavailable, Users};
+use crate::domain::traits::{Account, DependencyUnavailable, Lookup, Passwords, Store, Users};
 
 /// How a call fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,68 +135,73 @@ impl<T> Faulty<T> {
     async fn port<R>(
         &self,
         call: &'static str,
-        work: impl Future<Output = Result<R, Unavailable>>,
-    ) -> Result<R, Unavailable> {
-        self.faults.around(call, || Unavailable::new(call, "fault"), work).await
+        work: impl Future<Output = Result<R, DependencyUnavailable>>,
+    ) -> Result<R, DependencyUnavailable> {
+        self.faults.around(call, || DependencyUnavailable::new(call, "fault"), work).await
     }
 }
 
 impl<T: Users> Users for Faulty<T> {
-    async fn find_by_email(&self, email: &str) -> Result<Lookup, Unavailable> {
+    async fn find_by_email(&self, email: &str) -> Result<Lookup, DependencyUnavailable> {
         self.port("find_by_email", self.inner.find_by_email(email)).await
     }
 
-    async fn read(&self, id: &str) -> Result<Option<Account>, Unavailable> {
+    async fn read(&self, id: &str) -> Result<Option<Account>, DependencyUnavailable> {
         self.port("read_user", self.inner.read(id)).await
     }
 
-    async fn rehash(&self, id: &str, old: &str, new: &str) -> Result<(), Unavailable> {
+    async fn rehash(&self, id: &str, old: &str, new: &str) -> Result<(), DependencyUnavailable> {
         self.port("rehash", self.inner.rehash(id, old, new)).await
     }
 
-    async fn probe(&self) -> Result<(), Unavailable> {
+    async fn probe(&self) -> Result<(), DependencyUnavailable> {
         self.port("probe_users", self.inner.probe()).await
     }
 }
 
 impl<T: Store> Store for Faulty<T> {
-    async fn create(&self, new: &NewSession) -> Result<Created, Unavailable> {
+    async fn create(&self, new: &NewSession) -> Result<Created, DependencyUnavailable> {
         self.port("create", self.inner.create(new)).await
     }
 
-    async fn read(&self, partition: u16, sid: &Id) -> Result<Option<Session>, Unavailable> {
+    async fn read(&self, partition: u16, sid: &Id) -> Result<Option<Session>, DependencyUnavailable> {
         self.port("read_session", self.inner.read(partition, sid)).await
     }
 
-    async fn rotate(&self, rotation: &Rotation) -> Result<Rotated, Unavailable> {
+    async fn rotate(&self, rotation: &Rotation) -> Result<Rotated, DependencyUnavailable> {
         self.port("rotate", self.inner.rotate(rotation)).await
     }
 
-    async fn examine(&self, rotation: &Rotation) -> Result<Standing, Unavailable> {
+    async fn examine(&self, rotation: &Rotation) -> Result<Standing, DependencyUnavailable> {
         self.port("examine", self.inner.examine(rotation)).await
     }
 
-    async fn end(&self, ending: &EndSession) -> Result<EndOutcome, Unavailable> {
+    async fn end(&self, ending: &EndSession) -> Result<EndOutcome, DependencyUnavailable> {
         self.port("end", self.inner.end(ending)).await
     }
 
-    async fn revoke_user(&self, sub: &str, sessions: UserSessions) -> Result<SubjectRevoked, Unavailable> {
+    async fn revoke_user(&self, sub: &str, sessions: UserSessions) -> Result<SubjectRevoked, DependencyUnavailable> {
         self.port("revoke_user", self.inner.revoke_user(sub, sessions)).await
     }
 
-    async fn revoke_all(&self, partition: u16) -> Result<UnixTime, Unavailable> {
+    async fn revoke_all(&self, partition: u16) -> Result<UnixTime, DependencyUnavailable> {
         self.port("revoke_all", self.inner.revoke_all(partition)).await
     }
 
-    async fn append(&self, partition: u16, revocation: &Revocation) -> Result<(), Unavailable> {
+    async fn append(&self, partition: u16, revocation: &Revocation) -> Result<(), DependencyUnavailable> {
         self.port("append", self.inner.append(partition, revocation)).await
     }
 
-    async fn sessions(&self, sub: &str, after: Option<&PageCursor>, limit: u32) -> Result<SessionPage, Unavailable> {
+    async fn sessions(
+        &self,
+        sub: &str,
+        after: Option<&PageCursor>,
+        limit: u32,
+    ) -> Result<SessionPage, DependencyUnavailable> {
         self.port("sessions", self.inner.sessions(sub, after, limit)).await
     }
 
-    async fn session_ids(&self, sub: &str) -> Result<Vec<Id>, Unavailable> {
+    async fn session_ids(&self, sub: &str) -> Result<Vec<Id>, DependencyUnavailable> {
         self.port("session_ids", self.inner.session_ids(sub)).await
     }
 
@@ -204,7 +209,7 @@ impl<T: Store> Store for Faulty<T> {
         self.inner.partitions()
     }
 
-    async fn probe(&self) -> Result<(), Unavailable> {
+    async fn probe(&self) -> Result<(), DependencyUnavailable> {
         self.port("probe_store", self.inner.probe()).await
     }
 }

@@ -13,7 +13,7 @@ use crate::domain::session::{
     Created, Decision, EndOutcome, EndSession, NewSession, PageCursor, Refusal, Rotated, Rotation, Session,
     SessionPage, Standing, SubjectRevoked, THRESHOLD_AHEAD_MAX_SECONDS, TokenLifetimes, UserSessions, decide, issue_at,
 };
-use crate::domain::traits::{Store, Unavailable};
+use crate::domain::traits::{DependencyUnavailable, Store};
 
 /// A test's clock, in milliseconds since 1970. It stands still until a test moves it.
 #[derive(Clone)]
@@ -77,8 +77,8 @@ struct Call<'a> {
     sessions_max: usize,
 }
 
-fn ahead() -> Unavailable {
-    Unavailable::new("the session store", "the last dead moment lies in the future")
+fn ahead() -> DependencyUnavailable {
+    DependencyUnavailable::new("the session store", "the last dead moment lies in the future")
 }
 
 impl MemoryStore {
@@ -178,7 +178,7 @@ impl Call<'_> {
         self.partition.sessions.remove(&session.sid);
     }
 
-    fn create(&mut self, new: &NewSession) -> Result<Created, Unavailable> {
+    fn create(&mut self, new: &NewSession) -> Result<Created, DependencyUnavailable> {
         let (_, tokens) = self.watermarks(&new.sub);
         let issued = issue_at(self.now, tokens).ok_or_else(ahead)?;
         let kept = self.kept(&new.sub);
@@ -206,7 +206,7 @@ impl Call<'_> {
         (session.generation.saturating_sub(presented), self.now.0.saturating_sub(session.rotated.0))
     }
 
-    fn rotate(&mut self, rotation: &Rotation) -> Result<Rotated, Unavailable> {
+    fn rotate(&mut self, rotation: &Rotation) -> Result<Rotated, DependencyUnavailable> {
         let Some((mut session, decision)) = self.decide(rotation) else { return Ok(Rotated::Refused(Refusal::Gone)) };
         let retried = match decision {
             Decision::Refuse(refusal) => return Ok(Rotated::Refused(refusal)),
@@ -257,7 +257,7 @@ impl Call<'_> {
         EndOutcome::Before
     }
 
-    fn revoke_user(&mut self, sub: &str, sessions: UserSessions) -> Result<SubjectRevoked, Unavailable> {
+    fn revoke_user(&mut self, sub: &str, sessions: UserSessions) -> Result<SubjectRevoked, DependencyUnavailable> {
         let issued = self.partition.sessions.values().filter(|session| session.sub == sub).map(|one| one.issued);
         let (_, dead) = self.watermarks(sub);
         let threshold = self.now.max(dead.unwrap_or_default()).max(issued.max().unwrap_or_default());
@@ -280,7 +280,7 @@ impl Call<'_> {
         Ok(SubjectRevoked { threshold, sessions_ended })
     }
 
-    fn revoke_all(&mut self) -> Result<UnixTime, Unavailable> {
+    fn revoke_all(&mut self) -> Result<UnixTime, DependencyUnavailable> {
         let threshold = self.now.max(self.partition.all.unwrap_or_default()).max(self.partition.peak);
         if self.is_too_far(threshold) {
             return Err(ahead());
@@ -291,7 +291,7 @@ impl Call<'_> {
         Ok(threshold)
     }
 
-    fn append_given(&mut self, revocation: &Revocation) -> Result<(), Unavailable> {
+    fn append_given(&mut self, revocation: &Revocation) -> Result<(), DependencyUnavailable> {
         let last_exp = match revocation.expires_at {
             UnixTime(0) => self.now.plus(self.lifetimes.lifetime_max),
             given if given <= self.now => return Ok(()),
@@ -322,17 +322,17 @@ impl Call<'_> {
 }
 
 impl Store for MemoryStore {
-    async fn create(&self, new: &NewSession) -> Result<Created, Unavailable> {
+    async fn create(&self, new: &NewSession) -> Result<Created, DependencyUnavailable> {
         let created = self.of(&new.sub, |call| call.create(new))?;
         self.clock.wait_until(created.issued);
         Ok(created)
     }
 
-    async fn read(&self, partition: u16, sid: &Id) -> Result<Option<Session>, Unavailable> {
+    async fn read(&self, partition: u16, sid: &Id) -> Result<Option<Session>, DependencyUnavailable> {
         Ok(self.call(partition, |call| call.partition.sessions.get(sid).cloned()))
     }
 
-    async fn rotate(&self, rotation: &Rotation) -> Result<Rotated, Unavailable> {
+    async fn rotate(&self, rotation: &Rotation) -> Result<Rotated, DependencyUnavailable> {
         let rotated = self.of(&rotation.sub, |call| call.rotate(rotation))?;
         if let Rotated::Traded { issued, .. } = &rotated {
             self.clock.wait_until(*issued);
@@ -340,31 +340,36 @@ impl Store for MemoryStore {
         Ok(rotated)
     }
 
-    async fn examine(&self, rotation: &Rotation) -> Result<Standing, Unavailable> {
+    async fn examine(&self, rotation: &Rotation) -> Result<Standing, DependencyUnavailable> {
         Ok(self.of(&rotation.sub, |call| call.examine(rotation)))
     }
 
-    async fn end(&self, ending: &EndSession) -> Result<EndOutcome, Unavailable> {
+    async fn end(&self, ending: &EndSession) -> Result<EndOutcome, DependencyUnavailable> {
         Ok(self.call(ending.partition, |call| call.end(ending)))
     }
 
-    async fn revoke_user(&self, sub: &str, sessions: UserSessions) -> Result<SubjectRevoked, Unavailable> {
+    async fn revoke_user(&self, sub: &str, sessions: UserSessions) -> Result<SubjectRevoked, DependencyUnavailable> {
         self.of(sub, |call| call.revoke_user(sub, sessions))
     }
 
-    async fn revoke_all(&self, partition: u16) -> Result<UnixTime, Unavailable> {
+    async fn revoke_all(&self, partition: u16) -> Result<UnixTime, DependencyUnavailable> {
         self.call(partition, |call| call.revoke_all())
     }
 
-    async fn append(&self, partition: u16, revocation: &Revocation) -> Result<(), Unavailable> {
+    async fn append(&self, partition: u16, revocation: &Revocation) -> Result<(), DependencyUnavailable> {
         self.call(partition, |call| call.append_given(revocation))
     }
 
-    async fn sessions(&self, sub: &str, after: Option<&PageCursor>, limit: u32) -> Result<SessionPage, Unavailable> {
+    async fn sessions(
+        &self,
+        sub: &str,
+        after: Option<&PageCursor>,
+        limit: u32,
+    ) -> Result<SessionPage, DependencyUnavailable> {
         Ok(self.of(sub, |call| call.sessions(sub, after, limit.max(1) as usize)))
     }
 
-    async fn session_ids(&self, sub: &str) -> Result<Vec<Id>, Unavailable> {
+    async fn session_ids(&self, sub: &str) -> Result<Vec<Id>, DependencyUnavailable> {
         Ok(self.of(sub, |call| call.kept(sub).into_iter().map(|session| session.sid).collect()))
     }
 
@@ -372,7 +377,7 @@ impl Store for MemoryStore {
         self.count
     }
 
-    async fn probe(&self) -> Result<(), Unavailable> {
+    async fn probe(&self) -> Result<(), DependencyUnavailable> {
         Ok(())
     }
 }

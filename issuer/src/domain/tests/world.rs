@@ -22,7 +22,7 @@ use crate::domain::password::COST_MIN;
 use crate::domain::refresh_token::RefreshKeys;
 use crate::domain::session::{Session, TokenLifetimes};
 use crate::domain::token_signer::{Issuing, TokenSigner};
-use crate::domain::traits::{Account, Lookup, Store as _, Unavailable, Users};
+use crate::domain::traits::{Account, DependencyUnavailable, Lookup, Store as _, Users};
 use crate::domain::{Auth, ClientInfo, TokenPair};
 use crate::password::{PasswordPool, PoolSettings, Rehashed};
 
@@ -71,7 +71,7 @@ impl MemoryUsers {
 }
 
 impl Users for MemoryUsers {
-    async fn find_by_email(&self, email: &str) -> Result<Lookup, Unavailable> {
+    async fn find_by_email(&self, email: &str) -> Result<Lookup, DependencyUnavailable> {
         let rows = self.locked();
         let mut found = rows.iter().filter(|row| row.email == email);
         Ok(match (found.next(), found.next()) {
@@ -81,11 +81,11 @@ impl Users for MemoryUsers {
         })
     }
 
-    async fn read(&self, id: &str) -> Result<Option<Account>, Unavailable> {
+    async fn read(&self, id: &str) -> Result<Option<Account>, DependencyUnavailable> {
         Ok(self.locked().iter().find(|row| row.id == id).map(|row| row.account.clone()))
     }
 
-    async fn rehash(&self, id: &str, old: &str, new: &str) -> Result<(), Unavailable> {
+    async fn rehash(&self, id: &str, old: &str, new: &str) -> Result<(), DependencyUnavailable> {
         let mut rows = self.locked();
         let row = rows.iter_mut().find(|row| row.id == id && row.account.password_hash.as_deref() == Some(old));
         if let Some(row) = row {
@@ -94,7 +94,7 @@ impl Users for MemoryUsers {
         Ok(())
     }
 
-    async fn probe(&self) -> Result<(), Unavailable> {
+    async fn probe(&self) -> Result<(), DependencyUnavailable> {
         Ok(())
     }
 }

@@ -47,7 +47,7 @@ struct Slot {
 }
 
 /// A connection that heals.
-pub struct RedisLink {
+pub struct StoreLink {
     /// Resolved anew for each connection: names, Sentinels, the nodes of a Cluster. Shared with its siblings, and replaced
     /// on SIGHUP.
     url: Arc<RwLock<RedisUrl>>,
@@ -57,7 +57,7 @@ pub struct RedisLink {
     slot: Mutex<Slot>,
 }
 
-impl RedisLink {
+impl StoreLink {
     /// A link to `url`; connects when first used.
     ///
     /// # Errors
@@ -117,7 +117,7 @@ impl RedisLink {
     /// Sends a command that names no key to the master that has `key`.
     ///
     /// # Errors
-    /// As [`RedisLink::call`].
+    /// As [`StoreLink::call`].
     pub async fn call_master_of(&self, key: &str, command: &Cmd) -> Result<Value, RedisError> {
         let (generation, connection) = self.connection().await?;
         let answer = match connection {
@@ -136,7 +136,7 @@ impl RedisLink {
     /// Sends several commands, which the server gets one after the other on one connection. Not on a Cluster.
     ///
     /// # Errors
-    /// As [`RedisLink::call`], also if only one of them fails.
+    /// As [`StoreLink::call`], also if only one of them fails.
     pub async fn together(&self, commands: &Pipeline, count: usize) -> Result<Vec<Value>, RedisError> {
         let (generation, connection) = self.connection().await?;
         let Connection::Direct(mut direct, _) = connection else {

@@ -8,7 +8,7 @@ use sidegate_common::log_protocol::Position;
 use sidegate_common::revocation::{Revocation, Target};
 use sidegate_common::time::UnixTime;
 
-use super::link::RedisLink;
+use super::link::StoreLink;
 use super::replay_entry::ReplayEntry;
 
 /// Entries in one page: large pages would delay Redis' other clients.
@@ -78,7 +78,7 @@ const fn threshold(revocation: &Revocation) -> UnixTime {
 }
 
 /// Reads the log `key` from its beginning to its end. Whether it was one log all the time is for the caller to know.
-pub(super) async fn read(link: &RedisLink, key: &str, asked: HashSet<Position>) -> Result<LogContents, RedisError> {
+pub(super) async fn read(link: &StoreLink, key: &str, asked: HashSet<Position>) -> Result<LogContents, RedisError> {
     let mut contents = LogContents::new(asked);
     let mut from = "-".to_owned();
     loop {

@@ -30,7 +30,7 @@ use sidegate_common::revocation::{Id, Revocation, SubjectTag, Target};
 use sidegate_common::time::{CLOCK_SKEW_SECONDS, REVOCATION_MARGIN_SECONDS, UnixTime};
 
 pub use journal::JournalError;
-pub use link::RedisLink;
+pub use link::StoreLink;
 pub use reconciler::ReconcilerIntervals;
 pub use replay::OwnFeed;
 pub use replica_ack::ReplicaAckSettings;
@@ -40,7 +40,7 @@ use crate::domain::session::{
     Created, EndOutcome, EndSession, NewSession, PageCursor, Rotated, Rotation, SESSIONS_PER_USER, Session,
     SessionPage, Standing, SubjectRevoked, TokenLifetimes, UserSessions,
 };
-use crate::domain::traits::{Store, Unavailable};
+use crate::domain::traits::{DependencyUnavailable, Store};
 use crate::store::counts::StoreCounts;
 use crate::store::until_valid;
 use issuer_list::IssuerList;
@@ -67,7 +67,7 @@ pub struct RedisStore {
 }
 
 struct Shared {
-    link: RedisLink,
+    link: StoreLink,
     partitions: Vec<RedisKeys>,
     terms: TokenLifetimes,
     sessions_max: u32,
@@ -92,7 +92,7 @@ struct Shared {
 pub enum OpenError {
     /// Redis does not answer.
     #[error(transparent)]
-    Unavailable(#[from] Unavailable),
+    Unavailable(#[from] DependencyUnavailable),
     /// The store was made with another number of partitions, which is fixed.
     #[error(
         "the store has {found} partitions and REVOCATION_PARTITIONS is {wanted}; set it to {found}: the number is fixed at first start"
@@ -122,7 +122,7 @@ pub struct JournalSettings {
 
 impl RedisStore {
     /// Uses `link`, with `partitions` partitions under `prefix`.
-    pub fn new(link: RedisLink, prefix: &str, partitions: u16, terms: TokenLifetimes) -> Self {
+    pub fn new(link: StoreLink, prefix: &str, partitions: u16, terms: TokenLifetimes) -> Self {
         let partitions: Vec<_> = (0..partitions.max(1)).map(|partition| RedisKeys::new(prefix, partition)).collect();
         let counts = StoreCounts::default();
         let shared = Shared {
@@ -172,7 +172,7 @@ impl RedisStore {
 
     /// Waits, on a connection of its own, for what `settings` ask before a revocation counts as stored.
     #[must_use]
-    pub fn waiting(mut self, link: RedisLink, settings: ReplicaAckSettings) -> Self {
+    pub fn waiting(mut self, link: StoreLink, settings: ReplicaAckSettings) -> Self {
         let key = format!("{}:wait", self.keys(0).tag());
         if let Some(shared) = Arc::get_mut(&mut self.shared) {
             shared.replica_ack = Some(ReplicaAck::start(link.patient(settings.timeout), key, settings));
@@ -222,7 +222,7 @@ impl RedisStore {
     }
 
     /// Runs a script; if the data set is gone, or this issuer is off the list, sees to that first and tries once more.
-    async fn run<T: redis::FromRedisValue>(&self, partition: u16, call: &Call) -> Result<T, Unavailable> {
+    async fn run<T: redis::FromRedisValue>(&self, partition: u16, call: &Call) -> Result<T, DependencyUnavailable> {
         self.try_run(partition, call).await.map_err(|error| self.unavailable(error))
     }
 
@@ -247,7 +247,11 @@ impl RedisStore {
 
     /// Runs a script that hands out tokens: only while every issuer has put back into the log what it holds, so that no
     /// revocation is unknown to it. Waits for that as long as a client may be made to wait.
-    async fn run_settled<T: redis::FromRedisValue>(&self, partition: u16, call: &Call) -> Result<T, Unavailable> {
+    async fn run_settled<T: redis::FromRedisValue>(
+        &self,
+        partition: u16,
+        call: &Call,
+    ) -> Result<T, DependencyUnavailable> {
         let limit = tokio::time::Instant::now() + SETTLING_TIMEOUT;
         loop {
             let Some(replid) = self.shared.lineages.until_settled(partition, limit).await else {
@@ -264,7 +268,13 @@ impl RedisStore {
 
     /// Records a revocation that the log has accepted, before the client is answered. `asked` says when
     /// and over which of its logs the partition was asked.
-    async fn stored(&self, partition: u16, target: Target, position: &str, asked: Asked) -> Result<(), Unavailable> {
+    async fn stored(
+        &self,
+        partition: u16,
+        target: Target,
+        position: &str,
+        asked: Asked,
+    ) -> Result<(), DependencyUnavailable> {
         self.stored_keeping(partition, target, position, UserSessions::End, asked).await
     }
 
@@ -275,7 +285,7 @@ impl RedisStore {
         position: &str,
         sessions: UserSessions,
         asked: Asked,
-    ) -> Result<(), Unavailable> {
+    ) -> Result<(), DependencyUnavailable> {
         let (position, now) = (Position::parse(position), self.store_now(partition));
         let entry = ReplayEntry::done(partition, target.clone(), &self.shared.terms, position, now).keeping(sessions);
         if !self.shared.replay_buffer.acknowledged(entry.clone(), asked) {
@@ -291,11 +301,11 @@ impl RedisStore {
     }
 
     /// Returns once the journal has an entry that the log has, and replicas and disks as far as they are waited for.
-    async fn confirmed(&self, entry: &ReplayEntry) -> Result<(), Unavailable> {
+    async fn confirmed(&self, entry: &ReplayEntry) -> Result<(), DependencyUnavailable> {
         let journal = async {
             match &self.shared.journal {
                 Some(journal) if !journal.acknowledged(entry).await => {
-                    Err(Unavailable::new(journal::NAME, journal::UNWRITABLE))
+                    Err(DependencyUnavailable::new(journal::NAME, journal::UNWRITABLE))
                 }
                 _ => Ok(()),
             }
@@ -304,19 +314,25 @@ impl RedisStore {
             let Some(replica_ack) = &self.shared.replica_ack else { return Ok(()) };
             let position = entry.position.map(|position| position.to_string());
             let waited = replica_ack.wait(self.keys(entry.partition).log(), position).await;
-            waited.map_err(|why| Unavailable::new(NAME, why))
+            waited.map_err(|why| DependencyUnavailable::new(NAME, why))
         };
         let (journal, replicas) = tokio::join!(journal, replicas);
         journal.and(replicas)
     }
 
     /// Keeps a revocation that was refused, or may have been: it is delivered once Redis takes it.
-    fn refused(&self, partition: u16, target: Target, asked: Asked, error: Unavailable) -> Unavailable {
+    fn refused(
+        &self,
+        partition: u16,
+        target: Target,
+        asked: Asked,
+        error: DependencyUnavailable,
+    ) -> DependencyUnavailable {
         self.shared.outbox.keep(ReplayEntry::pending(partition, target), asked.generation);
         error
     }
 
-    fn unavailable(&self, error: RedisError) -> Unavailable {
+    fn unavailable(&self, error: RedisError) -> DependencyUnavailable {
         if error.code() == Some("AHEAD") {
             self.shared.counts.store_clock_behind.refused(&error);
         }
@@ -345,7 +361,7 @@ impl RedisStore {
     }
 
     /// Runs `rotate.lua`, for good or to look only.
-    async fn ask_rotate(&self, rotation: &Rotation, look_only: bool) -> Result<Vec<Value>, Unavailable> {
+    async fn ask_rotate(&self, rotation: &Rotation, look_only: bool) -> Result<Vec<Value>, DependencyUnavailable> {
         let partition = self.partition_of(&rotation.sub);
         let (keys, terms) = (self.keys(partition), &self.shared.terms);
         let (head, tail) = head_and_tail(session_target(rotation));
@@ -392,13 +408,16 @@ fn session_target(rotation: &Rotation) -> Target {
 }
 
 /// No token is handed out yet.
-fn unsettled() -> Unavailable {
-    Unavailable::new(NAME, "after a failover or loss of data, not every issuer has put back its revocations yet")
+fn unsettled() -> DependencyUnavailable {
+    DependencyUnavailable::new(
+        NAME,
+        "after a failover or loss of data, not every issuer has put back its revocations yet",
+    )
 }
 
 /// An answer of a log that another one has replaced since it was asked for: what it says may be lost.
-fn replaced() -> Unavailable {
-    Unavailable::new(NAME, "another server took over meanwhile")
+fn replaced() -> DependencyUnavailable {
+    DependencyUnavailable::new(NAME, "another server took over meanwhile")
 }
 
 /// A name for the list of issuers, of this process alone.
@@ -406,8 +425,8 @@ fn new_name() -> String {
     super::new_epoch().unwrap_or_else(|_| format!("{}-{}", std::process::id(), sidegate_runtime::clock::wall_ms()))
 }
 
-fn unavailable(error: RedisError) -> Unavailable {
-    Unavailable::new(NAME, error)
+fn unavailable(error: RedisError) -> DependencyUnavailable {
+    DependencyUnavailable::new(NAME, error)
 }
 
 /// An entry's bytes without `expires_at`, which the script fills in: the head byte, and all after it.
@@ -422,7 +441,7 @@ fn append_args(call: Call, entry: &[u8], terms: &TokenLifetimes) -> Call {
 }
 
 impl Store for RedisStore {
-    async fn create(&self, new: &NewSession) -> Result<Created, Unavailable> {
+    async fn create(&self, new: &NewSession) -> Result<Created, DependencyUnavailable> {
         let partition = self.partition_of(&new.sub);
         let keys = self.keys(partition);
         let terms = &self.shared.terms;
@@ -449,7 +468,7 @@ impl Store for RedisStore {
         Ok(Created { issued: UnixTime(issued), displaced })
     }
 
-    async fn read(&self, partition: u16, sid: &Id) -> Result<Option<Session>, Unavailable> {
+    async fn read(&self, partition: u16, sid: &Id) -> Result<Option<Session>, DependencyUnavailable> {
         self.shared.opening.done()?;
         let key = self.keys(partition).session(&sid.to_string());
         let command = scripts::read_session(&key);
@@ -457,7 +476,7 @@ impl Store for RedisStore {
         scripts::session(sid.clone(), row).map_err(unavailable)
     }
 
-    async fn rotate(&self, rotation: &Rotation) -> Result<Rotated, Unavailable> {
+    async fn rotate(&self, rotation: &Rotation) -> Result<Rotated, DependencyUnavailable> {
         let answer = self.ask_rotate(rotation, false).await?;
         let rotated = scripts::rotated(&answer).map_err(unavailable)?;
         if let Rotated::Traded { issued, .. } = rotated {
@@ -467,12 +486,12 @@ impl Store for RedisStore {
         Ok(rotated)
     }
 
-    async fn examine(&self, rotation: &Rotation) -> Result<Standing, Unavailable> {
+    async fn examine(&self, rotation: &Rotation) -> Result<Standing, DependencyUnavailable> {
         let answer = self.ask_rotate(rotation, true).await?;
         scripts::standing(&answer).map_err(unavailable)
     }
 
-    async fn end(&self, ending: &EndSession) -> Result<EndOutcome, Unavailable> {
+    async fn end(&self, ending: &EndSession) -> Result<EndOutcome, DependencyUnavailable> {
         let keys = self.keys(ending.partition);
         let target = Target::Session { sid: ending.sid.clone(), subject: ending.subject };
         let (head, tail) = head_and_tail(target.clone());
@@ -494,7 +513,7 @@ impl Store for RedisStore {
         Ok(if ended == 1 { EndOutcome::Now } else { EndOutcome::Before })
     }
 
-    async fn revoke_user(&self, sub: &str, sessions: UserSessions) -> Result<SubjectRevoked, Unavailable> {
+    async fn revoke_user(&self, sub: &str, sessions: UserSessions) -> Result<SubjectRevoked, DependencyUnavailable> {
         let partition = self.partition_of(sub);
         let keys = self.keys(partition);
         let terms = &self.shared.terms;
@@ -524,7 +543,7 @@ impl Store for RedisStore {
         Ok(SubjectRevoked { threshold, sessions_ended })
     }
 
-    async fn revoke_all(&self, partition: u16) -> Result<UnixTime, Unavailable> {
+    async fn revoke_all(&self, partition: u16) -> Result<UnixTime, DependencyUnavailable> {
         let (head, _) = head_and_tail(Target::All { threshold: UnixTime(0) });
         let terms = &self.shared.terms;
         let call = self.call(Script::RevokeAll, self.keys(partition)).arg(head).arg(terms.lifetime_max);
@@ -538,7 +557,7 @@ impl Store for RedisStore {
         Ok(UnixTime(threshold))
     }
 
-    async fn append(&self, partition: u16, revocation: &Revocation) -> Result<(), Unavailable> {
+    async fn append(&self, partition: u16, revocation: &Revocation) -> Result<(), DependencyUnavailable> {
         let call = self.call(Script::Append, self.keys(partition));
         let call = append_args(call, &revocation.to_bytes(), &self.shared.terms);
         let asked_of = self.shared.replay_buffer.ask(partition);
@@ -547,7 +566,12 @@ impl Store for RedisStore {
         self.stored(partition, revocation.target.clone(), &position, asked_of).await
     }
 
-    async fn sessions(&self, sub: &str, after: Option<&PageCursor>, limit: u32) -> Result<SessionPage, Unavailable> {
+    async fn sessions(
+        &self,
+        sub: &str,
+        after: Option<&PageCursor>,
+        limit: u32,
+    ) -> Result<SessionPage, DependencyUnavailable> {
         let partition = self.partition_of(sub);
         let keys = self.keys(partition);
         let (score, sid) =
@@ -565,7 +589,7 @@ impl Store for RedisStore {
         Ok(SessionPage { sessions, next: PageCursor::parse(&format!("{score}.{sid}")) })
     }
 
-    async fn session_ids(&self, sub: &str) -> Result<Vec<Id>, Unavailable> {
+    async fn session_ids(&self, sub: &str) -> Result<Vec<Id>, DependencyUnavailable> {
         let partition = self.partition_of(sub);
         // What has expired is of no matter; the store's clock is known only nearly.
         let since = self.store_now(partition).minus(REVOCATION_MARGIN_SECONDS);
@@ -581,19 +605,21 @@ impl Store for RedisStore {
         u16::try_from(self.shared.partitions.len()).unwrap_or(u16::MAX)
     }
 
-    async fn probe(&self) -> Result<(), Unavailable> {
+    async fn probe(&self) -> Result<(), DependencyUnavailable> {
         let partitions = (0..self.partitions()).map(|partition| async move {
             let call = self.call(Script::Probe, self.keys(partition));
             self.run::<u8>(partition, &call).await
         });
-        let all: Result<Vec<u8>, Unavailable> = futures_util::future::try_join_all(partitions).await;
+        let all: Result<Vec<u8>, DependencyUnavailable> = futures_util::future::try_join_all(partitions).await;
         all?;
         // Only at the start: later, logouts work while logins wait.
         if !self.shared.lineages.have_begun() {
             return Err(unsettled());
         }
         match &self.shared.journal {
-            Some(journal) if !journal.is_writable().await => Err(Unavailable::new(journal::NAME, journal::UNWRITABLE)),
+            Some(journal) if !journal.is_writable().await => {
+                Err(DependencyUnavailable::new(journal::NAME, journal::UNWRITABLE))
+            }
             _ => Ok(()),
         }
     }

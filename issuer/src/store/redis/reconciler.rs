@@ -12,14 +12,14 @@ use tokio::time::sleep;
 
 use super::issuer_list::Row;
 use super::journal_replay::Pending;
-use super::link::RedisLink;
+use super::link::StoreLink;
 use super::log_observer::LogHead;
 use super::outbox::PendingDelivery;
 use super::replay::REPLAYED_AT_ONCE;
 use super::scripts::Script;
 use super::server_checks::{self, RedisRequirements};
 use super::{OpenError, RedisStore, unavailable};
-use crate::domain::traits::{Store as _, Unavailable};
+use crate::domain::traits::{DependencyUnavailable, Store as _};
 use crate::store::new_epoch;
 
 /// How long a request waits for a lost data set to be made again.
@@ -106,7 +106,7 @@ impl RedisStore {
         let info = server_checks::info_text(&answer);
         // Meanwhile it says that it keeps nothing on disk.
         if server_checks::is_loading(&info) {
-            return Err(Unavailable::new(super::NAME, "LOADING: it is reading its data from disk").into());
+            return Err(DependencyUnavailable::new(super::NAME, "LOADING: it is reading its data from disk").into());
         }
         let found = server_checks::faults(&info, requirements);
         for reason in server_checks::REASONS {
@@ -191,7 +191,7 @@ impl RedisStore {
         until_replicated(&link, heartbeat.replicas).await
     }
 
-    async fn tick(&self) -> Result<(), Unavailable> {
+    async fn tick(&self) -> Result<(), DependencyUnavailable> {
         let reconciled = join_all((0..self.partitions()).map(|partition| self.reconcile_partition(partition))).await;
         self.shared.counts.unsettled.set(i64::try_from(self.shared.lineages.unsettled()).unwrap_or(i64::MAX));
         reconciled.into_iter().collect::<Result<Vec<()>, _>>().map_err(unavailable)?;
@@ -280,7 +280,7 @@ impl RedisStore {
 
     /// One run of `heartbeat.lua`. Where it shows another log than before, answers that are still to come from the old one
     /// count as refused from here on.
-    async fn heartbeat_over(&self, link: &RedisLink, partition: u16, leave: bool) -> Result<Heartbeat, RedisError> {
+    async fn heartbeat_over(&self, link: &StoreLink, partition: u16, leave: bool) -> Result<Heartbeat, RedisError> {
         let (shared, at) = (&self.shared, Instant::now());
         let (epoch, replid) = match shared.lineages.replayed(partition) {
             Some(lineage) => (lineage.epoch.into_string(), lineage.replication_id.into_string()),
@@ -374,7 +374,7 @@ impl RedisStore {
     }
 
     /// Delivers what Redis refused, and gets confirmed what was not.
-    async fn deliver(&self, partition: u16) -> Result<(), Unavailable> {
+    async fn deliver(&self, partition: u16) -> Result<(), DependencyUnavailable> {
         loop {
             // An order that names a moment needs the watermarks that others put back first: it is raised over them.
             let settled = self.shared.lineages.is_settled(partition);
@@ -416,7 +416,7 @@ impl RedisStore {
 
 /// Waits until all replicas that are connected have what was written over `link`, for a while: fewer than all of them in
 /// time are no error, since one that hangs must not delay the others.
-async fn until_replicated(link: &RedisLink, replicas: u64) -> Result<(), RedisError> {
+async fn until_replicated(link: &StoreLink, replicas: u64) -> Result<(), RedisError> {
     if replicas > 0 {
         let wait = redis::cmd("WAIT").arg(replicas).arg(REPLICAS_TIMEOUT.as_millis() as u64).take();
         let _how_many = link.call(&wait).await?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use redis::{Pipeline, RedisError, Value, cmd, pipe};
 use tokio::sync::{mpsc, oneshot};
 
-use super::link::RedisLink;
+use super::link::StoreLink;
 
 /// How many may queue for the next round.
 const QUEUE_MAX: usize = 100_000;
@@ -43,7 +43,7 @@ pub(super) struct ReplicaAck {
 
 impl ReplicaAck {
     /// Starts waiting on `link`. `key` is one that is written to, so that there is something to wait for.
-    pub(super) fn start(link: RedisLink, key: String, settings: ReplicaAckSettings) -> Self {
+    pub(super) fn start(link: StoreLink, key: String, settings: ReplicaAckSettings) -> Self {
         let (requests, queue) = mpsc::channel(QUEUE_MAX);
         tokio::spawn(run(link, key, settings, queue));
         Self { requests }
@@ -59,7 +59,7 @@ impl ReplicaAck {
     }
 }
 
-async fn run(link: RedisLink, key: String, settings: ReplicaAckSettings, mut queue: mpsc::Receiver<Request>) {
+async fn run(link: StoreLink, key: String, settings: ReplicaAckSettings, mut queue: mpsc::Receiver<Request>) {
     while let Some(first) = queue.recv().await {
         let mut round = vec![first];
         while let Ok(next) = queue.try_recv() {
@@ -84,7 +84,7 @@ async fn run(link: RedisLink, key: String, settings: ReplicaAckSettings, mut que
 /// One connection, one order: a write, which comes after all that is waited for; the wait for it; and a look whether each
 /// entry stands on this very server, since the connection may lead to another one than took it.
 async fn together(
-    link: &RedisLink,
+    link: &StoreLink,
     key: &str,
     settings: ReplicaAckSettings,
     round: &[Request],

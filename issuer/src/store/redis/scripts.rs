@@ -6,7 +6,7 @@ use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, ServerErrorKind, ToRedis
 use sidegate_common::revocation::Id;
 use sidegate_common::time::UnixTime;
 
-use super::link::RedisLink;
+use super::link::StoreLink;
 use crate::domain::session::{Refusal, Rotated, Session, Standing};
 
 /// A script of the folder `scripts/`.
@@ -96,7 +96,7 @@ impl Call {
     ///
     /// # Errors
     /// Redis does not answer, the script refuses, or the answer is not of type `T`.
-    pub(super) async fn run<T: FromRedisValue>(&self, link: &RedisLink) -> Result<T, RedisError> {
+    pub(super) async fn run<T: FromRedisValue>(&self, link: &StoreLink) -> Result<T, RedisError> {
         let text = &TEXTS[self.script as usize];
         let answer = match link.call(&self.command("EVALSHA", &text.digest)).await {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {

@@ -11,8 +11,8 @@ use tokio::time::sleep;
 
 use super::scripts::{Call, Script};
 use super::server_checks::{self, RedisRequirements};
-use super::{NAME, OpenError, RedisLink, RedisStore, ReplicaAckSettings, unavailable};
-use crate::domain::traits::{Store as _, Unavailable};
+use super::{NAME, OpenError, RedisStore, ReplicaAckSettings, StoreLink, unavailable};
+use crate::domain::traits::{DependencyUnavailable, Store as _};
 
 /// The wait between two attempts to reach Redis at start.
 const RETRY_EVERY: Duration = Duration::from_millis(500);
@@ -30,23 +30,23 @@ impl Opening {
 
     /// # Errors
     /// The server has not been found fit yet.
-    pub(super) fn done(&self) -> Result<(), Unavailable> {
+    pub(super) fn done(&self) -> Result<(), DependencyUnavailable> {
         let waits_for = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        waits_for.as_ref().map_or(Ok(()), |error| Err(Unavailable::new(NAME, error)))
+        waits_for.as_ref().map_or(Ok(()), |error| Err(DependencyUnavailable::new(NAME, error)))
     }
 }
 
 impl RedisStore {
     /// Another connection to the same Redis.
-    pub fn sibling_link(&self) -> RedisLink {
+    pub fn sibling_link(&self) -> StoreLink {
         self.shared.link.sibling()
     }
 
     /// Connects with the credentials of `url` from now on, if they work.
     ///
     /// # Errors
-    /// See [`RedisLink::renew`].
-    pub async fn renew(&self, url: RedisUrl) -> Result<(), Unavailable> {
+    /// See [`StoreLink::renew`].
+    pub async fn renew(&self, url: RedisUrl) -> Result<(), DependencyUnavailable> {
         self.shared.link.renew(url).await.map_err(unavailable)
     }
 
@@ -54,7 +54,7 @@ impl RedisStore {
     ///
     /// # Errors
     /// Redis does not answer.
-    pub async fn replicas(&self) -> Result<u64, Unavailable> {
+    pub async fn replicas(&self) -> Result<u64, DependencyUnavailable> {
         let answer = self.shared.link.call(redis::cmd("INFO").arg("replication")).await.map_err(unavailable)?;
         let text = server_checks::info_text(&answer);
         let found = text.lines().find_map(|line| line.trim().strip_prefix("connected_slaves:")?.parse().ok());
@@ -168,7 +168,7 @@ impl RedisStore {
     }
 }
 
-async fn load_library(link: &RedisLink, key: &str) -> Result<(), RedisError> {
+async fn load_library(link: &StoreLink, key: &str) -> Result<(), RedisError> {
     let load = cmd("FUNCTION").arg("LOAD").arg("REPLACE").arg(LIBRARY).take();
     link.call_master_of(key, &load).await.map(|_| ())
 }

@@ -8,7 +8,7 @@ use sqlx::sqlite::SqlitePool;
 use tokio::sync::broadcast;
 
 use super::{rows, unavailable};
-use crate::domain::traits::Unavailable;
+use crate::domain::traits::DependencyUnavailable;
 
 /// How many entries a follower may lag behind before it is disconnected and must catch up from the
 /// log.
@@ -78,7 +78,7 @@ impl Feed {
     ///
     /// # Errors
     /// The file cannot be read.
-    pub async fn page(&self, after: Position, limit: u32) -> Result<(Vec<LogEntry>, bool), Unavailable> {
+    pub async fn page(&self, after: Position, limit: u32) -> Result<(Vec<LogEntry>, bool), DependencyUnavailable> {
         let limit = limit.clamp(1, PAGE_MAX);
         let mut connection = self.readers.acquire().await.map_err(unavailable)?;
         let entries = rows::entries(&mut connection, after, limit).await.map_err(unavailable)?;

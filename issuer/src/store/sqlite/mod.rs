@@ -26,7 +26,7 @@ use crate::domain::session::{
     Created, EndOutcome, EndSession, NewSession, PageCursor, Rotated, Rotation, SESSIONS_PER_USER, Session,
     SessionPage, Standing, SubjectRevoked, TokenLifetimes, UserSessions,
 };
-use crate::domain::traits::{Store, Unavailable};
+use crate::domain::traits::{DependencyUnavailable, Store};
 use crate::store::counts::StoreCounts;
 use crate::store::{new_epoch, until_valid};
 use feed::Feed;
@@ -67,7 +67,7 @@ pub enum OpenError {
     Sqlite(#[from] sqlx::Error),
     /// Anything else.
     #[error(transparent)]
-    Unavailable(#[from] Unavailable),
+    Unavailable(#[from] DependencyUnavailable),
 }
 
 /// The embedded store.
@@ -136,13 +136,15 @@ impl EmbeddedStore {
         Arc::clone(&self.feed)
     }
 
-    async fn ask(&self, command: Command) -> Result<Reply, Unavailable> {
+    async fn ask(&self, command: Command) -> Result<Reply, DependencyUnavailable> {
         let (answer, reply) = oneshot::channel();
-        self.jobs.try_send(Job { command, answer }).map_err(|_| Unavailable::new(NAME, "its queue is full"))?;
+        self.jobs
+            .try_send(Job { command, answer })
+            .map_err(|_| DependencyUnavailable::new(NAME, "its queue is full"))?;
         match tokio::time::timeout(TIMEOUT, reply).await {
             Ok(Ok(reply)) => reply,
-            Ok(Err(_)) => Err(Unavailable::new(NAME, "its writer has stopped")),
-            Err(_) => Err(Unavailable::new(NAME, "no answer in time")),
+            Ok(Err(_)) => Err(DependencyUnavailable::new(NAME, "its writer has stopped")),
+            Err(_) => Err(DependencyUnavailable::new(NAME, "no answer in time")),
         }
     }
 
@@ -155,8 +157,9 @@ impl EmbeddedStore {
         self.counts.store_clock_behind.issued();
     }
 
-    fn ahead(&self) -> Unavailable {
-        let error = Unavailable::new(NAME, "the last revocation lies in the future: this machine's clock is behind");
+    fn ahead(&self) -> DependencyUnavailable {
+        let error =
+            DependencyUnavailable::new(NAME, "the last revocation lies in the future: this machine's clock is behind");
         self.counts.store_clock_behind.refused(&error);
         error
     }
@@ -196,16 +199,16 @@ async fn compare_with_mark(
     Ok(mark)
 }
 
-fn unavailable(error: sqlx::Error) -> Unavailable {
-    Unavailable::new(NAME, error)
+fn unavailable(error: sqlx::Error) -> DependencyUnavailable {
+    DependencyUnavailable::new(NAME, error)
 }
 
-fn mismatch() -> Unavailable {
-    Unavailable::new(NAME, "its writer answered another question")
+fn mismatch() -> DependencyUnavailable {
+    DependencyUnavailable::new(NAME, "its writer answered another question")
 }
 
 impl Store for EmbeddedStore {
-    async fn create(&self, new: &NewSession) -> Result<Created, Unavailable> {
+    async fn create(&self, new: &NewSession) -> Result<Created, DependencyUnavailable> {
         match self.ask(Command::Create(new.clone())).await? {
             Reply::Created(created) => {
                 self.hand_out(created.issued).await;
@@ -216,12 +219,12 @@ impl Store for EmbeddedStore {
         }
     }
 
-    async fn read(&self, _partition: u16, sid: &Id) -> Result<Option<Session>, Unavailable> {
+    async fn read(&self, _partition: u16, sid: &Id) -> Result<Option<Session>, DependencyUnavailable> {
         let mut connection = self.readers.acquire().await.map_err(unavailable)?;
         rows::session(&mut connection, sid).await.map_err(unavailable)
     }
 
-    async fn rotate(&self, rotation: &Rotation) -> Result<Rotated, Unavailable> {
+    async fn rotate(&self, rotation: &Rotation) -> Result<Rotated, DependencyUnavailable> {
         match self.ask(Command::Rotate(rotation.clone())).await? {
             Reply::Rotated(rotated) => {
                 if let Rotated::Traded { issued, .. } = &rotated {
@@ -234,21 +237,21 @@ impl Store for EmbeddedStore {
         }
     }
 
-    async fn examine(&self, rotation: &Rotation) -> Result<Standing, Unavailable> {
+    async fn examine(&self, rotation: &Rotation) -> Result<Standing, DependencyUnavailable> {
         match self.ask(Command::Examine(rotation.clone())).await? {
             Reply::Examined(standing) => Ok(standing),
             _ => Err(mismatch()),
         }
     }
 
-    async fn end(&self, ending: &EndSession) -> Result<EndOutcome, Unavailable> {
+    async fn end(&self, ending: &EndSession) -> Result<EndOutcome, DependencyUnavailable> {
         match self.ask(Command::End(ending.clone())).await? {
             Reply::Ended(ended) => Ok(ended),
             _ => Err(mismatch()),
         }
     }
 
-    async fn revoke_user(&self, sub: &str, sessions: UserSessions) -> Result<SubjectRevoked, Unavailable> {
+    async fn revoke_user(&self, sub: &str, sessions: UserSessions) -> Result<SubjectRevoked, DependencyUnavailable> {
         match self.ask(Command::RevokeUser(sub.to_owned(), sessions)).await? {
             Reply::Revoked(revoked) => Ok(revoked),
             Reply::Ahead => Err(self.ahead()),
@@ -256,7 +259,7 @@ impl Store for EmbeddedStore {
         }
     }
 
-    async fn revoke_all(&self, _partition: u16) -> Result<UnixTime, Unavailable> {
+    async fn revoke_all(&self, _partition: u16) -> Result<UnixTime, DependencyUnavailable> {
         match self.ask(Command::RevokeAll).await? {
             Reply::Moment(threshold) => Ok(threshold),
             Reply::Ahead => Err(self.ahead()),
@@ -264,14 +267,19 @@ impl Store for EmbeddedStore {
         }
     }
 
-    async fn append(&self, _partition: u16, revocation: &Revocation) -> Result<(), Unavailable> {
+    async fn append(&self, _partition: u16, revocation: &Revocation) -> Result<(), DependencyUnavailable> {
         match self.ask(Command::Append(revocation.clone())).await? {
             Reply::Ahead => Err(self.ahead()),
             _ => Ok(()),
         }
     }
 
-    async fn sessions(&self, sub: &str, after: Option<&PageCursor>, limit: u32) -> Result<SessionPage, Unavailable> {
+    async fn sessions(
+        &self,
+        sub: &str,
+        after: Option<&PageCursor>,
+        limit: u32,
+    ) -> Result<SessionPage, DependencyUnavailable> {
         let mut connection = self.readers.acquire().await.map_err(unavailable)?;
         let own = rows::watermarks(&mut connection, sub, self.now()).await.map_err(unavailable)?.sessions;
         let ended_up_to = own.unwrap_or_default().max(self.feed.all_dead());
@@ -283,7 +291,7 @@ impl Store for EmbeddedStore {
         Ok(SessionPage { sessions, next })
     }
 
-    async fn session_ids(&self, sub: &str) -> Result<Vec<Id>, Unavailable> {
+    async fn session_ids(&self, sub: &str) -> Result<Vec<Id>, DependencyUnavailable> {
         let mut connection = self.readers.acquire().await.map_err(unavailable)?;
         rows::session_ids(&mut connection, sub, self.now()).await.map_err(unavailable)
     }
@@ -292,7 +300,7 @@ impl Store for EmbeddedStore {
         1
     }
 
-    async fn probe(&self) -> Result<(), Unavailable> {
+    async fn probe(&self) -> Result<(), DependencyUnavailable> {
         self.ask(Command::Probe).await.map(|_| ())
     }
 }

@@ -18,7 +18,7 @@ use crate::domain::session::{
     Created, Decision, EndOutcome, EndSession, NewSession, Refusal, Rotated, Rotation, Session, Standing,
     SubjectRevoked, THRESHOLD_AHEAD_MAX_SECONDS, TokenLifetimes, UserSessions, decide, issue_at,
 };
-use crate::domain::traits::Unavailable;
+use crate::domain::traits::DependencyUnavailable;
 
 /// How many changes one commit contains at most.
 const BATCH_MAX: usize = 64;
@@ -53,7 +53,7 @@ pub(super) enum Reply {
 /// A change and its caller.
 pub(super) struct Job {
     pub(super) command: Command,
-    pub(super) answer: oneshot::Sender<Result<Reply, Unavailable>>,
+    pub(super) answer: oneshot::Sender<Result<Reply, DependencyUnavailable>>,
 }
 
 /// The writer's parameters.

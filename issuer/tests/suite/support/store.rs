@@ -5,8 +5,8 @@ use std::time::Duration;
 use sidegate_common::revocation::{Id, Revocation, SubjectTag, Target};
 use sidegate_common::time::UnixTime;
 use sidegate_issuer::domain::session::{EndOutcome, EndSession, NewSession, TokenLifetimes};
-use sidegate_issuer::domain::traits::{Store as _, Unavailable};
-use sidegate_issuer::store::redis::{ReconcilerIntervals, RedisLink, RedisRequirements, RedisStore};
+use sidegate_issuer::domain::traits::{DependencyUnavailable, Store as _};
+use sidegate_issuer::store::redis::{ReconcilerIntervals, RedisRequirements, RedisStore, StoreLink};
 use sidegate_runtime::clock::monotonic_ms;
 
 use super::redis::PREFIX;
@@ -27,7 +27,7 @@ pub const FAST: ReconcilerIntervals = ReconcilerIntervals {
 };
 
 pub fn store_at(url: &str) -> RedisStore {
-    RedisStore::new(RedisLink::new(url).unwrap(), PREFIX, 1, LIFETIMES).pacing(FAST)
+    RedisStore::new(StoreLink::new(url).unwrap(), PREFIX, 1, LIFETIMES).pacing(FAST)
 }
 
 /// A store with a running heartbeat.
@@ -60,7 +60,7 @@ pub async fn is_there(store: &RedisStore, number: u8) -> bool {
     store.read(0, &sid(number)).await.unwrap().is_some()
 }
 
-pub async fn log_out(store: &RedisStore, number: u8) -> Result<EndOutcome, Unavailable> {
+pub async fn log_out(store: &RedisStore, number: u8) -> Result<EndOutcome, DependencyUnavailable> {
     let subject = Some(SubjectTag::of(&user(number)));
     let (sid, sub) = (sid(number), Some(user(number)));
     store.end(&EndSession { sid, partition: 0, sub, subject, exp_seen: UnixTime(0), known: false }).await
@@ -71,7 +71,7 @@ pub fn session(number: u8) -> Target {
 }
 
 /// Revokes token `number`.
-pub async fn revoke_token(store: &RedisStore, number: u8) -> Result<(), Unavailable> {
+pub async fn revoke_token(store: &RedisStore, number: u8) -> Result<(), DependencyUnavailable> {
     store.append(0, &Revocation { target: token(number), expires_at: UnixTime(0) }).await
 }
 

@@ -10,7 +10,7 @@ use sidegate_common::revocation::{Id, Revocation, SubjectTag, Target};
 use sidegate_common::time::UnixTime;
 use sidegate_issuer::domain::session::TokenLifetimes;
 use sidegate_issuer::domain::traits::Store as _;
-use sidegate_issuer::store::redis::{RedisLink, RedisStore};
+use sidegate_issuer::store::redis::{RedisStore, StoreLink};
 use sidegate_runtime::clock::monotonic_ms;
 use sidegate_tests::daemon::{Launched, claims, sign};
 use sidegate_tests::fault_proxy::FaultProxy;
@@ -24,7 +24,7 @@ pub const AOF: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
 
 /// An issuer's store on the Redis at `url`, with the data set created.
 pub async fn issuer(url: &str) -> RedisStore {
-    let store = RedisStore::new(RedisLink::new(url).expect("a URL"), "sidegate", 1, LIFETIMES);
+    let store = RedisStore::new(StoreLink::new(url).expect("a URL"), "sidegate", 1, LIFETIMES);
     eventually("the data set", || async { store.initialise().await.ok() }).await;
     store
 }
