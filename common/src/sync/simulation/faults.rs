@@ -225,8 +225,15 @@ impl World {
         }
     }
 
+    /// A copy takes the master's place. An issuer that saw the log after a loss makes it say so; if
+    /// none did, the loss is forgotten (docs/operations.md: `revoke all`).
     pub fn replace(&mut self, with: Server) {
+        let known = self.issuers.iter().any(|issuer| issuer.up && issuer.saw_loss_after(with.since));
         self.store.replace(self.now, with);
+        if !known {
+            let open = self.store.truth.entries.iter_mut().filter_map(|entry| entry.open_loss());
+            open.for_each(|open| open.with_data = false);
+        }
         self.note_orphans();
     }
 

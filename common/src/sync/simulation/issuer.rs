@@ -78,6 +78,11 @@ impl Issuer {
         Self { name, up: true, old, ..Self::default() }
     }
 
+    /// It has seen a log that is complete only since a later moment.
+    pub fn saw_loss_after(&self, since: UnixTime) -> bool {
+        self.since > since
+    }
+
     fn wall_ms(&self, now: u64) -> u64 {
         (ORIGIN_MS + now).saturating_add_signed(self.step_ms)
     }
