@@ -455,12 +455,12 @@ access = "public"
         let one = |line: &str| refused(&format!("[[route]]\n{line}\n"));
         assert!(one("path = \"a\"").starts_with("rule 1: "));
         assert!(one("path = \"/a/../b\"").contains("dot segment"));
-        assert!(one("path = \"/%61\"").contains("write \"/a\""));
+        assert!(one("path = \"/%61\"").contains("must be written decoded: \"/a\""));
         assert!(one("path = \"/**/a\"").contains("at the end"));
         assert!(one("path = \"/a*\"").contains("whole segment"));
         assert!(one("path = \"/\"\naccess = \"open\"").contains("public or authenticated"));
-        assert!(one("path = \"/\"\naccess = \"public\"\nscopes = [\"a\"]").contains("no scopes"));
-        assert!(one("path = \"/\"\nscopes = [\"a b\"]").contains("scope word"));
+        assert!(one("path = \"/\"\naccess = \"public\"\nscopes = [\"a\"]").contains("cannot require scopes"));
+        assert!(one("path = \"/\"\nscopes = [\"a b\"]").contains("is not one word"));
         assert!(one("path = \"/\"\naudience = \"x\"").contains("JWT_AUDIENCE"));
         assert!(one("path = \"/\"\nmethods = [\"get\"]").contains("capitals"));
         assert!(one("path = \"/\"\nmethods = []").contains("capitals"));

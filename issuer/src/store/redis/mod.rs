@@ -2,6 +2,7 @@
 //!
 //! The scripts lie in `scripts/`, one a file, and share `prelude.lua`. docs/protocol.md describes the keys.
 
+mod errors;
 mod issuer_list;
 mod journal;
 mod journal_replay;
@@ -29,6 +30,7 @@ use sidegate_common::log_protocol::{Position, RedisKeys};
 use sidegate_common::revocation::{Id, Revocation, SubjectTag, Target};
 use sidegate_common::time::{CLOCK_SKEW_SECONDS, REVOCATION_MARGIN_SECONDS, UnixTime};
 
+pub use errors::OpenError;
 pub use journal::JournalError;
 pub use link::StoreLink;
 pub use reconciler::ReconcilerIntervals;
@@ -43,6 +45,7 @@ use crate::domain::session::{
 use crate::domain::traits::{DependencyUnavailable, Store};
 use crate::store::counts::StoreCounts;
 use crate::store::until_valid;
+use errors::{replaced, unavailable, unsettled};
 use issuer_list::IssuerList;
 use journal::Journal;
 use lineage::Lineages;
@@ -85,30 +88,6 @@ struct Shared {
     replica_ack: Option<ReplicaAck>,
     counts: StoreCounts,
     opening: Opening,
-}
-
-/// Why the store could not be used from the start.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Redis does not answer.
-    #[error(transparent)]
-    Unavailable(#[from] DependencyUnavailable),
-    /// The store was made with another number of partitions, which is fixed.
-    #[error(
-        "the store has {found} partitions and REVOCATION_PARTITIONS is {wanted}; set it to {found}: the number is fixed at first start"
-    )]
-    Partitions {
-        /// As recorded in the store.
-        found: String,
-        /// As configured.
-        wanted: u16,
-    },
-    /// Redis is set up so that it would lose revocations.
-    #[error(transparent)]
-    RequirementError(#[from] RequirementError),
-    /// The journal cannot be used.
-    #[error(transparent)]
-    Journal(#[from] JournalError),
 }
 
 /// Where a journal is (`REVOCATION_JOURNAL`).
@@ -407,26 +386,9 @@ fn session_target(rotation: &Rotation) -> Target {
     Target::Session { sid: rotation.sid.clone(), subject: Some(SubjectTag::of(&rotation.sub)) }
 }
 
-/// No token is handed out yet.
-fn unsettled() -> DependencyUnavailable {
-    DependencyUnavailable::new(
-        NAME,
-        "after a failover or loss of data, not every issuer has put back its revocations yet",
-    )
-}
-
-/// An answer of a log that another one has replaced since it was asked for: what it says may be lost.
-fn replaced() -> DependencyUnavailable {
-    DependencyUnavailable::new(NAME, "another server took over meanwhile")
-}
-
 /// A name for the list of issuers, of this process alone.
 fn new_name() -> String {
     super::new_epoch().unwrap_or_else(|_| format!("{}-{}", std::process::id(), sidegate_runtime::clock::wall_ms()))
-}
-
-fn unavailable(error: RedisError) -> DependencyUnavailable {
-    DependencyUnavailable::new(NAME, error)
 }
 
 /// An entry's bytes without `expires_at`, which the script fills in: the head byte, and all after it.
