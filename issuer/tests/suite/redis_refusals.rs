@@ -163,14 +163,18 @@ async fn frozen_server_is_delivered_later() {
     delivered(&store, &server).await;
 }
 
-/// An issuer that may run no scripts refuses an order that ends user 3; another one goes on. `meanwhile` says what happens
-/// before the order is delivered. Gives the highest threshold of the user in the log.
-async fn order_delivered_late(meanwhile: impl AsyncFnOnce(&RedisServer, &RedisStore)) -> UnixTime {
+/// An issuer that may run no scripts refuses an order that ends user 3, or everyone; another one goes on. `meanwhile` says
+/// what happens before the order is delivered. Gives the highest threshold of its kind in the log.
+async fn order_delivered_late(everyone: bool, meanwhile: impl AsyncFnOnce(&RedisServer, &RedisStore)) -> UnixTime {
     let (server, store) = server_and_store(&[]).await;
     let _ok: String = server.command(&["ACL", "SETUSER", "late", "on", ">secret", "~*", "&*", "+@all"]).await;
     let late = beating(&server.url().replace("redis://", "redis://late:secret@")).await;
     let _ok: String = server.command(&["ACL", "SETUSER", "late", "-eval", "-evalsha"]).await;
-    late.revoke_subject(&user(3)).await.expect_err("no scripts");
+    if everyone {
+        late.revoke_all(0).await.expect_err("no scripts");
+    } else {
+        late.revoke_subject(&user(3)).await.expect_err("no scripts");
+    }
     // Tokens issued from now on have an `iat` above the order's threshold.
     tokio::time::sleep(Duration::from_millis(2_100)).await;
     meanwhile(&server, &store).await;
@@ -178,7 +182,8 @@ async fn order_delivered_late(meanwhile: impl AsyncFnOnce(&RedisServer, &RedisSt
     eventually("the order is delivered", async || late.counts().delivered.get() == 1).await;
     let log = server.log(0).await;
     let thresholds = log.iter().filter_map(|(_, revocation)| match &revocation.target {
-        Target::Subject { sub, threshold } if **sub == *user(3) => Some(*threshold),
+        Target::Subject { sub, threshold } if **sub == *user(3) && !everyone => Some(*threshold),
+        Target::All { threshold } if everyone => Some(*threshold),
         _ => None,
     });
     let threshold = thresholds.max().expect("the order is in the log");
@@ -189,21 +194,25 @@ async fn order_delivered_late(meanwhile: impl AsyncFnOnce(&RedisServer, &RedisSt
 /// First seen by the simulation, at seed 502,592: the data set that had the session was lost before the order came.
 #[tokio::test(flavor = "multi_thread")]
 async fn late_order_kills_tokens_of_sessions_that_redis_lost() {
-    let issued = std::sync::OnceLock::new();
-    let threshold = order_delivered_late(async |server, store| {
-        let rotation = Rotation { sid: sid(3), sub: user(3), presented: 0 };
-        let Ok(Rotated::Traded { issued: at, .. }) = store.rotate(&rotation).await else { panic!("the session lives") };
-        issued.set(at).expect("once");
-        let _ok: String = server.command(&["FLUSHALL"]).await;
-    })
-    .await;
-    assert!(threshold >= *issued.get().expect("it was refreshed"), "{threshold:?}, {issued:?}");
+    for everyone in [false, true] {
+        let issued = std::sync::OnceLock::new();
+        let threshold = order_delivered_late(everyone, async |server, store| {
+            let rotation = Rotation { sid: sid(3), sub: user(3), presented: 0 };
+            let Ok(Rotated::Traded { issued: at, .. }) = store.rotate(&rotation).await else {
+                panic!("the session lives")
+            };
+            issued.set(at).expect("once");
+            let _ok: String = server.command(&["FLUSHALL"]).await;
+        })
+        .await;
+        assert!(threshold >= *issued.get().expect("it was refreshed"), "{everyone}: {threshold:?}, {issued:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn late_order_spares_tokens_of_later_logins() {
     let issued = std::sync::OnceLock::new();
-    let threshold = order_delivered_late(async |_, store| {
+    let threshold = order_delivered_late(false, async |_, store| {
         issued.set(store.create(&new_session(5, 3)).await.unwrap().issued).expect("once");
     })
     .await;

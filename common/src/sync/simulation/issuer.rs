@@ -296,7 +296,8 @@ impl World {
             issuer.since = self.store.servers[self.store.master].since;
             let newest = issuer.newest;
             if !issuer.old {
-                self.store.master().mark(name, newest);
+                let clock = self.store.seconds(self.now);
+                self.store.master().mark(name, newest, clock);
                 self.settle();
             }
             return;

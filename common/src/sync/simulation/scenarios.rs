@@ -212,7 +212,11 @@ fn late_order_reaches_tokens_of_sessions_that_were_lost_meanwhile() {
     }
     fn refused(world: &mut World) {
         world.issuers[1].connected_from = world.now + 4_000;
-        (0..super::truth::USERS).for_each(|user| world.carry_out(1, Order::User { user, keep: false }, None));
+        if world.random.chance(50) {
+            world.carry_out(1, Order::All, None);
+        } else {
+            (0..super::truth::USERS).for_each(|user| world.carry_out(1, Order::User { user, keep: false }, None));
+        }
     }
     fn refresh_all(world: &mut World) {
         (0..world.store.truth.sessions.len()).for_each(|sid| world.refresh(0, sid));

@@ -146,10 +146,13 @@ impl Server {
         self.listed.entry(name).or_insert(Listed { marked: None, beats }).beats = beats;
     }
 
-    /// Records that an issuer has replayed everything, and the newest `iat` that it issued.
-    pub fn mark(&mut self, name: u64, newest: UnixTime) {
+    /// Records that an issuer has replayed everything, and the newest `iat` that it issued if this
+    /// server's `clock` is behind it.
+    pub fn mark(&mut self, name: u64, newest: UnixTime, clock: UnixTime) {
         let replication_id = self.replication_id;
-        self.marks.peak = self.marks.peak.max(newest);
+        if newest > clock {
+            self.marks.peak = self.marks.peak.max(newest);
+        }
         if let Some(listed) = self.listed.get_mut(&name) {
             listed.marked = Some(replication_id);
         }

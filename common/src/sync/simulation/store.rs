@@ -203,7 +203,10 @@ impl Store {
             _ => return Vec::new(),
         };
         let ended = master.end_sessions(user, threshold, by_birth);
-        let peak = master.marks.peak;
+        let mut peak = master.marks.peak;
+        if reaches_lost_sessions {
+            peak = peak.max(clock);
+        }
         let given_ms = self.truth.entries[id].given_ms;
         let mut more: Vec<Kill> = match user {
             _ if !late || !by_birth => Vec::new(),
@@ -212,7 +215,7 @@ impl Store {
             None => Vec::new(),
         };
         if let (Some(user), true) = (user, reaches_lost_sessions) {
-            more.push(Kill::Subject { user, threshold: threshold.max(peak).max(clock), keep: true });
+            more.push(Kill::Subject { user, threshold: threshold.max(peak), keep: true });
         }
         let mut done = Vec::new();
         for kill in more {

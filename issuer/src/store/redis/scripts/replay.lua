@@ -87,26 +87,29 @@ local function redo(position, reach, name, tag, entry)
     positions[#positions + 1] = ''
     return
   end
-  if kind == 4 and threshold > meta.all then
+  -- This data may lack sessions, and knows no `iat` of theirs: everything issued by now.
+  local reached = threshold
+  if not kept and threshold and (reach == '2' or undelivered and not meta.epoch) then
+    reached = math.max(threshold, meta.peak, meta.floor, NOW)
+  end
+  if kind == 4 and (threshold > meta.all or reached > threshold) then
     -- It kills what was issued since, too: an order names no session, and those created later stay.
-    local tokens = math.max(threshold, meta.peak)
-    entry = string.sub(entry, 1, 1) .. seconds(tokens + LIFETIME + MARGIN) .. seconds(tokens)
-    meta.all, meta.all_tokens, meta.peak = threshold, math.max(meta.all_tokens, tokens), tokens
+    reached = math.max(reached, meta.peak)
+    meta.all, meta.all_tokens = math.max(meta.all, threshold), math.max(meta.all_tokens, reached)
+    meta.peak = math.max(meta.peak, reached)
     redis.call('HSET', META, 'all', meta.all, 'all_tokens', meta.all_tokens, 'peak', meta.peak)
   end
-  local tokens = threshold
-  if kind == 3 and not kept and (reach == '2' or undelivered and not meta.epoch) then
-    tokens = math.max(threshold, meta.peak, meta.floor, NOW)
-    entry = string.sub(entry, 1, 1) .. seconds(tokens + LIFETIME + MARGIN) .. seconds(tokens) .. string.sub(entry, 10)
-    raise(TOKEN_WATERMARKS .. name, tokens)
+  if threshold and reached > threshold then
+    entry = string.sub(entry, 1, 1) .. seconds(reached + LIFETIME + MARGIN) .. seconds(reached) .. string.sub(entry, 10)
+    if kind == 3 then raise(TOKEN_WATERMARKS .. name, reached) end
   end
   put_again(position, entry)
   if kind == 2 then end_session(name) end
   if kind ~= 3 then return end
   raise((kept and TOKEN_WATERMARKS or WATERMARKS) .. name, threshold)
-  if tokens > meta.peak then
-    meta.peak = tokens
-    redis.call('HSET', META, 'peak', tokens)
+  if reached > meta.peak then
+    meta.peak = reached
+    redis.call('HSET', META, 'peak', reached)
   end
   if not kept then end_sessions(USERS .. name, tag, threshold) end
 end
