@@ -19,7 +19,8 @@ def require_user(*scopes: str) -> Callable[[Callable[..., Any]], Callable[..., A
     def decorate(view: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(view)
         def protected(*args: Any, **kwargs: Any) -> Any:
-            g.user = verifier.check_authorization(request.headers.get("Authorization"), scopes)
+            # What `request.headers` reads, without making that object first.
+            g.user = verifier.check_authorization(request.environ.get("HTTP_AUTHORIZATION"), scopes)
             return view(*args, **kwargs)
 
         return protected

@@ -41,6 +41,17 @@ class SidegateUser(BaseUser):
         return self.token.sub
 
 
+class _Credentials(AuthCredentials):
+    """What the token permits. Made from the token when asked for, which most requests never do."""
+
+    def __init__(self, token: Token) -> None:
+        self._token = token
+
+    @property
+    def scopes(self) -> list[str]:  # type: ignore[override]
+        return ["authenticated", *self._token.scopes]
+
+
 class SidegateMiddleware:
     """Checks the token of every request, WebSockets included.
 
@@ -74,7 +85,7 @@ class SidegateMiddleware:
         if good is None:
             scope["auth"], scope["user"] = AuthCredentials(), UnauthenticatedUser()
         else:
-            scope["auth"], scope["user"] = AuthCredentials(["authenticated", *good.scopes]), SidegateUser(good)
+            scope["auth"], scope["user"] = _Credentials(good), SidegateUser(good)
         await self._app(scope, receive, send)
 
     def _is_public(self, path: str) -> bool:
