@@ -12,10 +12,7 @@ use jsonwebtoken::{EncodingKey, Header};
 
 use zeroize::Zeroizing;
 
-use crate::secret::Secret;
-
-/// The shortest HMAC secret, in bytes (RFC 7518 §3.2).
-pub const SECRET_BYTES_MIN: usize = 32;
+use crate::secret::{SECRET_BYTES_MIN, Secret};
 
 /// The supported signature algorithms (RFC 7518 §3.1, RFC 8037 §3.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

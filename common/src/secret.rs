@@ -4,6 +4,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use zeroize::Zeroizing;
 
+/// The shortest HMAC secret, in bytes (RFC 7518 §3.2).
+pub const SECRET_BYTES_MIN: usize = 32;
+
 /// Secret bytes: `Debug` shows a mask, and dropping wipes them.
 #[derive(Clone)]
 pub struct Secret(Zeroizing<Vec<u8>>);

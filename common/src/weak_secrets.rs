@@ -6,7 +6,7 @@ use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 
-use crate::key::SECRET_BYTES_MIN;
+use crate::secret::SECRET_BYTES_MIN;
 use published::PUBLISHED;
 
 /// Sorted first eight bytes of the SHA-256 of each well-known secret of 32 bytes or more; the list

@@ -212,7 +212,7 @@ impl App {
         let shared = Arc::clone(&api);
         let (router, stop) = (router::public(&api), signals.stop.clone());
         serving.spawn(async move {
-            systemd::defer_accept(&public, || shared.auth.tokens.ensure_ready((shared.clock)()).is_ok()).await;
+            public.defer_accept(|| shared.auth.tokens.ensure_ready((shared.clock)()).is_ok()).await;
             serve_router(public, limits, stop, router).await;
         });
         serving.spawn(serve_router(

@@ -16,8 +16,8 @@ use sidegate_runtime::clock::{reading, unix_now};
 use sidegate_runtime::program::Signals;
 use sidegate_runtime::settings::Settings;
 use sidegate_verifier::app::{self, App};
-use sidegate_verifier::commands::Source;
 use sidegate_verifier::config::{Config, SETTINGS};
+use sidegate_verifier::source::Source;
 use sidegate_verifier::verifier::Verifier;
 use tokio::sync::watch;
 

@@ -1,5 +1,6 @@
 //! Architecture rules as tests: allowed imports, where `unsafe` may be used, the length of files.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use sidegate_common::sync::Alarm;
@@ -190,6 +191,152 @@ fn no_module_imports_across_a_wall() {
     assert!(faults.is_empty(), "{faults:#?}");
 }
 
+/// The modules that a file names by a path of its own crate: `use` trees, and paths in the code.
+struct Imports<'a> {
+    crate_name: &'a str,
+    /// The file's module, and the modules inside it that are being visited.
+    at: Vec<String>,
+    found: Vec<Vec<String>>,
+}
+
+impl Imports<'_> {
+    /// A path from the crate's root, if `segments` is one of this crate or relative to this module.
+    fn note(&mut self, segments: &[String]) {
+        let mut path = match segments.first().map(String::as_str) {
+            Some("crate") => Vec::new(),
+            Some("self" | "super") => self.at.clone(),
+            // A binary names its library by the package's name.
+            Some(name) if name == self.crate_name => Vec::new(),
+            _ => return,
+        };
+        for segment in segments {
+            match segment.as_str() {
+                "super" => drop(path.pop()),
+                "crate" | "self" => {}
+                name if name == self.crate_name => {}
+                name => path.push(name.to_owned()),
+            }
+        }
+        self.found.push(path);
+    }
+
+    fn note_tree(&mut self, before: &[String], tree: &syn::UseTree) {
+        let joined = |name: &syn::Ident| [before, &[name.to_string()]].concat();
+        match tree {
+            syn::UseTree::Path(path) => self.note_tree(&joined(&path.ident), &path.tree),
+            syn::UseTree::Group(group) => group.items.iter().for_each(|tree| self.note_tree(before, tree)),
+            syn::UseTree::Name(name) => self.note(&joined(&name.ident)),
+            syn::UseTree::Rename(rename) => self.note(&joined(&rename.ident)),
+            syn::UseTree::Glob(_) => self.note(before),
+        }
+    }
+}
+
+impl<'ast> Visit<'ast> for Imports<'_> {
+    fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
+        self.note_tree(&[], &item.tree);
+    }
+
+    fn visit_path(&mut self, path: &'ast syn::Path) {
+        self.note(&path.segments.iter().map(|segment| segment.ident.to_string()).collect::<Vec<_>>());
+        syn::visit::visit_path(self, path);
+    }
+
+    fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
+        self.at.push(item.ident.to_string());
+        syn::visit::visit_item_mod(self, item);
+        self.at.pop();
+    }
+}
+
+/// Each file of a crate, and the files that it imports. A module and those inside it are one another's
+/// affair.
+fn import_graph(folder: &str, crate_name: &str, files: &[(String, String)]) -> BTreeMap<String, BTreeSet<String>> {
+    let module = |name: &str| -> Vec<String> {
+        let path = name[folder.len()..].trim_end_matches(".rs");
+        let parts = path.split('/').filter(|part| !matches!(*part, "mod" | "lib" | "main"));
+        parts.map(str::to_owned).collect()
+    };
+    let modules: BTreeSet<Vec<String>> = files.iter().map(|(name, _)| module(name)).collect();
+    let mut graph = BTreeMap::new();
+    for (name, text) in files {
+        let own = module(name);
+        let file = syn::parse_file(&product(name, text)).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let mut imports = Imports { crate_name, at: own.clone(), found: Vec::new() };
+        imports.visit_file(&file);
+        let of = |path: Vec<String>| (0..=path.len()).rev().map(|n| path[..n].to_vec()).find(|at| modules.contains(at));
+        let others = imports.found.into_iter().filter_map(of);
+        let others = others.filter(|other| !own.starts_with(other) && !other.starts_with(&own));
+        graph.insert(own.join("::"), others.map(|other| other.join("::")).collect());
+    }
+    graph
+}
+
+/// A way from a module back to itself.
+fn circle(graph: &BTreeMap<String, BTreeSet<String>>) -> Option<Vec<String>> {
+    fn walk(
+        graph: &BTreeMap<String, BTreeSet<String>>,
+        at: &str,
+        way: &mut Vec<String>,
+        done: &mut BTreeSet<String>,
+    ) -> bool {
+        if way.iter().any(|module| module == at) {
+            way.push(at.to_owned());
+            return true;
+        }
+        if done.contains(at) {
+            return false;
+        }
+        way.push(at.to_owned());
+        if graph.get(at).into_iter().flatten().any(|next| walk(graph, next, way, done)) {
+            return true;
+        }
+        way.pop();
+        done.insert(at.to_owned());
+        false
+    }
+    let (mut way, mut done) = (Vec::new(), BTreeSet::new());
+    let found = graph.keys().any(|module| walk(graph, module, &mut way, &mut done));
+    let start = way.last().and_then(|last| way.iter().position(|module| module == last))?;
+    found.then(|| way.split_off(start))
+}
+
+#[test]
+fn no_modules_import_one_another() {
+    let sources = sources();
+    let mut faults = Vec::new();
+    for (folder, manifest) in manifests().into_iter().filter(|(folder, _)| !folder.starts_with("tests")) {
+        let folder = format!("{folder}/src/");
+        let name = manifest["package"]["name"].as_str().expect("a name").replace('-', "_");
+        let own = |name: &str| name.starts_with(&folder) && !is_test_file(name);
+        let files: Vec<_> = sources.iter().filter(|(name, _)| own(name)).cloned().collect();
+        if let Some(way) = circle(&import_graph(&folder, &name, &files)) {
+            faults.push(format!("{name}: {}", way.join(" -> ")));
+        }
+    }
+    assert!(faults.is_empty(), "{faults:#?}");
+}
+
+#[test]
+fn circles_of_imports_are_found() {
+    let file = |name: &str, text: &str| (format!("c/src/{name}.rs"), text.to_owned());
+    let graph = |b: &str| {
+        let files = [
+            file("lib", "mod a; mod b; mod d;"),
+            file("a", "use crate::b::{B, C as E};"),
+            file("b", b),
+            file("d", "mod e; use self::e::E; fn f() { crate::a::g() }"),
+            file("d/e", "use super::E;"),
+        ];
+        circle(&import_graph("c/src/", "c", &files))
+    };
+    assert_eq!(graph("struct B;"), None);
+    assert_eq!(graph("#[cfg(test)] use super::a::A;"), None);
+    assert_eq!(graph("use super::a::A;"), Some(["a", "b", "a"].map(str::to_owned).to_vec()));
+    assert_eq!(graph("fn f() { crate::d::g() }").map(|way| way.join(" ")).as_deref(), Some("a b d a"));
+    assert_eq!(graph("mod i { fn f() { super::super::d::g() } }").map(|way| way.join(" ")).as_deref(), Some("a b d a"));
+}
+
 #[test]
 fn unsafe_code_is_confined_to_one_crate() {
     let opens = |text: &str| code(text).any(|line| line.contains("allow(unsafe_code)"));
@@ -235,6 +382,41 @@ fn files_are_short() {
         })
         .collect();
     assert!(found.is_empty(), "longer than 600 lines: {found:?}");
+}
+
+/// Files that hold the same lines, and why they are not one idea.
+const SAME_LINES: &[(&str, &str, &str)] = &[
+    ("common/shm/src/words.rs", "common/shm/src/words.rs", "one trait for read-only and for writable memory"),
+    ("common/runtime/src/request_line.rs", "common/runtime/src/connection_io.rs", "AsyncWrite passed on to a field"),
+];
+
+#[test]
+fn no_ten_lines_stand_twice() {
+    const RUN: usize = 10;
+    let mut places: BTreeMap<String, (String, usize)> = BTreeMap::new();
+    let mut faults = Vec::new();
+    let skipped = |line: &str| {
+        line.is_empty()
+            || ["//", "#[", "use ", "pub use ", "mod ", "pub mod "].iter().any(|start| line.starts_with(start))
+    };
+    for (name, text) in sources().into_iter().filter(|(name, _)| !is_test_file(name) && !name.starts_with("tests/")) {
+        let body = product(&name, &text);
+        let lines: Vec<(usize, &str)> =
+            body.lines().map(str::trim).enumerate().filter(|(_, line)| !skipped(line)).collect();
+        for run in lines.windows(RUN) {
+            let joined = run.iter().map(|(_, line)| *line).collect::<Vec<_>>().join("\n");
+            let here = (name.clone(), run[0].0 + 1);
+            if let Some((other, line)) = places.get(&joined) {
+                let pair = |a: &str, b: &str| (a == other && b == name) || (b == other && a == name);
+                if !SAME_LINES.iter().any(|(a, b, _)| pair(a, b)) {
+                    faults.push(format!("{name}:{} and {other}:{line}", here.1));
+                }
+            } else {
+                places.insert(joined, here);
+            }
+        }
+    }
+    assert!(faults.is_empty(), "the same ten lines or more: {faults:#?}");
 }
 
 /// Dependencies that no source names, and why a manifest names them.

@@ -18,11 +18,11 @@ use tokio::task::JoinSet;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use crate::commands::Source;
 use crate::config::{Config, ListenConfig};
 use crate::domain::routes::Routes;
 use crate::feed_task::{AttachListener, follow, readers_max};
 use crate::metrics::Metrics;
+use crate::source::Source;
 use crate::verifier::Verifier;
 use crate::wire::admin::Admin;
 use crate::wire::grpc::{AUTHORIZATION, Grpc};
@@ -133,7 +133,7 @@ impl App {
             let (service, verifier, stop) = (service.clone(), Arc::clone(&verifier), signals.stop.clone());
             let limits = limits.clone();
             serving.spawn(async move {
-                systemd::defer_accept(&listener, || verifier.ready().is_ok()).await;
+                listener.defer_accept(|| verifier.ready().is_ok()).await;
                 serve(listener, limits, stop, move |peer| service.connection(peer)).await;
             });
         }

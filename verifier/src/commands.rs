@@ -3,52 +3,20 @@
 
 use std::io::Read as _;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use sidegate_runtime::program::Signals;
-use sidegate_runtime::settings::{ConfigError, ProcessEnvironment, Settings};
+use sidegate_runtime::settings::ConfigError;
 use sidegate_runtime::{logging, program, trace};
 
 use crate::app::{self, App};
 use crate::ask::{At, ask};
-use crate::config::{self, Config, ListenConfig, SETTINGS};
+use crate::config::{self, Config};
+use crate::source::Source;
 use crate::wire::admin::{PartitionReadiness, Readiness, SharedMemory};
 
 /// Exit code for "could not be checked" (EX_UNAVAILABLE of sysexits.h).
 const EX_UNAVAILABLE: u8 = 69;
-
-/// The source of settings: the environment, and this file.
-#[derive(Clone, Debug)]
-pub struct Source {
-    /// `--config`.
-    pub file: Option<PathBuf>,
-}
-
-impl Source {
-    /// Reads the current settings.
-    ///
-    /// # Errors
-    /// The file or a secret's file cannot be read.
-    pub fn settings(&self) -> Result<Settings, ConfigError> {
-        Settings::load(SETTINGS, &ProcessEnvironment, self.file.as_deref())
-    }
-
-    /// Reads the current settings and the effective configuration.
-    ///
-    /// # Errors
-    /// The first invalid setting.
-    pub fn read(&self) -> Result<(Settings, Config), ConfigError> {
-        let settings = self.settings()?;
-        Config::read(&settings).map(|config| (settings, config))
-    }
-
-    /// The daemon's listeners: the only settings that a client command needs, so it works without
-    /// keys.
-    fn listen(&self) -> Result<ListenConfig, ConfigError> {
-        ListenConfig::read(&self.settings()?)
-    }
-}
 
 /// The address to connect to for a daemon that listens at `address`: for a wildcard address, the
 /// loopback address.

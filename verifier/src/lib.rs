@@ -1,7 +1,7 @@
 //! The verifier: one per host or pod; decides for every access token whether it is good now.
 //!
 //! # Map
-//! - [`config`]: every setting. [`app`]: the composition root. [`commands`]: the program's
+//! - [`config`]: every setting; [`source`]: where they come from. [`app`]: the composition root. [`commands`]: the program's
 //!   commands.
 //! - [`verifier`]: from a request to a verdict, for every interface. [`token_cache`], [`rendered`]:
 //!   verified tokens and their rendered responses. [`segment`]: the revocations in shared memory.
@@ -25,6 +25,7 @@ pub mod metrics;
 pub mod rendered;
 pub mod segment;
 pub mod snapshot;
+pub mod source;
 #[cfg(test)]
 mod testing;
 pub mod token_cache;

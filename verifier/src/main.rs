@@ -7,8 +7,9 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use sidegate_runtime::program::refuse;
 use sidegate_runtime::settings::help;
-use sidegate_verifier::commands::{self, Source};
+use sidegate_verifier::commands;
 use sidegate_verifier::config::SETTINGS;
+use sidegate_verifier::source::Source;
 
 /// Checks access tokens: signature, claims and revocation.
 #[derive(Parser)]

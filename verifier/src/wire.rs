@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod answer;
 pub mod bearer;
+pub mod body;
 pub mod grpc;
 pub mod http;
 pub mod introspect;

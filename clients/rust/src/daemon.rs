@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
-use crate::denied::Denied;
+use crate::denied::{DaemonError, Denied};
 
 /// The most idle connections.
 const IDLE_MAX: usize = 64;
@@ -17,26 +17,6 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024;
 const HEADERS_MAX: usize = 32;
 /// The wait before a full backlog is tried again.
 const BACKLOG_RETRY: Duration = Duration::from_millis(1);
-
-/// Why a request to the daemon failed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum DaemonError {
-    /// No process listens at the socket.
-    #[error("no connection to the verifier ({0})")]
-    Connect(ErrorKind),
-    /// The connection broke.
-    #[error("the connection to the verifier broke ({0})")]
-    Broken(ErrorKind),
-    /// No answer in time.
-    #[error("the verifier did not answer in time")]
-    Timeout,
-    /// A malformed response.
-    #[error("malformed answer from the verifier")]
-    Answer,
-    /// The daemon itself could not check, or failed, with this HTTP status.
-    #[error("the verifier answered {0}; `sidegate-verifier status` says why")]
-    Daemon(u16),
-}
 
 #[derive(Debug)]
 pub(crate) struct Daemon {

@@ -1,10 +1,9 @@
 //! Why a token is not accepted, by the daemon's stable codes.
 
 use std::borrow::Cow;
+use std::io::ErrorKind;
 
 use serde::Serialize;
-
-use crate::daemon::DaemonError;
 
 /// A rejection, or a failed check, with the daemon's code (docs/errors.md).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,6 +36,26 @@ pub enum Denied {
     /// The daemon could not be reached, so the token could not be checked.
     #[error("the token could not be checked: {0}")]
     Unavailable(#[from] DaemonError),
+}
+
+/// Why a request to the daemon failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DaemonError {
+    /// No process listens at the socket.
+    #[error("no connection to the verifier ({0})")]
+    Connect(ErrorKind),
+    /// The connection broke.
+    #[error("the connection to the verifier broke ({0})")]
+    Broken(ErrorKind),
+    /// No answer in time.
+    #[error("the verifier did not answer in time")]
+    Timeout,
+    /// A malformed response.
+    #[error("malformed answer from the verifier")]
+    Answer,
+    /// The daemon itself could not check, or failed, with this HTTP status.
+    #[error("the verifier answered {0}; `sidegate-verifier status` says why")]
+    Daemon(u16),
 }
 
 #[derive(Serialize)]

@@ -4,7 +4,7 @@
 use ::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use ::http::{HeaderMap, HeaderValue, Response, StatusCode};
 
-use crate::daemon::DaemonError;
+use crate::denied::DaemonError;
 use crate::{Denied, Sidegate, Verified};
 
 /// The bearer token of a request (RFC 6750 §2.1).

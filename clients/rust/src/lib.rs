@@ -28,6 +28,7 @@ mod daemon;
 mod denied;
 #[cfg(any(feature = "axum", feature = "tower"))]
 pub mod http;
+mod inner;
 mod sidegate;
 mod subject;
 mod thread_cache;
@@ -40,7 +41,6 @@ pub mod axum;
 pub mod tower;
 
 pub use bearer::bearer;
-pub use daemon::DaemonError;
-pub use denied::Denied;
+pub use denied::{DaemonError, Denied};
 pub use sidegate::{Builder, Sidegate};
 pub use verified::Verified;

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use sidegate_shm::{AttachError, Attachment, CoarseClock, Reader};
+use sidegate_shm::CoarseClock;
 
 use crate::cache::Cache;
-use crate::daemon::{Daemon, DaemonError};
-use crate::denied::Denied;
+use crate::daemon::Daemon;
+use crate::denied::{DaemonError, Denied};
+use crate::inner::Inner;
 use crate::verified::{Answer, Verified};
 use crate::worker;
 
@@ -21,15 +22,6 @@ const TOKEN_BYTES_MAX: usize = 8 * 1024;
 /// A connection to the Sidegate daemon on this host. Cheap to clone; clones share everything.
 #[derive(Clone)]
 pub struct Sidegate(Arc<Inner>);
-
-pub(crate) struct Inner {
-    daemon: Daemon,
-    cache: Cache,
-    attach_path: Option<PathBuf>,
-    /// The current segment; zero while no segment is attached.
-    segment: AtomicU64,
-    pub(crate) worker_pid: AtomicU32,
-}
 
 /// The daemon's sockets, and the size of the cache.
 #[derive(Clone, Debug)]
@@ -181,23 +173,6 @@ impl Sidegate {
 impl std::fmt::Debug for Sidegate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Sidegate").field("segment", &self.segment()).finish_non_exhaustive()
-    }
-}
-
-impl Inner {
-    /// Attaches to the daemon's segment and switches to it.
-    pub(crate) fn attach(&self, timeout: Duration) -> Result<Attachment, AttachError> {
-        let path = self.attach_path.as_deref().ok_or(AttachError::Closed)?;
-        let (attachment, reader) = Attachment::connect(path, timeout)?;
-        self.adopt(reader);
-        Ok(attachment)
-    }
-
-    /// Uses this segment for look-ups from now on.
-    pub(crate) fn adopt(&self, reader: Reader) {
-        let id = reader.id();
-        self.cache.set_reader(&Arc::new(reader));
-        self.segment.store(id, Ordering::Relaxed);
     }
 }
 

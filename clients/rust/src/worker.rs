@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sidegate_shm::{AttachError, Attachment};
 
-use crate::sidegate::Inner;
+use crate::inner::Inner;
 
 /// How often the thread checks whether its client still exists.
 const LIVENESS_INTERVAL: Duration = Duration::from_millis(250);

@@ -1,5 +1,5 @@
-//! The memory budget for connections, shared by a program's listeners, and the choice of the
-//! connection to close when it runs short.
+//! The memory budget for connections, shared by a program's listeners; what each connection is
+//! doing; and the choice of the connection to close when memory runs short.
 //!
 //! A connection is charged for its buffers when it is accepted, and again when it speaks h2, sends
 //! a long head, opens a stream or does not read its responses. A charge that does not fit closes
@@ -10,14 +10,15 @@
 
 use std::collections::VecDeque;
 use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::task::Waker;
 use std::time::Duration;
 
+use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::connection_timeouts::ConnectionActivity;
 use crate::settings::{ConfigError, Setting, Settings, setting};
 
 /// The charge of every connection, in bytes: its task, and hyper's first buffers for reading and
@@ -228,74 +229,209 @@ fn is_it(asking: Option<&ConnectionActivity>, activity: &Arc<ConnectionActivity>
     asking.is_some_and(|asking| std::ptr::eq(asking, Arc::as_ptr(activity)))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// What a connection is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Requests are being answered.
+    Serving,
+    /// Part of a head has come.
+    Head,
+    /// No request is in flight.
+    Idle,
+}
 
-    fn budget(connections: usize) -> Arc<ConnectionBudget> {
-        ConnectionBudget::new(connections * CONNECTION_BYTES, usize::MAX)
+/// What the budget asks of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum CloseRequest {
+    /// Nothing.
+    None,
+    /// To close unless a request has just started, which is finished first.
+    IfIdle,
+    /// To close, whatever it is doing.
+    Now,
+}
+
+/// What is known of a connection. Its byte stream and its requests, which may run in other tasks,
+/// report here.
+#[derive(Debug)]
+pub(crate) struct ConnectionActivity {
+    /// From the lowest: 16 bits for the requests in flight, 16 for their responses that wait for
+    /// the client to read, 32 for the number of changes of the first.
+    requests: AtomicU64,
+    /// Bytes have been received since the last response.
+    received: AtomicBool,
+    /// The connection speaks h2, where a head's bytes look like any others here; hyper's pings
+    /// detect dead clients.
+    h2: AtomicBool,
+    /// Odd while the kernel accepts no more bytes for the client; counts the changes.
+    blocked: AtomicU32,
+    /// A [`CloseRequest`], as a number.
+    close_request: AtomicU8,
+    task: AtomicWaker,
+    opened: Instant,
+    budget: Arc<ConnectionBudget>,
+    /// The current charge, in bytes.
+    held: AtomicUsize,
+}
+
+const UNTAKEN: u64 = 1 << 16;
+const TURN: u64 = 1 << 32;
+
+impl ConnectionActivity {
+    /// A connection that `budget` has already charged for.
+    fn new(budget: Arc<ConnectionBudget>) -> Self {
+        Self {
+            requests: AtomicU64::new(0),
+            received: AtomicBool::new(false),
+            h2: AtomicBool::new(false),
+            blocked: AtomicU32::new(0),
+            close_request: AtomicU8::new(0),
+            task: AtomicWaker::new(),
+            opened: Instant::now(),
+            budget,
+            held: AtomicUsize::new(CONNECTION_BYTES),
+        }
     }
 
-    #[tokio::test]
-    async fn oldest_idle_connection_makes_room() {
-        let budget = budget(3);
-        let all = [budget.admit().await, budget.admit().await, budget.admit().await];
-        let _busy = all[0].request(0);
-        let waiting = tokio::spawn({
-            let budget = Arc::clone(&budget);
-            async move { budget.admit().await }
-        });
-        tokio::time::sleep(Duration::from_millis(1)).await;
-        assert_eq!(all.each_ref().map(|activity| activity.is_closing()), [false, true, false]);
-        let [_first, second, _third] = all;
-        drop(second);
-        waiting.await.unwrap();
+    /// A request has started that uses `bytes` beside its connection's charge; it is in flight
+    /// until the returned value is dropped. `None` if there is no memory for it.
+    pub(crate) fn request(self: &Arc<Self>, bytes: usize) -> Option<InFlight> {
+        if bytes > 0 && !self.charge(bytes) {
+            return None;
+        }
+        self.requests.fetch_add(TURN + 1, Ordering::AcqRel);
+        Some(InFlight { activity: Arc::clone(self), bytes })
     }
 
-    #[tokio::test]
-    async fn heaviest_connection_is_closed_if_none_is_idle() {
-        let budget = budget(16);
-        let (light, heavy, asking) = (budget.admit().await, budget.admit().await, budget.admit().await);
-        let _busy = (light.request(0), heavy.request(3 * CONNECTION_BYTES), asking.request(0));
-        let others: Vec<_> = (0..10).map(|_| budget.admit_without_room()).collect();
-        let _busy_too: Vec<_> = others.iter().map(|activity| activity.request(0)).collect();
-        assert!(asking.charge(CONNECTION_BYTES), "the heavy connection is closed");
-        assert!(heavy.is_closing() && !light.is_closing() && !asking.is_closing());
-        tokio::time::sleep(SEARCH_EVERY).await;
-        assert!(!asking.charge(CONNECTION_BYTES), "no other connection would have more");
+    /// Charges more; false if the budget does not have it.
+    pub(crate) fn charge(&self, bytes: usize) -> bool {
+        let charged = self.budget.charge(self, self.held(), bytes);
+        if charged {
+            self.held.fetch_add(bytes, Ordering::AcqRel);
+        }
+        charged
     }
 
-    #[tokio::test]
-    async fn streams_close_no_young_idle_connection() {
-        let budget = budget(16);
-        let asking = budget.admit().await;
-        let fresh: Vec<_> = (0..15).map(|_| budget.admit_without_room()).collect();
-        let closing = || fresh.iter().filter(|activity| activity.is_closing()).count();
-        assert!(!asking.charge(CONNECTION_BYTES));
-        assert_eq!(closing(), 0);
-        tokio::time::sleep(YOUNG).await;
-        assert!(asking.charge(CONNECTION_BYTES), "a small charge may close an idle one");
-        assert_eq!(closing(), 1);
+    /// Records received bytes; true if others were received since the last response.
+    pub(crate) fn bytes_came(&self) -> bool {
+        let more = self.received.load(Ordering::Acquire);
+        self.received.store(true, Ordering::Release);
+        more
     }
 
-    #[tokio::test]
-    async fn share_is_limited_and_charges_are_released() {
-        let budget = budget(64);
-        let activity = budget.admit().await;
-        assert!(!activity.charge(16 * CONNECTION_BYTES), "a quarter of the budget is its share, with the first charge");
-        assert!(activity.charge(15 * CONNECTION_BYTES));
-        let open = activity.request(CONNECTION_BYTES);
-        assert!(open.is_none(), "no more for a request either");
-        drop(activity);
-        assert_eq!((budget.bytes.load(Ordering::Relaxed), budget.connections.load(Ordering::Relaxed)), (0, 0));
+    /// The client has sent h2's whole preface.
+    pub(crate) fn speaks_h2(&self) {
+        self.h2.store(true, Ordering::Release);
     }
 
-    #[tokio::test]
-    async fn number_of_connections_is_bounded() {
-        let budget = ConnectionBudget::new(usize::MAX, 1);
-        let only = budget.admit().await;
-        assert!(budget.try_admit().is_none());
-        drop(only);
-        assert!(budget.try_admit().is_some());
+    pub(crate) fn is_h2(&self) -> bool {
+        self.h2.load(Ordering::Acquire)
+    }
+
+    /// The kernel stops accepting bytes for the client, or accepts them again.
+    pub(crate) fn blocked_or_not(&self) {
+        self.blocked.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// The charge, in bytes.
+    pub(crate) fn held(&self) -> usize {
+        self.held.load(Ordering::Acquire)
+    }
+
+    /// When the connection was accepted.
+    pub(crate) const fn opened(&self) -> Instant {
+        self.opened
+    }
+
+    /// True if no request is in flight.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.snapshot().0 != Phase::Serving
+    }
+
+    /// Asks the connection to close unless a request has just started, which is finished first.
+    pub(crate) fn close_if_idle(&self) {
+        self.close_request.fetch_max(CloseRequest::IfIdle as u8, Ordering::AcqRel);
+        self.task.wake();
+    }
+
+    /// Asks the connection to close, whatever it is doing.
+    pub(crate) fn close(&self) {
+        self.close_request.fetch_max(CloseRequest::Now as u8, Ordering::AcqRel);
+        self.task.wake();
+    }
+
+    /// What the budget has asked for so far.
+    pub(crate) fn close_request(&self) -> CloseRequest {
+        match self.close_request.load(Ordering::Acquire) {
+            0 => CloseRequest::None,
+            1 => CloseRequest::IfIdle,
+            _ => CloseRequest::Now,
+        }
+    }
+
+    /// The task to wake when the connection shall close.
+    pub(crate) fn register(&self, task: &Waker) {
+        self.task.register(task);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_closing(&self) -> bool {
+        self.close_request.load(Ordering::Acquire) > 0
+    }
+
+    pub(crate) fn snapshot(&self) -> (Phase, u64) {
+        let requests = self.requests.load(Ordering::Acquire);
+        let phase = match requests % UNTAKEN {
+            0 if self.received.load(Ordering::Acquire) && !self.h2.load(Ordering::Acquire) => Phase::Head,
+            0 => Phase::Idle,
+            _ => Phase::Serving,
+        };
+        (phase, requests)
+    }
+
+    /// The state of an unread response; `None` if the client has nothing to read.
+    pub(crate) fn waits_for_reader(&self) -> Option<(u64, u32)> {
+        let (requests, blocked) = (self.requests.load(Ordering::Acquire), self.blocked.load(Ordering::Acquire));
+        (requests % TURN >= UNTAKEN || blocked % 2 == 1).then_some((requests, blocked))
     }
 }
+
+impl Drop for ConnectionActivity {
+    fn drop(&mut self) {
+        self.budget.leave(*self.held.get_mut());
+    }
+}
+
+/// A request in flight.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    activity: Arc<ConnectionActivity>,
+    bytes: usize,
+}
+
+impl InFlight {
+    /// Records whether the response waits for its client, if that changed.
+    pub(crate) fn note_untaken(&self, untaken: &mut bool, now: bool) {
+        if *untaken != now {
+            let difference = if now { UNTAKEN } else { UNTAKEN.wrapping_neg() };
+            self.activity.requests.fetch_add(difference, Ordering::AcqRel);
+            *untaken = now;
+        }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let Self { activity, bytes } = self;
+        if *bytes > 0 {
+            activity.held.fetch_sub(*bytes, Ordering::AcqRel);
+            activity.budget.release(*bytes);
+        }
+        activity.received.store(false, Ordering::Release);
+        activity.requests.fetch_add(TURN - 1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests;

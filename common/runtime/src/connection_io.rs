@@ -8,8 +8,8 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::connection_budget::{H2_BYTES, UNREAD_BYTES};
-use crate::connection_timeouts::{ConnectionActivity, out_of_memory};
+use crate::connection_budget::{ConnectionActivity, H2_BYTES, UNREAD_BYTES};
+use crate::connection_timeouts::out_of_memory;
 use crate::unix_authority::UnixAuthority;
 
 /// The beginning of every h2 connection (RFC 9113 §3.4).

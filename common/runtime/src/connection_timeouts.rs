@@ -13,18 +13,16 @@ use std::future::poll_fn;
 use std::io::{Error, ErrorKind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::task::AtomicWaker;
 use hyper::body::{Body, Frame, SizeHint};
 use hyper_util::server::graceful::GracefulConnection;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::connection_budget::{CONNECTION_BYTES, ConnectionBudget};
+use crate::connection_budget::{CloseRequest, ConnectionActivity, InFlight, Phase};
 
 /// The timeouts of a connection.
 #[derive(Clone, Copy, Debug)]
@@ -40,175 +38,6 @@ pub(crate) struct ConnectionTimeouts {
 
 /// How long an idle connection may take to close gracefully after it was asked to close.
 const CLOSE_GRACE: Duration = Duration::from_millis(250);
-
-/// What a connection is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// Requests are being answered.
-    Serving,
-    /// Part of a head has come.
-    Head,
-    /// No request is in flight.
-    Idle,
-}
-
-/// What is known of a connection. Its byte stream and its requests, which may run in other tasks,
-/// report here.
-#[derive(Debug)]
-pub(crate) struct ConnectionActivity {
-    /// From the lowest: 16 bits for the requests in flight, 16 for their responses that wait for
-    /// the client to read, 32 for the number of changes of the first.
-    requests: AtomicU64,
-    /// Bytes have been received since the last response.
-    received: AtomicBool,
-    /// The connection speaks h2, where a head's bytes look like any others here; hyper's pings
-    /// detect dead clients.
-    h2: AtomicBool,
-    /// Odd while the kernel accepts no more bytes for the client; counts the changes.
-    blocked: AtomicU32,
-    /// [`CLOSE_IF_IDLE`] or [`CLOSE`] once the budget has asked for it.
-    close_request: AtomicU8,
-    task: AtomicWaker,
-    opened: Instant,
-    budget: Arc<ConnectionBudget>,
-    /// The current charge, in bytes.
-    held: AtomicUsize,
-}
-
-const UNTAKEN: u64 = 1 << 16;
-const TURN: u64 = 1 << 32;
-const CLOSE_IF_IDLE: u8 = 1;
-const CLOSE: u8 = 2;
-
-impl ConnectionActivity {
-    /// A connection that `budget` has already charged for.
-    pub(crate) fn new(budget: Arc<ConnectionBudget>) -> Self {
-        Self {
-            requests: AtomicU64::new(0),
-            received: AtomicBool::new(false),
-            h2: AtomicBool::new(false),
-            blocked: AtomicU32::new(0),
-            close_request: AtomicU8::new(0),
-            task: AtomicWaker::new(),
-            opened: Instant::now(),
-            budget,
-            held: AtomicUsize::new(CONNECTION_BYTES),
-        }
-    }
-
-    /// A request has started that uses `bytes` beside its connection's charge; it is in flight
-    /// until the returned value is dropped. `None` if there is no memory for it.
-    pub(crate) fn request(self: &Arc<Self>, bytes: usize) -> Option<InFlight> {
-        if bytes > 0 && !self.charge(bytes) {
-            return None;
-        }
-        self.requests.fetch_add(TURN + 1, Ordering::AcqRel);
-        Some(InFlight { activity: Arc::clone(self), bytes })
-    }
-
-    /// Charges more; false if the budget does not have it.
-    pub(crate) fn charge(&self, bytes: usize) -> bool {
-        let charged = self.budget.charge(self, self.held(), bytes);
-        if charged {
-            self.held.fetch_add(bytes, Ordering::AcqRel);
-        }
-        charged
-    }
-
-    /// Records received bytes; true if others were received since the last response.
-    pub(crate) fn bytes_came(&self) -> bool {
-        let more = self.received.load(Ordering::Acquire);
-        self.received.store(true, Ordering::Release);
-        more
-    }
-
-    /// The client has sent h2's whole preface.
-    pub(crate) fn speaks_h2(&self) {
-        self.h2.store(true, Ordering::Release);
-    }
-
-    pub(crate) fn is_h2(&self) -> bool {
-        self.h2.load(Ordering::Acquire)
-    }
-
-    /// The kernel stops accepting bytes for the client, or accepts them again.
-    pub(crate) fn blocked_or_not(&self) {
-        self.blocked.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// The charge, in bytes.
-    pub(crate) fn held(&self) -> usize {
-        self.held.load(Ordering::Acquire)
-    }
-
-    /// When the connection was accepted.
-    pub(crate) const fn opened(&self) -> Instant {
-        self.opened
-    }
-
-    /// True if no request is in flight.
-    pub(crate) fn is_idle(&self) -> bool {
-        self.snapshot().0 != Phase::Serving
-    }
-
-    /// Asks the connection to close unless a request has just started, which is finished first.
-    pub(crate) fn close_if_idle(&self) {
-        self.close_request.fetch_max(CLOSE_IF_IDLE, Ordering::AcqRel);
-        self.task.wake();
-    }
-
-    /// Asks the connection to close, whatever it is doing.
-    pub(crate) fn close(&self) {
-        self.close_request.fetch_max(CLOSE, Ordering::AcqRel);
-        self.task.wake();
-    }
-
-    #[cfg(test)]
-    pub(crate) fn is_closing(&self) -> bool {
-        self.close_request.load(Ordering::Acquire) > 0
-    }
-
-    fn snapshot(&self) -> (Phase, u64) {
-        let requests = self.requests.load(Ordering::Acquire);
-        let phase = match requests % UNTAKEN {
-            0 if self.received.load(Ordering::Acquire) && !self.h2.load(Ordering::Acquire) => Phase::Head,
-            0 => Phase::Idle,
-            _ => Phase::Serving,
-        };
-        (phase, requests)
-    }
-
-    /// The state of an unread response; `None` if the client has nothing to read.
-    fn waits_for_reader(&self) -> Option<(u64, u32)> {
-        let (requests, blocked) = (self.requests.load(Ordering::Acquire), self.blocked.load(Ordering::Acquire));
-        (requests % TURN >= UNTAKEN || blocked % 2 == 1).then_some((requests, blocked))
-    }
-}
-
-impl Drop for ConnectionActivity {
-    fn drop(&mut self) {
-        self.budget.leave(*self.held.get_mut());
-    }
-}
-
-/// A request in flight.
-#[derive(Debug)]
-pub(crate) struct InFlight {
-    activity: Arc<ConnectionActivity>,
-    bytes: usize,
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        let Self { activity, bytes } = self;
-        if *bytes > 0 {
-            activity.held.fetch_sub(*bytes, Ordering::AcqRel);
-            activity.budget.release(*bytes);
-        }
-        activity.received.store(false, Ordering::Release);
-        activity.requests.fetch_add(TURN - 1, Ordering::AcqRel);
-    }
-}
 
 /// A response body; the request ends with it.
 #[derive(Debug)]
@@ -229,25 +58,16 @@ impl<B: Body> Answering<B> {
         let mut answering = Self::Served { untaken: false, open, body };
         if let Self::Served { body, open, untaken } = &mut answering {
             let more = !body.is_end_stream();
-            note_untaken(&open.activity, untaken, more);
+            open.note_untaken(untaken, more);
         }
         answering
-    }
-}
-
-/// Records whether a response waits for its client.
-fn note_untaken(activity: &ConnectionActivity, untaken: &mut bool, now: bool) {
-    if *untaken != now {
-        let difference = if now { UNTAKEN } else { UNTAKEN.wrapping_neg() };
-        activity.requests.fetch_add(difference, Ordering::AcqRel);
-        *untaken = now;
     }
 }
 
 impl<B> Drop for Answering<B> {
     fn drop(&mut self) {
         if let Self::Served { open, untaken, .. } = self {
-            note_untaken(&open.activity, untaken, false);
+            open.note_untaken(untaken, false);
         }
     }
 }
@@ -261,7 +81,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Answering<B> {
             Self::Served { body, open, untaken } => {
                 let frame = Pin::new(body).poll_frame(context);
                 // If the body is pending, the client waits for the service.
-                note_untaken(&open.activity, untaken, matches!(frame, Poll::Ready(Some(_))));
+                open.note_untaken(untaken, matches!(frame, Poll::Ready(Some(_))));
                 frame
             }
             Self::Refused(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
@@ -317,21 +137,24 @@ where
         let stopped =
             if listening { stop_watch.has_changed().unwrap_or(true) } else { stop.as_mut().poll(context).is_ready() };
         if !listening {
-            activity.task.register(context.waker());
+            activity.register(context.waker());
         }
         listening = true;
         if stopped && !leaving {
             leaving = true;
             connection.as_mut().graceful_shutdown();
         }
-        let close_request = activity.close_request.load(Ordering::Acquire);
-        if close_request == CLOSE || close_request == CLOSE_IF_IDLE && activity.snapshot().0 == Phase::Head {
-            return Poll::Ready(Err(out_of_memory().into()));
-        }
-        if close_request == CLOSE_IF_IDLE && !closing {
-            (closing, leaving) = (true, true);
-            connection.as_mut().graceful_shutdown();
-            deadline = Some(Instant::now() + CLOSE_GRACE);
+        match activity.close_request() {
+            CloseRequest::Now => return Poll::Ready(Err(out_of_memory().into())),
+            CloseRequest::IfIdle if activity.snapshot().0 == Phase::Head => {
+                return Poll::Ready(Err(out_of_memory().into()));
+            }
+            CloseRequest::IfIdle if !closing => {
+                (closing, leaving) = (true, true);
+                connection.as_mut().graceful_shutdown();
+                deadline = Some(Instant::now() + CLOSE_GRACE);
+            }
+            CloseRequest::IfIdle | CloseRequest::None => {}
         }
         loop {
             if let Poll::Ready(ended) = connection.as_mut().poll(context) {

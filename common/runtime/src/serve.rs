@@ -20,9 +20,9 @@ use sidegate_common::problem::{Code, MEDIA_TYPE, Problem};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
-use crate::connection_budget::{ConnectionBudget, FIELD_BYTES, STREAM_BYTES};
+use crate::connection_budget::{ConnectionActivity, ConnectionBudget, FIELD_BYTES, STREAM_BYTES};
 use crate::connection_io::TimedIo;
-use crate::connection_timeouts::{Answering, ConnectionActivity, ConnectionTimeouts, drive};
+use crate::connection_timeouts::{Answering, ConnectionTimeouts, drive};
 use crate::program::stopped;
 use crate::request_line::RequestLines;
 use crate::socket::{Accepted, Listener};

@@ -4,6 +4,7 @@
 //! derived from it. An empty value counts as unset. A secret setting `X` may also be given as
 //! `X_FILE`, the path of a file with the value.
 
+pub mod checks;
 mod mask;
 mod near;
 

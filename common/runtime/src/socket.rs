@@ -15,6 +15,10 @@ const BACKLOG: i32 = 4096;
 /// The kernel's buffers of a TCP connection, which it doubles for its own needs, in bytes.
 const KERNEL_BUFFER_BYTES: usize = 64 * 1024;
 
+/// The longest wait of [`Listener::defer_accept`]: clients give up after two seconds.
+const DEFER_MAX: Duration = Duration::from_secs(1);
+const DEFER_POLL: Duration = Duration::from_millis(2);
+
 /// A bound socket that accepts connections.
 #[derive(Debug)]
 pub enum Listener {
@@ -150,6 +154,19 @@ impl Listener {
         };
         if let Err(error) = taken {
             tracing::debug!(%error, "accept failed");
+        }
+    }
+
+    /// Waits until `ready`, at most a second, if the service manager keeps this socket: a client that
+    /// connected between two processes waits a moment longer instead of getting 503 from a process
+    /// that has just started.
+    pub async fn defer_accept(&self, ready: impl Fn() -> bool) {
+        if self.owner() != Owner::ServiceManager {
+            return;
+        }
+        let started = tokio::time::Instant::now();
+        while !ready() && started.elapsed() < DEFER_MAX {
+            tokio::time::sleep(DEFER_POLL).await;
         }
     }
 }

@@ -16,12 +16,6 @@ use std::time::Duration;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use sd_notify::NotifyState;
 
-use crate::socket::{Listener, Owner};
-
-/// Clients give up after two seconds.
-const DEFER_MAX: Duration = Duration::from_secs(1);
-const DEFER_POLL: Duration = Duration::from_millis(2);
-
 /// The passed TCP socket for `address`, if there is one.
 ///
 /// # Errors
@@ -89,19 +83,6 @@ fn describe(socket: &socket2::Socket) -> String {
 fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
     let this_process = pidfd_open(getpid(), PidfdFlags::empty())?;
     Ok(pidfd_getfd(this_process, number, PidfdGetfdFlags::empty())?)
-}
-
-/// Waits until `ready`, at most a second, if the service manager keeps this socket: a client that
-/// connected between two processes waits a moment longer instead of getting 503 from a process that
-/// has just started.
-pub async fn defer_accept(listener: &Listener, ready: impl Fn() -> bool) {
-    if listener.owner() != Owner::ServiceManager {
-        return;
-    }
-    let started = tokio::time::Instant::now();
-    while !ready() && started.elapsed() < DEFER_MAX {
-        tokio::time::sleep(DEFER_POLL).await;
-    }
 }
 
 /// Notifies systemd that every socket is bound. No effect without a service manager.

@@ -1,9 +1,9 @@
 //! Checks of settings against each other: refuses combinations that cannot work, warns of unlikely
 //! ones.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
+use sidegate_runtime::settings::checks::{check_ports, check_probe_interval};
 use sidegate_runtime::settings::{ConfigError, Settings};
 
 use super::{Config, StoreConfig};
@@ -16,31 +16,13 @@ const JWKS_REFRESH_DEFAULT: Duration = Duration::from_secs(300);
 /// # Errors
 /// Names the setting that should be changed.
 pub(super) fn check(settings: &Settings, config: &Config) -> Result<(), ConfigError> {
-    if u64::try_from(config.probe_interval.as_millis()).unwrap_or(u64::MAX) * 2 > config.staleness.max_ms {
-        return Err(settings.unfit(
-            "PROBE_INTERVAL",
-            &format!(
-                "at most half of MAX_STALENESS ({}): the list would be stale between two probes",
-                settings.text("MAX_STALENESS").unwrap_or_default()
-            ),
-        ));
-    }
+    check_probe_interval(settings, config.probe_interval, config.staleness.max_ms)?;
     let listen = &config.listen;
     let mut bound = vec![("ISSUER_LISTEN", listen.public), ("ISSUER_ADMIN_LISTEN", listen.admin)];
     if matches!(config.store, StoreConfig::Embedded { .. }) {
         bound.push(("ISSUER_FEED_LISTEN", listen.feed));
     }
-    for (at, (name, address)) in bound.iter().enumerate() {
-        if let Some((taken, _)) = bound[..at].iter().find(|(_, other)| collide(*address, *other)) {
-            return Err(ConfigError::new(*name, format!("has the same port as {taken}; set another port")));
-        }
-    }
-    Ok(())
-}
-
-/// True if the two addresses cannot both be bound.
-fn collide(a: SocketAddr, b: SocketAddr) -> bool {
-    a.port() == b.port() && a.port() != 0 && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
+    check_ports(&bound)
 }
 
 /// Warns of combinations that are probably a mistake.

@@ -10,7 +10,7 @@ use sidegate_common::token_checker::TokenError;
 use super::Auth;
 use super::refresh::rotation_of;
 use super::refresh_token::{RefreshToken, RefreshTokenError};
-use super::session::{EndOutcome, EndSession, Refusal, Session, Standing};
+use super::session::{EndOutcome, EndSession, Refusal, Reuse, Session, Standing};
 use super::traits::{DependencyUnavailable, Passwords, Store, Users};
 
 /// Which sessions a logout ends.
@@ -80,10 +80,8 @@ pub enum LogoutError {
         sid: String,
         /// The user.
         sub: String,
-        /// How many generations old the token was.
-        generations_old: u32,
-        /// Seconds since the session's last rotation.
-        rotated_ago: u64,
+        /// How old the token was.
+        reuse: Reuse,
     },
     /// The log could not be written; completed steps stand, and a retry does the rest.
     #[error(transparent)]
@@ -204,9 +202,7 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
             Standing::Current => Ok(true),
             Standing::Refused(Refusal::Gone) => Ok(false),
             Standing::Refused(why) => Err(LogoutError::Refused { why, sid, sub }),
-            Standing::Reused { generations_old, rotated_ago } => {
-                Err(LogoutError::Reused { sid, sub, generations_old, rotated_ago })
-            }
+            Standing::Reused(reuse) => Err(LogoutError::Reused { sid, sub, reuse }),
         }
     }
 

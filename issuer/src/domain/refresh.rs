@@ -3,7 +3,7 @@
 use sidegate_common::revocation::{Id, SubjectTag};
 
 use super::refresh_token::{RefreshToken, RefreshTokenError};
-use super::session::{EndSession, Refusal, Rotated, Rotation, Session};
+use super::session::{EndSession, Refusal, Reuse, Rotated, Rotation, Session};
 use super::token_signer::{MintError, TokenSigner};
 use super::traits::{Account, DependencyUnavailable, Passwords, Store, Users};
 use super::{Auth, TokenPair};
@@ -48,10 +48,8 @@ pub enum RefreshError {
         sid: String,
         /// The user.
         sub: String,
-        /// How many generations old the token was.
-        generations_old: u32,
-        /// Seconds since the session's last rotation.
-        rotated_ago: u64,
+        /// How old the token was.
+        reuse: Reuse,
     },
     /// A dependency cannot answer.
     #[error(transparent)]
@@ -146,12 +144,9 @@ fn refused(session: &Session, why: Refusal) -> RefreshError {
 
 fn not_traded(session: &Session, rotated: &Rotated) -> RefreshError {
     match rotated {
-        Rotated::Reused { generations_old, rotated_ago } => RefreshError::Reused {
-            sid: session.sid.to_string(),
-            sub: session.sub.clone(),
-            generations_old: *generations_old,
-            rotated_ago: *rotated_ago,
-        },
+        Rotated::Reused(reuse) => {
+            RefreshError::Reused { sid: session.sid.to_string(), sub: session.sub.clone(), reuse: *reuse }
+        }
         Rotated::Refused(why) => refused(session, *why),
         Rotated::Traded { .. } => refused(session, Refusal::Gone),
     }

@@ -61,6 +61,14 @@ pub struct Session {
 }
 
 impl Session {
+    /// How old a refresh token of generation `presented` is, at `now`.
+    pub fn reuse_of(&self, presented: u32, now: UnixTime) -> Reuse {
+        Reuse {
+            generations_old: self.generation.saturating_sub(presented),
+            rotated_ago: now.0.saturating_sub(self.rotated.0),
+        }
+    }
+
     /// A session created at `now`, whose first access token is issued at `issued`.
     pub fn new(new: &NewSession, now: UnixTime, issued: UnixTime, lifetimes: &TokenLifetimes) -> Self {
         Self {
@@ -200,12 +208,7 @@ pub enum Rotated {
     /// No such session, or the session has ended.
     Refused(Refusal),
     /// The token had been traded before: the session and its access tokens are revoked now.
-    Reused {
-        /// How many generations old the token was.
-        generations_old: u32,
-        /// Seconds since the current generation was created.
-        rotated_ago: u64,
-    },
+    Reused(Reuse),
 }
 
 /// State of a refresh token, determined without trading it.
@@ -216,12 +219,16 @@ pub enum Standing {
     /// The session does not exist or has ended.
     Refused(Refusal),
     /// The token had been traded before: the session and its access tokens are revoked now.
-    Reused {
-        /// How many generations old the token was.
-        generations_old: u32,
-        /// Seconds since the current generation was created.
-        rotated_ago: u64,
-    },
+    Reused(Reuse),
+}
+
+/// How old a refresh token is that was used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reuse {
+    /// How many generations old the token was.
+    pub generations_old: u32,
+    /// Seconds since the current generation was created.
+    pub rotated_ago: u64,
 }
 
 /// Why a session cannot be refreshed.

@@ -15,7 +15,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::store::sqlite::feed::{EmbeddedHead, Feed, LogEntry, Pushed};
+use crate::store::sqlite::feed::{Feed, Pushed};
+use crate::store::sqlite::log::{EmbeddedHead, LogEntry};
 
 /// How many responses may be queued for a slow follower before the stream waits.
 const ANSWERS_MAX: usize = 16;

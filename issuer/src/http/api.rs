@@ -7,10 +7,10 @@ use sidegate_common::secret::LiveSecret;
 use sidegate_common::token_checker::{GoodToken, TokenError};
 
 use super::error::Failure;
-use super::jwks::PublicKeys;
 use super::origin::{CorsOrigins, TrustedProxies};
 use super::readiness::Readiness;
 use crate::domain::Auth;
+use crate::keys::set::PublicKeys;
 use crate::metrics::Metrics;
 
 /// Reads the issuer's clocks.

@@ -82,8 +82,8 @@ pub(super) fn refresh(metrics: &Metrics, client: &ClientInfo, outcome: Result<&R
             (result, Who { sub: sub.as_deref().unwrap_or_default(), sid, jti: "" })
         }
         Err(RefreshError::UserGone { sid, sub }) => ("user_gone", Who { sub, sid, jti: "" }),
-        Err(RefreshError::Reused { sid, sub, generations_old, rotated_ago }) => {
-            ages = (*generations_old, *rotated_ago);
+        Err(RefreshError::Reused { sid, sub, reuse }) => {
+            ages = (reuse.generations_old, reuse.rotated_ago);
             ("reused", Who { sub, sid, jti: "" })
         }
         Err(RefreshError::Unavailable(_)) => ("unavailable", Who::default()),
@@ -126,8 +126,8 @@ pub(super) fn logout(
             let (result, who) = match error {
                 LogoutError::Access(_) | LogoutError::Refresh(_) => ("refused", Who::default()),
                 LogoutError::Refused { sid, sub, .. } => ("refused", Who { sub, sid, jti: "" }),
-                LogoutError::Reused { sid, sub, generations_old, rotated_ago } => {
-                    ages = (*generations_old, *rotated_ago);
+                LogoutError::Reused { sid, sub, reuse } => {
+                    ages = (reuse.generations_old, reuse.rotated_ago);
                     ("reused", Who { sub, sid, jti: "" })
                 }
                 LogoutError::Unavailable(_) => ("unavailable", Who::default()),

@@ -9,7 +9,7 @@ use http::{HeaderValue, Response, header};
 use super::api::Api;
 use super::call::Call;
 use super::openapi::document;
-use super::router::Answer;
+use super::response::Answer;
 
 const PAGE: &str = include_str!("docs/page.html");
 const SCRIPT: &str = include_str!("docs/page.js");

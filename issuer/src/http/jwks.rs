@@ -7,16 +7,7 @@ use http::{HeaderValue, Response, header};
 
 use super::api::Api;
 use super::call::Call;
-use super::router::Answer;
-
-/// The public keys (RFC 7517 §5), serialized. Never an HMAC key.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PublicKeys {
-    /// The JWK set as JSON.
-    pub json: String,
-    /// How long the set may be cached, in seconds: less than a key is published before it signs.
-    pub max_age: u64,
-}
+use super::response::Answer;
 
 pub(super) async fn jwks<U, S, P>(api: Arc<Api<U, S, P>>, _call: Call) -> Answer {
     let keys = api.published();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::body::Body;
-use http::{HeaderValue, Response, header};
+use http::Response;
 use serde_json::json;
 use sidegate_common::secret::Secret;
 
@@ -12,7 +12,7 @@ use super::audit;
 use super::call::Call;
 use super::error::Failure;
 use super::fields::{Fields, Invalid};
-use super::router::Answer;
+use super::response::{Answer, json as ok};
 use crate::domain::TokenPair;
 use crate::domain::login::Credentials;
 use crate::domain::traits::{Passwords, Store, Users};
@@ -38,17 +38,10 @@ pub fn credentials(mut fields: Fields) -> Result<Credentials, Invalid> {
 
 /// The response of login and refresh.
 pub(super) fn pair(pair: &TokenPair) -> Response<Body> {
-    json(&json!({
+    ok(&json!({
         "access_token": pair.access_token,
         "refresh_token": pair.refresh_token,
         "token_type": "bearer",
         "expires_in": pair.expires_in,
     }))
-}
-
-/// A 200 with a JSON body.
-pub(super) fn json(body: &serde_json::Value) -> Response<Body> {
-    let mut response = Response::new(Body::from(body.to_string()));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
 }

@@ -2,16 +2,13 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
-use http::{Response, StatusCode};
-
 use super::api::Api;
 use super::audit;
 use super::bearer::bearer;
 use super::call::Call;
 use super::error::Failure;
 use super::fields::{Fields, Invalid};
-use super::router::Answer;
+use super::response::{Answer, no_content};
 use crate::domain::logout::{PresentedTokens, Scope};
 use crate::domain::traits::{Passwords, Store, Users};
 
@@ -44,11 +41,4 @@ pub fn parse_logout(mut fields: Fields) -> Result<(Option<String>, Scope), Inval
         Some(word) => Scope::parse(&word).ok_or_else(|| Invalid("scope must be local, others or global".to_owned()))?,
     };
     Ok((refresh, scope))
-}
-
-/// A 204.
-pub(super) fn no_content() -> Response<Body> {
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::NO_CONTENT;
-    response
 }

@@ -6,8 +6,7 @@ use super::api::Api;
 use super::bearer::required_bearer;
 use super::call::Call;
 use super::error::Failure;
-use super::login::json;
-use super::router::Answer;
+use super::response::{Answer, json};
 
 pub(super) async fn me<U, S, P>(api: Arc<Api<U, S, P>>, call: Call) -> Answer {
     let good = api.check(required_bearer(&call.head.headers)?)?;

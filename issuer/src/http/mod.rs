@@ -1,7 +1,7 @@
 //! HTTP: bytes to domain commands and back. Knows no store, no SQL, no Redis.
 //!
 //! - [`api`]: the handlers' shared state. [`router`]: paths and methods. [`middleware`]: around
-//!   every handler.
+//!   every handler. [`response`]: what handlers build.
 //! - [`call`]: a request in parts. [`fields`]: the body's fields. [`bearer`]: the `Authorization`
 //!   header. [`origin`]: the client's address; CORS.
 //! - [`login`], [`refresh`], [`logout`], [`me`], [`sessions`], [`jwks`], [`docs`]: one endpoint each.
@@ -26,5 +26,6 @@ pub mod openapi;
 pub mod origin;
 pub mod readiness;
 pub mod refresh;
+mod response;
 pub mod router;
 mod sessions;

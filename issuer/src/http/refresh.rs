@@ -8,7 +8,7 @@ use super::call::Call;
 use super::error::Failure;
 use super::fields::{Fields, Invalid};
 use super::login::pair;
-use super::router::Answer;
+use super::response::Answer;
 use crate::domain::traits::{Passwords, Store, Users};
 
 pub(super) async fn refresh<U: Users, S: Store, P: Passwords>(api: Arc<Api<U, S, P>>, call: Call) -> Answer {

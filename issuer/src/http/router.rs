@@ -14,11 +14,9 @@ use super::call::Call;
 use super::error::Failure;
 use super::middleware::{RequestId, observe};
 use super::origin::CorsOrigins;
+use super::response::Answer;
 use super::{docs, jwks, login, logout, me, refresh, sessions};
 use crate::domain::traits::{Passwords, Store, Users};
-
-/// A handler's result.
-pub(super) type Answer = Result<Response<Body>, Failure>;
 
 /// The id of a request.
 fn id_of(request: &Request) -> String {

@@ -9,9 +9,7 @@ use super::audit;
 use super::bearer::required_bearer;
 use super::call::Call;
 use super::error::Failure;
-use super::login::json as ok;
-use super::logout::no_content;
-use super::router::Answer;
+use super::response::{Answer, json as ok, no_content};
 use crate::domain::session::{PageCursor, Session, SessionPage};
 use crate::domain::traits::{Passwords, Store, Users};
 

@@ -8,7 +8,15 @@ use sidegate_common::key::{DuplicateKid, KeyError, KeyRing, SigningKey, Verifyin
 use sidegate_common::secret::Secret;
 
 use super::folder::{Folder, FolderError};
-use crate::http::jwks::PublicKeys;
+
+/// The public keys (RFC 7517 §5), serialized. Never an HMAC key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PublicKeys {
+    /// The JWK set as JSON.
+    pub json: String,
+    /// How long the set may be cached, in seconds: less than a key is published before it signs.
+    pub max_age: u64,
+}
 
 /// Why no set of keys can be built.
 #[derive(Debug, thiserror::Error)]

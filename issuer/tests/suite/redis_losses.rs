@@ -28,7 +28,7 @@ async fn end_three(store: &RedisStore) -> UnixTime {
         store.rotate(&Rotation { sid: sid(2), sub: user(2), presented }).await.unwrap();
     }
     let reused = store.rotate(&Rotation { sid: sid(2), sub: user(2), presented: 0 }).await.unwrap();
-    assert!(matches!(reused, Rotated::Reused { .. }));
+    assert!(matches!(reused, Rotated::Reused(_)));
     revoke_token(store, 9).await.unwrap();
     store.append(0, &Revocation { target: key(), expires_at: UnixTime(0) }).await.unwrap();
     store.revoke_subject(&user(3)).await.unwrap()

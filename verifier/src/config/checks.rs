@@ -1,8 +1,7 @@
 //! Checks settings against each other: impossible combinations are errors, suspicious ones are
 //! warnings.
 
-use std::net::SocketAddr;
-
+use sidegate_runtime::settings::checks::{check_ports, check_probe_interval};
 use sidegate_runtime::settings::{ConfigError, Settings};
 
 use super::{Config, FeedSource, JwksSource};
@@ -12,26 +11,12 @@ use super::{Config, FeedSource, JwksSource};
 /// # Errors
 /// The setting to change.
 pub(super) fn check(settings: &Settings, config: &Config) -> Result<(), ConfigError> {
-    if u64::try_from(config.feed.probe_interval.as_millis()).unwrap_or(u64::MAX) * 2 > config.staleness.max_ms {
-        return Err(settings.unfit(
-            "PROBE_INTERVAL",
-            &format!(
-                "at most half of MAX_STALENESS ({}): the list would be stale between two probes",
-                settings.text("MAX_STALENESS").unwrap_or_default()
-            ),
-        ));
-    }
+    check_probe_interval(settings, config.feed.probe_interval, config.staleness.max_ms)?;
     if config.listen.socket.is_some() && config.listen.socket == config.attach.socket {
         return Err(ConfigError::new("ATTACH_SOCKET", "is the same as VERIFIER_SOCKET; give each a path of its own"));
     }
-    if let (Some(checks), Some(admin)) = (config.listen.tcp, config.listen.admin)
-        && collide(checks, admin)
-    {
-        return Err(ConfigError::new(
-            "VERIFIER_ADMIN_LISTEN",
-            "has the same port as VERIFIER_LISTEN; set another port",
-        ));
-    }
+    let listeners = [("VERIFIER_LISTEN", config.listen.tcp), ("VERIFIER_ADMIN_LISTEN", config.listen.admin)];
+    check_ports(&listeners.iter().filter_map(|(name, address)| Some((*name, (*address)?))).collect::<Vec<_>>())?;
     if let Some(folder) = config.feed.snapshot_file.as_deref().and_then(|path| path.parent())
         && !folder.as_os_str().is_empty()
         && !folder.is_dir()
@@ -41,11 +26,6 @@ pub(super) fn check(settings: &Settings, config: &Config) -> Result<(), ConfigEr
         );
     }
     Ok(())
-}
-
-/// True if the two addresses cannot both be bound.
-fn collide(a: SocketAddr, b: SocketAddr) -> bool {
-    a.port() == b.port() && a.port() != 0 && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
 }
 
 /// Warnings about settings that are probably a mistake.

@@ -14,8 +14,8 @@ use sidegate_runtime::clock::reading;
 use sidegate_runtime::feed::status::{PartitionStatus, Status};
 use sidegate_shm::Stats;
 
-use super::answer::{CheckAnswer, json, problem};
-use super::http::{Body, not_allowed};
+use super::answer::{CheckAnswer, json, not_allowed, problem};
+use super::body::Body;
 use crate::verifier::Verifier;
 
 /// The media type of the OpenMetrics text format.

@@ -1,13 +1,16 @@
 //! Maps a verdict to status, headers and body: the only such table, for every interface.
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use http::{Response, StatusCode};
 
 use sidegate_common::claims::Claims;
 use sidegate_common::problem::{Code, MEDIA_TYPE, Problem};
+use sidegate_runtime::trace::Parent;
 
-use super::http::Body;
+use super::body::Body;
 use crate::domain::request::Denial;
 use crate::verifier::Verdict;
 
@@ -134,6 +137,20 @@ impl From<CheckAnswer> for Response<Body> {
         *response.headers_mut() = answer.headers;
         response
     }
+}
+
+/// 405 with the allowed methods (RFC 9110 §15.5.6).
+pub fn not_allowed(allow: &'static str) -> CheckAnswer {
+    let mut answer = problem(Code::MethodNotAllowed, Code::MethodNotAllowed.title(), None);
+    answer.headers.insert(ALLOW, HeaderValue::from_static(allow));
+    answer
+}
+
+/// Logs a check with its trace id.
+pub fn log_check<'a>(interface: &'static str, outcome: &'static str, parent: impl FnOnce() -> Option<Parent<'a>>) {
+    // Without a subscriber for the level the values are not computed.
+    let shown = |parent: Parent<'a>| tracing::field::display(parent.trace_id());
+    tracing::debug!(interface, outcome, trace_id = parent().map(shown), "checked");
 }
 
 #[cfg(test)]

@@ -33,9 +33,9 @@ use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 use tower::Service;
 
-use super::answer::{CheckAnswer, IDENTITY, STALE, answer, problem};
+use super::answer::{CheckAnswer, IDENTITY, STALE, answer, log_check, problem};
 use super::bearer::{Headers, present};
-use super::http::{Body, log_check};
+use super::body::Body;
 use super::proxy_protocol::{LOOKALIKE, is_lookalike};
 use crate::domain::request::{CheckRequest, Denial};
 use crate::domain::routes::Requirement;

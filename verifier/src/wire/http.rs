@@ -5,18 +5,18 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response};
-use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::body::Incoming;
 use sidegate_common::problem::Code;
 use sidegate_runtime::serve::Peer;
 use sidegate_runtime::trace::{self, Parent};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
-use super::answer::{CheckAnswer, answer, problem};
+use super::answer::{CheckAnswer, answer, log_check, not_allowed, problem};
 use super::bearer::present;
+use super::body::Body;
 use super::grpc::{Grpc, WATCHES_MAX};
 use super::proxy_protocol::{LOOKALIKE, ProxyProtocol, is_lookalike};
 use super::{introspect, verify};
@@ -135,13 +135,6 @@ fn finish(verifier: &Verifier, protocol: ProxyProtocol, headers: &HeaderMap, mut
     answer
 }
 
-/// Logs a check with its trace id.
-pub fn log_check<'a>(interface: &'static str, outcome: &'static str, parent: impl FnOnce() -> Option<Parent<'a>>) {
-    // Without a subscriber for the level the values are not computed.
-    let shown = |parent: Parent<'a>| tracing::field::display(parent.trace_id());
-    tracing::debug!(interface, outcome, trace_id = parent().map(shown), "checked");
-}
-
 /// Builds the check of the request that `parts` describe.
 fn check_request<'a>(
     verifier: &'a Verifier,
@@ -163,13 +156,6 @@ fn check_request<'a>(
     let method = target.method.unwrap_or_default();
     let token = present(&parts.headers, cookie, method, target.host);
     Ok(CheckRequest { token, method, target: target.path.filter(|_| has_route), requirement: None })
-}
-
-/// 405 with the allowed methods (RFC 9110 §15.5.6).
-pub fn not_allowed(allow: &'static str) -> CheckAnswer {
-    let mut answer = problem(Code::MethodNotAllowed, Code::MethodNotAllowed.title(), None);
-    answer.headers.insert(ALLOW, HeaderValue::from_static(allow));
-    answer
 }
 
 /// A response that is ready, as for nearly every check, or a future.
@@ -197,51 +183,6 @@ impl Future for Reply {
         match self.get_mut() {
             Self::Now(response) => response.take().map_or(Poll::Pending, |response| Poll::Ready(Ok(response))),
             Self::Later(response) => response.as_mut().poll(context).map(Ok),
-        }
-    }
-}
-
-/// A response's body: complete, or a gRPC stream.
-#[derive(Debug)]
-pub enum Body {
-    /// The complete body, until it is sent.
-    Whole(Option<Bytes>),
-    /// gRPC frames and trailers, and the permit of an open stream.
-    Grpc(tonic::body::Body, Option<OwnedSemaphorePermit>),
-}
-
-impl Body {
-    /// A complete body.
-    pub fn whole(bytes: Bytes) -> Self {
-        Self::Whole(Some(bytes).filter(|bytes| !bytes.is_empty()))
-    }
-}
-
-impl hyper::body::Body for Body {
-    type Data = Bytes;
-    type Error = tonic::Status;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
-        match self.get_mut() {
-            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Grpc(body, _) => Pin::new(body).poll_frame(context),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Whole(bytes) => bytes.is_none(),
-            Self::Grpc(body, _) => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Self::Grpc(body, _) => body.size_hint(),
         }
     }
 }

@@ -13,7 +13,7 @@ use sidegate_common::problem::Code;
 use sidegate_runtime::serve::{BodyError, Peer, is_encoded, read_body};
 
 use super::answer::{CheckAnswer, json, problem};
-use super::http::Body;
+use super::body::Body;
 use crate::domain::request::CheckRequest;
 use crate::verifier::{Verdict, Verifier};
 

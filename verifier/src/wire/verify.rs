@@ -9,7 +9,7 @@ use sidegate_common::problem::Code;
 use sidegate_runtime::serve::{is_encoded, read_body};
 
 use super::answer::{CheckAnswer, STALE, answer, json, problem};
-use super::http::Body;
+use super::body::Body;
 use super::introspect::{BODY_BYTES_MAX, BODY_TIMEOUT, NOT_DECODED, body_problem};
 use crate::domain::request::{CheckRequest, Denial};
 use crate::verifier::{Verdict, Verifier};

@@ -11,6 +11,7 @@ use hyper_util::server::conn::auto;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 
 use super::*;
+use crate::connection_budget::ConnectionBudget;
 use crate::connection_io::{PREFACE, TimedIo};
 
 const SHORT: Duration = Duration::from_millis(50);

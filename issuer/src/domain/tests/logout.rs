@@ -9,7 +9,7 @@ use super::world::{ADA, BOB, LIFETIMES, World, claims, ended, sid};
 use crate::domain::TokenPair;
 use crate::domain::logout::{EndedSession, LogoutError, PresentedTokens, Scope};
 use crate::domain::refresh_token::RefreshTokenError;
-use crate::domain::session::{EndOutcome, Refusal, UserSessions};
+use crate::domain::session::{EndOutcome, Refusal, Reuse, UserSessions};
 use crate::domain::traits::Store as _;
 
 impl World {
@@ -256,8 +256,7 @@ async fn only_a_current_refresh_token_ends_other_sessions() {
         let reused = LogoutError::Reused {
             sid: own.sid.clone(),
             sub: "1".to_owned(),
-            generations_old: 1,
-            rotated_ago: LIFETIMES.retry_window + 1,
+            reuse: Reuse { generations_old: 1, rotated_ago: LIFETIMES.retry_window + 1 },
         };
         assert_eq!(world.logout_by_refresh(&own, scope).await, Err(reused));
         assert_eq!(world.store().targets(), [ended(&own)], "its own session, and no other");

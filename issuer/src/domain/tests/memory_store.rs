@@ -10,7 +10,7 @@ use sidegate_common::revocation::{Id, Revocation, SubjectTag, Target};
 use sidegate_common::time::{REVOCATION_MARGIN_SECONDS, UnixTime};
 
 use crate::domain::session::{
-    Created, Decision, EndOutcome, EndSession, NewSession, PageCursor, Refusal, Rotated, Rotation, Session,
+    Created, Decision, EndOutcome, EndSession, NewSession, PageCursor, Refusal, Reuse, Rotated, Rotation, Session,
     SessionPage, Standing, SubjectRevoked, THRESHOLD_AHEAD_MAX_SECONDS, TokenLifetimes, UserSessions, decide, issue_at,
 };
 use crate::domain::traits::{DependencyUnavailable, Store};
@@ -201,9 +201,9 @@ impl Call<'_> {
     }
 
     /// Ends a session after reuse of a refresh token; returns the token's age.
-    fn end_reused(&mut self, session: &Session, presented: u32) -> (u32, u64) {
+    fn end_reused(&mut self, session: &Session, presented: u32) -> Reuse {
         self.end_session(session, UnixTime(0));
-        (session.generation.saturating_sub(presented), self.now.0.saturating_sub(session.rotated.0))
+        session.reuse_of(presented, self.now)
     }
 
     fn rotate(&mut self, rotation: &Rotation) -> Result<Rotated, DependencyUnavailable> {
@@ -211,8 +211,7 @@ impl Call<'_> {
         let retried = match decision {
             Decision::Refuse(refusal) => return Ok(Rotated::Refused(refusal)),
             Decision::Reuse => {
-                let (generations_old, rotated_ago) = self.end_reused(&session, rotation.presented);
-                return Ok(Rotated::Reused { generations_old, rotated_ago });
+                return Ok(Rotated::Reused(self.end_reused(&session, rotation.presented)));
             }
             Decision::Retry => true,
             Decision::Trade(generation) => {
@@ -238,10 +237,7 @@ impl Call<'_> {
             None => Standing::Refused(Refusal::Gone),
             Some((_, Decision::Trade(_) | Decision::Retry)) => Standing::Current,
             Some((_, Decision::Refuse(refusal))) => Standing::Refused(refusal),
-            Some((session, Decision::Reuse)) => {
-                let (generations_old, rotated_ago) = self.end_reused(&session, rotation.presented);
-                Standing::Reused { generations_old, rotated_ago }
-            }
+            Some((session, Decision::Reuse)) => Standing::Reused(self.end_reused(&session, rotation.presented)),
         }
     }
 

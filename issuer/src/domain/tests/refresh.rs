@@ -7,7 +7,7 @@ use sidegate_common::token::Rejection;
 use super::world::{ADA, BOB, LIFETIMES, World, claims, ended, refresh_keys, sid};
 use crate::domain::refresh::RefreshError;
 use crate::domain::refresh_token::RefreshTokenError;
-use crate::domain::session::Refusal;
+use crate::domain::session::{Refusal, Reuse};
 use crate::domain::token_signer::MintError;
 use crate::domain::{TokenPair, refresh::Refreshed};
 
@@ -59,8 +59,7 @@ async fn refresh_after_the_retry_window_revokes_the_session() {
     let reused = RefreshError::Reused {
         sid: first.sid.clone(),
         sub: "1".to_owned(),
-        generations_old: 1,
-        rotated_ago: LIFETIMES.retry_window + 1,
+        reuse: Reuse { generations_old: 1, rotated_ago: LIFETIMES.retry_window + 1 },
     };
     assert_eq!(world.refresh(&first).await.err(), Some(reused));
     assert_eq!(world.store().targets(), [ended(&first)]);
@@ -77,7 +76,7 @@ async fn reuse_is_detected_without_the_users_database() {
     world.refresh(&second).await.unwrap();
     world.faults.fail("read_user");
     let reused = world.refresh(&first).await.err();
-    assert!(matches!(reused, Some(RefreshError::Reused { generations_old: 2, .. })), "{reused:?}");
+    assert!(matches!(reused, Some(RefreshError::Reused { reuse: Reuse { generations_old: 2, .. }, .. })), "{reused:?}");
     assert_eq!(world.session(&first), None);
 }
 

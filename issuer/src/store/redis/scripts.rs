@@ -7,7 +7,7 @@ use sidegate_common::revocation::Id;
 use sidegate_common::time::UnixTime;
 
 use super::link::StoreLink;
-use crate::domain::session::{Refusal, Rotated, Session, Standing};
+use crate::domain::session::{Refusal, Reuse, Rotated, Session, Standing};
 
 /// A script of the folder `scripts/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,7 +172,7 @@ pub(super) fn rotated(answer: &[Value]) -> Result<Rotated, RedisError> {
         return Ok(Rotated::Traded { generation: short(answer.get(1))?, issued, retried: word == "retried" });
     }
     Ok(match standing(answer)? {
-        Standing::Reused { generations_old, rotated_ago } => Rotated::Reused { generations_old, rotated_ago },
+        Standing::Reused(reuse) => Rotated::Reused(reuse),
         Standing::Refused(refusal) => Rotated::Refused(refusal),
         Standing::Current => return Err((ErrorKind::Parse, "nothing was rotated").into()),
     })
@@ -182,7 +182,9 @@ pub(super) fn rotated(answer: &[Value]) -> Result<Rotated, RedisError> {
 pub(super) fn standing(answer: &[Value]) -> Result<Standing, RedisError> {
     Ok(match text(answer.first())?.as_str() {
         "current" => Standing::Current,
-        "reused" => Standing::Reused { generations_old: short(answer.get(1))?, rotated_ago: number(answer.get(2))? },
+        "reused" => {
+            Standing::Reused(Reuse { generations_old: short(answer.get(1))?, rotated_ago: number(answer.get(2))? })
+        }
         _ => Standing::Refused(match text(answer.get(1))?.as_str() {
             "gone" => Refusal::Gone,
             "expired" => Refusal::Expired,

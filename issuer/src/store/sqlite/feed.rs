@@ -7,6 +7,7 @@ use sidegate_common::time::UnixTime;
 use sqlx::sqlite::SqlitePool;
 use tokio::sync::broadcast;
 
+use super::log::{EmbeddedHead, LogEntry};
 use super::{rows, unavailable};
 use crate::domain::traits::DependencyUnavailable;
 
@@ -15,30 +16,6 @@ use crate::domain::traits::DependencyUnavailable;
 const BACKLOG: usize = 4096;
 /// The longest page, in entries.
 pub const PAGE_MAX: u32 = 1000;
-
-/// The state of the log at one instant.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EmbeddedHead {
-    /// The data set.
-    pub epoch: String,
-    /// The newest entry's position.
-    pub last: Position,
-    /// Every revocation after this moment is in the log.
-    pub since: UnixTime,
-    /// The oldest entry in the log.
-    pub first: Option<Position>,
-    /// The latest `iat` that is revoked for all users.
-    pub all_dead: UnixTime,
-}
-
-/// An entry of the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LogEntry {
-    /// The entry's position.
-    pub position: Position,
-    /// The serialized revocation.
-    pub entry: Vec<u8>,
-}
 
 /// An entry that was just appended.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,6 +6,7 @@
 
 pub mod feed;
 mod files;
+pub mod log;
 mod mark;
 mod rows;
 mod writer;

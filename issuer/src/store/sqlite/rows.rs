@@ -6,7 +6,7 @@ use sidegate_common::time::UnixTime;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection, query};
 
-use super::feed::{EmbeddedHead, LogEntry};
+use super::log::{EmbeddedHead, LogEntry};
 use crate::domain::session::{PageCursor, Session, UserSessions};
 use crate::store::new_epoch;
 

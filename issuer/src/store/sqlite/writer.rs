@@ -10,12 +10,13 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
 
-use super::feed::{Feed, LogEntry, Pushed};
+use super::feed::{Feed, Pushed};
+use super::log::LogEntry;
 use super::mark::Mark;
 use super::rows::{self, Meta};
 use super::{ClockMs, close, unavailable};
 use crate::domain::session::{
-    Created, Decision, EndOutcome, EndSession, NewSession, Refusal, Rotated, Rotation, Session, Standing,
+    Created, Decision, EndOutcome, EndSession, NewSession, Refusal, Reuse, Rotated, Rotation, Session, Standing,
     SubjectRevoked, THRESHOLD_AHEAD_MAX_SECONDS, TokenLifetimes, UserSessions, decide, issue_at,
 };
 use crate::domain::traits::DependencyUnavailable;
@@ -233,8 +234,8 @@ impl Batch<'_> {
         let retried = match decision {
             Decision::Refuse(refusal) => return refused(refusal),
             Decision::Reuse => {
-                let (generations_old, rotated_ago) = self.end_reused(&session, rotation.presented).await?;
-                return Ok(Reply::Rotated(Rotated::Reused { generations_old, rotated_ago }));
+                let reuse = self.end_reused(&session, rotation.presented).await?;
+                return Ok(Reply::Rotated(Rotated::Reused(reuse)));
             }
             Decision::Retry => true,
             Decision::Trade(generation) => {
@@ -260,10 +261,7 @@ impl Batch<'_> {
         match decide(&session, rotation.presented, self.now, sessions, self.lifetimes.retry_window) {
             Decision::Trade(_) | Decision::Retry => Ok(Standing::Current),
             Decision::Refuse(refusal) => Ok(Standing::Refused(refusal)),
-            Decision::Reuse => {
-                let (generations_old, rotated_ago) = self.end_reused(&session, rotation.presented).await?;
-                Ok(Standing::Reused { generations_old, rotated_ago })
-            }
+            Decision::Reuse => Ok(Standing::Reused(self.end_reused(&session, rotation.presented).await?)),
         }
     }
 
@@ -272,12 +270,10 @@ impl Batch<'_> {
         Ok(found.filter(|session| session.sub == rotation.sub))
     }
 
-    /// Ends a session after reuse of a refresh token; returns how many generations old the token
-    /// was, and how many seconds ago the current one was created.
-    async fn end_reused(&mut self, session: &Session, presented: u32) -> Result<(u32, u64), sqlx::Error> {
+    /// Ends a session after reuse of a refresh token.
+    async fn end_reused(&mut self, session: &Session, presented: u32) -> Result<Reuse, sqlx::Error> {
         self.end_session(session, UnixTime(0)).await?;
-        let generations_old = session.generation.saturating_sub(presented);
-        Ok((generations_old, self.now.0.saturating_sub(session.rotated.0)))
+        Ok(session.reuse_of(presented, self.now))
     }
 
     async fn end(&mut self, ending: &EndSession) -> Result<EndOutcome, sqlx::Error> {

@@ -6,7 +6,8 @@ use sidegate_common::log_protocol::Position;
 use sidegate_common::revocation::{Id, Revocation, SubjectTag, Target};
 use sidegate_common::time::{REVOCATION_MARGIN_SECONDS, UnixTime};
 use sidegate_issuer::domain::session::{
-    EndOutcome, EndSession, NewSession, Refusal, Rotated, Rotation, Session, Standing, TokenLifetimes, UserSessions,
+    EndOutcome, EndSession, NewSession, Refusal, Reuse, Rotated, Rotation, Session, Standing, TokenLifetimes,
+    UserSessions,
 };
 use sidegate_issuer::domain::traits::Store;
 
@@ -108,7 +109,10 @@ pub async fn a_refresh_token_is_traded_once_and_may_be_retried<B: Bench>(bench: 
     assert_eq!(traded(rotate(bench, &new, 1).await), (2, false));
     assert_eq!(traded(rotate(bench, &new, 1).await), (2, true));
     assert_eq!(bench.log(partition(bench, "1")).await, []);
-    assert!(matches!(rotate(bench, &new, 0).await, Rotated::Reused { generations_old: 2, .. }), "the child was used");
+    assert!(
+        matches!(rotate(bench, &new, 0).await, Rotated::Reused(Reuse { generations_old: 2, .. })),
+        "the child was used"
+    );
 }
 
 pub async fn an_old_refresh_token_kills_the_session<B: Bench>(bench: &B) {
@@ -118,7 +122,7 @@ pub async fn an_old_refresh_token_kills_the_session<B: Bench>(bench: &B) {
     bench.elapse(LIFETIMES.retry_window + 1).await;
     let exp_max = read(bench, &new).await.unwrap().exp_max;
     let reused = rotate(bench, &new, 0).await;
-    assert!(matches!(reused, Rotated::Reused { generations_old: 1, rotated_ago: 31..=60 }), "{reused:?}");
+    assert!(matches!(reused, Rotated::Reused(Reuse { generations_old: 1, rotated_ago: 31..=60 })), "{reused:?}");
     assert_eq!(read(bench, &new).await, None);
     assert_eq!(sessions(bench, "1").await, []);
     let log = bench.log(partition(bench, "1")).await;
@@ -135,7 +139,7 @@ pub async fn the_retry_window_does_not_slide<B: Bench>(bench: &B) {
     bench.elapse(20).await;
     assert_eq!(traded(rotate(bench, &new, 0).await), (1, true));
     bench.elapse(20).await;
-    assert!(matches!(rotate(bench, &new, 0).await, Rotated::Reused { .. }));
+    assert!(matches!(rotate(bench, &new, 0).await, Rotated::Reused(_)));
 }
 
 pub async fn a_generation_ahead_of_the_store_is_authentic<B: Bench>(bench: &B) {
@@ -372,7 +376,7 @@ pub async fn a_refresh_token_is_examined_without_being_traded<B: Bench>(bench: &
     assert_eq!(rotation_standing(bench, &new, 7).await, Standing::Current, "a failover lost rotations");
     rotate(bench, &new, 1).await;
     let reused = rotation_standing(bench, &new, 0).await;
-    assert!(matches!(reused, Standing::Reused { generations_old: 2, .. }), "{reused:?}");
+    assert!(matches!(reused, Standing::Reused(Reuse { generations_old: 2, .. })), "{reused:?}");
     assert_eq!(read(bench, &new).await, None, "its session has ended");
     assert_eq!(bench.log(of).await.last().unwrap().1.target, session_target(&new));
     let (expired, others) = (new_session("1"), new_session("2"));
