@@ -1,14 +1,16 @@
 //! What all clones of a client share: the daemon's connections, the cache, and the current segment.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, TryLockError};
 use std::time::Duration;
 
 use sidegate_shm::{AttachError, Attachment, Reader};
 
 use crate::cache::Cache;
 use crate::daemon::Daemon;
+use crate::readers;
+use crate::watch::Watches;
 
 pub(crate) struct Inner {
     pub(crate) daemon: Daemon,
@@ -17,6 +19,9 @@ pub(crate) struct Inner {
     /// The current segment; zero while no segment is attached.
     pub(crate) segment: AtomicU64,
     pub(crate) worker_pid: AtomicU32,
+    /// How long a watched token is kept that cannot be checked; `None` for ever.
+    pub(crate) grace: Option<Duration>,
+    pub(crate) watches: Mutex<Option<Arc<Watches>>>,
 }
 
 impl Inner {
@@ -28,10 +33,32 @@ impl Inner {
         Ok(attachment)
     }
 
+    /// The watched tokens of this process; a forked child has none of its parent's.
+    pub(crate) fn watches(&self) -> Arc<Watches> {
+        // In a child a thread of the parent may hold the lock for ever.
+        for _ in 0..100 {
+            let mut held = match self.watches.try_lock() {
+                Ok(held) => held,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => {
+                    std::thread::sleep(Duration::from_millis(1));
+                    continue;
+                }
+            };
+            return match held.as_ref().filter(|watches| watches.pid == std::process::id()) {
+                Some(watches) => Arc::clone(watches),
+                None => Arc::clone(held.insert(Watches::new(self.grace))),
+            };
+        }
+        Watches::new(self.grace)
+    }
+
     /// Uses this segment for look-ups from now on.
     pub(crate) fn adopt(&self, reader: Reader) {
         let id = reader.id();
-        self.cache.set_reader(&Arc::new(reader));
+        let reader = Arc::new(reader);
+        readers::add(&reader);
+        self.cache.set_reader(&reader);
         self.segment.store(id, Ordering::Relaxed);
     }
 }

@@ -18,8 +18,12 @@
 //! all). In async code call [`Sidegate::try_cached`] first, which never blocks, and `check` on a
 //! blocking thread if that returns `None`; the features `axum` and `tower` do so.
 //!
+//! [`Sidegate::watch`] completes when a token ends, for what stays open after its check; [`Verified::still_good`]
+//! looks without asking anybody.
+//!
 //! The map: [`Sidegate`] is the client; `cache` has the known tokens, `worker` the current segment,
-//! `daemon` the connections; [`Verified`] and [`Denied`] are the two results.
+//! `daemon` the connections, `watch` the tokens of open streams, `readers` the attached segments; [`Verified`] and
+//! [`Denied`] are the two results.
 #![forbid(unsafe_code)]
 
 mod bearer;
@@ -29,10 +33,12 @@ mod denied;
 #[cfg(any(feature = "axum", feature = "tower"))]
 pub mod http;
 mod inner;
+mod readers;
 mod sidegate;
 mod subject;
 mod thread_cache;
 mod verified;
+mod watch;
 mod worker;
 
 #[cfg(feature = "axum")]
@@ -44,3 +50,4 @@ pub use bearer::bearer;
 pub use denied::{DaemonError, Denied};
 pub use sidegate::{Builder, Sidegate};
 pub use verified::Verified;
+pub use watch::{Watch, WatchGuard};

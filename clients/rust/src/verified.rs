@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use sidegate_shm::{Probe, TokenFacts};
+use sidegate_shm::{CoarseClock, Probe, SegmentLookup, TokenFacts};
 
 use crate::denied::Denied;
+use crate::readers;
 use crate::subject;
 
 /// A token that was good when it was checked, with its claims.
@@ -153,6 +154,16 @@ impl Verified {
         self.text(JSON)
     }
 
+    /// Whether shared memory calls this token good at this moment. No system call, never waits.
+    ///
+    /// `false` does not mean revoked: only the daemon can tell then, so call [`crate::Sidegate::check`] with the token again.
+    /// Always `false` without shared memory.
+    pub fn still_good(&self) -> bool {
+        let probe = self.probe();
+        readers::find(probe.segment())
+            .is_some_and(|reader| reader.check(&probe, self.epoch(), &CoarseClock) == SegmentLookup::Clear)
+    }
+
     /// Whether the token has this scope.
     pub fn has_scope(&self, scope: &str) -> bool {
         self.scope().split(' ').any(|held| held == scope)
@@ -168,6 +179,11 @@ impl Verified {
         }
         let required: Vec<&str> = required.iter().map(AsRef::as_ref).collect();
         Err(Denied::InsufficientScope { required: required.join(" ") })
+    }
+
+    /// The token itself.
+    pub(crate) fn token(&self) -> &str {
+        self.text(TOKEN)
     }
 
     /// Whether this is the same token, byte by byte.

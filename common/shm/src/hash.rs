@@ -156,6 +156,12 @@ impl Probe {
     /// The index of the token's `exp`.
     pub const EXP: usize = 8;
 
+    /// The segment that it is for; zero for none.
+    #[inline]
+    pub fn segment(&self) -> u64 {
+        self.segment
+    }
+
     /// The token's line in the table, for [`crate::Reader::fetch`].
     #[inline]
     pub fn home(&self) -> u32 {

@@ -7,4 +7,5 @@ mod check;
 mod examples;
 mod fake_daemon;
 mod hostile;
+mod watch;
 mod web;
