@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::types::PyString;
@@ -13,9 +13,17 @@ use sidegate_client::{Denied, Sidegate, Verified};
 
 use crate::headers;
 use crate::token::Token;
+use crate::watched::WatchedToken;
 
 /// The daemon's detail for text that cannot be a token.
 const NOT_COMPACT: &str = "not a compact JWS";
+
+/// Whether shared memory is used, or the socket that hands it out.
+#[derive(FromPyObject)]
+enum AttachArgument {
+    On(bool),
+    At(PathBuf),
+}
 
 /// A connection to the daemon of this host. `sidegate.Verifier` is its subclass in Python.
 #[pyclass(frozen, subclass, module = "sidegate._native")]
@@ -30,28 +38,29 @@ pub struct Client {
 #[pymethods]
 impl Client {
     #[new]
-    #[pyo3(signature = (refuse, socket, attach, shared_memory, timeout, tokens))]
+    #[pyo3(signature = (refuse, socket, attach, timeout, tokens, watch_grace))]
     fn new(
         py: Python<'_>,
         refuse: Py<PyAny>,
         socket: Option<PathBuf>,
-        attach: Option<PathBuf>,
-        shared_memory: bool,
+        attach: Option<AttachArgument>,
         timeout: f64,
         tokens: usize,
+        watch_grace: Option<f64>,
     ) -> PyResult<Self> {
         let timeout = Duration::try_from_secs_f64(timeout).ok().filter(|timeout| !timeout.is_zero());
         let timeout = timeout.ok_or_else(|| PyValueError::new_err("timeout must be a positive number of seconds"))?;
-        let mut builder = Sidegate::builder().timeout(timeout).tokens(tokens);
+        let grace = watch_grace.map(Duration::try_from_secs_f64).transpose();
+        let grace = grace.map_err(|_| PyValueError::new_err("watch_grace must be a number of seconds, or None"))?;
+        let mut builder = Sidegate::builder().timeout(timeout).tokens(tokens).watch_grace(grace);
         if let Some(path) = socket {
             builder = builder.socket(path);
         }
-        if let Some(path) = attach {
-            builder = builder.attach_socket(path);
-        }
-        if !shared_memory {
-            builder = builder.socket_only();
-        }
+        builder = match attach {
+            None | Some(AttachArgument::On(true)) => builder,
+            Some(AttachArgument::On(false)) => builder.socket_only(),
+            Some(AttachArgument::At(path)) => builder.attach_socket(path),
+        };
         // Connecting waits for the daemon to send its segment.
         let sidegate = py.detach(|| builder.connect());
         Ok(Self { sidegate, refuse, unreachable_logged: AtomicBool::new(false) })
@@ -106,6 +115,24 @@ impl Client {
         self.with_scopes(py, good, scopes)
     }
 
+    /// Calls `on_end` with the exception once this token has ended, on a thread of the client: revoked, expired, or not
+    /// checkable for longer than the grace. Returns what stops the watch.
+    #[pyo3(signature = (token, on_end, /))]
+    fn watch_token(&self, py: Python<'_>, token: &Token, on_end: Py<PyAny>) -> PyResult<WatchedToken> {
+        let verified = token.verified().ok_or_else(|| PyTypeError::new_err("the token was not checked"))?;
+        let refuse = self.refuse.clone_ref(py);
+        let notify = move |denied: Denied| {
+            // Without an interpreter there is no one to notify.
+            let _ending = Python::try_attach(|py| {
+                let exception = refusal(py, &refuse, &denied).into_value(py);
+                if let Err(error) = on_end.call1(py, (exception,)) {
+                    error.write_unraisable(py, None);
+                }
+            });
+        };
+        Ok(WatchedToken::new(self.sidegate.watch_with(verified, notify)))
+    }
+
     /// Whether known tokens are checked in this process.
     #[getter]
     fn attached(&self) -> bool {
@@ -147,19 +174,33 @@ impl Client {
     }
 
     fn refusal(&self, py: Python<'_>, denied: &Denied) -> PyErr {
-        match denied {
-            Denied::InsufficientScope { required } => self.refuse(py, denied.code(), "", required),
-            Denied::Invalid { why } => self.refuse(py, denied.code(), why, ""),
-            Denied::Stale | Denied::Unavailable(_) => self.refuse(py, denied.code(), &denied.to_string(), ""),
-            _ => self.refuse(py, denied.code(), "", ""),
-        }
+        refusal(py, &self.refuse, denied)
     }
 
     fn refuse(&self, py: Python<'_>, code: &str, detail: &str, required: &str) -> PyErr {
-        match self.refuse.bind(py).call1((code, detail, required)) {
-            Ok(exception) => PyErr::from_value(exception),
-            Err(error) => error,
-        }
+        exception(py, &self.refuse, (code, detail, required))
+    }
+}
+
+/// The exception for a rejection, made by `refuse`.
+fn refusal(py: Python<'_>, refuse: &Py<PyAny>, denied: &Denied) -> PyErr {
+    let text = denied.to_string();
+    exception(
+        py,
+        refuse,
+        match denied {
+            Denied::InsufficientScope { required } => (denied.code(), "", required),
+            Denied::Invalid { why } => (denied.code(), why, ""),
+            Denied::Stale | Denied::Unavailable(_) => (denied.code(), &text, ""),
+            _ => (denied.code(), "", ""),
+        },
+    )
+}
+
+fn exception(py: Python<'_>, refuse: &Py<PyAny>, arguments: (&str, &str, &str)) -> PyErr {
+    match refuse.bind(py).call1(arguments) {
+        Ok(exception) => PyErr::from_value(exception),
+        Err(error) => error,
     }
 }
 

@@ -21,6 +21,10 @@ impl Token {
         Self { verified: Some(verified), claims: PyOnceLock::new() }
     }
 
+    pub(crate) fn verified(&self) -> Option<&Verified> {
+        self.verified.as_ref()
+    }
+
     fn claims<'py>(&self, py: Python<'py>) -> PyResult<&Bound<'py, PyDict>> {
         let claims = self.claims.get_or_try_init(py, || {
             let json = self.verified.as_ref().map_or("{}", Verified::claims_json);
@@ -109,6 +113,12 @@ impl Token {
     #[getter]
     fn exp<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         self.number(py, "exp", Verified::expires_at)
+    }
+
+    /// Whether shared memory calls the token good at this moment. No system call, never waits. `False` does not mean revoked:
+    /// only the daemon can tell then, so check again. Always false without shared memory.
+    fn still_good(&self) -> bool {
+        self.verified.as_ref().is_some_and(Verified::still_good)
     }
 
     /// `scope` as in the token, empty if it has none.

@@ -28,6 +28,7 @@ from sidegate.errors import (
     VerifierUnavailableError,
 )
 from sidegate.verifier import TokenVerifier, Verifier, require_scopes
+from sidegate.watch import Watch
 
 __all__ = [
     "DecodeError",
@@ -48,6 +49,7 @@ __all__ = [
     "TokenVerifier",
     "Verifier",
     "VerifierUnavailableError",
+    "Watch",
     "bearer_token",
     "require_scopes",
 ]

@@ -6,6 +6,8 @@ from typing import Any, final
 
 from typing_extensions import Self
 
+from sidegate.errors import SidegateError
+
 @final
 class Token(Mapping[str, Any]):
     """A token that was good when checked. Gives access to its claims: `token.sub`, `token["sub"]`, `dict(token)`."""
@@ -43,6 +45,12 @@ class Token(Mapping[str, Any]):
     @property
     def scopes(self) -> tuple[str, ...]:
         """`scope`, word by word."""
+    def still_good(self) -> bool:
+        """Whether shared memory calls the token good at this moment: no system call, never waits.
+
+        `False` does not mean revoked: only the daemon can tell then, so check again. Without shared memory it is always
+        false.
+        """
     def __getitem__(self, name: str, /) -> Any: ...
     def __iter__(self) -> Any: ...
     def __len__(self) -> int: ...
@@ -52,10 +60,10 @@ class Client:
         cls,
         refuse: Callable[[str, str, str], BaseException],
         socket: str | os.PathLike[str] | None,
-        attach: str | os.PathLike[str] | None,
-        shared_memory: bool,
+        attach: str | os.PathLike[str] | bool | None,
         timeout: float,
         tokens: int,
+        watch_grace: float | None,
     ) -> Self: ...
     def check(self, token: str, /) -> Token:
         """Returns the token if it is good now; raises an exception of `sidegate.errors` otherwise.
@@ -75,9 +83,20 @@ class Client:
         these scopes; raises an exception of `sidegate.errors` otherwise. Asks the daemon if needed, with the GIL
         released.
         """
+    def watch_token(self, token: Token, on_end: Callable[[SidegateError], object], /) -> WatchedToken:
+        """Calls `on_end` with the reason once the token has ended, on a thread of the client: revoked, expired, or not
+        checkable for longer than the grace. `Verifier.watch` is easier to use.
+        """
     @property
     def attached(self) -> bool:
         """Whether known tokens are checked in this process."""
+
+@final
+class WatchedToken:
+    """A watched token, as long as something refers to this."""
+
+    def stop(self) -> None:
+        """Stops watching. `on_end` may have been called meanwhile."""
 
 def bearer_token(authorization: str | Iterable[str] | None, /) -> str:
     """Returns the token in the values of `Authorization`: one value, or all if the framework gives a list.

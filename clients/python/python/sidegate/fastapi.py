@@ -15,8 +15,9 @@ docs page log in at the issuer.
 # No `from __future__ import annotations` here: FastAPI could not resolve the names in the annotations of `__call__`.
 import os
 import threading
-from collections.abc import Awaitable
-from typing import Any, Callable, Optional
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from typing import Any, Callable, Optional, TypeVar
 
 from fastapi import FastAPI, HTTPException, Request, Response, Security
 from fastapi.openapi.models import OAuthFlowPassword, OAuthFlows
@@ -24,13 +25,27 @@ from fastapi.security import OAuth2, SecurityScopes
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocket, WebSocketState
 
 from sidegate._native import Client, Token
 from sidegate.errors import PROBLEM_MEDIA_TYPE, MissingTokenError, SidegateError
-from sidegate.starlette import problem_response
+from sidegate.starlette import WEBSOCKET_TOKEN_ENDED, problem_response
 from sidegate.verifier import TokenVerifier, Verifier, check_headers
+from sidegate.watch import Watch
+from sidegate.watch import until_ended as _until_ended
 
-__all__ = ["RequireUser", "TokenRefused", "install", "optional_user", "require", "require_user"]
+__all__ = [
+    "RequireUser",
+    "TokenRefused",
+    "install",
+    "optional_user",
+    "require",
+    "require_user",
+    "until_ended",
+    "watch",
+]
+
+T = TypeVar("T")
 
 # The name of the security scheme in OpenAPI documents.
 _SCHEME = "Sidegate"
@@ -68,9 +83,7 @@ class RequireUser(OAuth2):
         headers = request.scope["headers"]
         try:
             # The first request connects, which may take a moment.
-            verifier: Optional[TokenVerifier] = _verifier(request)
-            if verifier is None:
-                verifier = await run_in_threadpool(_make_default)
+            verifier = _verifier(request) or await _verifier_or_default(request)
             # One call for a token seen before, and no coroutine of its own.
             good = verifier.try_headers(headers, scopes.scopes) if isinstance(verifier, Client) else None
             return good if good is not None else await check_headers(verifier, headers, scopes.scopes)
@@ -105,6 +118,24 @@ def require(*scopes: str) -> Callable[..., Awaitable[Token]]:
         return token
 
     return required
+
+
+@asynccontextmanager
+async def watch(socket: WebSocket, token: Token) -> AsyncIterator[None]:
+    """`async with watch(socket, user):` ends the block when the token does, and closes the WebSocket with code 4401."""
+    verifier = await _verifier_or_default(socket)
+    watched = Watch(verifier.watch_token, token, quiet=True)
+    async with watched:
+        yield
+    if watched.error is not None and socket.application_state is WebSocketState.CONNECTED:
+        await socket.close(WEBSOCKET_TOKEN_ENDED, watched.error.code)
+
+
+async def until_ended(request: Request, token: Token, events: AsyncIterator[T]) -> AsyncIterator[T]:
+    """The same events, until the token ends: `StreamingResponse(until_ended(request, user, events()))`."""
+    verifier = await _verifier_or_default(request)
+    async for event in _until_ended(verifier.watch_token, token, events):
+        yield event
 
 
 def install(app: FastAPI, verifier: Optional[TokenVerifier] = None, *, issuer_url: Optional[str] = None) -> None:
@@ -165,6 +196,11 @@ def _verifier(request: HTTPConnection) -> Optional[TokenVerifier]:
     if installed is None and _OWNER in scope:
         installed = getattr(scope[_OWNER].state, "sidegate_verifier", None)
     return installed or _default
+
+
+async def _verifier_or_default(request: HTTPConnection) -> TokenVerifier:
+    installed = _verifier(request)
+    return installed if installed is not None else await run_in_threadpool(_make_default)
 
 
 def _make_default() -> Verifier:

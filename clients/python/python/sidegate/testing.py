@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 from sidegate._native import Token, bearer_token
@@ -17,9 +17,11 @@ from sidegate.errors import (
     ExpiredSignatureError,
     InvalidTokenError,
     RevokedTokenError,
+    SidegateError,
     VerifierUnavailableError,
 )
 from sidegate.verifier import require_scopes
+from sidegate.watch import Watch
 
 
 class TestVerifier:
@@ -31,6 +33,7 @@ class TestVerifier:
     def __init__(self) -> None:
         self._claims: dict[str, dict[str, Any]] = {}
         self._revoked: set[tuple[str, str]] = set()
+        self._watched: list[_Watched] = []
         self.available = True
         """Set it to false to simulate a daemon that cannot be reached."""
 
@@ -56,10 +59,12 @@ class TestVerifier:
     def revoke(self, token: str) -> None:
         """Ends the session of a token, as a logout does: every token of that session is revoked."""
         self._revoked.add(("sid", self._claims[token]["sid"]))
+        self._notify_watches()
 
     def revoke_user(self, sub: str) -> None:
         """Revokes all current tokens of the user."""
         self._revoked.update(("jti", claims["jti"]) for claims in self._claims.values() if claims["sub"] == sub)
+        self._notify_watches()
 
     def check(self, token: str, /) -> Token:
         """As `sidegate.Verifier.check`."""
@@ -83,3 +88,36 @@ class TestVerifier:
     async def check_async(self, token: str, /) -> Token:
         """As `sidegate.Verifier.check_async`."""
         return self.check(token)
+
+    def watch_token(self, token: Token, on_end: Callable[[SidegateError], object], /) -> _Watched:
+        """As `sidegate.Verifier.watch_token`, for `revoke` and `revoke_user`; called in their thread."""
+        watched = _Watched(token, on_end)
+        self._watched.append(watched)
+        self._notify_watches()
+        return watched
+
+    def watch(self, token: Token) -> Watch:
+        """As `sidegate.Verifier.watch`, for `revoke` and `revoke_user`."""
+        return Watch(self.watch_token, token)
+
+    def _notify_watches(self) -> None:
+        for watched in self._watched:
+            if not self._revoked.isdisjoint({("sid", watched.token.sid), ("jti", watched.token.jti)}):
+                watched.notify()
+        self._watched = [watched for watched in self._watched if watched.on_end is not None]
+
+
+class _Watched:
+    """A watched token, until it has ended or is stopped."""
+
+    def __init__(self, token: Token, on_end: Callable[[SidegateError], object]) -> None:
+        self.token = token
+        self.on_end: Callable[[SidegateError], object] | None = on_end
+
+    def notify(self) -> None:
+        on_end, self.on_end = self.on_end, None
+        if on_end is not None:
+            on_end(RevokedTokenError())
+
+    def stop(self) -> None:
+        self.on_end = None

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal, Protocol
 
 from sidegate._native import Client, Token, bearer_token
-from sidegate.errors import InsufficientScopeError, VerifierUnavailableError, refusal
+from sidegate.errors import InsufficientScopeError, SidegateError, VerifierUnavailableError, refusal
+from sidegate.watch import Stoppable, Watch
 
 # The daemon answers in tens of microseconds. More threads than this do not help, and a longer queue only makes
 # all requests late while the daemon is stuck.
@@ -27,6 +28,9 @@ class TokenVerifier(Protocol):
     async def check_async(self, token: str, /) -> Token:
         """As `check`, but never blocks the event loop."""
 
+    def watch_token(self, token: Token, on_end: Callable[[SidegateError], object], /) -> Stoppable:
+        """Calls `on_end` with the reason, in any thread, once the token has ended."""
+
 
 class Verifier(Client):
     """A connection to the Sidegate daemon of this host. One per process is enough; threads and forks may share it.
@@ -34,7 +38,7 @@ class Verifier(Client):
     `socket` is the daemon's `VERIFIER_SOCKET`, `attach` its `ATTACH_SOCKET`; both default to the environment variable
     of that name, then to the daemon's default. `attach=False` disables shared memory: every check asks the
     daemon. `timeout` limits one request to it, in seconds; `tokens` is how many tokens are
-    cached.
+    cached. `watch_grace` is how long, in seconds, a watched token is kept that cannot be checked; `None` for ever.
 
     A missing daemon is not an error here: checks raise `VerifierUnavailableError` until it runs.
     """
@@ -46,8 +50,9 @@ class Verifier(Client):
         *,
         timeout: float = 2.0,
         tokens: int = 32_768,
+        watch_grace: float | None = 30.0,
     ) -> Verifier:
-        return super().__new__(cls, refusal, socket, attach or None, attach is not False, timeout, tokens)
+        return super().__new__(cls, refusal, socket, None if attach == "" else attach, timeout, tokens, watch_grace)
 
     def __init__(
         self,
@@ -56,6 +61,7 @@ class Verifier(Client):
         *,
         timeout: float = 2.0,
         tokens: int = 32_768,
+        watch_grace: float | None = 30.0,
     ) -> None:
         self._askers: _Askers | None = None
 
@@ -69,6 +75,13 @@ class Verifier(Client):
             # A forked child has none of its parent's threads.
             askers = self._askers = _Askers()
         return await askers.ask(self, token)
+
+    def watch(self, token: Token) -> Watch:
+        """`async with verifier.watch(token):` cancels the block when the token ends, and raises the reason: for what
+        stays open after its check. A revocation is noticed within 20 ms of its arrival on this host, without
+        requests to the daemon while the token is good.
+        """
+        return Watch(self.watch_token, token)
 
 
 class _Askers:
