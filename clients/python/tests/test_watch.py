@@ -1,4 +1,4 @@
-"""What stays open ends with its token, and nobody else's: blocks of code, WebSockets, streams of events."""
+"""What stays open ends with its token, and nothing else does: blocks of code, WebSockets, streams of events."""
 
 from __future__ import annotations
 

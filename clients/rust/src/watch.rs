@@ -218,9 +218,9 @@ struct End {
 impl Watch {
     pub(crate) fn new(watches: Arc<Watches>, token: Verified, ask: impl FnOnce() -> Ask) -> Self {
         let end = Arc::<Mutex<End>>::default();
-        let told = Arc::clone(&end);
+        let notified = Arc::clone(&end);
         let on_end = move |why| {
-            let mut end = told.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut end = notified.lock().unwrap_or_else(PoisonError::into_inner);
             end.why = Some(why);
             if let Some(waker) = end.waker.take() {
                 waker.wake();

@@ -80,7 +80,7 @@ class Watch:
             self._task.cancel()
 
 
-# Python 3.11 counts the cancellations of a task; before, nobody can tell two of them apart.
+# Python 3.11 counts the cancellations of a task; before, two of them look alike.
 def _cancels(task: asyncio.Task[Any]) -> int:
     return task.cancelling() if hasattr(task, "cancelling") else 0
 

@@ -1,4 +1,4 @@
-//! Watched tokens: each end is told, nobody else's, and none for the daemon's silence within the grace.
+//! Watched tokens: each end is notified, no other token's, and none for the daemon's silence within the grace.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -27,8 +27,8 @@ impl Watched {
     fn new(sidegate: &Sidegate, claims: Claims) -> Self {
         let token = sidegate.check(&claims.token()).unwrap();
         let end = Arc::<Mutex<Option<Denied>>>::default();
-        let told = Arc::clone(&end);
-        let guard = sidegate.watch_with(&token, move |why| *told.lock().unwrap() = Some(why));
+        let notified = Arc::clone(&end);
+        let guard = sidegate.watch_with(&token, move |why| *notified.lock().unwrap() = Some(why));
         Self { claims, token, end, guard }
     }
 
@@ -83,7 +83,7 @@ fn dropped_watch_tells_nothing() {
     daemon.revoke_session(&later.claims);
     eventually("a later sweep", || later.has_ended());
     assert_eq!(*end.lock().unwrap(), None);
-    assert_eq!(Arc::strong_count(&end), 1, "what it would have told is forgotten");
+    assert_eq!(Arc::strong_count(&end), 1, "its callback is forgotten");
 }
 
 #[test]
