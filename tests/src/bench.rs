@@ -6,7 +6,7 @@
 //! - [`load`], [`h2`]: lean load generators, HTTP/1.1 and gRPC.
 //! - [`bare`]: the peers: servers that allow everything and do nothing else.
 //! - [`check`], [`grpc`], [`envoy`], [`revocation`], [`feed`], [`login`], [`memory`],
-//!   [`reject`], [`idle`], [`inprocess`], [`segment`]: the rows.
+//!   [`reject`], [`idle`], [`inprocess`], [`segment`], [`startup`]: the rows.
 //! - [`many_clients`]: a verifier with a large list, and clients that know many tokens; [`limits`]:
 //!   the limits of the machine.
 
@@ -27,3 +27,4 @@ pub mod reject;
 pub mod revocation;
 pub mod row;
 pub mod segment;
+pub mod startup;

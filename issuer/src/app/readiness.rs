@@ -11,6 +11,8 @@ use crate::http::readiness::ProbeResult;
 
 /// A probe writes, so that it fails whenever a logout would; it runs no more often than necessary.
 const PROBE_EVERY: Duration = Duration::from_secs(5);
+/// The first pause after a probe that failed, doubled up to [`PROBE_AGAIN`]: at start the log is proven within milliseconds.
+const PROBE_SOON: Duration = Duration::from_millis(10);
 /// Shorter while a store fails, so that a recovered store is used soon.
 const PROBE_AGAIN: Duration = Duration::from_secs(1);
 /// Longer than the timeout of any one store call.
@@ -18,6 +20,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Keeps the state of `/readyz` current. Never returns.
 pub(super) async fn watch(api: Arc<IssuerApi>) {
+    let mut again = PROBE_SOON;
     loop {
         let late = |_| Some("no answer in time".to_owned());
         let users = async {
@@ -29,8 +32,9 @@ pub(super) async fn watch(api: Arc<IssuerApi>) {
             probe.map_or_else(late, |probe| probe.err().map(|error| error.to_string()))
         };
         let (users, store) = tokio::join!(users, store);
-        let pause = if users.is_none() && store.is_none() { PROBE_EVERY } else { PROBE_AGAIN };
+        let ready = users.is_none() && store.is_none();
         api.readiness.set(ProbeResult { users, store, at_ms: monotonic_ms() });
-        tokio::time::sleep(pause).await;
+        tokio::time::sleep(if ready { PROBE_EVERY } else { again }).await;
+        again = if ready { PROBE_SOON } else { (again * 2).min(PROBE_AGAIN) };
     }
 }

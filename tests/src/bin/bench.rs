@@ -6,7 +6,7 @@ use std::pin::Pin;
 
 use sidegate_tests::bench::row::Row;
 use sidegate_tests::bench::{
-    bare, check, envoy, feed, grpc, idle, inprocess, login, memory, reject, revocation, segment,
+    bare, check, envoy, feed, grpc, idle, inprocess, login, memory, reject, revocation, segment, startup,
 };
 
 type Rows = fn() -> Pin<Box<dyn Future<Output = Vec<Row>>>>;
@@ -24,6 +24,7 @@ const GROUPS: &[(&str, Rows)] = &[
     ("idle", || Box::pin(idle::rows())),
     ("inprocess", || Box::pin(inprocess::rows())),
     ("segment", || Box::pin(segment::rows())),
+    ("startup", || Box::pin(startup::rows())),
 ];
 
 /// Rows that take minutes: run only if named.
