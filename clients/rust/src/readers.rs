@@ -1,6 +1,6 @@
 //! The segments that this process has attached: a verified token finds its own there, without the client that checked it.
 
-use std::sync::{Arc, PoisonError, RwLock, TryLockError, Weak};
+use std::sync::{Arc, RwLock, TryLockError, Weak};
 use std::time::{Duration, Instant};
 
 use sidegate_shm::Reader;
@@ -14,21 +14,16 @@ const BUSY_MAX: Duration = Duration::from_millis(100);
 /// Adds a segment; the caller keeps it alive.
 pub(crate) fn add(reader: &Arc<Reader>) {
     let deadline = Instant::now() + BUSY_MAX;
-    loop {
+    let mut attached = loop {
         match ATTACHED.try_write() {
+            Ok(attached) => break attached,
+            Err(TryLockError::Poisoned(poisoned)) => break poisoned.into_inner(),
             Err(TryLockError::WouldBlock) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(1)),
             Err(TryLockError::WouldBlock) => return,
-            locked => {
-                let mut attached = locked.unwrap_or_else(|error| match error {
-                    TryLockError::Poisoned(poisoned) => poisoned.into_inner(),
-                    TryLockError::WouldBlock => ATTACHED.write().unwrap_or_else(PoisonError::into_inner),
-                });
-                attached.retain(|held| held.strong_count() > 0);
-                attached.push(Arc::downgrade(reader));
-                return;
-            }
         }
-    }
+    };
+    attached.retain(|held| held.strong_count() > 0);
+    attached.push(Arc::downgrade(reader));
 }
 
 /// The segment with this identifier; never waits.

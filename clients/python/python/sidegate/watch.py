@@ -61,9 +61,9 @@ class Watch:
             self._watched.stop()
         if self.error is None:
             return False
-        # Another cancellation, from outside, goes on.
-        ours = kind is asyncio.CancelledError and _uncancel(self._task) <= self._cancels_before
-        if not ours:
+        left = _uncancel(self._task)
+        # Another cancellation, from outside, goes on; so does what the block raised itself.
+        if kind is not asyncio.CancelledError or left > self._cancels_before:
             return False
         if self._quiet:
             return True
