@@ -10,6 +10,8 @@
 //! - [`text`]: which strings may become a claim, a header value, a scope.
 //! - [`secret`]: bytes that never reach a log.
 //! - [`bearer`]: the one token of an `Authorization` header.
+//! - [`identity_headers`]: the headers that tell an application who the user is. [`path`], [`routes`]: which requests need
+//!   what, and paths that two programs could read differently.
 //! - [`claims`], [`token`], [`key`], [`jwks`]: the access token, its strict verification and its
 //!   signing.
 //! - [`revocation`]: what a revocation is, and its bytes in the log.
@@ -25,15 +27,18 @@
 pub mod bearer;
 pub mod claims;
 pub mod clock;
+pub mod identity_headers;
 pub mod index;
 pub mod issuer;
 mod json;
 pub mod jwks;
 pub mod key;
 pub mod log_protocol;
+pub mod path;
 pub mod problem;
 pub mod revocation;
 pub mod revocation_state;
+pub mod routes;
 pub mod secret;
 pub mod sync;
 pub mod text;

@@ -19,7 +19,6 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::config::{Config, ListenConfig};
-use crate::domain::routes::Routes;
 use crate::feed_task::{AttachListener, follow, readers_max};
 use crate::metrics::Metrics;
 use crate::source::Source;
@@ -27,6 +26,7 @@ use crate::verifier::Verifier;
 use crate::wire::admin::Admin;
 use crate::wire::grpc::{AUTHORIZATION, Grpc};
 use crate::wire::http::CheckService;
+use sidegate_common::routes::Routes;
 
 /// File descriptors reserved for the feed, files, keys, 64 connections of the admin listener, and
 /// the libraries.

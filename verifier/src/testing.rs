@@ -17,9 +17,9 @@ use sidegate_common::token_checker::TokenChecker;
 use sidegate_runtime::settings::Settings;
 
 use crate::config::{Config, SETTINGS};
-use crate::domain::routes::Routes;
 use crate::metrics::Metrics;
 use crate::verifier::Verifier;
+use sidegate_common::routes::Routes;
 
 /// The time of the domain's tests.
 pub const AT: CheckTime = CheckTime { now: UnixTime(1_700_000_000), monotonic_ms: 50_000 };

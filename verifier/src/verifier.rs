@@ -15,11 +15,11 @@ use sidegate_shm::attach::SegmentOffer;
 use crate::config::Config;
 use crate::domain::refusals::{self, RefusalTrend, Refusals};
 use crate::domain::request::{CheckRequest, Denial, Presented};
-use crate::domain::routes::{Access, Routes};
 use crate::keys::{KeyLookup, Keys};
 use crate::metrics::Metrics;
 use crate::segment::SharedSegment;
 use crate::token_cache::{CachedToken, TokenCache};
+use sidegate_common::routes::{Access, Routes};
 
 /// The verdict on a request.
 #[derive(Debug)]
@@ -302,8 +302,8 @@ impl Verifier {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::routes::Requirement;
     use crate::testing::{self, AT};
+    use sidegate_common::routes::Requirement;
 
     const ROUTES: &str = r#"
         [[route]]

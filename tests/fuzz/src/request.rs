@@ -2,9 +2,9 @@
 
 use std::sync::LazyLock;
 
-use sidegate_verifier::domain::path::canonical;
+use sidegate_common::path::canonical;
+use sidegate_common::routes::{Access, Routes, Why};
 use sidegate_verifier::domain::request::Presented;
-use sidegate_verifier::domain::routes::{Access, Routes, Why};
 use sidegate_verifier::wire::bearer::present;
 
 /// Header lines: one `A`, `C` or `O` and a value per line, for `Authorization`, `Cookie` and

@@ -4,7 +4,7 @@ use sidegate_common::claims::Claims;
 use sidegate_common::problem::Code;
 use sidegate_common::token::Rejection;
 
-use super::routes::{Requirement, Shortfall};
+use sidegate_common::routes::{Requirement, Shortfall};
 
 /// The token that a request presents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +67,7 @@ impl Denial {
 
     /// Why a good token with these claims does not meet `requirement`; `None` if it does.
     pub fn unmet(requirement: &Requirement, claims: &Claims) -> Option<Self> {
-        match requirement.met_by(claims) {
+        match requirement.met_by(claims.scope.as_deref(), |audience| claims.aud.names(audience)) {
             Ok(()) => None,
             Err(Shortfall::Scope) => Some(Self::Scope(requirement.scope.clone())),
             Err(Shortfall::Audience) => Some(Self::Audience),

@@ -7,32 +7,30 @@ use http::header::{
 use http::{Response, StatusCode};
 
 use sidegate_common::claims::Claims;
+use sidegate_common::identity_headers::{self, HOME_ISSUER, NAMES};
 use sidegate_common::problem::{Code, MEDIA_TYPE, Problem};
+use sidegate_common::routes::Shortfall;
 use sidegate_runtime::trace::Parent;
 
 use super::body::Body;
 use crate::domain::request::Denial;
 use crate::verifier::Verdict;
 
-/// The identity headers. All of them are always set and never empty, so that a proxy overwrites any
-/// that a client has forged.
+/// The identity headers ([`NAMES`]).
 pub const IDENTITY: [HeaderName; 7] = [
-    HeaderName::from_static("x-auth-subject"),
-    HeaderName::from_static("x-auth-session"),
-    HeaderName::from_static("x-auth-token-id"),
-    HeaderName::from_static("x-auth-client"),
-    HeaderName::from_static("x-auth-scope"),
-    HeaderName::from_static("x-auth-expires"),
-    HeaderName::from_static("x-auth-issuer"),
+    HeaderName::from_static(NAMES[0]),
+    HeaderName::from_static(NAMES[1]),
+    HeaderName::from_static(NAMES[2]),
+    HeaderName::from_static(NAMES[3]),
+    HeaderName::from_static(NAMES[4]),
+    HeaderName::from_static(NAMES[5]),
+    HeaderName::from_static(NAMES[6]),
 ];
-/// The list's age in seconds, if it is older than allowed and `ON_STALE=allow` let the request
-/// pass.
-pub const STALE: HeaderName = HeaderName::from_static("x-auth-stale");
+/// The age of a list that is older than allowed.
+pub const STALE: HeaderName = HeaderName::from_static(identity_headers::STALE);
 
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
-const ABSENT: HeaderValue = HeaderValue::from_static("-");
-/// The name of the issuer that `JWT_ISSUER` and the home keys describe.
-const HOME_ISSUER: &str = "home";
+const ABSENT: HeaderValue = HeaderValue::from_static(identity_headers::ABSENT);
 const PROBLEM: HeaderValue = HeaderValue::from_static(MEDIA_TYPE);
 const SOON: HeaderValue = HeaderValue::from_static("1");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -93,10 +91,8 @@ fn denied(denial: &Denial) -> CheckAnswer {
     match denial {
         Denial::Token(rejection) => problem(rejection.code(), &rejection.to_string(), None),
         Denial::NotOneToken(what) => problem(denial.code(), what, None),
-        Denial::Scope(scope) => {
-            problem(denial.code(), &format!("the access token lacks the scope {scope}"), Some(scope))
-        }
-        Denial::Audience => problem(denial.code(), "the audience (aud) is not accepted", None),
+        Denial::Scope(scope) => problem(denial.code(), &Shortfall::Scope.detail(scope), Some(scope)),
+        Denial::Audience => problem(denial.code(), &Shortfall::Audience.detail(""), None),
         Denial::NoTarget(why) | Denial::Header(why) => problem(denial.code(), why, None),
     }
 }

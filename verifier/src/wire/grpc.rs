@@ -16,6 +16,7 @@ use prost::Message as _;
 use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value};
 use sidegate_common::claims::{Audience, Claims};
+use sidegate_common::identity_headers::is_lookalike;
 use sidegate_common::problem::Code;
 use sidegate_proto::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use sidegate_proto::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
@@ -36,10 +37,10 @@ use tower::Service;
 use super::answer::{CheckAnswer, IDENTITY, STALE, answer, log_check, problem};
 use super::bearer::{Headers, present};
 use super::body::Body;
-use super::proxy_protocol::{LOOKALIKE, is_lookalike};
+use super::proxy_protocol::LOOKALIKE;
 use crate::domain::request::{CheckRequest, Denial};
-use crate::domain::routes::Requirement;
 use crate::verifier::{Verdict, Verifier};
+use sidegate_common::routes::Requirement;
 
 const NAME: &str = "grpc";
 /// Envoy's name for the service, also in the health service.

@@ -1,10 +1,8 @@
 //! How each proxy describes the request to check: one source of truth per proxy; all other hints
 //! are ignored.
 
-use http::HeaderName;
 use http::request::Parts;
 
-use super::answer::{IDENTITY, STALE};
 use super::bearer::{host, single};
 
 /// The protocols for checks over HTTP.
@@ -36,23 +34,9 @@ pub struct RequestTarget<'a> {
     pub host: Option<&'a [u8]>,
 }
 
-/// The error detail for a request with a header for which [`is_lookalike`] is true.
+/// The error detail for a request with a header for which
+/// [`is_lookalike`](sidegate_common::identity_headers::is_lookalike) is true.
 pub const LOOKALIKE: &str = "a header of this request can be mistaken for an identity header";
-
-/// True for a header name that is not an identity header but has the same letters and digits, as
-/// `x!auth!subject` and `x_auth_subject` have. CGI-like applications (RFC 3875 §4.1.18) replace all
-/// other characters by `_` and would mistake it for an identity header. The identity headers
-/// themselves are removed or overwritten by the proxy.
-pub fn is_lookalike(name: &str) -> bool {
-    let letters = || name.bytes().filter(u8::is_ascii_alphanumeric).map(|byte| byte.to_ascii_lowercase());
-    // A cheap test that excludes nearly every header.
-    let mut first = letters();
-    if first.next() != Some(b'x') || first.next() != Some(b'a') {
-        return false;
-    }
-    let spells = |ours: &HeaderName| letters().eq(ours.as_str().bytes().filter(|byte| *byte != b'-'));
-    IDENTITY.iter().chain([&STALE]).any(|ours| spells(ours) && !name.eq_ignore_ascii_case(ours.as_str()))
-}
 
 impl ProxyProtocol {
     /// The protocol at a path of this server.
@@ -175,27 +159,6 @@ mod tests {
         assert_eq!(target(ProxyProtocol::Haproxy), (some("PUT"), some("/nginx-says"), some("h")));
         assert_eq!(target(ProxyProtocol::Forward), (some("DELETE"), some("/forward-says"), some("fh")));
         assert_eq!(target(ProxyProtocol::Check), (some("POST"), None, some("h")));
-    }
-
-    #[test]
-    fn lookalikes_of_identity_headers_are_recognised() {
-        for name in [
-            "x!auth!subject",
-            "x_auth_subject",
-            "X.Auth.Subject",
-            "x-auth_token.id",
-            "xauthissuer",
-            "x-auth-scope-",
-            "x-a-u-t-h-stale",
-            "~x-auth-expires",
-        ] {
-            assert!(is_lookalike(name), "{name}");
-        }
-        for name in
-            ["x-auth-subject", "X-Auth-Stale", "x-auth-token", "x-auth-subjects", "authorization", "x-", "", "x"]
-        {
-            assert!(!is_lookalike(name), "{name}");
-        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Proxies and applications disagree about dot segments, encoded slashes, `;`, doubled slashes and
 //! the like: one reads `/public/..;/admin` as public, another as `/admin`. This module does not
 //! guess. A path that two programs could read differently is *ambiguous*, and an ambiguous path is
-//! never public (see [`super::routes`]).
+//! never public (see [`crate::routes`]).
 
 use std::borrow::Cow;
 

@@ -5,10 +5,9 @@
 //! a trailing slash, while a public rule matches exactly. An ambiguous path is never public, and
 //! needs everything that any rule requires.
 
-use sidegate_common::claims::Claims;
-use sidegate_common::text::{is_scope_token, scope_covers};
+use crate::text::{is_scope_token, scope_covers};
 
-use super::path::{Ambiguity, canonical};
+use crate::path::{Ambiguity, canonical};
 
 /// The most rules in a file.
 pub const RULES_MAX: usize = 4096;
@@ -31,16 +30,26 @@ pub enum Shortfall {
     Audience,
 }
 
+impl Shortfall {
+    /// The detail of the error; `scope` is the required one.
+    pub fn detail(self, scope: &str) -> String {
+        match self {
+            Self::Scope => format!("the access token lacks the scope {scope}"),
+            Self::Audience => "the audience (aud) is not accepted".to_owned(),
+        }
+    }
+}
+
 impl Requirement {
-    /// Checks a good token's claims.
+    /// Checks a good token: its scope, and whether it names an audience.
     ///
     /// # Errors
     /// What is missing.
-    pub fn met_by(&self, claims: &Claims) -> Result<(), Shortfall> {
-        if !self.audiences.iter().all(|audience| claims.aud.names(audience)) {
+    pub fn met_by(&self, scope: Option<&str>, names: impl Fn(&str) -> bool) -> Result<(), Shortfall> {
+        if !self.audiences.iter().all(|audience| names(audience)) {
             return Err(Shortfall::Audience);
         }
-        if !scope_covers(claims.scope.as_deref(), &self.scope) {
+        if !scope_covers(scope, &self.scope) {
             return Err(Shortfall::Scope);
         }
         Ok(())
@@ -116,6 +125,46 @@ struct FileRule {
     audience: Option<String>,
 }
 
+/// Who may pass, as a rule of a routes file or a proxy's own route says it.
+#[derive(Clone, Debug, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccessConfig {
+    /// `public` or `authenticated`, the default.
+    pub access: Option<String>,
+    /// Required scopes.
+    #[serde(default)]
+    pub scopes: Vec<String>,
+    /// The required audience.
+    pub audience: Option<String>,
+}
+
+impl AccessConfig {
+    /// What it means. `audiences` are all that a token can have, where they are known.
+    ///
+    /// # Errors
+    /// What cannot be meant.
+    pub fn access(&self, audiences: Option<&[String]>) -> Result<Access, String> {
+        let requirement = self.requirement(audiences)?;
+        match self.access.as_deref() {
+            None | Some("authenticated") => Ok(Access::Token(requirement)),
+            Some("public") if requirement == Requirement::default() => Ok(Access::Public),
+            Some("public") => Err("a public route cannot require scopes or an audience".to_owned()),
+            Some(other) => Err(format!("access {other:?} is not public or authenticated")),
+        }
+    }
+
+    fn requirement(&self, audiences: Option<&[String]>) -> Result<Requirement, String> {
+        if let Some(word) = self.scopes.iter().find(|word| !is_scope_token(word)) {
+            return Err(format!("scope {word:?} is not one word (RFC 6749, section 3.3); list each scope by itself"));
+        }
+        let impossible = |audience: &&String| audiences.is_some_and(|known| !known.contains(audience));
+        if let Some(audience) = self.audience.as_ref().filter(impossible) {
+            return Err(format!("audience {audience:?} is not in JWT_AUDIENCE, so no token could ever meet it"));
+        }
+        Ok(Requirement { scope: self.scopes.join(" "), audiences: self.audience.iter().cloned().collect() })
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Rule {
     methods: Option<Vec<String>>,
@@ -148,6 +197,18 @@ impl Routes {
     /// # Errors
     /// The first invalid rule.
     pub fn parse(text: &str, audiences: &[String]) -> Result<Self, RoutesError> {
+        Self::read(text, Some(audiences))
+    }
+
+    /// Parses a file where the audiences that the verifier accepts are not known.
+    ///
+    /// # Errors
+    /// The first invalid rule.
+    pub fn parse_for_any_audience(text: &str) -> Result<Self, RoutesError> {
+        Self::read(text, None)
+    }
+
+    fn read(text: &str, audiences: Option<&[String]>) -> Result<Self, RoutesError> {
         let file: File = toml::from_str(text).map_err(|error| RoutesError::Malformed(error.to_string()))?;
         if file.route.len() > RULES_MAX {
             return Err(RoutesError::TooMany);
@@ -213,15 +274,10 @@ fn describe_access(access: &Access) -> String {
 }
 
 impl Rule {
-    fn new(rule: FileRule, audiences: &[String]) -> Result<Self, String> {
+    fn new(rule: FileRule, audiences: Option<&[String]>) -> Result<Self, String> {
         let segments = pattern(&rule.path)?;
-        let requirement = requirement(&rule, audiences)?;
-        let access = match rule.access.as_deref() {
-            None | Some("authenticated") => Access::Token(requirement),
-            Some("public") if requirement == Requirement::default() => Access::Public,
-            Some("public") => return Err("a public route cannot require scopes or an audience".to_owned()),
-            Some(other) => return Err(format!("access {other:?} is not public or authenticated")),
-        };
+        let config = AccessConfig { access: rule.access, scopes: rule.scopes, audience: rule.audience };
+        let access = config.access(audiences)?;
         if let Some(methods) = &rule.methods {
             let fit =
                 |method: &String| !method.is_empty() && method.bytes().all(|b| b.is_ascii_uppercase() || b == b'-');
@@ -251,16 +307,6 @@ impl Rule {
             |known: &str| known == "GET" && if opens { method == "HEAD" } else { method.eq_ignore_ascii_case("HEAD") };
         methods.iter().any(|known| same(known) || as_get(known))
     }
-}
-
-fn requirement(rule: &FileRule, audiences: &[String]) -> Result<Requirement, String> {
-    if let Some(word) = rule.scopes.iter().find(|word| !is_scope_token(word)) {
-        return Err(format!("scope {word:?} is not one word (RFC 6749, section 3.3); list each scope by itself"));
-    }
-    if let Some(audience) = rule.audience.as_ref().filter(|audience| !audiences.contains(audience)) {
-        return Err(format!("audience {audience:?} is not in JWT_AUDIENCE, so no token could ever meet it"));
-    }
-    Ok(Requirement { scope: rule.scopes.join(" "), audiences: rule.audience.iter().cloned().collect() })
 }
 
 fn pattern(path: &str) -> Result<Vec<Segment>, String> {
@@ -341,7 +387,6 @@ fn could_fold_into(word: &str, literal: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sidegate_common::claims::Audience;
 
     const FILE: &str = r#"
 [[route]]
@@ -427,21 +472,9 @@ access = "public"
 
     #[test]
     fn requirements_check_scope_and_audience() {
-        let claims = Claims {
-            iss: "i".into(),
-            aud: Audience::Many(vec!["a".into(), "b".into()]),
-            sub: "s".into(),
-            client_id: "c".into(),
-            iat: 1,
-            exp: 2,
-            nbf: None,
-            jti: "j".into(),
-            sid: "x".into(),
-            scope: Some("read write".into()),
-        };
         let ask = |scope: &str, audiences: &[&str]| {
             let audiences = audiences.iter().map(|audience| (*audience).to_owned()).collect();
-            Requirement { scope: scope.into(), audiences }.met_by(&claims)
+            Requirement { scope: scope.into(), audiences }.met_by(Some("read write"), |name| ["a", "b"].contains(&name))
         };
         assert_eq!(ask("", &[]), Ok(()));
         assert_eq!(ask("write read", &["a", "b"]), Ok(()));
