@@ -56,7 +56,7 @@ impl Claims {
 }
 
 /// One or several audiences.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(untagged)]
 pub enum Audience {
     /// The usual case.
