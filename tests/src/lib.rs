@@ -29,6 +29,7 @@ pub mod grpc_check;
 pub mod hostile_clients;
 pub mod http;
 pub mod jwks_server;
+pub mod path_corpus;
 pub mod pgbouncer;
 pub mod postgres;
 pub mod program;

@@ -159,6 +159,8 @@ pub const IDENTITY: [&str; 7] = [
 pub enum Kind {
     EnvoyGrpc,
     EnvoyHttp,
+    /// Sidegate's module in an Envoy of this version with so many workers.
+    EnvoyModule(&'static str, u8),
     Nginx,
     Caddy,
     Haproxy,
@@ -176,6 +178,7 @@ impl Kind {
     fn program(self) -> Option<PathBuf> {
         match self {
             Self::EnvoyGrpc | Self::EnvoyHttp => envoy(),
+            Self::EnvoyModule(version, _) => envoy_version(version),
             Self::Nginx => which("nginx"),
             Self::Caddy => which("caddy"),
             Self::Haproxy => which("haproxy"),
@@ -186,6 +189,7 @@ impl Kind {
         match self {
             Self::EnvoyGrpc => "envoy/grpc.yaml",
             Self::EnvoyHttp => "envoy/http.yaml",
+            Self::EnvoyModule(..) => "envoy/module.yaml",
             Self::Nginx => "nginx/nginx.conf",
             Self::Caddy => "caddy/Caddyfile",
             Self::Haproxy => "haproxy/haproxy.cfg",
@@ -197,6 +201,13 @@ impl Kind {
         match self {
             Self::EnvoyGrpc | Self::EnvoyHttp => {
                 command.args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "warn", "-c"]).arg(file)
+            }
+            Self::EnvoyModule(_, workers) => {
+                command.env("ENVOY_DYNAMIC_MODULES_SEARCH_PATH", module_folder());
+                let workers = workers.to_string();
+                command
+                    .args(["--concurrency", &workers, "--disable-hot-restart", "--log-level", "warn", "-c"])
+                    .arg(file)
             }
             Self::Nginx => command.arg("-p").arg(folder).arg("-c").arg(file).args(["-g", "daemon off;"]),
             Self::Caddy => command.args(["run", "--adapter", "caddyfile", "--config"]).arg(file).env("HOME", folder),
@@ -229,6 +240,12 @@ impl Kind {
         let listen = format!("127.0.0.1:{port}");
         let path = folder.to_str().expect("UTF-8");
         let text = more.iter().fold(text.to_owned(), |text, (word, value)| text.replace(word, value));
+        let routes = folder.join("routes.toml");
+        let mut attach = folder.join("attach.sock").display().to_string();
+        if self.has_module() && routes.exists() {
+            attach.push_str(&format!("\n                          routes_file: {}", routes.display()));
+        }
+        let text = text.replace(": ATTACH_SOCKET", &format!(": {attach}"));
         let text = text
             .replace("VERIFIER_SOCKET", socket.to_str().expect("UTF-8"))
             .replace("APP_ADDRESS", &app.address.to_string())
@@ -257,8 +274,13 @@ impl Kind {
         match self {
             Self::Nginx => &["nginx/sidegate_protect.conf", "nginx/sidegate_server.conf"],
             Self::Haproxy => &["haproxy/sidegate.lua"],
-            Self::EnvoyGrpc | Self::EnvoyHttp | Self::Caddy => &[],
+            Self::EnvoyGrpc | Self::EnvoyHttp | Self::EnvoyModule(..) | Self::Caddy => &[],
         }
+    }
+
+    /// Sidegate decides inside the proxy, without a request to the verifier for each of its own.
+    pub const fn has_module(self) -> bool {
+        matches!(self, Self::EnvoyModule(..))
     }
 }
 
@@ -286,9 +308,23 @@ pub fn which(name: &str) -> Option<PathBuf> {
         .find(|path| path.exists())
 }
 
+/// The folder of `libsidegate_envoy.so`.
+pub fn module_folder() -> PathBuf {
+    let file = crate::program::binary("libsidegate_envoy.so");
+    file.parent().expect("a folder").to_owned()
+}
+
+/// One of the Envoys for the module that tests/run installs.
+pub fn envoy_version(version: &str) -> Option<PathBuf> {
+    find_envoy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/envoys").join(version))
+}
+
 /// The Envoy of tests/run: a Python wheel in a virtual environment under the target folder.
 pub fn envoy() -> Option<PathBuf> {
-    let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/envoy");
+    find_envoy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/envoy"))
+}
+
+fn find_envoy(python: &Path) -> Option<PathBuf> {
     let arguments = ["-name", "envoy*", "-type", "f", "-perm", "-u+x", "-size", "+10M"];
     let found = Command::new("find").arg(python).args(arguments).output().ok()?;
     String::from_utf8_lossy(&found.stdout).lines().next().map(Into::into)

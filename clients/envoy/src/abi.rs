@@ -129,9 +129,9 @@ pub enum Counter {
 
 /// The numbers that Envoy gave the counters.
 #[derive(Debug)]
-pub struct Counters([Option<usize>; 6]);
+pub struct FilterCounters([Option<usize>; 6]);
 
-impl Counters {
+impl FilterCounters {
     /// # Safety
     /// `config` is the pointer that Envoy passed to `config_new`, which has not returned yet.
     unsafe fn define(config: *mut c_void) -> Self {
@@ -263,7 +263,7 @@ impl Stream {
     }
 
     /// Adds to a counter.
-    pub fn count(&self, counters: &Counters, counter: Counter, value: u64) {
+    pub fn count(&self, counters: &FilterCounters, counter: Counter, value: u64) {
         let Some(id) = counters.0[counter as usize] else { return };
         // SAFETY: the stream is alive during the hook, and of the configuration that defined the counter.
         unsafe {
@@ -319,7 +319,7 @@ extern "C" fn envoy_dynamic_module_on_http_filter_config_new(
     crate::log::install();
     let new = || {
         // SAFETY: Envoy's pointer, in the hook that may define counters.
-        let counters = unsafe { Counters::define(envoy) };
+        let counters = unsafe { FilterCounters::define(envoy) };
         // SAFETY: valid during the hook.
         lend("filter_config", FilterConfig::read(unsafe { config.bytes() }, counters))
     };

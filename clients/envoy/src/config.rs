@@ -9,8 +9,8 @@ use serde::Deserialize;
 use sidegate_common::routes::{Access, AccessConfig, Routes};
 use sidegate_common::time::parse_duration;
 
-use crate::abi::Counters;
-use crate::client::{Client, ClientSettings};
+use crate::abi::FilterCounters;
+use crate::check_threads::{CheckThreads, CheckThreadsSettings};
 use crate::hook::Hook;
 
 /// The longest path of a Unix socket (`sun_path`).
@@ -67,9 +67,9 @@ struct RouteJson {
 /// The configuration of a filter.
 #[derive(Debug)]
 pub struct FilterConfig {
-    pub client: Arc<Client>,
+    pub checks: Arc<CheckThreads>,
     pub routes: Option<Routes>,
-    pub counters: Counters,
+    pub counters: FilterCounters,
     pub panic_in: Option<Hook>,
 }
 
@@ -85,7 +85,7 @@ impl FilterConfig {
     ///
     /// # Errors
     /// The first member that is wrong, and what would be right.
-    pub fn read(json: &[u8], counters: Counters) -> Result<Self, String> {
+    pub fn read(json: &[u8], counters: FilterCounters) -> Result<Self, String> {
         let json: &[u8] = if json.trim_ascii().is_empty() { b"{}" } else { json };
         let read: FilterJson = serde_json::from_slice(json).map_err(|error| error.to_string())?;
         crate::hook::inject(read.panic_in, Hook::ConfigNew);
@@ -104,8 +104,15 @@ impl FilterConfig {
         check_range("tokens", read.tokens, 1 << 24)?;
         let routes = read.routes_file.as_deref().map(read_routes).transpose()?;
         let (threads, queue, tokens) = (read.threads, read.queue, read.tokens);
-        let client = Client::shared(ClientSettings { socket: read.socket, attach, timeout, threads, queue, tokens })?;
-        Ok(Self { client, routes, counters, panic_in: read.panic_in })
+        let checks = CheckThreads::shared(CheckThreadsSettings {
+            socket: read.socket,
+            attach,
+            timeout,
+            threads,
+            queue,
+            tokens,
+        })?;
+        Ok(Self { checks, routes, counters, panic_in: read.panic_in })
     }
 }
 

@@ -13,7 +13,7 @@ use sidegate_common::routes::{Access, Requirement};
 
 use crate::abi::{Counter, RequestStatus, Stream};
 use crate::answer::Answer;
-use crate::client::{Checked, Ticket};
+use crate::check_threads::{Checked, Ticket};
 use crate::config::{FilterConfig, RouteConfig};
 use crate::hook::{Hook, inject, take_panics};
 
@@ -50,7 +50,7 @@ impl Filter {
         let access = access(&self.config, route.as_deref(), stream);
         let checked = match bearer(stream.values("authorization")) {
             Err(denied) => Err(denied),
-            Ok(token) => match self.config.client.try_cached(token) {
+            Ok(token) => match self.config.checks.try_cached(token) {
                 Some(checked) => checked,
                 None => match self.ask(stream, token, &access) {
                     Ok(()) => return RequestStatus::Wait,
@@ -65,7 +65,7 @@ impl Filter {
     fn ask(&self, stream: &Stream, token: &str, access: &Access) -> Result<(), Denied> {
         stream.count(&self.config.counters, Counter::Asked, 1);
         let ticket = Ticket::new(stream.scheduler());
-        self.config.client.submit(token, ticket.clone())?;
+        self.config.checks.submit(token, ticket.clone())?;
         self.waiting.replace(Some((ticket, access.clone())));
         Ok(())
     }

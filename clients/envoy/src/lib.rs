@@ -6,13 +6,13 @@
 //! never reaches Envoy: every hook catches it (`hook`), and the request is answered with 500.
 //!
 //! The map: `abi` has Envoy's hooks and callbacks; `config` the JSON configuration; `filter` one
-//! request; `client` the threads that ask the daemon; `answer` the responses to refused requests;
+//! request; `check_threads` asks the daemon; `answer` the responses to refused requests;
 //! `log` writes to Envoy's log.
 #![deny(unsafe_code)]
 
 mod abi;
 mod answer;
-mod client;
+mod check_threads;
 mod config;
 mod filter;
 mod hook;

@@ -3,40 +3,48 @@
 mod faults;
 mod identity;
 mod load;
+mod module;
 mod nginx;
 mod scenario;
 
 use sidegate_tests::proxies::Kind;
 
 macro_rules! for_every_proxy {
-    ($($name:ident: $kind:ident),*) => {
+    ($($name:ident: $kind:expr),*) => {
         $(mod $name {
             use super::{Kind, faults, load, scenario};
 
             #[tokio::test(flavor = "multi_thread")]
             async fn scenario() {
-                scenario::scenario(Kind::$kind).await;
+                scenario::scenario($kind).await;
             }
 
             #[tokio::test(flavor = "multi_thread")]
             async fn nothing_gets_through_at_64_connections() {
-                load::nothing_gets_through_at_64_connections(Kind::$kind).await;
+                load::nothing_gets_through_at_64_connections($kind).await;
             }
 
             #[tokio::test(flavor = "multi_thread")]
             async fn a_hanging_verifier_is_503() {
-                faults::a_hanging_verifier_is_503(Kind::$kind).await;
+                faults::a_hanging_verifier_is_503($kind).await;
             }
 
             #[tokio::test(flavor = "multi_thread")]
             async fn large_bodies_and_web_sockets_pass() {
-                faults::large_bodies_and_web_sockets_pass(Kind::$kind).await;
+                faults::large_bodies_and_web_sockets_pass($kind).await;
             }
         })*
     };
 }
 
-for_every_proxy!(envoy_grpc: EnvoyGrpc, envoy_http: EnvoyHttp, nginx_auth_request: Nginx, caddy: Caddy, haproxy: Haproxy);
+for_every_proxy!(
+    envoy_grpc: Kind::EnvoyGrpc,
+    envoy_http: Kind::EnvoyHttp,
+    envoy_module: Kind::EnvoyModule("1.40.0", 4),
+    nginx_auth_request: Kind::Nginx,
+    caddy: Kind::Caddy,
+    haproxy: Kind::Haproxy
+);
 
 /// nginx and Envoy over HTTP can only use the status (docs/proxies.md).
 #[tokio::test(flavor = "multi_thread")]

@@ -50,7 +50,13 @@ pub async fn scenario(kind: Kind) {
     std::fs::write(&file, ROUTES).unwrap();
     // 0666: nginx and HAProxy run their workers as another user. In production they share the
     // socket's group.
-    let settings = [("ROUTES_FILE", file.to_str().unwrap()), ("MAX_STALENESS", "5s"), ("VERIFIER_SOCKET_MODE", "0666")];
+    let attach = folder.file("attach.sock");
+    let settings = [
+        ("ROUTES_FILE", file.to_str().unwrap()),
+        ("MAX_STALENESS", "5s"),
+        ("VERIFIER_SOCKET_MODE", "0666"),
+        ("ATTACH_SOCKET", attach.to_str().unwrap()),
+    ];
     let mut daemon = Daemon::start_in(folder, &settings);
     let (state, proving) = (Arc::clone(&daemon.state), Arc::new(AtomicBool::new(true)));
     let prover = std::thread::spawn({
@@ -89,6 +95,13 @@ pub async fn scenario(kind: Kind) {
     .await;
     daemon.stop.send_replace(true);
     daemon.task.take().unwrap().await.unwrap();
+    if kind.has_module() {
+        // What shared memory says of a dead daemon holds for up to a second.
+        eventually("to be down", || async {
+            (proxy.at.get("/a").bearer(&token).send().await.status == 503).then_some(())
+        })
+        .await;
+    }
     let before = proxy.app.count();
     let down = proxy.at.get("/a").bearer(&token).send().await;
     assert_eq!(down.status, 503, "{kind:?}: down");

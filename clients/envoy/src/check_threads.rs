@@ -15,9 +15,9 @@ use crate::hook::note_panic;
 /// The result of a check.
 pub type Checked = Result<Verified, Denied>;
 
-/// What a client is made of; filters with the same settings share one.
+/// What they are made of; filters with the same settings share them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClientSettings {
+pub struct CheckThreadsSettings {
     pub socket: PathBuf,
     pub attach: Option<PathBuf>,
     pub timeout: Duration,
@@ -28,7 +28,7 @@ pub struct ClientSettings {
 
 /// The connection to a daemon, and the queue of its threads, which end with it.
 #[derive(Debug)]
-pub struct Client {
+pub struct CheckThreads {
     sidegate: Arc<OnceLock<Sidegate>>,
     jobs: SyncSender<Job>,
     timeout: Duration,
@@ -54,25 +54,25 @@ struct Pending {
     checked: Option<Checked>,
 }
 
-impl Client {
-    /// The client with these settings.
+impl CheckThreads {
+    /// The threads with these settings.
     ///
     /// # Errors
     /// No thread can be started.
-    pub fn shared(settings: ClientSettings) -> Result<Arc<Self>, String> {
-        static CLIENTS: Mutex<Vec<(ClientSettings, Weak<Client>)>> = Mutex::new(Vec::new());
-        let mut clients = CLIENTS.lock().unwrap_or_else(PoisonError::into_inner);
-        clients.retain(|(_, client)| client.strong_count() > 0);
-        let same = clients.iter().find(|(known, _)| *known == settings).and_then(|(_, client)| client.upgrade());
-        if let Some(client) = same {
-            return Ok(client);
+    pub fn shared(settings: CheckThreadsSettings) -> Result<Arc<Self>, String> {
+        static STARTED: Mutex<Vec<(CheckThreadsSettings, Weak<CheckThreads>)>> = Mutex::new(Vec::new());
+        let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
+        started.retain(|(_, threads)| threads.strong_count() > 0);
+        let same = started.iter().find(|(known, _)| *known == settings).and_then(|(_, threads)| threads.upgrade());
+        if let Some(threads) = same {
+            return Ok(threads);
         }
-        let client = Arc::new(Self::start(&settings)?);
-        clients.push((settings, Arc::downgrade(&client)));
-        Ok(client)
+        let threads = Arc::new(Self::start(&settings)?);
+        started.push((settings, Arc::downgrade(&threads)));
+        Ok(threads)
     }
 
-    fn start(settings: &ClientSettings) -> Result<Self, String> {
+    fn start(settings: &CheckThreadsSettings) -> Result<Self, String> {
         let (jobs, waiting) = sync_channel(settings.queue);
         let (sidegate, waiting) = (Arc::new(OnceLock::new()), Arc::new(Mutex::new(waiting)));
         for index in 0..settings.threads {
@@ -101,8 +101,8 @@ impl Client {
 }
 
 /// On a thread of the module: attaching to shared memory may take a second.
-fn connect(settings: ClientSettings) -> Sidegate {
-    let ClientSettings { socket, attach, timeout, tokens, .. } = settings;
+fn connect(settings: CheckThreadsSettings) -> Sidegate {
+    let CheckThreadsSettings { socket, attach, timeout, tokens, .. } = settings;
     let builder = Sidegate::builder().socket(socket).timeout(timeout).tokens(tokens);
     match attach {
         Some(attach) => builder.attach_socket(attach),

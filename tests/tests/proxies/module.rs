@@ -1,0 +1,343 @@
+//! Sidegate's module inside Envoy, beyond what every proxy does: versions, configurations, panics,
+//! HTTP/2 and TLS.
+
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use sidegate_tests::daemon::{Daemon, good, sign};
+use sidegate_tests::http::{At, raw};
+use sidegate_tests::path_corpus::{ROUTES, corpus};
+use sidegate_tests::program::free_port;
+use sidegate_tests::proxies::{Kind, Proxy, deploy, envoy_version, module_folder};
+use sidegate_tests::scratch::Scratch;
+use sidegate_tests::stack::{EMAIL, Stack, Store};
+use sidegate_tests::wait::eventually;
+
+use crate::scenario::{reached, scenario};
+
+const MODULE: Kind = Kind::EnvoyModule("1.40.0", 2);
+const ONE_ROUTE: &str = "                        - match: { prefix: / }\n";
+
+fn shipped() -> String {
+    std::fs::read_to_string(deploy().join("envoy/module.yaml")).expect("a shipped file")
+}
+
+/// The shipped file with further routes before its own: path prefix and configuration.
+fn with_routes(routes: &[(&str, &str)]) -> String {
+    let indent = " ".repeat(24);
+    let lines = routes.iter().map(|(prefix, config)| {
+        format!(
+            "{indent}- match: {{ prefix: {prefix} }}\n{indent}  route: {{ cluster: app }}\n{indent}  typed_per_filter_config:\n\
+             {indent}    sidegate:\n\
+             {indent}      \"@type\": type.googleapis.com/envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilterPerRoute\n\
+             {indent}      dynamic_module_config: {{ name: sidegate_envoy, do_not_close: true }}\n\
+             {indent}      per_route_config_name: sidegate\n\
+             {indent}      filter_config: {{ \"@type\": type.googleapis.com/google.protobuf.Struct, value: {config} }}\n"
+        )
+    });
+    let text = shipped();
+    assert!(text.contains(ONE_ROUTE));
+    text.replace(ONE_ROUTE, &(lines.collect::<String>() + ONE_ROUTE))
+}
+
+async fn start(kind: Kind, daemon: &Daemon, text: &str) -> Option<Proxy> {
+    kind.start_with(text, daemon.folder.path(), &daemon.socket, &[]).await
+}
+
+/// The shipped file with other members in the module's configuration.
+fn with_members(members: &str) -> String {
+    let text = shipped();
+    let at = text.find("                          socket: VERIFIER_SOCKET").expect("the members");
+    let end = text[at..].find("                  - name: envoy.filters.http.router").expect("the router") + at;
+    format!("{}                          {members}\n{}", &text[..at], &text[end..])
+}
+
+/// Envoy's exit code and output for a file that it should refuse.
+fn validate(version: &str, text: &str) -> Option<(Output, String)> {
+    let folder = Scratch::new();
+    let text = text.replace("VERIFIER_SOCKET", "/nowhere/v.sock").replace("ATTACH_SOCKET", "/nowhere/a.sock");
+    let text = text.replace("ENVOY_PORT", &free_port().to_string()).replace("APP_PORT", "1");
+    let file = folder.file("envoy.yaml");
+    std::fs::write(&file, text).expect("written");
+    let mut command = Command::new(envoy_version(version)?);
+    command.env("ENVOY_DYNAMIC_MODULES_SEARCH_PATH", module_folder()).args(["--mode", "validate", "-c"]).arg(file);
+    let output = command.output().expect("Envoy runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    Some((output, said))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn envoy_1_38_with_one_worker() {
+    scenario(Kind::EnvoyModule("1.38.3", 1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn envoy_1_38_with_four_workers() {
+    scenario(Kind::EnvoyModule("1.38.3", 4)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn envoy_1_39_with_one_worker() {
+    scenario(Kind::EnvoyModule("1.39.3", 1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn envoy_1_39_with_four_workers() {
+    scenario(Kind::EnvoyModule("1.39.3", 4)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn envoy_1_40_with_one_worker() {
+    scenario(Kind::EnvoyModule("1.40.0", 1)).await;
+}
+
+#[test]
+fn envoy_1_37_refuses_the_module() {
+    let Some((output, said)) = validate("1.37.0", &shipped()) else { return };
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("Failed to load dynamic module"), "{said}");
+    let (output, said) = validate("1.38.3", &shipped()).expect("installed with the other");
+    assert!(output.status.success(), "{said}");
+}
+
+#[test]
+fn wrong_configuration_is_refused_by_its_member() {
+    let long = format!("socket: /{}", "x".repeat(110));
+    let cases = [
+        ("sokcet: /run/v.sock", "unknown field `sokcet`"),
+        ("socket: run/v.sock", "socket: run/v.sock is not an absolute path"),
+        (&long, "is longer than 107 bytes"),
+        ("socket: /etc/passwd", "socket: /etc/passwd is not a socket"),
+        ("attach_socket: /etc", "attach_socket: /etc is not a socket"),
+        ("timeout: soon", "timeout: "),
+        ("timeout: 2h", "timeout: \"2h\" is not from 1s to 60s"),
+        ("threads: 0", "threads: 0 is not from 1 to 64"),
+        ("queue: many", "invalid type: string \"many\""),
+        ("routes_file: /nowhere/routes.toml", "routes_file: /nowhere/routes.toml: "),
+        ("panic_in: config_new", "panic in ConfigNew"),
+    ];
+    for (members, expected) in cases {
+        let Some((output, said)) = validate("1.40.0", &with_members(members)) else { return };
+        assert_eq!(output.status.code(), Some(1), "{members}: {said}");
+        assert!(said.contains(expected), "{members}: {said}");
+    }
+    for (config, expected) in [
+        ("{ acces: public }", "unknown field `acces`"),
+        ("{ access: open }", "is not public or authenticated"),
+        ("{ access: public, scopes: [a] }", "cannot require scopes"),
+        ("{ panic_in: route_config_new }", "panic in RouteConfigNew"),
+    ] {
+        let (output, said) = validate("1.40.0", &with_routes(&[("/a", config)])).expect("installed with the other");
+        assert_eq!(output.status.code(), Some(1), "{config}: {said}");
+        assert!(said.contains(expected), "{config}: {said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn routes_of_envoy_require_scopes_and_audiences() {
+    let (daemon, _) = Daemon::start_shared(&[("JWT_AUDIENCE", "sidegate,billing")]).await;
+    let text = with_routes(&[
+        ("/open", "{ access: public }"),
+        ("/admin", "{ scopes: [admin] }"),
+        ("/read", "{ scopes: [read, write] }"),
+        ("/billing", "{ audience: billing }"),
+    ]);
+    let Some(proxy) = start(MODULE, &daemon, &text).await else { return };
+    let token = good("alice");
+    let mut claims = sidegate_tests::daemon::claims("bob");
+    claims.aud = sidegate_common::claims::Audience::Many(vec!["billing".into(), "sidegate".into()]);
+    let billed = sign(&claims);
+    let get = |path: &str, token: &str| {
+        let call = proxy.at.get(path);
+        if token.is_empty() { call } else { call.bearer(token) }
+    };
+    for _ in 0..2 {
+        let open = get("/open/a", "").send().await;
+        assert_eq!((open.status.as_u16(), reached(&open, "x-auth-subject")), (200, vec!["-".to_owned()]));
+        let named = get("/open/a", &token).send().await;
+        assert_eq!((named.status.as_u16(), reached(&named, "x-auth-subject")), (200, vec!["alice".to_owned()]));
+        assert_eq!(reached(&get("/open/a", "a.b.c").send().await, "x-auth-subject"), ["-"]);
+        assert_eq!(get("/open/a;b", "").send().await.status, 401, "an ambiguous path is never public");
+        let admin = get("/admin/a", &token).send().await;
+        assert_eq!((admin.status.as_u16(), admin.code().as_str()), (403, "insufficient_scope"));
+        assert!(admin.header("www-authenticate").unwrap_or_default().contains("scope=\"admin\""));
+        assert_eq!(get("/read/a", &token).send().await.status, 200);
+        let audience = get("/billing/a", &token).send().await;
+        assert_eq!((audience.status.as_u16(), audience.code().as_str()), (401, "token_invalid"));
+        assert_eq!(get("/billing/a", &billed).send().await.status, 200);
+        assert_eq!(get("/other", "").send().await.status, 401);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_spelling_of_a_protected_path_is_public() {
+    let folder = Scratch::new();
+    std::fs::write(folder.file("routes.toml"), ROUTES).expect("written");
+    let daemon = Daemon::start_in(folder, &[]);
+    daemon.prove();
+    // Envoy hands every path on as it is.
+    let untouched = ["normalize_path: true", "merge_slashes: true", "path_with_escaped_slashes_action: REJECT_REQUEST"];
+    let text = untouched.iter().fold(shipped(), |text, line| text.replace(line, "# as it is"));
+    // A connection ends with its answer, not a second later.
+    let text = text.replace("stat_prefix: web", "stat_prefix: web\n                delayed_close_timeout: 0s");
+    let Some(proxy) = start(MODULE, &daemon, &text).await else { return };
+    assert_eq!(proxy.at.get("/public/a").send().await.status, 200);
+    let before = proxy.app.count();
+    let mut faults = Vec::new();
+    for target in corpus().iter().filter(|target| target.starts_with('/')) {
+        let line = format!("GET {target} HTTP/1.1\r\nHost: app\r\nConnection: close\r\n\r\n");
+        let answer = raw(&proxy.at, line.as_bytes(), Duration::from_secs(20)).await;
+        let text = String::from_utf8_lossy(&answer);
+        if !["400", "401"].iter().any(|status| text.starts_with(&format!("HTTP/1.1 {status}"))) {
+            faults.push(format!("{target:?}: {}", text.lines().next().unwrap_or_default()));
+        }
+    }
+    assert!(faults.is_empty(), "{faults:#?}");
+    assert_eq!(proxy.app.count(), before, "no such request reached the application");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_is_500_and_counted() {
+    let (daemon, _) = Daemon::start_shared(&[]).await;
+    let admin = At::Tcp(([127, 0, 0, 1], free_port()).into());
+    let At::Tcp(address) = admin else { unreachable!("just made") };
+    let head = format!(
+        "admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {} }} }} }}\n",
+        address.port()
+    );
+    let hooks = ["request_headers", "scheduled", "filter_destroy", "route_config_destroy"];
+    let routes: Vec<_> = hooks.iter().map(|hook| (format!("/{hook}"), format!("{{ panic_in: {hook} }}"))).collect();
+    let routes: Vec<_> = routes.iter().map(|(path, config)| (path.as_str(), config.as_str())).collect();
+    for version in ["1.39.3", "1.40.0"] {
+        let kind = Kind::EnvoyModule(version, 1);
+        let text = head.clone() + &with_routes(&routes);
+        let Some(mut proxy) = start(kind, &daemon, &text).await else { return };
+        let token = good(&format!("fresh-in-{version}"));
+        let panics = async |path: &str| {
+            let reply = proxy.at.get(path).bearer(&token).send().await;
+            assert_eq!((reply.status.as_u16(), reply.code().as_str()), (500, "internal"), "{path}");
+        };
+        panics("/scheduled").await;
+        panics("/request_headers").await;
+        assert_eq!(proxy.at.get("/filter_destroy").bearer(&token).send().await.status, 200);
+        assert_eq!(proxy.at.get("/a").bearer(&token).send().await.status, 200, "Envoy lives");
+        let stats = admin.get("/stats?filter=sidegate").send().await;
+        let text = String::from_utf8_lossy(&stats.body).into_owned();
+        assert!(text.contains("sidegate.panics: 3"), "{text}");
+        assert!(text.contains("sidegate.asked: ") && text.contains("sidegate.allowed: "), "{text}");
+        let stopped = proxy.program.stop();
+        assert!(stopped.success(), "{version}: a panic when a configuration goes ends nothing: {stopped}");
+    }
+    let token = good("fresh");
+    for version in ["1.38.3", "1.39.3", "1.40.0"] {
+        let kind = Kind::EnvoyModule(version, 1);
+        for hook in ["filter_new", "config_destroy"] {
+            let text = with_members(&format!("panic_in: {hook}"));
+            let mut proxy = start(kind, &daemon, &text).await.expect("installed");
+            let reply = proxy.at.get("/a").bearer(&token).send().await;
+            let expected = if hook == "filter_new" { 500 } else { 503 };
+            assert_eq!(reply.status, expected, "{version} {hook}");
+            assert!(proxy.program.stop().success(), "{version} {hook}: {}", proxy.program.output());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http2_and_tls_are_as_http1() {
+    let (daemon, _) = Daemon::start_shared(&[]).await;
+    let (key, certificate) = (daemon.folder.file("key.pem"), daemon.folder.file("cert.pem"));
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=app"])
+        .arg("-keyout")
+        .arg(&key)
+        .arg("-out")
+        .arg(&certificate)
+        .output()
+        .expect("openssl runs");
+    assert!(made.status.success(), "{made:?}");
+    let chain = "        - filters:\n";
+    let tls = format!(
+        "        - transport_socket:\n            name: tls\n            typed_config:\n              \
+         \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext\n              \
+         common_tls_context:\n                alpn_protocols: [h2, http/1.1]\n                tls_certificates:\n                  \
+         - {{ certificate_chain: {{ filename: {} }}, private_key: {{ filename: {} }} }}\n          filters:\n",
+        certificate.display(),
+        key.display()
+    );
+    assert!(shipped().contains(chain));
+    let (plain, text) = (shipped(), shipped().replace(chain, &tls));
+    let token = good("alice");
+    let Some(proxy) = start(MODULE, &daemon, &plain).await else { return };
+    let At::Tcp(address) = proxy.at else { unreachable!("proxies listen on TCP") };
+    let curl = |arguments: &[&str], url: &str, token: &str| {
+        let authorization = format!("authorization: Bearer {token}");
+        let mut command = Command::new("curl");
+        command.args(["-sk", "--retry", "20", "--retry-delay", "1", "--retry-connrefused", "-o", "/dev/null"]);
+        command.args(["-w", "%{http_code} %{http_version}", "-H", &authorization]).args(arguments).arg(url);
+        String::from_utf8(command.output().expect("curl runs").stdout).expect("text")
+    };
+    let url = format!("http://{address}/a");
+    for _ in 0..2 {
+        assert_eq!(curl(&["--http2-prior-knowledge"], &url, &token), "200 2");
+        assert_eq!(curl(&["--http2-prior-knowledge"], &url, "a.b.c"), "401 2");
+        assert_eq!(curl(&["--http1.1"], &url, &token), "200 1.1");
+    }
+    let port = free_port();
+    let app = proxy.app.address.port().to_string();
+    let text = text.replace("ENVOY_PORT", &port.to_string()).replace("APP_PORT", &app);
+    let text = text.replace("VERIFIER_SOCKET", daemon.socket.to_str().expect("UTF-8"));
+    let text = text.replace(": ATTACH_SOCKET", &format!(": {}", daemon.folder.file("attach.sock").display()));
+    let file = daemon.folder.file("tls.yaml");
+    std::fs::write(&file, text).expect("written");
+    let mut command = Command::new(envoy_version("1.40.0").expect("installed"));
+    command.env("ENVOY_DYNAMIC_MODULES_SEARCH_PATH", module_folder());
+    command.args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "warn", "-c"]).arg(&file);
+    let _tls = sidegate_tests::program::Program::start("envoy", command, &daemon.folder.file("tls.log"));
+    let url = format!("https://127.0.0.1:{port}/a");
+    for _ in 0..2 {
+        assert_eq!(curl(&["--http2"], &url, &token), "200 2");
+        assert_eq!(curl(&["--http1.1"], &url, &token), "200 1.1");
+        assert_eq!(curl(&["--http2"], &url, "a.b.c"), "401 2");
+    }
+    daemon.revoke_session("sid-of-alice");
+    assert_eq!(curl(&["--http2"], &url, &token), "401 2");
+    assert_eq!(curl(&["--http1.1"], &url, &token), "401 1.1");
+}
+
+/// A verifier that hangs, dies and comes back, with requests all the time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verifier_that_hangs_or_dies_is_503_until_it_is_back() {
+    let mut stack = Stack::start(Store::Embedded, 1).await;
+    let token = stack.issuer.login(EMAIL).await.access;
+    let attach = format!(": {}", stack.verifiers[0].attach.display());
+    let At::Unix(socket) = stack.verifiers[0].at.clone() else { panic!("the verifier listens on a socket") };
+    let started = MODULE.start_with(&shipped(), stack.folder.path(), &socket, &[(": ATTACH_SOCKET", &attach)]).await;
+    let Some(proxy) = started else { return };
+    let until = async |status: u16| {
+        eventually(&format!("{status}"), || async {
+            let reply = proxy.at.get("/a").bearer(&token).send().await;
+            assert!([200, status].contains(&reply.status.as_u16()) || status == 200, "{}", reply.status);
+            (reply.status == status).then_some(())
+        })
+        .await;
+    };
+    until(200).await;
+    for _ in 0..2 {
+        stack.verifiers[0].program.signal(Signal::STOP);
+        until(503).await;
+        stack.verifiers[0].program.signal(Signal::CONT);
+        until(200).await;
+        stack.verifiers[0].program.kill();
+        until(503).await;
+        let reached = proxy.app.count();
+        assert_eq!(proxy.at.get("/a").bearer(&token).send().await.status, 503);
+        assert_eq!(proxy.app.count(), reached, "nothing passes without a verifier");
+        stack.verifiers[0].restart().await;
+        until(200).await;
+    }
+    let said = proxy.program.output();
+    assert!(said.contains("the verifier cannot be reached"), "{said}");
+    assert_eq!(stack.issuer.logout(&token).await.status, 204);
+    until(401).await;
+}
