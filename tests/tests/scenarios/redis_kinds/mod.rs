@@ -106,6 +106,10 @@ async fn behind_sentinels_through_a_failover() {
     let dead = stack.issuer.login(EMAIL).await;
     let alive = stack.issuer.login(OTHER).await;
     assert_eq!(stack.issuer.logout(&dead.access).await.status, 204);
+    // A push that dies with the master is replayed, within MAX_STALENESS; what a verifier has, it keeps.
+    for verifier in &stack.verifiers {
+        verifier.until_denied(&dead.access).await;
+    }
     servers.kill_first();
     let limit = std::time::Duration::from_secs(90);
     let next = within(limit, "the new master to be found", || async {
