@@ -2,15 +2,24 @@
 //! callbacks that it offers. The only file with `unsafe`.
 #![allow(unsafe_code)]
 
+#[deny(unsafe_code)]
+mod check_threads;
+#[deny(unsafe_code)]
+mod config;
+#[deny(unsafe_code)]
+mod filter;
+#[deny(unsafe_code)]
+mod log;
+
 use std::ffi::{c_char, c_void};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use tracing::Level;
 
+use crate::abi::config::{FilterConfig, RouteConfig};
+use crate::abi::filter::Filter;
 use crate::answer::Answer;
-use crate::config::{FilterConfig, RouteConfig};
-use crate::filter::Filter;
 use crate::hook::{Hook, guarded, inject};
 
 /// The oldest version that has everything used here. Envoy 1.40 has it; older ones from 1.38 on accept it and warn.
@@ -99,7 +108,7 @@ unsafe extern "C" {
 }
 
 /// Writes a line to Envoy's log.
-pub fn log(level: Level, line: &str) {
+pub fn write_log(level: Level, line: &str) {
     let level = match level {
         Level::ERROR => 4,
         Level::WARN => 3,
@@ -316,7 +325,7 @@ extern "C" fn envoy_dynamic_module_on_http_filter_config_new(
     _name: Buffer,
     config: Buffer,
 ) -> *const c_void {
-    crate::log::install();
+    crate::abi::log::install();
     let new = || {
         // SAFETY: Envoy's pointer, in the hook that may define counters.
         let counters = unsafe { FilterCounters::define(envoy) };
@@ -338,7 +347,7 @@ extern "C" fn envoy_dynamic_module_on_http_filter_config_destroy(config: *const 
 
 #[unsafe(no_mangle)]
 extern "C" fn envoy_dynamic_module_on_http_filter_per_route_config_new(_name: Buffer, config: Buffer) -> *const c_void {
-    crate::log::install();
+    crate::abi::log::install();
     // SAFETY: valid during the hook.
     let new = || lend("filter_config of a route", RouteConfig::read(unsafe { config.bytes() }));
     guarded(Hook::RouteConfigNew, new, std::ptr::null)

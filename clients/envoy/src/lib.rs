@@ -5,15 +5,11 @@
 //! any other token a thread of the module asks the daemon, and the request waits in Envoy. A panic
 //! never reaches Envoy: every hook catches it (`hook`), and the request is answered with 500.
 //!
-//! The map: `abi` has Envoy's hooks and callbacks; `config` the JSON configuration; `filter` one
+//! The map: `abi` has Envoy's hooks and callbacks; inside it, `config` is the JSON configuration; `filter` one
 //! request; `check_threads` asks the daemon; `answer` the responses to refused requests;
 //! `log` writes to Envoy's log.
 #![deny(unsafe_code)]
 
 mod abi;
 mod answer;
-mod check_threads;
-mod config;
-mod filter;
 mod hook;
-mod log;

@@ -10,7 +10,7 @@ use sidegate_common::routes::{Access, AccessConfig, Routes};
 use sidegate_common::time::parse_duration;
 
 use crate::abi::FilterCounters;
-use crate::check_threads::{CheckThreads, CheckThreadsSettings};
+use crate::abi::check_threads::{CheckThreads, CheckThreadsSettings};
 use crate::hook::Hook;
 
 /// The longest path of a Unix socket (`sun_path`).

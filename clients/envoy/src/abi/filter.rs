@@ -11,10 +11,10 @@ use sidegate_common::identity_headers::{ABSENT, HOME_ISSUER, NAMES, spells_ident
 use sidegate_common::path::canonical;
 use sidegate_common::routes::{Access, Requirement};
 
+use crate::abi::check_threads::{Checked, Ticket};
+use crate::abi::config::{FilterConfig, RouteConfig};
 use crate::abi::{Counter, RequestStatus, Stream};
 use crate::answer::Answer;
-use crate::check_threads::{Checked, Ticket};
-use crate::config::{FilterConfig, RouteConfig};
 use crate::hook::{Hook, inject, take_panics};
 
 /// The filter of one request. Envoy may call a hook from within a callback, so nothing is borrowed

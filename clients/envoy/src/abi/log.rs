@@ -38,7 +38,7 @@ impl<'a> MakeWriter<'a> for EnvoyLog {
 impl Write for Line {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         let text = String::from_utf8_lossy(bytes);
-        abi::log(self.0, &format!("sidegate: {}", text.trim()));
+        abi::write_log(self.0, &format!("sidegate: {}", text.trim()));
         Ok(bytes.len())
     }
 
