@@ -7,13 +7,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use dashmap::DashMap;
 
 use crate::claims::Claims;
+use crate::foreign::ids::{ClaimId, ForeignId};
 use crate::revocation::{Id, Revocation, SubjectTag, Target};
 use crate::sync::Push;
 use crate::time::UnixTime;
 
+mod foreign;
 mod unconfirmed;
+mod watermark;
 
+use foreign::{ClaimMark, claim_entry};
 use unconfirmed::UnconfirmedSet;
+use watermark::{Watermark, hold_watermark};
 
 /// Many small shards, so that a sweep locks each only briefly and checks hardly wait.
 const SHARDS: usize = 1024;
@@ -30,12 +35,16 @@ pub struct IndexCounts {
     pub subjects: u64,
     /// Keys.
     pub keys: u64,
+    /// Users of other issuers with a watermark.
+    pub foreign_subjects: u64,
+    /// Claim values of other issuers' tokens with a watermark.
+    pub claims: u64,
 }
 
 impl IndexCounts {
     /// The sum of all kinds.
     pub const fn total(self) -> u64 {
-        self.tokens + self.sessions + self.subjects + self.keys
+        self.tokens + self.sessions + self.subjects + self.keys + self.foreign_subjects + self.claims
     }
 }
 
@@ -162,12 +171,6 @@ impl Ids {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Watermark {
-    threshold: UnixTime,
-    expires_at: UnixTime,
-}
-
 /// The watermarks of one partition. Zero means no watermark: no token is that old.
 #[derive(Debug, Default)]
 struct PartitionMarks {
@@ -204,6 +207,8 @@ pub struct Index {
     sessions: Ids,
     subjects: DashMap<Box<str>, Watermark>,
     keys: DashMap<Box<str>, RevokedKey>,
+    foreign_subjects: DashMap<ForeignId, Watermark>,
+    claims: DashMap<ClaimId, ClaimMark>,
     partitions: Partitions,
     /// Looked up before everything else: `confirm` adds a push to the index before it removes the
     /// push here, so a look-up finds it in one of the two.
@@ -245,6 +250,8 @@ impl Index {
             sessions: Ids::new(),
             subjects: DashMap::with_shard_amount(SHARDS),
             keys: DashMap::with_shard_amount(SMALL_SHARDS),
+            foreign_subjects: DashMap::with_shard_amount(SHARDS),
+            claims: DashMap::with_shard_amount(SMALL_SHARDS),
             partitions: Partitions::default(),
             unconfirmed: UnconfirmedSet::default(),
         }
@@ -268,16 +275,13 @@ impl Index {
             Target::Token { jti, subject } => self.tokens.hold(jti, *subject, expires_at),
             Target::Session { sid, subject } => self.sessions.hold(sid, *subject, expires_at),
             Target::Subject { sub, threshold } => {
-                let mut raised = true;
-                self.subjects
-                    .entry(sub.clone())
-                    .and_modify(|held| {
-                        raised = held.threshold < *threshold;
-                        held.threshold = held.threshold.max(*threshold);
-                        held.expires_at = held.expires_at.max(expires_at);
-                    })
-                    .or_insert(Watermark { threshold: *threshold, expires_at });
-                raised
+                hold_watermark(&self.subjects, sub.clone(), Watermark { threshold: *threshold, expires_at })
+            }
+            Target::ForeignSubject { subject, threshold } => {
+                hold_watermark(&self.foreign_subjects, *subject, Watermark { threshold: *threshold, expires_at })
+            }
+            Target::Claim { claim, threshold } => {
+                self.hold_claim(*claim, Watermark { threshold: *threshold, expires_at }, true)
             }
             Target::All { threshold } => {
                 self.raise(partition, |marks| &marks.all_in_log, *threshold);
@@ -317,8 +321,8 @@ impl Index {
         self.unconfirmed.remove(partition, pushes);
     }
 
-    /// Makes pushes permanent that may be in no log. Unlike after [`Index::confirm`], `all` and
-    /// `key` among them are not replayed into a log that lacks them.
+    /// Makes pushes permanent that may be in no log. Unlike after [`Index::confirm`], `all`, `key`
+    /// and `claim` among them are not replayed into a log that lacks them.
     pub fn keep(&self, partition: u16, pushes: &[Push]) {
         for (_, revocation) in pushes {
             match &revocation.target {
@@ -328,7 +332,14 @@ impl Index {
                 Target::Key { kid } => {
                     self.hold_key(kid, RevokedKey { expires_at: revocation.expires_at, in_log: false });
                 }
-                Target::Token { .. } | Target::Session { .. } | Target::Subject { .. } => {
+                Target::Claim { claim, threshold } => {
+                    let mark = Watermark { threshold: *threshold, expires_at: revocation.expires_at };
+                    self.hold_claim(*claim, mark, false);
+                }
+                Target::Token { .. }
+                | Target::Session { .. }
+                | Target::Subject { .. }
+                | Target::ForeignSubject { .. } => {
                     self.apply(partition, revocation);
                 }
             }
@@ -341,7 +352,7 @@ impl Index {
         self.unconfirmed.remove(partition, pushes);
     }
 
-    /// True if the log is known to have this `all` or `key`; other kinds count as
+    /// True if the log is known to have this `all`, `key` or `claim`; other kinds count as
     /// logged.
     pub fn has_in_log(&self, partition: u16, revocation: &Revocation) -> bool {
         match &revocation.target {
@@ -352,7 +363,13 @@ impl Index {
             Target::Key { kid } => {
                 self.keys.get(kid).is_some_and(|held| held.in_log && held.expires_at >= revocation.expires_at)
             }
-            Target::Token { .. } | Target::Session { .. } | Target::Subject { .. } => true,
+            Target::Token { .. } | Target::Session { .. } | Target::Subject { .. } | Target::ForeignSubject { .. } => {
+                true
+            }
+            Target::Claim { claim, threshold } => {
+                let mark = Watermark { threshold: *threshold, expires_at: revocation.expires_at };
+                self.claims.get(claim).is_some_and(|held| held.in_log && held.mark.covers(mark))
+            }
         }
     }
 
@@ -364,7 +381,15 @@ impl Index {
             Target::Session { sid, .. } => self.sessions.expiry_of(sid).is_some_and(|held| held >= expires_at),
             Target::Subject { sub, threshold } => {
                 let held = self.subjects.get(sub);
-                held.is_some_and(|held| held.threshold >= *threshold && held.expires_at >= expires_at)
+                held.is_some_and(|held| held.covers(Watermark { threshold: *threshold, expires_at }))
+            }
+            Target::ForeignSubject { subject, threshold } => {
+                let held = self.foreign_subjects.get(subject);
+                held.is_some_and(|held| held.covers(Watermark { threshold: *threshold, expires_at }))
+            }
+            Target::Claim { claim, threshold } => {
+                let held = self.claims.get(claim);
+                held.is_some_and(|held| held.mark.covers(Watermark { threshold: *threshold, expires_at }))
             }
             Target::All { threshold } => self.marks(partition).0 >= *threshold,
             Target::Key { kid } => self.keys.get(kid).is_some_and(|held| held.expires_at >= expires_at),
@@ -437,6 +462,8 @@ impl Index {
             keep
         });
         self.keys.retain(|_, held| held.expires_at >= now);
+        self.foreign_subjects.retain(|_, held| held.expires_at >= now);
+        self.claims.retain(|_, held| held.mark.expires_at >= now);
         expired
     }
 
@@ -447,6 +474,8 @@ impl Index {
             sessions: self.sessions.count(),
             subjects: self.subjects.len() as u64,
             keys: self.keys.len() as u64,
+            foreign_subjects: self.foreign_subjects.len() as u64,
+            claims: self.claims.len() as u64,
         }
     }
 
@@ -460,13 +489,17 @@ impl Index {
     /// Visits every confirmed entry in no order, except partition watermarks ([`Index::marks`]).
     /// Entries added meanwhile may be missed.
     pub fn each(&self, mut visit: impl FnMut(Revocation)) {
-        self.each_but_keys(&mut visit);
+        self.each_harmless(&mut visit);
+        for item in &self.claims {
+            visit(claim_entry(item.key(), item.value()));
+        }
         for item in &self.keys {
             visit(Revocation { target: Target::Key { kid: item.key().clone() }, expires_at: item.expires_at });
         }
     }
 
-    fn each_but_keys(&self, visit: &mut impl FnMut(Revocation)) {
+    /// Visits the kinds of which a forged push revokes one user's tokens at most.
+    fn each_harmless(&self, visit: &mut impl FnMut(Revocation)) {
         self.tokens.each(|HeldId { id, subject, expires_at }| {
             visit(Revocation { target: Target::Token { jti: id, subject }, expires_at });
         });
@@ -477,20 +510,28 @@ impl Index {
             let target = Target::Subject { sub: item.key().clone(), threshold: item.threshold };
             visit(Revocation { target, expires_at: item.expires_at });
         }
+        for item in &self.foreign_subjects {
+            let target = Target::ForeignSubject { subject: *item.key(), threshold: item.threshold };
+            visit(Revocation { target, expires_at: item.expires_at });
+        }
     }
 
     /// Visits the entries that an issuer puts back into a log of `partition` that lost them,
     /// although another issuer wrote them: every entry, also unconfirmed pushes, and the
     /// partition's watermark as an entry with expiry zero, for as long as a token can live. Of
-    /// `all` and `key` only those that came from the log: anyone who may publish to the channel
-    /// could otherwise forge one that revokes every token.
+    /// `all`, `key` and `claim` only those that came from the log: anyone who may publish to the
+    /// channel could otherwise forge one that revokes every token.
     pub fn each_to_replay(&self, partition: u16, mut visit: impl FnMut(Revocation)) {
         self.unconfirmed.each(|of, revocation| {
-            if of == partition && !matches!(revocation.target, Target::All { .. } | Target::Key { .. }) {
+            let of_many = matches!(revocation.target, Target::All { .. } | Target::Key { .. } | Target::Claim { .. });
+            if of == partition && !of_many {
                 visit(revocation.clone());
             }
         });
-        self.each_but_keys(&mut visit);
+        self.each_harmless(&mut visit);
+        for item in self.claims.iter().filter(|item| item.in_log) {
+            visit(claim_entry(item.key(), item.value()));
+        }
         for item in self.keys.iter().filter(|item| item.in_log) {
             visit(Revocation { target: Target::Key { kid: item.key().clone() }, expires_at: item.expires_at });
         }

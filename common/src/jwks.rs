@@ -2,7 +2,7 @@
 
 use jsonwebtoken::jwk::{AlgorithmParameters, Jwk, JwkSet};
 
-use crate::key::{KeyRing, VerifyingKey};
+use crate::key::{Algorithm, KeyError, KeyRing, VerifyingKey};
 
 /// The size limit of a JWK set, in bytes.
 pub const JWKS_BYTES_MAX: usize = 256 * 1024;
@@ -28,7 +28,7 @@ pub enum JwksError {
     #[error("the JWK set names the kid {0:?} twice")]
     DuplicateKid(String),
     /// No key that can verify a token.
-    #[error("the JWK set holds no key for EdDSA, ES256 or RS256")]
+    #[error("the JWK set holds no key for the accepted algorithms")]
     Empty,
 }
 
@@ -37,6 +37,18 @@ pub enum JwksError {
 /// # Errors
 /// See [`JwksError`].
 pub fn parse(bytes: &[u8]) -> Result<KeyRing, JwksError> {
+    parse_with(bytes, VerifyingKey::from_jwk)
+}
+
+/// As [`parse`], for an issuer that signs only with `algorithms`; keys for others are skipped.
+///
+/// # Errors
+/// See [`JwksError`].
+pub fn parse_for(bytes: &[u8], algorithms: &[Algorithm]) -> Result<KeyRing, JwksError> {
+    parse_with(bytes, |jwk| VerifyingKey::from_jwk_for(jwk, algorithms))
+}
+
+fn parse_with(bytes: &[u8], key: impl Fn(&Jwk) -> Result<VerifyingKey, KeyError>) -> Result<KeyRing, JwksError> {
     if bytes.len() > JWKS_BYTES_MAX {
         return Err(JwksError::TooLarge);
     }
@@ -58,7 +70,7 @@ pub fn parse(bytes: &[u8]) -> Result<KeyRing, JwksError> {
     if set.keys.iter().any(|jwk| matches!(jwk.algorithm, AlgorithmParameters::OctetKey(_))) {
         return Err(JwksError::Symmetric);
     }
-    let usable: Vec<_> = set.keys.iter().filter_map(|jwk| VerifyingKey::from_jwk(jwk).ok()).collect();
+    let usable: Vec<_> = set.keys.iter().filter_map(|jwk| key(jwk).ok()).collect();
     if usable.is_empty() {
         return Err(JwksError::Empty);
     }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use aws_lc_rs::rsa::PublicKeyComponents;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256};
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RSA_PSS_2048_8192_SHA256,
+};
 use aws_lc_rs::{hkdf, hmac};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -25,6 +27,8 @@ pub enum Algorithm {
     Es256,
     /// RSASSA-PKCS1-v1_5 with SHA-256, 2048 bits or more.
     Rs256,
+    /// RSASSA-PSS with SHA-256, 2048 bits or more; only for tokens of other issuers.
+    Ps256,
 }
 
 impl Algorithm {
@@ -35,7 +39,13 @@ impl Algorithm {
             Self::EdDsa => "EdDSA",
             Self::Es256 => "ES256",
             Self::Rs256 => "RS256",
+            Self::Ps256 => "PS256",
         }
+    }
+
+    /// The algorithm with this [`Algorithm::name`].
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Hs256, Self::EdDsa, Self::Es256, Self::Rs256, Self::Ps256].into_iter().find(|one| one.name() == name)
     }
 
     /// True if a header's `alg` names this algorithm. RFC 9864 renames EdDSA on Ed25519 to
@@ -50,6 +60,7 @@ impl Algorithm {
             Self::EdDsa => jsonwebtoken::Algorithm::EdDSA,
             Self::Es256 => jsonwebtoken::Algorithm::ES256,
             Self::Rs256 => jsonwebtoken::Algorithm::RS256,
+            Self::Ps256 => jsonwebtoken::Algorithm::PS256,
         }
     }
 }
@@ -126,7 +137,31 @@ impl VerifyingKey {
     /// An unsupported kind of key, a use other than signatures, an `alg` that does not fit the key,
     /// malformed or weak numbers.
     pub fn from_jwk(jwk: &Jwk) -> Result<Self, KeyError> {
-        let (algorithm, parsed) = public_key(jwk)?;
+        Self::public(jwk, Algorithm::Rs256)
+    }
+
+    /// As [`VerifyingKey::from_jwk`], for an issuer that signs only with `algorithms`. An RSA key
+    /// without `alg` serves the only RSA algorithm among them.
+    ///
+    /// # Errors
+    /// As [`VerifyingKey::from_jwk`]; or the key is for none of the algorithms, or does not say for
+    /// which.
+    pub fn from_jwk_for(jwk: &Jwk, algorithms: &[Algorithm]) -> Result<Self, KeyError> {
+        let both = [Algorithm::Rs256, Algorithm::Ps256].iter().all(|one| algorithms.contains(one));
+        let rsa = match &jwk.common.key_algorithm {
+            None if both && matches!(jwk.algorithm, AlgorithmParameters::RSA(_)) => {
+                return Err(KeyError::NotAPublicKey);
+            }
+            None if algorithms.contains(&Algorithm::Ps256) => Algorithm::Ps256,
+            Some(alg) if Algorithm::Ps256.is_named(&alg.to_string()) => Algorithm::Ps256,
+            _ => Algorithm::Rs256,
+        };
+        let key = Self::public(jwk, rsa)?;
+        if algorithms.contains(&key.algorithm) { Ok(key) } else { Err(KeyError::NotAPublicKey) }
+    }
+
+    fn public(jwk: &Jwk, rsa: Algorithm) -> Result<Self, KeyError> {
+        let (algorithm, parsed) = public_key(jwk, rsa)?;
         let common = &jwk.common;
         let signs = common.public_key_use.as_ref().is_none_or(|usage| *usage == PublicKeyUse::Signature);
         let named = common.key_algorithm.as_ref().is_none_or(|alg| algorithm.is_named(&alg.to_string()));
@@ -164,7 +199,7 @@ impl VerifyingKey {
     }
 }
 
-fn public_key(jwk: &Jwk) -> Result<(Algorithm, ParsedPublicKey), KeyError> {
+fn public_key(jwk: &Jwk, rsa: Algorithm) -> Result<(Algorithm, ParsedPublicKey), KeyError> {
     let bytes = |text: &str| URL_SAFE_NO_PAD.decode(text).map_err(|_| KeyError::NotAPublicKey);
     match &jwk.algorithm {
         AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => {
@@ -195,9 +230,13 @@ fn public_key(jwk: &Jwk) -> Result<(Algorithm, ParsedPublicKey), KeyError> {
                 return Err(KeyError::NotAPublicKey);
             }
             let parsed = PublicKeyComponents { n, e }
-                .to_parsed_public_key(&RSA_PKCS1_2048_8192_SHA256)
+                .to_parsed_public_key(if rsa == Algorithm::Ps256 {
+                    &RSA_PSS_2048_8192_SHA256
+                } else {
+                    &RSA_PKCS1_2048_8192_SHA256
+                })
                 .map_err(|_| KeyError::NotAPublicKey)?;
-            Ok((Algorithm::Rs256, parsed))
+            Ok((rsa, parsed))
         }
         _ => Err(KeyError::NotAPublicKey),
     }

@@ -20,13 +20,15 @@
 //!   complete.
 //! - `sync`: the pure state machine that proves the index complete.
 //! - [`token_checker`]: signature, revocation and freshness together; the only source of
-//!   [`GoodToken`](token_checker::GoodToken). [`issuer`]: the accepted issuer.
+//!   [`GoodToken`](token_checker::GoodToken). [`issuer`]: the home issuer. [`foreign`]: the issuers
+//!   of `ISSUERS_FILE`.
 //! - [`problem`]: the error body of RFC 9457 and the table of stable codes.
 #![forbid(unsafe_code)]
 
 pub mod bearer;
 pub mod claims;
 pub mod clock;
+pub mod foreign;
 pub mod identity_headers;
 pub mod index;
 pub mod issuer;

@@ -4,6 +4,7 @@ use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+use crate::foreign::ids::{ClaimId, ForeignId, NameTag};
 use crate::text::is_identifier;
 use crate::time::UnixTime;
 
@@ -27,6 +28,15 @@ impl SubjectTag {
         let hash = digest::digest(&digest::SHA256, sub.as_bytes());
         let mut bytes = [0; 8];
         bytes[2..].copy_from_slice(&hash.as_ref()[..6]);
+        let tag = u64::from_be_bytes(bytes);
+        Self(if tag == Self::NONE { 0 } else { tag })
+    }
+
+    /// The tag of another issuer's subject: the first six bytes of its identifier. All ones is mapped
+    /// to zero.
+    pub fn of_foreign(subject: &ForeignId) -> Self {
+        let mut bytes = [0; 8];
+        bytes[2..].copy_from_slice(&subject[..6]);
         let tag = u64::from_be_bytes(bytes);
         Self(if tag == Self::NONE { 0 } else { tag })
     }
@@ -112,6 +122,46 @@ pub enum Target {
         /// The key's identifier.
         kid: Box<str>,
     },
+    /// Every token of another issuer's subject with `iat` at or before the threshold.
+    ForeignSubject {
+        /// The subject.
+        subject: ForeignId,
+        /// The last revoked `iat`.
+        threshold: UnixTime,
+    },
+    /// Every token of another issuer that has this claim value, with `iat` at or before the
+    /// threshold.
+    Claim {
+        /// The issuer, the claim and its value.
+        claim: ClaimId,
+        /// The last revoked `iat`.
+        threshold: UnixTime,
+    },
+}
+
+impl Target {
+    /// The last revoked `iat`, of a kind that has one.
+    pub const fn threshold(&self) -> Option<UnixTime> {
+        match self {
+            Self::Subject { threshold, .. }
+            | Self::All { threshold }
+            | Self::ForeignSubject { threshold, .. }
+            | Self::Claim { threshold, .. } => Some(*threshold),
+            Self::Token { .. } | Self::Session { .. } | Self::Key { .. } => None,
+        }
+    }
+
+    /// The same, revoking up to `threshold`, if the kind has one.
+    pub fn with_threshold(mut self, threshold: UnixTime) -> Self {
+        match &mut self {
+            Self::Subject { threshold: held, .. }
+            | Self::All { threshold: held }
+            | Self::ForeignSubject { threshold: held, .. }
+            | Self::Claim { threshold: held, .. } => *held = threshold,
+            Self::Token { .. } | Self::Session { .. } | Self::Key { .. } => {}
+        }
+        self
+    }
 }
 
 /// A revocation: which tokens are revoked, and how long the entry must be kept.
@@ -142,6 +192,8 @@ const SESSION: u8 = 2;
 const SUBJECT: u8 = 3;
 const ALL: u8 = 4;
 const KEY: u8 = 5;
+const CLAIM: u8 = 6;
+const FOREIGN_SUBJECT: u8 = 7;
 /// Set in the first byte when the identifier is text, not 16 packed bytes.
 const TEXT: u8 = 8;
 
@@ -166,6 +218,18 @@ impl Revocation {
             Target::Key { kid } => {
                 out.extend(kid.as_bytes());
                 KEY
+            }
+            Target::Claim { claim: ClaimId { issuer, claim, value }, threshold } => {
+                out.extend(seconds(*threshold));
+                out.extend(issuer);
+                out.extend(claim);
+                out.extend(value);
+                CLAIM
+            }
+            Target::ForeignSubject { subject, threshold } => {
+                out.extend(seconds(*threshold));
+                out.extend(subject);
+                FOREIGN_SUBJECT
             }
         };
         out[0] |= kind;
@@ -198,6 +262,15 @@ impl Revocation {
                 _ => return Err(EntryError::Malformed),
             },
             KEY if !text => Target::Key { kid: identifier(rest)? },
+            CLAIM if !text => {
+                let (threshold, rest) = take_seconds(rest)?;
+                Target::Claim { claim: take_claim(rest).ok_or(EntryError::Malformed)?, threshold }
+            }
+            FOREIGN_SUBJECT if !text => {
+                let (threshold, subject) = take_seconds(rest)?;
+                let subject = subject.try_into().map_err(|_| EntryError::Malformed)?;
+                Target::ForeignSubject { subject, threshold }
+            }
             _ => return Err(EntryError::Kind(first & 0x0f)),
         };
         Ok(Self { target, expires_at })
@@ -244,6 +317,12 @@ fn take_id(bytes: &[u8], text: bool) -> Result<(Id, Option<SubjectTag>), EntryEr
     Ok((id, subject))
 }
 
+fn take_claim(bytes: &[u8]) -> Option<ClaimId> {
+    let (issuer, rest) = bytes.split_first_chunk::<{ size_of::<NameTag>() }>()?;
+    let (claim, value) = rest.split_first_chunk::<{ size_of::<NameTag>() }>()?;
+    Some(ClaimId { issuer: *issuer, claim: *claim, value: value.try_into().ok()? })
+}
+
 fn identifier(bytes: &[u8]) -> Result<Box<str>, EntryError> {
     let text = std::str::from_utf8(bytes).map_err(|_| EntryError::Malformed)?;
     if is_identifier(text) { Ok(text.into()) } else { Err(EntryError::Malformed) }
@@ -252,6 +331,7 @@ fn identifier(bytes: &[u8]) -> Result<Box<str>, EntryError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::foreign::ids::{SUBJECT, foreign_id};
 
     fn all_kinds() -> Vec<Revocation> {
         let subject = Some(SubjectTag::of("42"));
@@ -266,6 +346,14 @@ mod tests {
             Target::Subject { sub: "alice@example.org".into(), threshold: UnixTime(1_700_000_000) },
             Target::All { threshold: UnixTime(1_700_000_000) },
             Target::Key { kid: "k1".into() },
+            Target::Claim {
+                claim: ClaimId::of("https://idp.example.com", "claim.azp", "app1"),
+                threshold: UnixTime(1_700_000_000),
+            },
+            Target::ForeignSubject {
+                subject: foreign_id("https://idp.example.com", SUBJECT, "alice"),
+                threshold: UnixTime(1_700_000_000),
+            },
         ];
         targets.into_iter().map(|target| Revocation { target, expires_at }).collect()
     }
@@ -296,7 +384,7 @@ mod tests {
             let bytes = revocation.to_bytes();
             let fixed = match &revocation.target {
                 Target::Token { jti: Id::Packed(_), .. } | Target::Session { sid: Id::Packed(_), .. } => bytes.len(),
-                Target::All { .. } => bytes.len(),
+                Target::All { .. } | Target::Claim { .. } | Target::ForeignSubject { .. } => bytes.len(),
                 Target::Token { .. } | Target::Session { .. } => 12,
                 Target::Subject { .. } => 10,
                 Target::Key { .. } => 6,
@@ -314,8 +402,8 @@ mod tests {
         let mut bytes = all_kinds()[0].to_bytes();
         bytes[0] = 0x21;
         assert_eq!(Revocation::from_bytes(&bytes), Err(EntryError::Version(2)));
-        bytes[0] = 0x17;
-        assert_eq!(Revocation::from_bytes(&bytes), Err(EntryError::Kind(7)));
+        bytes[0] = 0x10;
+        assert_eq!(Revocation::from_bytes(&bytes), Err(EntryError::Kind(0)));
         bytes[0] = 0x1c;
         assert_eq!(Revocation::from_bytes(&bytes), Err(EntryError::Kind(12)), "no text form of this kind");
         for kind in &all_kinds()[4..] {
@@ -343,6 +431,8 @@ mod tests {
         assert_eq!(tag.value(), 0x73_47_5c_b4_0a_56, "first six bytes of SHA-256(\"42\")");
         assert_eq!(tag.partition(1), 0);
         assert_eq!(tag.partition(0), 0, "zero partitions count as one");
+        assert_eq!(SubjectTag::of_foreign(&[0xff; 16]).value(), 0, "all ones means unknown");
+        assert_eq!(SubjectTag::of_foreign(&[1; 16]).value(), 0x01_01_01_01_01_01);
         assert_eq!([7, 11, 13].map(|partitions| tag.partition(partitions)), [0, 10, 11]);
     }
 }

@@ -6,10 +6,11 @@
 //! journal) implements [`Observer`].
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use crate::clock::{CheckTime, Clock};
+use crate::foreign::set::ForeignIssuers;
 use crate::index::{Applied, Index};
 use crate::problem::Code;
 use crate::revocation::{Revocation, Target};
@@ -49,13 +50,18 @@ pub enum Unavailable {
     /// The token's key is unknown, and the JWK set could not be read to look for it.
     #[error("the token's key could not be looked up: the JWKS fetch failed")]
     KeyLookupFailed,
+    /// The log revokes tokens by a claim that this process' `ISSUERS_FILE` does not list.
+    #[error("the list revokes tokens by a claim that ISSUERS_FILE does not list as revocable")]
+    UnlistedClaim,
 }
 
 impl Unavailable {
     /// The stable code that a client sees.
     pub const fn code(self) -> Code {
         match self {
-            Self::NotLoaded | Self::NoKeys | Self::KeyLookupFailed => Code::TemporarilyUnavailable,
+            Self::NotLoaded | Self::NoKeys | Self::KeyLookupFailed | Self::UnlistedClaim => {
+                Code::TemporarilyUnavailable
+            }
             Self::Stale(_) => Code::Stale,
         }
     }
@@ -66,7 +72,7 @@ pub trait Observer: Send + Sync {
     /// The index has a new revocation, which the log may not have yet.
     fn revoked(&self, partition: u16, revocation: &Revocation);
 
-    /// The log is known to have this `all` or `key`, which the index may have had before.
+    /// The log is known to have this `all`, `key` or `claim`, which the index may have had before.
     fn logged(&self, _partition: u16, _revocation: &Revocation) {}
 
     /// One of the partitions now rejects tokens with `iat` at or before this time.
@@ -106,11 +112,27 @@ pub struct RevocationState {
     key_epoch: AtomicU64,
     clock: Clock,
     observer: Option<Arc<dyn Observer>>,
+    /// The issuers of `ISSUERS_FILE`, if it is set.
+    foreign: RwLock<Option<Arc<ForeignIssuers>>>,
+    /// True if the list has an entry of one of them that no look-up finds.
+    unlisted_claim: AtomicBool,
+    /// Held while that is found out, so that an older result never replaces a newer one.
+    looking: Mutex<()>,
 }
 
 impl fmt::Debug for RevocationState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { index, freshness, staleness, key_epoch, clock, observer: _ } = self;
+        let Self {
+            index,
+            freshness,
+            staleness,
+            key_epoch,
+            clock,
+            observer: _,
+            foreign: _,
+            unlisted_claim: _,
+            looking: _,
+        } = self;
         f.debug_struct("RevocationState")
             .field("index", index)
             .field("freshness", freshness)
@@ -131,6 +153,9 @@ impl RevocationState {
             key_epoch: AtomicU64::new(0),
             clock: Clock::new(now),
             observer,
+            foreign: RwLock::default(),
+            unlisted_claim: AtomicBool::new(false),
+            looking: Mutex::default(),
         }
     }
 
@@ -167,6 +192,9 @@ impl RevocationState {
     /// The list is not loaded, or too stale.
     pub fn stale_seconds(&self, at: CheckTime) -> Result<Option<u64>, Unavailable> {
         let proven = self.proven().ok_or(Unavailable::NotLoaded)?;
+        if self.unlisted_claim.load(Ordering::Acquire) {
+            return Err(Unavailable::UnlistedClaim);
+        }
         let age_ms = at.monotonic_ms.saturating_sub(proven);
         if age_ms <= self.staleness.max_ms {
             return Ok(None);
@@ -175,6 +203,35 @@ impl RevocationState {
             OnStale::Deny => Err(Unavailable::Stale(age_ms / 1000)),
             OnStale::Allow => Ok(Some(age_ms / 1000)),
         }
+    }
+
+    /// The issuers of `ISSUERS_FILE`; `None` without the file.
+    pub fn foreign(&self) -> Option<Arc<ForeignIssuers>> {
+        self.foreign.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Replaces the issuers of `ISSUERS_FILE`. Tokens verified before must be verified again.
+    pub fn set_foreign(&self, issuers: Arc<ForeignIssuers>) {
+        // Before any of their tokens can be accepted.
+        self.unlisted_claim.fetch_or(self.index.any_claim(|claim| issuers.lack_claim(claim)), Ordering::AcqRel);
+        self.change_keys(|| *self.foreign.write().unwrap_or_else(PoisonError::into_inner) = Some(issuers));
+        self.look_for_unlisted_claims();
+    }
+
+    /// Looks whether the list has entries of the issuers that no look-up finds: call after entries
+    /// have expired.
+    pub fn look_for_unlisted_claims(&self) {
+        let _one_at_a_time = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
+        let unlisted = self.foreign().is_some_and(|issuers| self.index.any_claim(|claim| issuers.lack_claim(claim)));
+        let was = self.unlisted_claim.swap(unlisted, Ordering::AcqRel);
+        if let (true, false, Some(observer)) = (unlisted, was, &self.observer) {
+            observer.unproven();
+        }
+    }
+
+    /// True if the list has an entry of an issuer of `ISSUERS_FILE` that no look-up finds.
+    pub fn has_unlisted_claim(&self) -> bool {
+        self.unlisted_claim.load(Ordering::Acquire)
     }
 
     /// Changes whenever verified tokens must be verified again: keys were replaced, or the log
@@ -205,6 +262,13 @@ impl RevocationState {
     /// stored it, gets no call.
     pub fn restore(&self, partition: u16, revocation: &Revocation) {
         self.index.apply(partition, revocation);
+        self.note_claim(revocation);
+    }
+
+    fn note_claim(&self, revocation: &Revocation) {
+        if matches!(revocation.target, Target::Claim { .. }) {
+            self.look_for_unlisted_claims();
+        }
     }
 
     fn hold(&self, partition: u16, revocation: &Revocation, is_new: impl FnOnce() -> Applied) -> bool {
@@ -212,6 +276,7 @@ impl RevocationState {
             Target::Key { kid } if !self.index.has_key(kid) => self.change_keys(is_new),
             _ => is_new(),
         };
+        self.note_claim(revocation);
         if let (Applied::New, Some(observer)) = (applied, &self.observer) {
             observer.revoked(partition, revocation);
         }

@@ -4,12 +4,13 @@
 //! Every path of both programs verifies through [`verify`]; there is no other way to make a
 //! [`VerifiedToken`].
 
-mod compact;
+pub(crate) mod compact;
 mod payload;
 
 pub use compact::TOKEN_BYTES_MAX;
 
 use crate::claims::Claims;
+use crate::foreign::ids::ForeignToken;
 use crate::key::{KeyRing, SigningKey};
 use crate::problem::Code;
 use crate::time::UnixTime;
@@ -44,8 +45,14 @@ pub enum Rejection {
     #[error("the header is malformed or has members that are not allowed")]
     Header,
     /// `typ` is not `at+jwt` (RFC 9068 §4).
-    #[error("typ is not at+jwt")]
+    #[error("the token is not marked as an access token (typ is not at+jwt)")]
     Type,
+    /// Has a member that only ID tokens, logout tokens or security events have.
+    #[error("the token is not an access token: it has nonce, at_hash, c_hash or events")]
+    OtherKind,
+    /// Bound to a key of the client (`cnf`), whose possession is not checked.
+    #[error("the token is bound to a key (cnf), whose possession is not checked here")]
+    Bound,
     /// No key has this `kid` and this algorithm.
     #[error("no key has this kid and alg")]
     UnknownKey,
@@ -93,9 +100,24 @@ impl Rejection {
 pub struct VerifiedToken {
     claims: Claims,
     kid: String,
+    foreign: Option<Box<ForeignToken>>,
 }
 
 impl VerifiedToken {
+    pub(crate) fn foreign(claims: Claims, kid: String, token: ForeignToken) -> Self {
+        Self { claims, kid, foreign: Some(Box::new(token)) }
+    }
+
+    /// What a token of another issuer has beside its claims; `None` for the home issuer's.
+    pub fn other_issuer(&self) -> Option<&ForeignToken> {
+        self.foreign.as_deref()
+    }
+
+    /// The issuer's name: `home`, or as in `ISSUERS_FILE`.
+    pub fn issuer_name(&self) -> &str {
+        self.foreign.as_ref().map_or("home", |token| token.issuer())
+    }
+
     /// The claims.
     pub const fn claims(&self) -> &Claims {
         &self.claims
@@ -178,7 +200,7 @@ pub fn verify_expired_too(
     if claims.issued_at() > latest || claims.nbf.is_some_and(|nbf| UnixTime(nbf) > latest) {
         return Err(Rejection::NotYetValid);
     }
-    Ok(VerifiedToken { claims, kid: key.kid().to_owned() })
+    Ok(VerifiedToken { claims, kid: key.kid().to_owned(), foreign: None })
 }
 
 /// The part of [`verify`] that depends on the time alone; repeated whenever a verified token is

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::claims::Claims;
 use crate::clock::CheckTime;
+use crate::foreign::issuer::ForeignIssuer;
 use crate::issuer::Issuer;
 use crate::key::KeyRing;
 use crate::revocation_state::{RevocationState, Unavailable};
@@ -20,6 +21,16 @@ impl GoodToken {
     /// The token's claims.
     pub fn claims(&self) -> &Claims {
         self.token.claims()
+    }
+
+    /// The issuer's name: `home`, or as in `ISSUERS_FILE`.
+    pub fn issuer_name(&self) -> &str {
+        self.token.issuer_name()
+    }
+
+    /// True if another issuer than the home issuer issued it.
+    pub fn is_foreign(&self) -> bool {
+        self.token.other_issuer().is_some()
     }
 
     /// The key that signed it.
@@ -49,7 +60,7 @@ pub enum TokenError {
     Unavailable(#[from] Unavailable),
 }
 
-/// Checks tokens of the accepted issuer against the revocations.
+/// Checks tokens of the accepted issuers against the revocations.
 #[derive(Debug)]
 pub struct TokenChecker {
     issuer: Issuer,
@@ -62,7 +73,7 @@ impl TokenChecker {
         Self { issuer: Issuer::new(policy), state }
     }
 
-    /// The accepted issuer.
+    /// The home issuer.
     pub const fn issuer(&self) -> &Issuer {
         &self.issuer
     }
@@ -78,13 +89,22 @@ impl TokenChecker {
         self.state.change_keys(|| self.issuer.set_keys(ring));
     }
 
+    /// Replaces the keys of another issuer, as [`TokenChecker::set_keys`] does.
+    pub fn set_keys_of(&self, issuer: &ForeignIssuer, ring: KeyRing) {
+        self.state.change_keys(|| issuer.set_keys(ring));
+    }
+
     /// Checks a token that is not cached.
     ///
     /// # Errors
     /// See [`TokenError`].
     pub fn check(&self, token: &str, at: CheckTime) -> Result<GoodToken, TokenError> {
         self.ensure_loaded(at)?;
-        self.recheck(&Arc::new(self.issuer.verify(at.now, token)?), at)
+        let verified = match self.state.foreign() {
+            None => self.issuer.verify(at.now, token)?,
+            Some(issuers) => issuers.verify(&self.issuer, at.now, token)?,
+        };
+        self.recheck(&Arc::new(verified), at)
     }
 
     /// Checks a token that was verified under the same key epoch: time, revocation and freshness
@@ -97,7 +117,12 @@ impl TokenChecker {
         // Freshness is read before the index: a later proof could cover entries that this look-up
         // missed.
         let stale_seconds = self.state.stale_seconds(at);
-        if self.state.index().revokes(token.claims(), token.kid()) {
+        let index = self.state.index();
+        let revoked = match token.other_issuer() {
+            None => index.revokes(token.claims(), token.kid()),
+            Some(foreign) => index.revokes_foreign(foreign, token.claims().issued_at()),
+        };
+        if revoked {
             return Err(Rejection::Revoked.into());
         }
         Ok(GoodToken { token: Arc::clone(token), stale_seconds: stale_seconds? })
@@ -115,10 +140,18 @@ impl TokenChecker {
 
     fn ensure_loaded(&self, at: CheckTime) -> Result<(), Unavailable> {
         match self.state.stale_seconds(at) {
-            Err(Unavailable::NotLoaded) => Err(Unavailable::NotLoaded),
-            _ if self.issuer.keys().keys().is_empty() => Err(Unavailable::NoKeys),
+            Err(error @ (Unavailable::NotLoaded | Unavailable::UnlistedClaim)) => Err(error),
+            _ if !self.has_keys() => Err(Unavailable::NoKeys),
             _ => Ok(()),
         }
+    }
+
+    /// True if tokens of any issuer could be verified. A token of one whose keys are missing is
+    /// looked for like any unknown key.
+    fn has_keys(&self) -> bool {
+        let any = |ring: &KeyRing| !ring.keys().is_empty();
+        any(&self.issuer.keys())
+            || self.state.foreign().is_some_and(|issuers| issuers.all().any(|issuer| any(&issuer.keys())))
     }
 }
 

@@ -34,6 +34,7 @@ use crate::config::{Config, StoreConfig};
 use crate::domain::Auth;
 use crate::domain::password::COST_ADVISED;
 use crate::domain::refresh_token::RefreshKeys;
+use crate::domain::revoke_foreign::KnownIssuers;
 use crate::domain::token_signer::TokenSigner;
 use crate::domain::traits::{Store as _, Users as _};
 use crate::feed::local::LocalSource;
@@ -50,8 +51,8 @@ use crate::store::redis::{OpenError, OwnFeed, RedisRequirements, RedisStore, Rep
 use crate::store::sqlite::EmbeddedStore;
 use crate::store::users::{CheckError, SchemaError, SqlUsers};
 
-use reload::Reloader;
 pub use reload::Reread;
+use reload::{FileStamp, Reloader};
 
 /// Open files reserved for the stores, the feed and its followers, 64 connections of the admin
 /// listener, and what the libraries open.
@@ -135,6 +136,7 @@ impl App {
                 signer: TokenSigner::new(config.issuing.clone(), keys.signing),
                 refresh_keys,
                 tokens,
+                issuers: KnownIssuers::new(config.issuers.clone().unwrap_or_default(), config.foreign_entries),
             },
             clock: clock_of(state),
             metrics,
@@ -146,6 +148,7 @@ impl App {
         });
         let reloader = Reloader {
             api: Arc::clone(&api),
+            issuers_seen: FileStamp::of_issuers(&settings),
             settings,
             reread,
             feed_token: LiveSecret::new(match &config.store {

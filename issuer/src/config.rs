@@ -1,6 +1,8 @@
 //! Every setting of the issuer, its default and its reason, in one table.
 
 mod checks;
+mod issuers;
+mod lifetimes;
 
 pub use checks::warnings;
 
@@ -8,11 +10,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use sidegate_common::foreign::file::{CLOCK_SLACK_MAX, IssuerEntry};
 use sidegate_common::key::SigningKey;
 use sidegate_common::revocation_state::{OnStale, Staleness};
 use sidegate_common::secret::Secret;
 use sidegate_common::text::is_identifier;
-use sidegate_common::time::LEEWAY_MAX_SECONDS;
 use sidegate_common::token::Policy;
 use sidegate_runtime::connection_budget::{connection_memory, read_connection_memory};
 use sidegate_runtime::redis_url::{RedisUrl, SENTINEL_SETTINGS};
@@ -107,6 +109,18 @@ pub static SETTINGS: &[Setting] = &[
     setting("JWT_CLIENT_ID", "sidegate", "client_id claim of the tokens"),
     setting("ACCESS_TOKEN_TTL", "24h", "lifetime of access tokens, at most MAX_TOKEN_LIFETIME"),
     setting("MAX_TOKEN_LIFETIME", "24h", "maximum token lifetime, for which the log keeps revocations"),
+    setting(
+        "ISSUERS_FILE",
+        "",
+        "TOML file with other issuers, whose tokens are accepted and revoked; deploy/issuers.toml explains it",
+    )
+    .reloaded(),
+    setting(
+        "FOREIGN_ENTRIES",
+        "off",
+        "on: revocations of other issuers' users, keys and claims are written; only once every verifier can read them",
+    )
+    .reloaded(),
     setting("REFRESH_TOKEN_TTL", "30d", "idle lifetime of sessions: one without a refresh for so long ends"),
     setting("SESSION_TTL_MAX", "90d", "absolute lifetime of sessions"),
     setting(
@@ -273,6 +287,10 @@ pub struct Config {
     pub cors: CorsOrigins,
     /// `TRUSTED_PROXIES`.
     pub proxies: TrustedProxies,
+    /// `ISSUERS_FILE`.
+    pub issuers: Option<Vec<IssuerEntry>>,
+    /// `FOREIGN_ENTRIES`.
+    pub foreign_entries: bool,
     /// `ADMIN_TOKEN`.
     pub admin_token: Option<Secret>,
     /// `WORKER_THREADS`.
@@ -285,14 +303,22 @@ impl Config {
     /// # Errors
     /// The first one that is wrong.
     pub fn read(settings: &Settings) -> Result<Self, ConfigError> {
-        let lifetimes = lifetimes(settings)?;
+        let mut lifetimes = lifetimes::read(settings)?;
+        let policy = lifetimes::policy(settings, &lifetimes)?;
+        let issuers = issuers::read(settings, &policy)?;
+        if issuers.is_some() {
+            // A watermark of another issuer lies ahead of the store's clock by this much at most.
+            lifetimes.lifetime_max += CLOCK_SLACK_MAX;
+        }
         let config = Self {
             listen: listen(settings)?,
             store: store(settings)?,
             users: users(settings)?,
             keys: keys(settings)?,
             issuing: issuing(settings, lifetimes.access_ttl)?,
-            policy: policy(settings, &lifetimes)?,
+            policy,
+            issuers,
+            foreign_entries: settings.one_of("FOREIGN_ENTRIES", &["off", "on"])? == "on",
             lifetimes,
             sessions_max: settings.number("SESSIONS_PER_USER_MAX", 1..=10_000)? as u32,
             staleness: staleness(settings)?,
@@ -496,33 +522,6 @@ fn issuing(settings: &Settings, access_ttl: u64) -> Result<Issuing, ConfigError>
         audience: audience.to_owned(),
         client_id: client_id.to_owned(),
         access_ttl,
-    })
-}
-
-fn lifetimes(settings: &Settings) -> Result<TokenLifetimes, ConfigError> {
-    let day = Duration::from_secs(24 * 60 * 60);
-    let second = Duration::from_secs(1);
-    let lifetime_max = within(settings, "MAX_TOKEN_LIFETIME", second, 366 * day)?;
-    let access_ttl = within(settings, "ACCESS_TOKEN_TTL", second, 366 * day)?;
-    if access_ttl > lifetime_max {
-        return Err(settings.unfit("ACCESS_TOKEN_TTL", "at most MAX_TOKEN_LIFETIME"));
-    }
-    let retry_window = within(settings, "REFRESH_RETRY_WINDOW", Duration::ZERO, Duration::from_secs(300))?;
-    Ok(TokenLifetimes {
-        access_ttl: access_ttl.as_secs(),
-        idle_ttl: within(settings, "REFRESH_TOKEN_TTL", second, 3660 * day)?.as_secs(),
-        absolute_ttl: within(settings, "SESSION_TTL_MAX", second, 3660 * day)?.as_secs(),
-        retry_window: retry_window.as_secs(),
-        lifetime_max: lifetime_max.as_secs(),
-    })
-}
-
-fn policy(settings: &Settings, lifetimes: &TokenLifetimes) -> Result<Policy, ConfigError> {
-    Ok(Policy {
-        issuer: settings.required("JWT_ISSUER")?.to_owned(),
-        audiences: vec![settings.required("JWT_AUDIENCE")?.to_owned()],
-        leeway_seconds: within(settings, "LEEWAY", Duration::ZERO, Duration::from_secs(LEEWAY_MAX_SECONDS))?.as_secs(),
-        lifetime_max_seconds: lifetimes.lifetime_max,
     })
 }
 

@@ -42,8 +42,13 @@ enum Command {
     #[command(subcommand)]
     Keys(Keys),
     /// Revoke through the admin API of a running issuer (ISSUER_ADMIN_LISTEN, ADMIN_TOKEN)
-    #[command(subcommand)]
-    Revoke(Revoke),
+    Revoke {
+        /// Another issuer, by its name in ISSUERS_FILE; ids are then those in its tokens
+        #[arg(long, global = true, value_name = "NAME")]
+        issuer: Option<String>,
+        #[command(subcommand)]
+        what: Revoke,
+    },
     /// List sessions through the admin API of a running issuer
     #[command(subcommand)]
     Sessions(Sessions),
@@ -98,6 +103,21 @@ enum Revoke {
         #[arg(long)]
         keep_sessions: bool,
     },
+    /// All tokens signed with a key, by kid
+    Key {
+        /// The key's identifier
+        #[arg(allow_hyphen_values = true)]
+        kid: String,
+    },
+    /// All tokens of --issuer whose claim has a value; the claim is one of its revocable
+    Claim {
+        /// The claim's name; of a nested claim the names from the outside in
+        #[arg(required = true, num_args = 1..)]
+        name: Vec<String>,
+        /// The claim's value
+        #[arg(long, allow_hyphen_values = true)]
+        value: String,
+    },
     /// All tokens and sessions
     All,
 }
@@ -147,14 +167,17 @@ fn main() -> ExitCode {
         Command::Keys(Keys::List) => commands::keys::list(&source),
         Command::Keys(Keys::Activate { kid, now }) => commands::keys::activate(&source, &kid, now),
         Command::Keys(Keys::Retire { kid }) => commands::keys::retire(&source, &kid),
-        Command::Revoke(revoke) => commands::admin::revoke(
+        Command::Revoke { issuer, what } => commands::admin::revoke(
             &source,
-            &match revoke {
+            &match what {
                 Revoke::Token { token } => commands::admin::What::Token(token),
                 Revoke::Session { sid } => commands::admin::What::Session(sid),
                 Revoke::User { id, keep_sessions } => commands::admin::What::User(id.text(), keep_sessions),
+                Revoke::Key { kid } => commands::admin::What::Key(kid),
+                Revoke::Claim { name, value } => commands::admin::What::Claim(name, value),
                 Revoke::All => commands::admin::What::All,
             },
+            issuer.as_deref(),
         ),
         Command::Sessions(Sessions::List { id }) => commands::admin::sessions(&source, &id.text()),
     };

@@ -66,7 +66,7 @@ const REFRESHES: [&str; 11] = [
 ];
 const LOGOUTS: [&str; 4] = ["ok", "refused", "reused", "unavailable"];
 const SCOPES: [&str; 3] = ["local", "others", "global"];
-const KINDS: [&str; 5] = ["token", "session", "user", "key", "all"];
+const KINDS: [&str; 6] = ["token", "session", "user", "key", "all", "claim"];
 const STATUSES: [u16; 11] = [200, 204, 400, 401, 403, 404, 405, 413, 415, 500, 503];
 
 /// The issuer's counters.

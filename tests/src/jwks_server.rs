@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue};
 use http_body_util::Full;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -81,6 +82,7 @@ impl Shared {
         let _open = self.gate.lock().await;
         let body = self.document.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut response = http::Response::new(Full::new(body.into()));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if self.broken.load(Ordering::Relaxed) {
             *response.status_mut() = http::StatusCode::INTERNAL_SERVER_ERROR;
         }

@@ -14,12 +14,13 @@ use sidegate_runtime::settings::{ConfigError, Settings};
 use sidegate_runtime::socket::Listener;
 use sidegate_runtime::systemd;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::config::{Config, ListenConfig};
 use crate::feed_task::{AttachListener, follow, readers_max};
+use crate::keys::Keys;
 use crate::metrics::Metrics;
 use crate::source::Source;
 use crate::verifier::Verifier;
@@ -195,6 +196,10 @@ async fn report_health(verifier: Arc<Verifier>, health: HealthReporter) {
 async fn reload(config: Config, source: Source, verifier: Arc<Verifier>, mut again: watch::Receiver<u64>) {
     let mut held = source.settings().ok();
     let mut seen = config.routes_file.as_deref().and_then(stamp);
+    let issuers_file = || config.issuers.as_ref().and_then(|issuers| stamp(&issuers.path));
+    let mut issuers_seen = issuers_file();
+    let mut reading = KeyReaders::default();
+    reading.follow(&verifier, &again);
     loop {
         let asked = tokio::select! {
             changed = again.changed() => match changed {
@@ -211,6 +216,57 @@ async fn reload(config: Config, source: Source, verifier: Arc<Verifier>, mut aga
         if asked {
             reload_settings(&config, &source, &verifier, &mut held);
         }
+        let issuers_now = issuers_file();
+        if asked || issuers_now != issuers_seen {
+            issuers_seen = issuers_now;
+            reload_issuers(&config, &source, &verifier);
+            reading.follow(&verifier, &again);
+        }
+    }
+}
+
+/// The tasks that fetch the keys of the issuers of `ISSUERS_FILE`; they end with it.
+#[derive(Default)]
+struct KeyReaders {
+    tasks: JoinSet<()>,
+    following: Vec<(Arc<Keys>, AbortHandle)>,
+}
+
+impl KeyReaders {
+    /// Starts a task for each issuer that has none, and ends those of issuers that are gone.
+    fn follow(&mut self, verifier: &Verifier, again: &watch::Receiver<u64>) {
+        let wanted = verifier.issuer_keys();
+        self.following.retain(|(keys, task)| {
+            let keep = wanted.iter().any(|wanted| Arc::ptr_eq(wanted, keys));
+            if !keep {
+                task.abort();
+            }
+            keep
+        });
+        for keys in wanted {
+            if !self.following.iter().any(|(followed, _)| Arc::ptr_eq(followed, &keys)) {
+                let (reader, again) = (Arc::clone(&keys), again.clone());
+                let task = self.tasks.spawn(async move { reader.keep_reading(again).await });
+                self.following.push((keys, task));
+            }
+        }
+    }
+}
+
+fn reload_issuers(config: &Config, source: &Source, verifier: &Verifier) {
+    if config.issuers.is_none() {
+        return;
+    }
+    let reread = source.read().map(|(_, fresh)| fresh.issuers);
+    verifier.metrics().issuers_file_refused(!matches!(reread, Ok(Some(_))));
+    match reread {
+        Ok(Some(fresh)) => {
+            let names: Vec<_> = fresh.issuers.iter().map(|issuer| issuer.entry.name.as_str()).collect();
+            tracing::info!(?names, "issuers reloaded");
+            verifier.set_issuers(&fresh.issuers);
+        }
+        Ok(None) => tracing::error!("ISSUERS_FILE is unset now, which needs a restart; keeping the previous issuers"),
+        Err(error) => tracing::error!(%error, "issuers file reload failed; keeping the previous issuers"),
     }
 }
 
@@ -225,8 +281,14 @@ fn reload_settings(config: &Config, source: &Source, verifier: &Verifier, held: 
     };
     verifier.keys().set_secrets(fresh.keys.secrets);
     verifier.introspect_token().replace(fresh.introspect_token);
-    let unable: &[&str] = if config.feed.source.renew(&fresh.feed.source) { &[] } else { &["REDIS_URL"] };
-    held.get_or_insert_with(|| settings.clone()).take_up(&settings, unable).log();
+    let mut unable = Vec::new();
+    if !config.feed.source.renew(&fresh.feed.source) {
+        unable.push("REDIS_URL");
+    }
+    if config.issuers.is_some() != fresh.issuers.is_some() {
+        unable.push("ISSUERS_FILE");
+    }
+    held.get_or_insert_with(|| settings.clone()).take_up(&settings, &unable).log();
 }
 
 fn reload_routes(config: &Config, verifier: &Verifier) {

@@ -165,8 +165,8 @@ pub fn status(source: &Source) -> Result<ExitCode, ConfigError> {
     println!("list proven:  {age}");
     let held = state.by_kind;
     println!(
-        "revocations:  {} (tokens {}, sessions {}, users {}, keys {})",
-        state.revocations, held.tokens, held.sessions, held.subjects, held.keys
+        "revocations:  {} (tokens {}, sessions {}, users {}, keys {}, other issuers' users {} and claims {})",
+        state.revocations, held.tokens, held.sessions, held.subjects, held.keys, held.foreign_subjects, held.claims
     );
     for (number, partition) in state.feed.iter().enumerate() {
         println!("log {number}:        {}", describe(partition));

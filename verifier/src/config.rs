@@ -1,8 +1,10 @@
 //! Every setting of the verifier with its default and description, in one table.
 
 mod checks;
+mod issuers;
 
 pub use checks::warnings;
+pub use issuers::{ConfiguredIssuer, IssuersConfig};
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -78,6 +80,12 @@ pub static SETTINGS: &[Setting] = &[
         "",
         "TOML file with the rules for public and scoped routes; unset: every request needs a token",
     ),
+    setting(
+        "ISSUERS_FILE",
+        "",
+        "TOML file with other issuers, whose tokens are accepted and revoked; deploy/issuers.toml explains it",
+    )
+    .reloaded(),
     setting("TOKEN_CACHE_ENTRIES", "16384", "number of verified tokens to cache; 0: verify every time"),
     setting(
         "ATTACH_SOCKET",
@@ -113,6 +121,8 @@ pub enum JwksSource {
     Url(http::Uri),
     /// Read from a file.
     File(PathBuf),
+    /// Named by the metadata of this issuer, an issuer of `ISSUERS_FILE`.
+    Metadata(String),
 }
 
 /// Keys: secrets, and the source of public keys.
@@ -124,6 +134,13 @@ pub struct KeyConfig {
     pub jwks: Option<JwksSource>,
     /// `JWKS_REFRESH`.
     pub refresh: Duration,
+}
+
+impl KeyConfig {
+    /// True if keys of a home issuer are configured.
+    pub const fn is_given(&self) -> bool {
+        !self.secrets.is_empty() || self.jwks.is_some()
+    }
 }
 
 /// Sockets and listeners.
@@ -232,6 +249,8 @@ pub struct Config {
     pub keys: KeyConfig,
     /// What tokens must contain.
     pub policy: Policy,
+    /// `ISSUERS_FILE`.
+    pub issuers: Option<IssuersConfig>,
     /// How old the proof of completeness may be, and what to do then.
     pub staleness: Staleness,
     /// Who may attach to the shared-memory segment.
@@ -259,11 +278,13 @@ impl Config {
             Some(_) => settings.number("WORKER_THREADS", 1..=1024)? as usize,
             None => (cores / 2).max(1),
         };
+        let (keys, policy) = (keys(settings)?, policy(settings)?);
         let config = Self {
             listen: ListenConfig::read(settings)?,
             feed: feed(settings)?,
-            keys: keys(settings)?,
-            policy: policy(settings)?,
+            issuers: issuers::read(settings, &keys, &policy)?,
+            keys,
+            policy,
             staleness: staleness(settings)?,
             attach: AttachConfig {
                 socket: path_or_off(settings, "ATTACH_SOCKET")?,
@@ -347,8 +368,9 @@ fn keys(settings: &Settings) -> Result<KeyConfig, ConfigError> {
         (None, Some(path)) => Some(JwksSource::File(PathBuf::from(path))),
         (None, None) => None,
     };
-    if secrets.is_empty() && jwks.is_none() {
-        let problem = "is not set, and neither is JWKS_URL or JWKS_FILE: there is no key to verify tokens with";
+    if secrets.is_empty() && jwks.is_none() && settings.text("ISSUERS_FILE").is_none() {
+        let problem =
+            "is not set, and neither is JWKS_URL, JWKS_FILE or ISSUERS_FILE: there is no key to verify tokens with";
         return Err(ConfigError::new("JWT_SECRET_KEY", problem));
     }
     let refresh = settings.duration("JWKS_REFRESH")?;

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, HOST};
+use http::header::{ACCEPT, CONTENT_TYPE, HOST};
 use http::{Request, Uri};
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
@@ -29,6 +29,9 @@ pub enum FetchError {
     /// A status other than 200.
     #[error("status {0} instead of 200")]
     Status(u16),
+    /// Another media type than JSON: an error page, or something a user uploaded.
+    #[error("the media type is not application/json or application/jwk-set+json")]
+    MediaType,
     /// The body exceeds the limit, or did not arrive.
     #[error("the body is too large or did not arrive")]
     Body,
@@ -45,24 +48,32 @@ pub enum FetchError {
 /// # Errors
 /// See [`FetchError`].
 pub async fn fetch(url: &Uri) -> Result<Vec<u8>, FetchError> {
-    tokio::time::timeout(TIMEOUT, get(url)).await.map_err(|_| FetchError::Timeout)?
+    tokio::time::timeout(TIMEOUT, get(url, false)).await.map_err(|_| FetchError::Timeout)?
 }
 
-async fn get(url: &Uri) -> Result<Vec<u8>, FetchError> {
+/// As [`fetch`], but accepts only JSON, as the media type says.
+///
+/// # Errors
+/// See [`FetchError`].
+pub async fn fetch_json(url: &Uri) -> Result<Vec<u8>, FetchError> {
+    tokio::time::timeout(TIMEOUT, get(url, true)).await.map_err(|_| FetchError::Timeout)?
+}
+
+async fn get(url: &Uri, json: bool) -> Result<Vec<u8>, FetchError> {
     let secure = url.scheme_str() == Some("https");
     let host = url.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
     let port = url.port_u16().unwrap_or(if secure { 443 } else { 80 });
     let unreachable = |error| FetchError::Unreachable(format!("{host}:{port}"), error);
     let stream = TcpStream::connect((host, port)).await.map_err(unreachable)?;
     if !secure {
-        return exchange(stream, url).await;
+        return exchange(stream, url, json).await;
     }
     let name = ServerName::try_from(host.to_owned()).map_err(|_| FetchError::Tls)?;
     let connector = tokio_rustls::TlsConnector::from(Arc::clone(tls()?));
-    exchange(connector.connect(name, stream).await.map_err(unreachable)?, url).await
+    exchange(connector.connect(name, stream).await.map_err(unreachable)?, url, json).await
 }
 
-async fn exchange<S>(stream: S, url: &Uri) -> Result<Vec<u8>, FetchError>
+async fn exchange<S>(stream: S, url: &Uri, json: bool) -> Result<Vec<u8>, FetchError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -76,9 +87,18 @@ where
     if response.status() != 200 {
         return Err(FetchError::Status(response.status().as_u16()));
     }
+    if json && !is_json(response.headers()) {
+        return Err(FetchError::MediaType);
+    }
     let body = read_body(response.into_body(), JWKS_BYTES_MAX, TIMEOUT).await.map_err(|_| FetchError::Body)?;
     connection.abort();
     Ok(body.to_vec())
+}
+
+fn is_json(headers: &http::HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    ["application/json", "application/jwk-set+json"].iter().any(|known| kind.eq_ignore_ascii_case(known))
 }
 
 /// The machine's root certificates (`SSL_CERT_FILE`, `SSL_CERT_DIR` or the usual places), and

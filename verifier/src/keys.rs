@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use sidegate_common::foreign::file::KeysFrom;
+use sidegate_common::foreign::issuer::ForeignIssuer;
 use sidegate_common::jwks;
 use sidegate_common::key::{Algorithm, KeyRing, VerifyingKey};
 use sidegate_common::token::unverified_key;
@@ -15,8 +17,8 @@ use sidegate_runtime::clock::monotonic_ms;
 use sidegate_runtime::settings::mask_if_url;
 
 use crate::config::{JwksSource, KeyConfig};
-use crate::jwks_http;
 use crate::metrics::Metrics;
+use crate::{issuer_metadata, jwks_http};
 
 /// However many tokens have unknown kids, the set is fetched for them at most once in this time.
 const COOLDOWN: Duration = Duration::from_secs(30);
@@ -34,6 +36,8 @@ pub struct Keys {
     held: Mutex<Held>,
     /// The checker that uses the keys.
     tokens: Arc<TokenChecker>,
+    /// Whose keys they are; `None` for the home issuer.
+    issuer: Option<Arc<ForeignIssuer>>,
     /// Kids that were not in the set when it was fetched for them; an evicted kid costs another
     /// fetch.
     unknown: moka::sync::Cache<String, ()>,
@@ -90,6 +94,9 @@ pub enum ReadError {
     /// The HTTP request failed.
     #[error("{0}")]
     Http(#[from] jwks_http::FetchError),
+    /// The issuer's metadata do not lead to its keys.
+    #[error("{0}")]
+    Metadata(#[from] issuer_metadata::MetadataError),
     /// The document is not an acceptable key set.
     #[error("{0}")]
     Jwks(#[from] jwks::JwksError),
@@ -98,10 +105,39 @@ pub enum ReadError {
 impl Keys {
     /// The configured keys, for `tokens`; public keys are not fetched yet.
     pub fn new(config: KeyConfig, tokens: Arc<TokenChecker>, metrics: Arc<Metrics>) -> Self {
+        Self::of(None, config, tokens, metrics)
+    }
+
+    /// The keys of an issuer of `ISSUERS_FILE`; `secret` is the content of its `secret_file`.
+    pub fn of_issuer(
+        issuer: Arc<ForeignIssuer>,
+        secret: Option<VerifyingKey>,
+        refresh: Duration,
+        tokens: Arc<TokenChecker>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let jwks = match &issuer.entry().keys {
+            KeysFrom::Secret(_) => None,
+            KeysFrom::File(path) => Some(JwksSource::File(path.clone())),
+            // The file was checked: a URL that no request can be made of only fails to be fetched.
+            KeysFrom::Url(url) => Some(url.parse().map_or(JwksSource::Metadata(url.clone()), JwksSource::Url)),
+            KeysFrom::Discovery => Some(JwksSource::Metadata(issuer.entry().iss.clone())),
+        };
+        let config = KeyConfig { secrets: secret.into_iter().collect(), jwks, refresh };
+        Self::of(Some(issuer), config, tokens, metrics)
+    }
+
+    fn of(
+        issuer: Option<Arc<ForeignIssuer>>,
+        config: KeyConfig,
+        tokens: Arc<TokenChecker>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let unknown = moka::sync::Cache::builder().max_capacity(UNKNOWN_KIDS_MAX).time_to_live(config.refresh).build();
         let held = Held { secrets: config.secrets, ..Held::default() };
-        tokens.set_keys(held.ring());
+        use_keys(&tokens, issuer.as_deref(), held.ring());
         Self {
+            issuer,
             source: config.jwks,
             refresh: config.refresh,
             held: Mutex::new(held),
@@ -112,6 +148,16 @@ impl Keys {
             reads: Mutex::new(Reads { ok: false, retry: RETRY, next_ms: 0 }),
             metrics,
         }
+    }
+
+    /// The issuer of `ISSUERS_FILE` whose keys they are; `None` for the home issuer.
+    pub const fn issuer(&self) -> Option<&Arc<ForeignIssuer>> {
+        self.issuer.as_ref()
+    }
+
+    /// True if the same secret, or none, was configured.
+    pub fn has_secret(&self, secret: Option<&VerifyingKey>) -> bool {
+        self.held().secrets.first().map(VerifyingKey::kid) == secret.map(VerifyingKey::kid)
     }
 
     /// True once there is a key.
@@ -132,15 +178,18 @@ impl Keys {
         let kids = |keys: &[VerifyingKey]| keys.iter().map(|key| key.kid().to_owned()).collect::<Vec<_>>();
         if kids(&held.secrets) != kids(&secrets) {
             held.secrets = secrets;
-            self.tokens.set_keys(held.ring());
+            use_keys(&self.tokens, self.issuer.as_deref(), held.ring());
         }
     }
 
     /// Looks up the key of a token that was rejected because no key has its `kid` and algorithm.
     pub fn look_up(&self, token: &str) -> KeyLookup {
         let (Some(_), Some(key)) = (&self.source, unverified_key(token)) else { return KeyLookup::Absent };
-        let asymmetric = [Algorithm::EdDsa, Algorithm::Es256, Algorithm::Rs256];
-        let Some(algorithm) = asymmetric.into_iter().find(|known| known.is_named(&key.algorithm)) else {
+        let asymmetric: &[Algorithm] = match &self.issuer {
+            None => &[Algorithm::EdDsa, Algorithm::Es256, Algorithm::Rs256],
+            Some(issuer) => &issuer.entry().algorithms,
+        };
+        let Some(algorithm) = asymmetric.iter().copied().find(|known| known.is_named(&key.algorithm)) else {
             return KeyLookup::Absent;
         };
         if key.kid.as_ref().is_some_and(|kid| self.unknown.contains_key(kid)) {
@@ -220,11 +269,14 @@ impl Keys {
         *reads = Reads { ok: read.is_ok(), retry, next_ms };
         drop(reads);
         self.busy.store(false, Ordering::Release);
-        self.metrics.jwks_read(read.is_ok());
+        match &self.issuer {
+            None => self.metrics.jwks_read(read.is_ok()),
+            Some(issuer) => self.metrics.issuer_jwks_read(&issuer.entry().name, read.is_ok()),
+        }
         match read {
             Ok(()) => {
                 if was.retry > RETRY {
-                    tracing::info!(keys = self.count(), "JWKS fetch works again");
+                    tracing::info!(issuer = self.issuer_name(), keys = self.count(), "JWKS fetch works again");
                 }
                 self.refresh
             }
@@ -233,11 +285,11 @@ impl Keys {
                 if was.ok || was.retry == RETRY {
                     let (setting, source) = self.source_name();
                     tracing::warn!(
-                        %error, setting, source, held = self.count(),
+                        %error, issuer = self.issuer_name(), setting, source, held = self.count(),
                         "JWKS fetch failed; keeping the previous keys, tokens under other keys are answered 503"
                     );
                 } else {
-                    tracing::debug!(%error, "JWKS fetch still failing");
+                    tracing::debug!(%error, issuer = self.issuer_name(), "JWKS fetch still failing");
                 }
                 pause.min(self.refresh)
             }
@@ -246,27 +298,40 @@ impl Keys {
 
     /// The setting that names the set, and its location; in a URL the password is masked.
     fn source_name(&self) -> (&'static str, String) {
+        let foreign = self.issuer.is_some();
+        let setting = |home| if foreign { "ISSUERS_FILE" } else { home };
         match &self.source {
-            None => ("JWKS_URL", String::new()),
-            Some(JwksSource::File(path)) => ("JWKS_FILE", path.display().to_string()),
-            Some(JwksSource::Url(url)) => ("JWKS_URL", mask_if_url(&url.to_string())),
+            None => (setting("JWKS_URL"), String::new()),
+            Some(JwksSource::File(path)) => (setting("JWKS_FILE"), path.display().to_string()),
+            Some(JwksSource::Url(url)) => (setting("JWKS_URL"), mask_if_url(&url.to_string())),
+            Some(JwksSource::Metadata(iss)) => ("ISSUERS_FILE", mask_if_url(iss)),
         }
+    }
+
+    fn issuer_name(&self) -> &str {
+        self.issuer.as_ref().map_or("home", |issuer| issuer.entry().name.as_str())
     }
 
     async fn read(&self) -> Result<(), ReadError> {
         let document = match &self.source {
             None => return Ok(()),
             Some(JwksSource::File(path)) => read_file(path).await?,
+            Some(JwksSource::Url(url)) if self.issuer.is_some() => jwks_http::fetch_json(url).await?,
             Some(JwksSource::Url(url)) => jwks_http::fetch(url).await?,
+            Some(JwksSource::Metadata(iss)) => issuer_metadata::fetch_keys(iss).await?,
         };
-        let public = jwks::parse(&document)?.keys().to_vec();
+        let ring = match &self.issuer {
+            None => jwks::parse(&document)?,
+            Some(issuer) => jwks::parse_for(&document, &issuer.entry().algorithms)?,
+        };
+        let public = ring.keys().to_vec();
         let mut held = self.held();
         if held.document != document {
             let kids: Vec<_> = public.iter().map(VerifyingKey::kid).collect();
-            tracing::info!(?kids, "public keys read");
+            tracing::info!(issuer = self.issuer_name(), ?kids, "public keys read");
             held.public = public;
             held.document = document;
-            self.tokens.set_keys(held.ring());
+            use_keys(&self.tokens, self.issuer.as_deref(), held.ring());
         }
         Ok(())
     }
@@ -277,6 +342,13 @@ impl Keys {
 
     fn held(&self) -> std::sync::MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn use_keys(tokens: &TokenChecker, issuer: Option<&ForeignIssuer>, ring: KeyRing) {
+    match issuer {
+        None => tokens.set_keys(ring),
+        Some(issuer) => tokens.set_keys_of(issuer, ring),
     }
 }
 

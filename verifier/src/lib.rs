@@ -5,8 +5,8 @@
 //!   commands.
 //! - [`verifier`]: from a request to a verdict, for every interface. [`token_cache`], [`rendered`]:
 //!   verified tokens and their rendered responses. [`segment`]: the revocations in shared memory.
-//!   [`feed_task`]: follows the feed. [`snapshot`]: the list on disk. [`keys`], [`jwks_http`]: the
-//!   verification keys. [`metrics`]: the counters.
+//!   [`feed_task`]: follows the feed. [`snapshot`]: the list on disk. [`keys`], [`jwks_http`],
+//!   [`issuer_metadata`]: the verification keys. [`metrics`]: the counters.
 //! - [`domain`]: decisions without sockets or clocks: requests and denials, canonical paths,
 //!   routes, refusals.
 //! - [`wire`]: the protocols: HTTP, the proxies' conventions, gRPC, the admin listener.
@@ -19,6 +19,7 @@ pub mod commands;
 pub mod config;
 pub mod domain;
 pub mod feed_task;
+pub mod issuer_metadata;
 pub mod jwks_http;
 pub mod keys;
 pub mod metrics;

@@ -37,8 +37,14 @@ struct KindLabels {
     kind: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct IssuerLabels {
+    issuer: String,
+    result: &'static str,
+}
+
 /// The kinds with their own counters; the watermark for all users is one number, not an entry.
-const KINDS: [&str; 4] = ["token", "session", "subject", "key"];
+const KINDS: [&str; 6] = ["token", "session", "subject", "key", "foreign_subject", "claim"];
 
 /// The counters, and their registry.
 #[derive(Debug)]
@@ -48,7 +54,11 @@ pub struct Metrics {
     checks: Vec<(&'static str, Vec<(&'static str, Counter)>)>,
     jwks_reads: [Counter; 2],
     refusals: [Counter; REASONS.len()],
-    held: [Gauge; 4],
+    held: [Gauge; KINDS.len()],
+    issuer_tokens: Family<IssuerLabels, Counter>,
+    issuer_jwks_reads: Family<IssuerLabels, Counter>,
+    issuers_file_refused: Gauge,
+    unlisted_claim: Gauge,
     ready: Gauge,
     registry: Mutex<Registry>,
 }
@@ -80,7 +90,71 @@ impl Metrics {
         let kinds = Family::<KindLabels, Gauge>::default();
         registry.register("revocations", "Revocations held, by kind", kinds.clone());
         let held = KINDS.map(|kind| kinds.get_or_create(&KindLabels { kind }).clone());
-        Self { checks, jwks_reads, refusals, held, ready, registry: Mutex::new(all) }
+        let issuer_tokens = Family::<IssuerLabels, Counter>::default();
+        registry.register(
+            "issuer_tokens",
+            "Checks of tokens of the issuers of ISSUERS_FILE, by issuer and result",
+            issuer_tokens.clone(),
+        );
+        let issuer_jwks_reads = Family::<IssuerLabels, Counter>::default();
+        registry.register("issuer_jwks_reads", "JWKS fetches, by issuer of ISSUERS_FILE", issuer_jwks_reads.clone());
+        let issuers_file_refused = Gauge::default();
+        registry.register(
+            "issuers_file_refused",
+            "1 if ISSUERS_FILE could not be reloaded and the previous issuers stay in use",
+            issuers_file_refused.clone(),
+        );
+        let unlisted_claim = Gauge::default();
+        registry.register(
+            "unlisted_claim",
+            "1 if the list revokes tokens by a claim that ISSUERS_FILE does not list, so that no token passes",
+            unlisted_claim.clone(),
+        );
+        Self {
+            checks,
+            jwks_reads,
+            refusals,
+            held,
+            issuer_tokens,
+            issuer_jwks_reads,
+            issuers_file_refused,
+            unlisted_claim,
+            ready,
+            registry: Mutex::new(all),
+        }
+    }
+
+    /// Starts the counters of another issuer at zero.
+    pub fn issuer_known(&self, issuer: &str) {
+        for (family, results) in
+            [(&self.issuer_tokens, ["good", "refused"]), (&self.issuer_jwks_reads, ["ok", "failed"])]
+        {
+            for result in results {
+                drop(family.get_or_create(&IssuerLabels { issuer: issuer.to_owned(), result }));
+            }
+        }
+    }
+
+    /// Counts a check of a token of another issuer.
+    pub fn issuer_token(&self, issuer: &str, good: bool) {
+        let result = if good { "good" } else { "refused" };
+        self.issuer_tokens.get_or_create(&IssuerLabels { issuer: issuer.to_owned(), result }).inc();
+    }
+
+    /// Counts a fetch of another issuer's JWK set.
+    pub fn issuer_jwks_read(&self, issuer: &str, ok: bool) {
+        let result = if ok { "ok" } else { "failed" };
+        self.issuer_jwks_reads.get_or_create(&IssuerLabels { issuer: issuer.to_owned(), result }).inc();
+    }
+
+    /// Sets whether the last reload of `ISSUERS_FILE` was refused.
+    pub fn issuers_file_refused(&self, refused: bool) {
+        self.issuers_file_refused.set(i64::from(refused));
+    }
+
+    /// Sets whether the list has an entry that no look-up finds.
+    pub fn unlisted_claim(&self, unlisted: bool) {
+        self.unlisted_claim.set(i64::from(unlisted));
     }
 
     /// Counts a check.
@@ -112,7 +186,8 @@ impl Metrics {
 
     /// Sets the number of revocations of each kind; call before [`Metrics::text`].
     pub fn held(&self, counts: IndexCounts) {
-        let counts = [counts.tokens, counts.sessions, counts.subjects, counts.keys];
+        let IndexCounts { tokens, sessions, subjects, keys, foreign_subjects, claims } = counts;
+        let counts = [tokens, sessions, subjects, keys, foreign_subjects, claims];
         for (gauge, count) in self.held.iter().zip(counts) {
             gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
         }

@@ -243,8 +243,13 @@ fn with_target(target: &Target, act: impl FnOnce(&SegmentEntry<'_>)) {
         Target::Session { sid, subject: whose } => {
             act(&SegmentEntry::Session { sid: text(sid).as_bytes(), subject: subject(*whose) });
         }
-        // Not in the table: watermarks have their own path, keys the key epoch.
-        Target::Subject { .. } | Target::All { .. } | Target::Key { .. } => {}
+        // Not in the table: watermarks have their own path, keys the key epoch; and clients ask
+        // about every token of another issuer.
+        Target::Subject { .. }
+        | Target::All { .. }
+        | Target::Key { .. }
+        | Target::ForeignSubject { .. }
+        | Target::Claim { .. } => {}
     }
 }
 

@@ -1,8 +1,11 @@
 //! The verifier's core: one entry point for every interface, from a request to a verdict.
 
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use sidegate_common::clock::CheckTime;
+use sidegate_common::foreign::issuer::ForeignIssuer;
+use sidegate_common::foreign::set::ForeignIssuers;
 use sidegate_common::revocation_state::{Observer, RevocationState, Unavailable};
 use sidegate_common::secret::LiveSecret;
 use sidegate_common::time::LEEWAY_MAX_SECONDS;
@@ -12,7 +15,7 @@ use sidegate_runtime::clock::{monotonic_ms, reading};
 use sidegate_runtime::trace;
 use sidegate_shm::attach::SegmentOffer;
 
-use crate::config::Config;
+use crate::config::{Config, ConfiguredIssuer};
 use crate::domain::refusals::{self, RefusalTrend, Refusals};
 use crate::domain::request::{CheckRequest, Denial, Presented};
 use crate::keys::{KeyLookup, Keys};
@@ -38,6 +41,8 @@ pub enum Verdict {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MissingKey {
     kid: Option<String>,
+    /// The `iss` of the issuer whose key it is; `None` for the home issuer.
+    iss: Option<String>,
 }
 
 /// The state that all listeners share.
@@ -48,6 +53,9 @@ pub struct Verifier {
     segment: Option<Arc<SharedSegment>>,
     routes: Option<RwLock<Arc<Routes>>>,
     keys: Keys,
+    issuer_keys: RwLock<Vec<Arc<Keys>>>,
+    has_home: bool,
+    jwks_refresh: Duration,
     metrics: Arc<Metrics>,
     refusals: Refusals,
     token_cookie: Option<String>,
@@ -71,17 +79,60 @@ impl Verifier {
         let observer = segment.clone().map(|segment| segment as Arc<dyn Observer>);
         let state = Arc::new(RevocationState::new(config.staleness, reading(), observer));
         let tokens = Arc::new(TokenChecker::new(config.policy.clone(), state));
-        Self {
+        let verifier = Self {
             tokens: Arc::clone(&tokens),
             cache: TokenCache::new(config.token_cache_entries),
             segment,
             routes: routes.map(|routes| RwLock::new(Arc::new(routes))),
             keys: Keys::new(config.keys.clone(), tokens, Arc::clone(&metrics)),
+            issuer_keys: RwLock::default(),
+            has_home: config.keys.is_given(),
+            jwks_refresh: config.keys.refresh,
             metrics,
             refusals: Refusals::default(),
             token_cookie: config.token_cookie.clone(),
             introspect_token: LiveSecret::new(config.introspect_token.clone()),
+        };
+        if let Some(issuers) = &config.issuers {
+            verifier.set_issuers(&issuers.issuers);
         }
+        verifier
+    }
+
+    /// Replaces the issuers of `ISSUERS_FILE`. One whose entry is unchanged keeps its keys.
+    pub fn set_issuers(&self, configured: &[ConfiguredIssuer]) {
+        let mut held = self.issuer_keys.write().unwrap_or_else(PoisonError::into_inner);
+        let same = |keys: &Keys, new: &ConfiguredIssuer| {
+            keys.issuer().is_some_and(|issuer| *issuer.entry() == new.entry) && keys.has_secret(new.secret.as_ref())
+        };
+        let make = |new: &ConfiguredIssuer| {
+            let issuer = Arc::new(ForeignIssuer::new(new.entry.clone()));
+            let (tokens, metrics) = (Arc::clone(&self.tokens), Arc::clone(&self.metrics));
+            Arc::new(Keys::of_issuer(issuer, new.secret.clone(), self.jwks_refresh, tokens, metrics))
+        };
+        let next: Vec<Arc<Keys>> = configured
+            .iter()
+            .map(|new| held.iter().find(|keys| same(keys, new)).map_or_else(|| make(new), Arc::clone))
+            .collect();
+        let unchanged = next.len() == held.len() && next.iter().zip(&*held).all(|(new, old)| Arc::ptr_eq(new, old));
+        if unchanged && self.state().foreign().is_some() {
+            return;
+        }
+        *held = next;
+        configured.iter().for_each(|issuer| self.metrics.issuer_known(&issuer.entry.name));
+        let issuers = held.iter().filter_map(|keys| keys.issuer().map(Arc::clone)).collect();
+        self.state().set_foreign(Arc::new(ForeignIssuers::new(issuers, self.has_home)));
+    }
+
+    /// The keys of the issuers of `ISSUERS_FILE`.
+    pub fn issuer_keys(&self) -> Vec<Arc<Keys>> {
+        self.issuer_keys.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The keys of the issuer with this `iss`, if it still is one of `ISSUERS_FILE`.
+    fn keys_of(&self, iss: &str) -> Option<Arc<Keys>> {
+        let named = |keys: &&Arc<Keys>| keys.issuer().is_some_and(|issuer| issuer.entry().iss == iss);
+        self.issuer_keys.read().unwrap_or_else(PoisonError::into_inner).iter().find(named).map(Arc::clone)
     }
 
     /// The token checker.
@@ -119,7 +170,14 @@ impl Verifier {
             Ok(verdict) => return verdict,
             Err(missing) => missing,
         };
-        let verdict = match self.keys.fetch_for(missing.kid).await {
+        let found = match missing.iss {
+            None => self.keys.fetch_for(missing.kid).await,
+            Some(iss) => match self.keys_of(&iss) {
+                Some(keys) => keys.fetch_for(missing.kid).await,
+                None => KeyLookup::Absent,
+            },
+        };
+        let verdict = match found {
             KeyLookup::Held => self.decide(request, self.check_time()),
             KeyLookup::Failed => Verdict::Unavailable(Unavailable::KeyLookupFailed),
             KeyLookup::Absent | KeyLookup::Due(_) => Verdict::Deny(Denial::Token(Rejection::UnknownKey)),
@@ -136,13 +194,23 @@ impl Verifier {
         if let (Verdict::Deny(Denial::Token(Rejection::UnknownKey)), Presented::Token(token)) =
             (&verdict, request.token)
         {
-            match self.keys.look_up(token) {
-                KeyLookup::Due(kid) => return Err(MissingKey { kid }),
+            let iss = self.foreign_iss(token);
+            let found = match &iss {
+                None => self.keys.look_up(token),
+                Some(iss) => self.keys_of(iss).map_or(KeyLookup::Absent, |keys| keys.look_up(token)),
+            };
+            match found {
+                KeyLookup::Due(kid) => return Err(MissingKey { kid, iss }),
                 KeyLookup::Failed => verdict = Verdict::Unavailable(Unavailable::KeyLookupFailed),
                 KeyLookup::Held | KeyLookup::Absent => {}
             }
         }
         Ok(self.noted(verdict, request))
+    }
+
+    /// The `iss` of a token that names an issuer of `ISSUERS_FILE`.
+    fn foreign_iss(&self, token: &str) -> Option<String> {
+        self.state().foreign()?.of_token(token).map(|issuer| issuer.entry().iss.clone())
     }
 
     /// Combines the route's requirement and the token's verdict.
@@ -194,6 +262,9 @@ impl Verifier {
         };
         match checked {
             Ok(good) => {
+                if good.is_foreign() {
+                    self.metrics.issuer_token(good.issuer_name(), true);
+                }
                 let cached = cached.unwrap_or_else(|| self.cache.keep(token, key_epoch, Arc::clone(good.token())));
                 Verdict::Allow(good, cached)
             }
@@ -214,6 +285,9 @@ impl Verifier {
     fn refused(&self, rejection: Rejection, token: &str) {
         let Some(reason) = refusals::reason(rejection) else { return };
         self.metrics.refused(reason);
+        if let Some(issuer) = self.state().foreign().and_then(|issuers| issuers.of_token(token).map(Arc::clone)) {
+            return self.metrics.issuer_token(&issuer.entry().name, false);
+        }
         let difference = || {
             let kids: Vec<String> = self.tokens.issuer().keys().keys().iter().map(|key| key.kid().to_owned()).collect();
             refusals::difference(rejection, token, self.tokens.issuer().policy(), &kids, self.check_time().now)
@@ -247,6 +321,8 @@ impl Verifier {
             Some(segment) => segment.expire(&self.tokens, self.check_time()),
             None => drop(self.state().index().expire(self.check_time().now)),
         });
+        self.state().look_for_unlisted_claims();
+        self.metrics.unlisted_claim(self.state().has_unlisted_claim());
         self.cache.expire(self.check_time().now, LEEWAY_MAX_SECONDS, self.key_epoch());
     }
 

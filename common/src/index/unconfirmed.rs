@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{PoisonError, RwLock};
 
 use crate::claims::Claims;
+use crate::foreign::ids::{ClaimId, ForeignId, ForeignIds};
 use crate::revocation::{Id, Revocation, Target};
 use crate::sync::Push;
 use crate::time::UnixTime;
@@ -25,6 +26,8 @@ struct Held {
     subjects: HashMap<Box<str>, UnixTime>,
     all: HashMap<u16, UnixTime>,
     keys: HashSet<Box<str>>,
+    foreign_subjects: HashMap<ForeignId, UnixTime>,
+    claims: HashMap<ClaimId, UnixTime>,
 }
 
 impl Held {
@@ -41,6 +44,10 @@ impl Held {
             Target::Key { kid } => {
                 self.keys.insert(kid.clone());
             }
+            Target::ForeignSubject { subject, threshold } => {
+                later(self.foreign_subjects.entry(*subject).or_default(), *threshold);
+            }
+            Target::Claim { claim, threshold } => later(self.claims.entry(*claim).or_default(), *threshold),
         }
     }
 }
@@ -94,6 +101,20 @@ impl UnconfirmedSet {
                 || Id::parse(&claims.sid).is_none_or(|sid| held.sessions.contains(&sid))
                 || Id::parse(&claims.jti).is_none_or(|jti| held.tokens.contains(&jti))
         })
+    }
+
+    pub(super) fn revokes_foreign(&self, ids: &ForeignIds, iat: UnixTime) -> bool {
+        self.with(|held| {
+            let holds = |held: &HashSet<Id>, id: Option<ForeignId>| id.is_some_and(|id| held.contains(&Id::Packed(id)));
+            held.foreign_subjects.get(&ids.subject).is_some_and(|threshold| iat <= *threshold)
+                || holds(&held.sessions, ids.session)
+                || holds(&held.tokens, ids.token)
+                || ids.claims.iter().any(|claim| held.claims.get(claim).is_some_and(|threshold| iat <= *threshold))
+        })
+    }
+
+    pub(super) fn any_claim(&self, which: impl Fn(&ClaimId) -> bool) -> bool {
+        self.with(|held| held.claims.keys().any(which))
     }
 
     pub(super) fn has_session(&self, sid: &Id) -> bool {

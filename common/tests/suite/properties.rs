@@ -2,6 +2,7 @@
 
 use crate::support::{NOW, policy, ring};
 use proptest::prelude::*;
+use sidegate_common::foreign::ids::ClaimId;
 use sidegate_common::index::Index;
 use sidegate_common::jwks;
 use sidegate_common::log_protocol::{Message, Position};
@@ -35,6 +36,10 @@ fn revocation() -> impl Strategy<Value = Revocation> {
         (identifier(), moment()).prop_map(|(sub, threshold)| Target::Subject { sub: sub.into(), threshold }),
         moment().prop_map(|threshold| Target::All { threshold }),
         identifier().prop_map(|kid| Target::Key { kid: kid.into() }),
+        (any::<[u8; 16]>(), moment()).prop_map(|(subject, threshold)| Target::ForeignSubject { subject, threshold }),
+        (any::<[u8; 6]>(), any::<[u8; 6]>(), any::<[u8; 16]>(), moment()).prop_map(
+            |(issuer, claim, value, threshold)| Target::Claim { claim: ClaimId { issuer, claim, value }, threshold }
+        ),
     ];
     (target, moment()).prop_map(|(target, expires_at)| Revocation { target, expires_at })
 }
@@ -144,6 +149,10 @@ fn same_target(a: &Target, b: &Target) -> bool {
         (Target::Session { sid: a, .. }, Target::Session { sid: b, .. }) => a == b,
         (Target::Subject { sub: a, threshold: s }, Target::Subject { sub: b, threshold: t }) => a == b && s >= t,
         (Target::Key { kid: a }, Target::Key { kid: b }) => a == b,
+        (Target::ForeignSubject { subject: a, threshold: s }, Target::ForeignSubject { subject: b, threshold: t }) => {
+            a == b && s >= t
+        }
+        (Target::Claim { claim: a, threshold: s }, Target::Claim { claim: b, threshold: t }) => a == b && s >= t,
         _ => false,
     }
 }

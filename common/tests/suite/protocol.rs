@@ -1,5 +1,6 @@
 //! The examples of docs/protocol.md match the code: a change of format must change that page.
 
+use sidegate_common::foreign::ids::{ClaimId, ClaimPath, SUBJECT, foreign_id};
 use sidegate_common::log_protocol::{LOG_FIELD, MESSAGE_BYTES_MAX, MESSAGE_VERSION, Message, RedisKeys};
 use sidegate_common::revocation::{Id, Revocation, SubjectTag, Target};
 use sidegate_common::time::{REVOCATION_MARGIN_SECONDS, UnixTime};
@@ -31,6 +32,14 @@ fn entries_match_the_page() {
         ),
         ("all up to 1700000000", Target::All { threshold: THRESHOLD }),
         ("key `k1`", Target::Key { kid: "k1".into() }),
+        ("claim `azp` = `app1` of `https://idp.example.com` up to 1700000000", {
+            let claim = ClaimId::of("https://idp.example.com", &ClaimPath::top("azp").kind(), "app1");
+            Target::Claim { claim, threshold: THRESHOLD }
+        }),
+        ("subject `alice` of `https://idp.example.com` up to 1700000000", {
+            let subject = foreign_id("https://idp.example.com", SUBJECT, "alice");
+            Target::ForeignSubject { subject, threshold: THRESHOLD }
+        }),
     ];
     for (row, target) in all {
         let bytes = example(row);

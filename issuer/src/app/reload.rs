@@ -1,6 +1,7 @@
 //! Reload on SIGHUP: applies what has changed in the settings and in the files that they name.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use sidegate_common::secret::LiveSecret;
 use sidegate_runtime::feed::redis::RedisSource;
@@ -22,9 +23,30 @@ pub(super) struct Reloader {
     pub(super) feed_token: LiveSecret,
     /// Source of the issuer's own list, where the store is Redis.
     pub(super) source: Option<RedisSource>,
+    /// `ISSUERS_FILE` as it was last looked at.
+    pub(super) issuers_seen: Option<FileStamp>,
+}
+
+/// Changes when a file is written or replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FileStamp(SystemTime, u64, u64);
+
+impl FileStamp {
+    /// The file that `ISSUERS_FILE` names now.
+    pub(super) fn of_issuers(settings: &Settings) -> Option<Self> {
+        use std::os::unix::fs::MetadataExt as _;
+        let found = std::fs::metadata(settings.text("ISSUERS_FILE")?).ok()?;
+        Some(Self(found.modified().ok()?, found.ino(), found.len()))
+    }
 }
 
 impl Reloader {
+    /// True once for every change of `ISSUERS_FILE`.
+    pub(super) fn issuers_changed(&mut self) -> bool {
+        let now = FileStamp::of_issuers(&self.settings);
+        std::mem::replace(&mut self.issuers_seen, now) != now
+    }
+
     /// Reads the settings again and applies what can change at run time, except keys; logs what
     /// needs a restart. Returns `None`, and changes nothing, if the settings are wrong.
     pub(super) async fn reload(&mut self) -> Option<Config> {
@@ -38,7 +60,8 @@ impl Reloader {
         let mut unable = Vec::new();
         // A public address requires a token for as long as it is open; without a token the admin
         // API has no routes.
-        for name in ["FEED_TOKEN", "ADMIN_TOKEN"] {
+        // Entries are kept for longer from the start if there are other issuers.
+        for name in ["FEED_TOKEN", "ADMIN_TOKEN", "ISSUERS_FILE"] {
             if self.settings.text(name).is_some() != settings.text(name).is_some() {
                 unable.push(name);
             }
@@ -55,6 +78,9 @@ impl Reloader {
             && changes.taken_up.contains(&"FEED_TOKEN")
         {
             self.feed_token.replace(feed_token.clone());
+        }
+        if let (Some(issuers), true) = (&config.issuers, self.settings.text("ISSUERS_FILE").is_some()) {
+            self.api.auth.issuers.replace(issuers.clone(), config.foreign_entries);
         }
         changes.log();
         Some(config)

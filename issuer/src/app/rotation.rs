@@ -36,7 +36,7 @@ pub(super) async fn watch(
                 Ok(()) => true,
                 Err(_) => std::future::pending().await,
             },
-            () = tokio::time::sleep(CHECK_EVERY) => false,
+            () = tokio::time::sleep(CHECK_EVERY) => reloader.issuers_changed(),
         };
         if asked && let Some(fresh) = reloader.reload().await {
             config = fresh.keys;

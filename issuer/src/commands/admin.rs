@@ -26,6 +26,10 @@ pub enum What {
     Session(String),
     /// A sub; true keeps the user's sessions.
     User(String, bool),
+    /// A kid of another issuer.
+    Key(String),
+    /// A claim's path and value, of another issuer's tokens.
+    Claim(Vec<String>, String),
     /// Everything.
     All,
 }
@@ -34,8 +38,8 @@ pub enum What {
 ///
 /// # Errors
 /// `ISSUER_ADMIN_LISTEN` or `ADMIN_TOKEN` is wrong or missing.
-pub fn revoke(source: &Source, what: &What) -> Result<ExitCode, ConfigError> {
-    let body = match what {
+pub fn revoke(source: &Source, what: &What, issuer: Option<&str>) -> Result<ExitCode, ConfigError> {
+    let mut body = match what {
         What::Token(token) if token == "-" => match std::io::read_to_string(std::io::stdin()) {
             Ok(token) => json!({ "token": token.trim() }),
             Err(error) => {
@@ -47,8 +51,16 @@ pub fn revoke(source: &Source, what: &What) -> Result<ExitCode, ConfigError> {
         What::Session(sid) => json!({ "session": sid }),
         What::User(sub, false) => json!({ "user": sub }),
         What::User(sub, true) => json!({ "user": sub, "sessions": "keep" }),
+        What::Key(kid) => json!({ "key": kid }),
+        What::Claim(path, value) => {
+            let nested = path.iter().rev().fold(json!(value), |inner, name| json!({ name.as_str(): inner }));
+            json!({ "claim": nested })
+        }
         What::All => json!({ "all": true }),
     };
+    if let Some(issuer) = issuer {
+        body["issuer"] = issuer.into();
+    }
     let admin = Admin::of(&source.settings()?)?;
     Ok(match admin.ask(Method::POST, "/admin/revocations", &body.to_string()) {
         Ok(answer) => {

@@ -5,8 +5,10 @@
 //!   token's format.
 //! - [`password`]: the cost of a refusal. [`hash`]: supported hashes. [`token_signer`]: signing
 //!   access tokens.
-//! - [`login`], [`refresh`], [`logout`], [`sessions`], [`revoke`]: one operation each, on [`Auth`].
+//! - [`login`], [`refresh`], [`logout`], [`sessions`], [`revoke`], [`revoke_foreign`]: one operation
+//!   each, on [`Auth`]. [`foreign_request`]: a revocation of another issuer's tokens.
 
+pub mod foreign_request;
 pub mod hash;
 pub mod login;
 pub mod logout;
@@ -14,6 +16,7 @@ pub mod password;
 pub mod refresh;
 pub mod refresh_token;
 pub mod revoke;
+pub mod revoke_foreign;
 pub mod session;
 pub mod sessions;
 #[cfg(test)]
@@ -27,6 +30,7 @@ use sidegate_common::time::UnixTime;
 use sidegate_common::token_checker::TokenChecker;
 
 use refresh_token::RefreshKeys;
+use revoke_foreign::KnownIssuers;
 use token_signer::TokenSigner;
 use traits::{Passwords, Store, Users};
 
@@ -44,6 +48,8 @@ pub struct Auth<U, S, P> {
     pub refresh_keys: RefreshKeys,
     /// Checks access tokens against this issuer's own feed.
     pub tokens: TokenChecker,
+    /// The issuers of `ISSUERS_FILE`.
+    pub issuers: KnownIssuers,
 }
 
 /// The client, as the session's record and the audit log name it.

@@ -6,6 +6,7 @@ use sidegate_common::text::is_identifier;
 use sidegate_common::time::{REVOCATION_MARGIN_SECONDS, UnixTime};
 
 use super::Auth;
+use super::foreign_request::{ForeignError, ForeignRequest, ForeignTarget};
 use super::session::{EndOutcome, EndSession, UserSessions};
 use super::traits::{DependencyUnavailable, Passwords, Store, Users};
 
@@ -25,8 +26,10 @@ pub enum RevokeRequest {
     },
     /// A key, by `kid`.
     Key(String),
-    /// Everything.
+    /// Everything of this issuer.
     All,
+    /// Tokens of another issuer.
+    Foreign(ForeignRequest),
 }
 
 impl RevokeRequest {
@@ -38,6 +41,7 @@ impl RevokeRequest {
             Self::User { .. } => "user",
             Self::Key(_) => "key",
             Self::All => "all",
+            Self::Foreign(request) => request.target.kind(),
         }
     }
 }
@@ -55,6 +59,19 @@ impl Revoked {
     fn new(named: &str, sessions_ended: u64) -> Self {
         Self { named: named.to_owned(), sessions_ended: Some(sessions_ended) }
     }
+
+    /// Of tokens of another issuer, whose sessions are not kept here.
+    pub(super) fn of_issuer(issuer: &str, target: &ForeignTarget) -> Self {
+        let value = match target {
+            ForeignTarget::User(value) | ForeignTarget::Session(value) | ForeignTarget::Key(value) => value,
+            // Only its identifier may be logged, and the caller may have given the token itself.
+            ForeignTarget::Token(value) if value.contains('.') => "a JWT",
+            ForeignTarget::Token(value) => value,
+            ForeignTarget::All => "*",
+            ForeignTarget::Claim(path, value) => &format!("{path} = {value}"),
+        };
+        Self { named: format!("{issuer}:{value}"), sessions_ended: None }
+    }
 }
 
 /// Why a request failed, entirely or in part.
@@ -63,6 +80,9 @@ pub enum RevokeError {
     /// A value that no token can have; names the field.
     #[error("{0} is malformed, or not of this issuer")]
     Unfit(&'static str),
+    /// The request is about another issuer's tokens, and cannot be executed.
+    #[error(transparent)]
+    Foreign(ForeignError),
     /// The log could not be written; a retry completes the rest.
     #[error(transparent)]
     Unavailable(#[from] DependencyUnavailable),
@@ -80,6 +100,9 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
         match request {
             RevokeRequest::Token(token) => self.revoke_token(token, now).await.map(|jti| Revoked::new(&jti, 0)),
             RevokeRequest::Session(sid) => self.revoke_session(sid).await.map(|ended| Revoked::new(sid, ended)),
+            RevokeRequest::User { sub, .. } if self.issuers.is_prefixed(sub) => {
+                Err(RevokeError::Foreign(ForeignError::PrefixedUser))
+            }
             RevokeRequest::User { sub, sessions } if is_identifier(sub) => {
                 let revoked = self.store.revoke_user(sub, *sessions).await?;
                 Ok(Revoked::new(sub, revoked.sessions_ended))
@@ -94,6 +117,7 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
                 self.everywhere(|partition| self.store.revoke_all(partition)).await?;
                 Ok(Revoked { named: "*".to_owned(), sessions_ended: None })
             }
+            RevokeRequest::Foreign(request) => self.revoke_foreign(request).await,
         }
     }
 
@@ -108,7 +132,7 @@ impl<U: Users, S: Store, P: Passwords> Auth<U, S, P> {
 
     /// Runs an operation in all partitions at once, whatever the outcome in others: the outbox
     /// keeps what the store refuses.
-    async fn everywhere<T, F: Future<Output = Result<T, DependencyUnavailable>>>(
+    pub(super) async fn everywhere<T, F: Future<Output = Result<T, DependencyUnavailable>>>(
         &self,
         act: impl Fn(u16) -> F,
     ) -> Result<(), DependencyUnavailable> {

@@ -3,7 +3,7 @@
 
 use std::future::Future;
 
-use sidegate_common::revocation::{Id, Revocation};
+use sidegate_common::revocation::{Id, Revocation, Target};
 use sidegate_common::time::UnixTime;
 
 use crate::domain::password::{Attempt, Outcome, QueueFullError, Rehash};
@@ -103,6 +103,14 @@ pub trait Store: Send + Sync + 'static {
         &self,
         partition: u16,
         revocation: &Revocation,
+    ) -> impl Future<Output = Result<(), DependencyUnavailable>> + Send;
+    /// Appends an entry whose threshold is the store's clock now plus `slack` seconds, kept for the
+    /// longest lifetime of any token.
+    fn append_until_now(
+        &self,
+        partition: u16,
+        target: &Target,
+        slack: u64,
     ) -> impl Future<Output = Result<(), DependencyUnavailable>> + Send;
     /// Up to `limit` (at least 1) of a user's live sessions after `after`, most recently used
     /// first.

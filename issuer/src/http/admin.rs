@@ -7,6 +7,7 @@ use axum::body::Body;
 use axum::routing::{get, post};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde_json::{Map, Value, json};
+use sidegate_common::foreign::ids::ClaimPath;
 use sidegate_common::revocation_state::Unavailable;
 use sidegate_common::token::Rejection;
 
@@ -20,6 +21,7 @@ use super::origin::CorsOrigins;
 use super::response::{Answer, json as ok, no_content};
 use super::router::{handler, with_middleware};
 use super::sessions::{Query, describe, shown};
+use crate::domain::foreign_request::{ForeignRequest, ForeignTarget};
 use crate::domain::revoke::RevokeRequest;
 use crate::domain::session::UserSessions;
 use crate::domain::traits::{Passwords, Store, Users};
@@ -109,8 +111,31 @@ fn prefers_representation(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Parses the request: exactly one of the five targets.
+/// Parses a request about another issuer's tokens: exactly one target, in the words of its tokens.
+fn foreign_order(issuer: String, mut fields: Fields) -> Result<RevokeRequest, Invalid> {
+    if fields.has("sessions") {
+        return Err(Invalid("sessions are not kept for another issuer".to_owned()));
+    }
+    let mut targets: Vec<ForeignTarget> = Vec::new();
+    targets.extend(fields.optional_text("user")?.map(ForeignTarget::User));
+    targets.extend(fields.optional_text("session")?.map(ForeignTarget::Session));
+    targets.extend(fields.optional_text("token")?.map(ForeignTarget::Token));
+    targets.extend(fields.optional_text("key")?.map(ForeignTarget::Key));
+    targets.extend(fields.optional_path("claim")?.map(|(path, value)| ForeignTarget::Claim(ClaimPath(path), value)));
+    targets.extend((fields.optional_flag("all")? == Some(true)).then_some(ForeignTarget::All));
+    match (targets.pop(), targets.is_empty()) {
+        (Some(target), true) => Ok(RevokeRequest::Foreign(ForeignRequest { issuer, target })),
+        _ => Err(Invalid("exactly one of token, session, user, key, claim and all must be given".to_owned())),
+    }
+}
+
+/// Parses the request: exactly one of the five targets, or one of another issuer's tokens.
 fn order(mut fields: Fields) -> Result<RevokeRequest, Invalid> {
+    match fields.optional_text("issuer")? {
+        None => {}
+        Some(home) if home == "home" => {}
+        Some(issuer) => return foreign_order(issuer, fields),
+    }
     let mut orders = Vec::new();
     if let Some(token) = fields.optional_text("token")? {
         orders.push(RevokeRequest::Token(token));
@@ -134,7 +159,13 @@ fn order(mut fields: Fields) -> Result<RevokeRequest, Invalid> {
     }
     match (orders.pop(), orders.is_empty()) {
         (
-            Some(RevokeRequest::Token(_) | RevokeRequest::Session(_) | RevokeRequest::Key(_) | RevokeRequest::All),
+            Some(
+                RevokeRequest::Token(_)
+                | RevokeRequest::Session(_)
+                | RevokeRequest::Key(_)
+                | RevokeRequest::All
+                | RevokeRequest::Foreign(_),
+            ),
             true,
         ) if sessions == UserSessions::Keep => Err(Invalid("sessions may be keep only if user is given".to_owned())),
         (Some(order), true) => Ok(order),

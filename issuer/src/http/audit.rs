@@ -194,7 +194,7 @@ pub(super) fn revocation(
 ) {
     let (result, named) = match outcome {
         Ok(revoked) => ("ok", revoked.named.as_str()),
-        Err(RevokeError::Unfit(_)) => ("unfit", ""),
+        Err(RevokeError::Unfit(_) | RevokeError::Foreign(_)) => ("unfit", ""),
         Err(RevokeError::Unavailable(_)) => ("unavailable", ""),
     };
     if result == "ok" {

@@ -91,7 +91,7 @@ impl Failure {
             | Self::Logout(LogoutError::Refresh(_) | LogoutError::Refused { .. } | LogoutError::Reused { .. }) => {
                 plain(Code::InvalidGrant)
             }
-            Self::Revoke(error @ RevokeError::Unfit(_)) => {
+            Self::Revoke(error @ (RevokeError::Unfit(_) | RevokeError::Foreign(_))) => {
                 (Problem::with_detail(Code::InvalidRequest, error.to_string()), None)
             }
             Self::Login(LoginError::Unavailable(_))

@@ -110,6 +110,27 @@ impl Fields {
         }
     }
 
+    /// An optional path to a string: nested objects with one member each.
+    ///
+    /// # Errors
+    /// The field is anything else.
+    pub fn optional_path(&mut self, name: &'static str) -> Result<Option<(Vec<String>, String)>, Invalid> {
+        let Some(mut value) = self.0.remove(name) else { return Ok(None) };
+        let mut path = Vec::new();
+        loop {
+            value = match value {
+                Value::String(text) if !path.is_empty() => return Ok(Some((path, text))),
+                Value::Object(members) if members.len() == 1 => {
+                    members.into_iter().next().map_or(Value::Null, |(name, inner)| {
+                        path.push(name);
+                        inner
+                    })
+                }
+                _ => return Err(Invalid(format!("{name} must be an object such as {{\"azp\": \"app1\"}}"))),
+            }
+        }
+    }
+
     /// True if the field exists, whatever its value.
     pub fn has(&self, name: &str) -> bool {
         self.0.contains_key(name)

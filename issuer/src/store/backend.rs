@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sidegate_common::revocation::{Id, Revocation};
+use sidegate_common::revocation::{Id, Revocation, Target};
 use sidegate_common::revocation_state::Observer;
 use sidegate_common::time::UnixTime;
 use sidegate_runtime::trace::child_span;
@@ -86,6 +86,10 @@ impl Store for AnyStore {
 
     async fn append(&self, partition: u16, revocation: &Revocation) -> Result<(), DependencyUnavailable> {
         dispatch!(self.append(partition, revocation))
+    }
+
+    async fn append_until_now(&self, partition: u16, target: &Target, slack: u64) -> Result<(), DependencyUnavailable> {
+        dispatch!(self.append_until_now(partition, target, slack))
     }
 
     async fn sessions(

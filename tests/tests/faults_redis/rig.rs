@@ -173,7 +173,7 @@ fn name_of(target: &Target) -> String {
     match target {
         Target::Token { jti: id, .. } | Target::Session { sid: id, .. } => id.to_string(),
         Target::Subject { sub, .. } => sub.trim_start_matches("user-").to_owned(),
-        Target::All { .. } | Target::Key { .. } => String::new(),
+        Target::All { .. } | Target::Key { .. } | Target::ForeignSubject { .. } | Target::Claim { .. } => String::new(),
     }
 }
 

@@ -20,6 +20,7 @@ mod naughty;
 mod openapi;
 mod operator_mistakes;
 mod origins;
+mod other_issuers;
 mod passwords;
 mod path_confusion;
 mod proxies_recorded;

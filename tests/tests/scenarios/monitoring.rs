@@ -75,7 +75,12 @@ async fn shown(admin: &At) -> BTreeMap<String, Shape> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_and_their_documentation_agree() {
-    let stack = Stack::start(Store::Redis, 1).await;
+    let folder = Scratch::new();
+    let issuers = folder.file("issuers.toml");
+    std::fs::write(&issuers, "[[issuer]]\nname = \"a\"\niss = \"a\"\naudiences = [\"a\"]\njwks_file = \"/none\"")
+        .expect("written");
+    let issuers = issuers.to_str().expect("UTF-8");
+    let stack = Stack::with(Store::Redis, 1, &[], &[("ISSUERS_FILE", issuers)]).await;
     let documented = documented();
     for (program, admin) in [("Issuer", &stack.issuer.admin), ("Verifier", &stack.verifiers[0].admin)] {
         let mut promised = documented["Both programs"].clone();

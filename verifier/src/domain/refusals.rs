@@ -31,7 +31,12 @@ pub const REASONS: [&str; 10] = [
 pub const fn reason(rejection: Rejection) -> Option<&'static str> {
     Some(match rejection {
         Rejection::Missing => return None,
-        Rejection::TooLong | Rejection::NotCompact | Rejection::Header | Rejection::Type => "malformed",
+        Rejection::TooLong
+        | Rejection::NotCompact
+        | Rejection::Header
+        | Rejection::Type
+        | Rejection::OtherKind
+        | Rejection::Bound => "malformed",
         Rejection::UnknownKey => "unknown_key",
         Rejection::Signature => "signature",
         Rejection::Claim(_) => "claim",

@@ -65,6 +65,12 @@ pub struct ByKind {
     pub subjects: u64,
     /// Keys.
     pub keys: u64,
+    /// Users of other issuers with a watermark.
+    #[serde(default)]
+    pub foreign_subjects: u64,
+    /// Claim values of other issuers' tokens.
+    #[serde(default)]
+    pub claims: u64,
 }
 
 /// The state of one partition of the log.
@@ -136,7 +142,8 @@ impl Readiness {
     pub fn of(verifier: &Verifier, feed: &Status) -> Self {
         let (state, ready) = (verifier.state(), verifier.ready());
         let proven = state.proven();
-        let keys = verifier.keys().loaded();
+        let issuer_keys = verifier.issuer_keys();
+        let keys = verifier.keys().loaded() || issuer_keys.iter().any(|keys| keys.loaded());
         let snapshot = proven.is_some();
         let counts = state.index().counts();
         let now = reading();
@@ -152,9 +159,11 @@ impl Readiness {
                 sessions: counts.sessions,
                 subjects: counts.subjects,
                 keys: counts.keys,
+                foreign_subjects: counts.foreign_subjects,
+                claims: counts.claims,
             },
             feed: feed.partitions().iter().map(|status| PartitionReadiness::of(status, now)).collect(),
-            key_count: verifier.keys().count() as u64,
+            key_count: (verifier.keys().count() + issuer_keys.iter().map(|keys| keys.count()).sum::<usize>()) as u64,
             segment: verifier.segment_id(),
             shared_memory: verifier.segment().map(|segment| SharedMemory::of(segment.stats())),
             reason: ready.err().map(|why| why.to_string()),

@@ -7,9 +7,10 @@ use http::header::{
 use http::{Response, StatusCode};
 
 use sidegate_common::claims::Claims;
-use sidegate_common::identity_headers::{self, HOME_ISSUER, NAMES};
+use sidegate_common::identity_headers::{self, NAMES};
 use sidegate_common::problem::{Code, MEDIA_TYPE, Problem};
 use sidegate_common::routes::Shortfall;
+use sidegate_common::token_checker::GoodToken;
 use sidegate_runtime::trace::Parent;
 
 use super::body::Body;
@@ -35,11 +36,11 @@ const PROBLEM: HeaderValue = HeaderValue::from_static(MEDIA_TYPE);
 const SOON: HeaderValue = HeaderValue::from_static("1");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// The identity headers for these claims.
-fn identity(claims: &Claims) -> HeaderMap {
-    let Claims { sub, sid, jti, client_id, scope, exp, .. } = claims;
+/// The identity headers for the claims of a good token.
+fn identity(good: &GoodToken) -> HeaderMap {
+    let Claims { sub, sid, jti, client_id, scope, exp, .. } = good.claims();
     let scope = scope.as_deref().unwrap_or("-");
-    identity_headers([sub.as_str(), sid, jti, client_id, scope, &exp.to_string(), HOME_ISSUER].map(|text| {
+    identity_headers([sub.as_str(), sid, jti, client_id, scope, &exp.to_string(), good.issuer_name()].map(|text| {
         // Claims are visible ASCII (common::text); if one were not, the request would pass without
         // an identity.
         HeaderValue::from_str(text).unwrap_or(ABSENT)
@@ -71,7 +72,7 @@ pub struct CheckAnswer {
 pub fn answer(verdict: Verdict) -> CheckAnswer {
     match verdict {
         Verdict::Allow(good, cached) => {
-            let mut headers = cached.rendered().headers(|| identity(good.claims())).clone();
+            let mut headers = cached.rendered().headers(|| identity(&good)).clone();
             if let Some(seconds) = good.stale_seconds() {
                 headers.insert(STALE, HeaderValue::from(seconds));
             }

@@ -17,9 +17,11 @@ use crate::verifier::{Verdict, Verifier};
 const NAME: &str = "verify";
 
 /// A good token: its claims, and the segment and key epoch of the check, so that the client knows
-/// when to ask again (docs/shm.md).
+/// when to ask again (docs/shm.md). For a token of another issuer both are zero, so that clients
+/// ask about it every time: the segment does not hold what could revoke it.
 #[derive(serde::Serialize)]
 struct Verified<'a> {
+    issuer: &'a str,
     claims: &'a Claims,
     segment: String,
     epoch: u64,
@@ -48,7 +50,9 @@ async fn check(verifier: &Verifier, token: &str) -> CheckAnswer {
     let (segment, epoch) = (verifier.segment_id(), verifier.key_epoch());
     match verifier.check(&CheckRequest::of_token(token)).await {
         Verdict::Allow(good, _) => {
-            let mut answer = json(&Verified { claims: good.claims(), segment: format!("{segment:016x}"), epoch });
+            let (segment, epoch) = if good.is_foreign() { (0, 0) } else { (segment, epoch) };
+            let (issuer, claims) = (good.issuer_name(), good.claims());
+            let mut answer = json(&Verified { issuer, claims, segment: format!("{segment:016x}"), epoch });
             if let Some(seconds) = good.stale_seconds() {
                 answer.headers.insert(STALE, http::HeaderValue::from(seconds));
             }

@@ -31,7 +31,7 @@ impl Held {
                 later(&mut self.users[user].1, expires);
             }
             Target::All { threshold } => later(&mut self.all, *threshold),
-            Target::Key { .. } => {}
+            Target::Key { .. } | Target::ForeignSubject { .. } | Target::Claim { .. } => {}
         }
     }
 

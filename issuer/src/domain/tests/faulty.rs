@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use sidegate_common::revocation::{Id, Revocation};
+use sidegate_common::revocation::{Id, Revocation, Target};
 use sidegate_common::time::UnixTime;
 
 use crate::domain::password::{Attempt, Outcome, QueueFullError, Rehash};
@@ -190,6 +190,10 @@ impl<T: Store> Store for Faulty<T> {
 
     async fn append(&self, partition: u16, revocation: &Revocation) -> Result<(), DependencyUnavailable> {
         self.port("append", self.inner.append(partition, revocation)).await
+    }
+
+    async fn append_until_now(&self, partition: u16, target: &Target, slack: u64) -> Result<(), DependencyUnavailable> {
+        self.port("append", self.inner.append_until_now(partition, target, slack)).await
     }
 
     async fn sessions(

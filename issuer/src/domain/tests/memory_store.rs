@@ -302,6 +302,11 @@ impl Call<'_> {
         }
     }
 
+    fn append_until_now(&mut self, target: Target, slack: u64) {
+        let target = target.with_threshold(self.now.plus(slack));
+        self.append(target, self.now.plus(self.lifetimes.lifetime_max));
+    }
+
     fn sessions(&self, sub: &str, after: Option<&PageCursor>, limit: usize) -> SessionPage {
         let place = |one: &Session| (one.kept_until(), one.sid.clone());
         let mut sessions = self.live(sub);
@@ -354,6 +359,11 @@ impl Store for MemoryStore {
 
     async fn append(&self, partition: u16, revocation: &Revocation) -> Result<(), DependencyUnavailable> {
         self.call(partition, |call| call.append_given(revocation))
+    }
+
+    async fn append_until_now(&self, partition: u16, target: &Target, slack: u64) -> Result<(), DependencyUnavailable> {
+        self.call(partition, |call| call.append_until_now(target.clone(), slack));
+        Ok(())
     }
 
     async fn sessions(

@@ -1,11 +1,14 @@
 //! Revocation by the operator or the application, of each kind.
 
+use sidegate_common::foreign::file::{FileLimits, parse};
+use sidegate_common::foreign::ids::{ALL, ClaimId, ClaimPath, SUBJECT, TOKEN, foreign_id};
 use sidegate_common::revocation::{Id, SubjectTag, Target};
 use sidegate_common::time::REVOCATION_MARGIN_SECONDS;
 use sidegate_common::token::Rejection;
 
 use super::faulty::Fault;
 use super::world::{ADA, BOB, LIFETIMES, World, claims, ended};
+use crate::domain::foreign_request::{ForeignError, ForeignRequest, ForeignTarget};
 use crate::domain::revoke::{RevokeError, RevokeRequest, Revoked};
 use crate::domain::session::UserSessions;
 use crate::domain::traits::Store as _;
@@ -187,4 +190,38 @@ async fn a_session_in_an_unreadable_partition_is_ended() {
     let failed = world.revoke(RevokeRequest::Session(pair.sid.clone())).await;
     assert!(matches!(failed, Err(RevokeError::Unavailable(_))), "503, although it was done: {failed:?}");
     assert_eq!(world.denied(&pair.access_token), Some(Rejection::Revoked));
+}
+
+#[tokio::test]
+async fn tokens_of_other_issuers_are_revoked_by_what_they_contain() {
+    let world = World::new();
+    let text = "[[issuer]]\nname = \"corp\"\niss = \"https://a\"\naudiences = [\"x\"]\nclock_slack = \"90s\"\npreset = \"auth0\"\n\
+                [issuer.claims]\nrevocable = [\"azp\"]";
+    let entries = || parse(text, FileLimits { home: None, lifetime_max: 3600 }).unwrap();
+    let order = |target| RevokeRequest::Foreign(ForeignRequest { issuer: "corp".to_owned(), target });
+    let of_user = || order(ForeignTarget::User("ada".to_owned()));
+    let refused = |why| Err(RevokeError::Foreign(why));
+    assert_eq!(world.revoke(of_user()).await, refused(ForeignError::UnknownIssuer));
+    world.auth.issuers.replace(entries(), false);
+    assert_eq!(world.revoke(of_user()).await, refused(ForeignError::EntriesOff));
+    assert_eq!(world.revoke(user("corp:ada", UserSessions::End)).await, refused(ForeignError::PrefixedUser));
+    let session = order(ForeignTarget::Session("s".to_owned()));
+    assert_eq!(world.revoke(session).await, refused(ForeignError::NoSuchClaim("session")));
+    let claim = order(ForeignTarget::Claim(ClaimPath::top("sub"), "ada".to_owned()));
+    assert_eq!(world.revoke(claim).await, refused(ForeignError::NotRevocable));
+    assert!(world.revoke(order(ForeignTarget::Token("j".to_owned()))).await.is_ok(), "verifiers of N-1 can read it");
+    world.auth.issuers.replace(entries(), true);
+    assert!(world.revoke(of_user()).await.is_ok());
+    assert!(world.revoke(order(ForeignTarget::All)).await.is_ok());
+    let threshold = world.clock.now().plus(90);
+    let subject = foreign_id("https://a", SUBJECT, "ada");
+    let of = SubjectTag::of_foreign(&subject).partition(world.store().partitions());
+    let holds =
+        |partition: u16, target: &Target| world.store().log(partition).iter().any(|(_, entry)| entry.target == *target);
+    assert!(holds(of, &Target::ForeignSubject { subject, threshold }));
+    let all = Target::Claim { claim: ClaimId::of("https://a", ALL, "https://a"), threshold };
+    let jti = Target::Token { jti: Id::Packed(foreign_id("https://a", TOKEN, "j")), subject: None };
+    for partition in 0..world.store().partitions() {
+        assert!(holds(partition, &all) && holds(partition, &jti), "partition {partition}");
+    }
 }

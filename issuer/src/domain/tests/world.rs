@@ -20,6 +20,7 @@ use super::memory_store::{MemoryStore, TestClock};
 use crate::domain::login::{Credentials, LoginError};
 use crate::domain::password::COST_MIN;
 use crate::domain::refresh_token::RefreshKeys;
+use crate::domain::revoke_foreign::KnownIssuers;
 use crate::domain::session::{Session, TokenLifetimes};
 use crate::domain::token_signer::{Issuing, TokenSigner};
 use crate::domain::traits::{Account, DependencyUnavailable, Lookup, Store as _, Users};
@@ -156,6 +157,7 @@ impl World {
                 tokens: token_checker(setup.partitions, clock.ms(), &key),
                 signer: TokenSigner::new(issuing, key),
                 refresh_keys: refresh_keys("a session secret of these tests, of more than 32 bytes"),
+                issuers: KnownIssuers::default(),
             }),
             clock,
             faults,

@@ -94,10 +94,10 @@ pub(super) struct Owner {
 }
 
 impl Observer for Journal {
-    /// Writes an entry that the feed brought, unless it is one of our own. A revocation of all tokens or of a key waits for
+    /// Writes an entry that the feed brought, unless it is one of our own. A revocation of many users' tokens waits for
     /// [`Journal::logged`]: one that a failover took away must not come back by us.
     fn revoked(&self, partition: u16, revocation: &Revocation) {
-        if !matches!(revocation.target, Target::All { .. } | Target::Key { .. }) {
+        if !matches!(revocation.target, Target::All { .. } | Target::Key { .. } | Target::Claim { .. }) {
             self.received(partition, revocation);
         }
     }

@@ -5,7 +5,7 @@ use std::hash::{BuildHasher as _, RandomState};
 
 use redis::{ErrorKind, FromRedisValue as _, RedisError, Value, cmd};
 use sidegate_common::log_protocol::Position;
-use sidegate_common::revocation::{Revocation, Target};
+use sidegate_common::revocation::Revocation;
 use sidegate_common::time::UnixTime;
 
 use super::link::StoreLink;
@@ -62,19 +62,13 @@ impl LogContents {
     }
 
     fn key(&self, revocation: &Revocation) -> u64 {
-        let mut target = revocation.target.clone();
-        if let Target::Subject { threshold, .. } | Target::All { threshold } = &mut target {
-            *threshold = UnixTime(0);
-        }
+        let target = revocation.target.clone().with_threshold(UnixTime(0));
         self.hasher.hash_one(Revocation { target, expires_at: UnixTime(0) }.to_bytes())
     }
 }
 
-const fn threshold(revocation: &Revocation) -> UnixTime {
-    match &revocation.target {
-        Target::Subject { threshold, .. } | Target::All { threshold } => *threshold,
-        _ => UnixTime(0),
-    }
+fn threshold(revocation: &Revocation) -> UnixTime {
+    revocation.target.threshold().unwrap_or_default()
 }
 
 /// Reads the log `key` from its beginning to its end. Whether it was one log all the time is for the caller to know.
@@ -106,6 +100,7 @@ pub(super) async fn read(link: &StoreLink, key: &str, asked: HashSet<Position>) 
 mod tests {
     use super::*;
     use crate::domain::session::TokenLifetimes;
+    use sidegate_common::revocation::Target;
 
     const LIFETIMES: TokenLifetimes =
         TokenLifetimes { access_ttl: 1, idle_ttl: 1, absolute_ttl: 1, retry_window: 0, lifetime_max: 60 };

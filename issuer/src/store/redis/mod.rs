@@ -397,11 +397,6 @@ fn head_and_tail(target: Target) -> (Vec<u8>, Vec<u8>) {
     (bytes[..1].to_vec(), bytes[5..].to_vec())
 }
 
-fn append_args(call: Call, entry: &[u8], terms: &TokenLifetimes) -> Call {
-    let expires_at = entry[1..5].iter().fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));
-    call.arg(entry[..1].to_vec()).arg(expires_at).arg(entry[5..].to_vec()).arg(terms.lifetime_max)
-}
-
 impl Store for RedisStore {
     async fn create(&self, new: &NewSession) -> Result<Created, DependencyUnavailable> {
         let partition = self.partition_of(&new.sub);
@@ -521,11 +516,26 @@ impl Store for RedisStore {
 
     async fn append(&self, partition: u16, revocation: &Revocation) -> Result<(), DependencyUnavailable> {
         let call = self.call(Script::Append, self.keys(partition));
-        let call = append_args(call, &revocation.to_bytes(), &self.shared.terms);
+        let call = scripts::append_args(call, &revocation.to_bytes(), &self.shared.terms);
         let asked_of = self.shared.replay_buffer.ask(partition);
         let answer: Result<String, _> = self.run(partition, &call).await;
         let position = answer.map_err(|error| self.refused(partition, revocation.target.clone(), asked_of, error))?;
         self.stored(partition, revocation.target.clone(), &position, asked_of).await
+    }
+
+    async fn append_until_now(&self, partition: u16, target: &Target, slack: u64) -> Result<(), DependencyUnavailable> {
+        // What the outbox keeps if Redis refuses: the store's clock as near as it is known.
+        let mut target = target.clone().with_threshold(self.store_now(partition).plus(slack));
+        let entry = Revocation { target: target.clone(), expires_at: UnixTime(0) }.to_bytes();
+        let call = scripts::append_args(self.call(Script::Append, self.keys(partition)), &entry, &self.shared.terms)
+            .arg(slack);
+        let asked_of = self.shared.replay_buffer.ask(partition);
+        let answer: Result<String, _> = self.run(partition, &call).await;
+        let position = answer.map_err(|error| self.refused(partition, target.clone(), asked_of, error))?;
+        if let Some(taken) = Position::parse(&position) {
+            target = target.with_threshold(UnixTime(taken.ms / 1000).plus(slack));
+        }
+        self.stored(partition, target, &position, asked_of).await
     }
 
     async fn sessions(

@@ -3,8 +3,6 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use sidegate_common::revocation::Target;
-
 use super::replay_entry::ReplayEntry;
 use crate::store::counts::StoreCounts;
 
@@ -140,15 +138,16 @@ impl Outbox {
 }
 
 fn keep_later(entry: &mut ReplayEntry, held: &ReplayEntry) {
-    let (Target::Subject { threshold, .. } | Target::All { threshold }) = &mut entry.revocation.target else { return };
-    if let Target::Subject { threshold: before, .. } | Target::All { threshold: before } = &held.revocation.target {
-        *threshold = (*threshold).max(*before);
+    let target = &mut entry.revocation.target;
+    if let Some(before) = held.revocation.target.threshold().max(target.threshold()) {
+        *target = target.clone().with_threshold(before);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sidegate_common::revocation::Target;
     use sidegate_common::time::UnixTime;
 
     fn user(sub: &str, threshold: u64) -> ReplayEntry {

@@ -61,7 +61,10 @@ impl OwnFeed {
             let ours = match &revocation.target {
                 Target::Token { subject, .. } | Target::Session { subject, .. } => is_of(subject),
                 Target::Subject { sub, .. } => SubjectTag::of(sub).partition(partitions) == partition,
-                Target::All { .. } | Target::Key { .. } => true,
+                Target::ForeignSubject { subject, .. } => {
+                    SubjectTag::of_foreign(subject).partition(partitions) == partition
+                }
+                Target::All { .. } | Target::Key { .. } | Target::Claim { .. } => true,
             };
             if ours && !contents.covers(&revocation) {
                 missing.push(revocation);

@@ -59,10 +59,7 @@ impl ReplayEntry {
 
     /// What it is the same as: another of its key kills the same tokens, but for the threshold.
     pub(super) fn key(&self) -> (u16, Vec<u8>) {
-        let mut target = self.revocation.target.clone();
-        if let Target::Subject { threshold, .. } | Target::All { threshold } = &mut target {
-            *threshold = UnixTime(0);
-        }
+        let target = self.revocation.target.clone().with_threshold(UnixTime(0));
         let mut key = Revocation { target, expires_at: UnixTime(0) }.to_bytes();
         key.push(u8::from(self.keep_sessions));
         (self.partition, key)
@@ -78,7 +75,11 @@ impl ReplayEntry {
         let (name, tag) = match &self.revocation.target {
             Target::Session { sid, .. } => (sid.to_string(), Vec::new()),
             Target::Subject { sub, .. } => (sub.to_string(), tag_bytes(SubjectTag::of(sub))),
-            Target::Token { .. } | Target::All { .. } | Target::Key { .. } => (String::new(), Vec::new()),
+            Target::Token { .. }
+            | Target::All { .. }
+            | Target::Key { .. }
+            | Target::ForeignSubject { .. }
+            | Target::Claim { .. } => (String::new(), Vec::new()),
         };
         let position = self.position.map(|position| position.to_string()).unwrap_or_default();
         let reach = match (self.keep_sessions, self.moved) {
@@ -99,11 +100,7 @@ pub(super) fn tag_bytes(subject: SubjectTag) -> Vec<u8> {
 /// live longer than the first did, never shorter.
 fn longest(target: &Target, terms: &TokenLifetimes, taken: UnixTime) -> UnixTime {
     let spans = terms.lifetime_max + REVOCATION_MARGIN_SECONDS;
-    let threshold = match target {
-        Target::Subject { threshold, .. } | Target::All { threshold } => *threshold,
-        _ => UnixTime(0),
-    };
-    taken.max(threshold).plus(spans)
+    taken.max(target.threshold().unwrap_or_default()).plus(spans)
 }
 
 #[cfg(test)]

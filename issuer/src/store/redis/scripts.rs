@@ -7,7 +7,7 @@ use sidegate_common::revocation::Id;
 use sidegate_common::time::UnixTime;
 
 use super::link::StoreLink;
-use crate::domain::session::{Refusal, Reuse, Rotated, Session, Standing};
+use crate::domain::session::{Refusal, Reuse, Rotated, Session, Standing, TokenLifetimes};
 
 /// A script of the folder `scripts/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +112,11 @@ impl Call {
         command.arg(script).arg(self.keys.len()).arg(&self.keys).arg(&self.arguments);
         command
     }
+}
+
+pub(super) fn append_args(call: Call, entry: &[u8], terms: &TokenLifetimes) -> Call {
+    let expires_at = entry[1..5].iter().fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));
+    call.arg(entry[..1].to_vec()).arg(expires_at).arg(entry[5..].to_vec()).arg(terms.lifetime_max)
 }
 
 /// The fields of a session's record, in the order that [`session`] takes them.

@@ -17,7 +17,7 @@ use std::str::FromStr as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sidegate_common::revocation::{Id, Revocation};
+use sidegate_common::revocation::{Id, Revocation, Target};
 use sidegate_common::time::UnixTime;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
@@ -273,6 +273,15 @@ impl Store for EmbeddedStore {
             Reply::Ahead => Err(self.ahead()),
             _ => Ok(()),
         }
+    }
+
+    async fn append_until_now(
+        &self,
+        _partition: u16,
+        target: &Target,
+        slack: u64,
+    ) -> Result<(), DependencyUnavailable> {
+        self.ask(Command::AppendUntilNow(target.clone(), slack)).await.map(|_| ())
     }
 
     async fn sessions(

@@ -35,6 +35,7 @@ pub(super) enum Command {
     RevokeUser(String, UserSessions),
     RevokeAll,
     Append(Revocation),
+    AppendUntilNow(Target, u64),
     Probe,
 }
 
@@ -198,6 +199,7 @@ impl Batch<'_> {
             Command::RevokeUser(sub, sessions) => self.revoke_user(sub, *sessions).await,
             Command::RevokeAll => self.revoke_all().await,
             Command::Append(revocation) => self.append_given(revocation).await,
+            Command::AppendUntilNow(target, slack) => self.append_until_now(target.clone(), *slack).await,
             Command::Probe => Ok(Reply::Done),
         }
     }
@@ -338,6 +340,11 @@ impl Batch<'_> {
             }
             _ => self.append(revocation.target.clone(), last_exp).await.map(|()| Reply::Done),
         }
+    }
+
+    async fn append_until_now(&mut self, target: Target, slack: u64) -> Result<Reply, sqlx::Error> {
+        let target = target.with_threshold(self.now.plus(slack));
+        self.append(target, self.now.plus(self.lifetimes.lifetime_max)).await.map(|()| Reply::Done)
     }
 
     fn is_too_far(&self, threshold: UnixTime) -> bool {
