@@ -11,6 +11,7 @@ pub use compact::TOKEN_BYTES_MAX;
 
 use crate::claims::Claims;
 use crate::foreign::ids::ForeignToken;
+use crate::identity_headers::HOME_ISSUER;
 use crate::key::{KeyRing, SigningKey};
 use crate::problem::Code;
 use crate::time::UnixTime;
@@ -115,7 +116,7 @@ impl VerifiedToken {
 
     /// The issuer's name: `home`, or as in `ISSUERS_FILE`.
     pub fn issuer_name(&self) -> &str {
-        self.foreign.as_ref().map_or("home", |token| token.issuer())
+        self.foreign.as_ref().map_or(HOME_ISSUER, |token| token.issuer())
     }
 
     /// The claims.

@@ -24,7 +24,7 @@ const WORDS: usize = Probe::WORDS + 1;
 const EPOCH: usize = Probe::WORDS;
 /// Ends of the texts, as 32-bit numbers, after the words.
 const ENDS: usize = WORDS * 8;
-const TEXTS: usize = 8;
+const TEXTS: usize = 9;
 const HEAD: usize = ENDS + TEXTS * 4;
 
 const TOKEN: usize = 0;
@@ -35,6 +35,7 @@ const CLIENT: usize = 4;
 const ISSUER: usize = 5;
 const SCOPE: usize = 6;
 const JSON: usize = 7;
+const ISSUER_NAME: usize = 8;
 
 #[derive(Deserialize)]
 struct Claims<'a> {
@@ -58,6 +59,9 @@ struct Claims<'a> {
 /// check.
 #[derive(Deserialize)]
 pub(crate) struct Answer<'a> {
+    /// Absent in the answer of a daemon that knows only the home issuer.
+    #[serde(borrow, default)]
+    issuer: Option<&'a str>,
     #[serde(borrow)]
     claims: &'a RawValue,
     segment: &'a str,
@@ -94,8 +98,17 @@ impl Answer<'_> {
         if let Some(probe) = probe(&facts) {
             words = probe.to_words();
         }
-        let texts: [&str; TEXTS] =
-            [token, &claims.sub, &claims.sid, &claims.jti, &claims.client_id, &claims.iss, &claims.scope, json];
+        let texts: [&str; TEXTS] = [
+            token,
+            &claims.sub,
+            &claims.sid,
+            &claims.jti,
+            &claims.client_id,
+            &claims.iss,
+            &claims.scope,
+            json,
+            self.issuer.unwrap_or("home"),
+        ];
         let mut blob = Vec::with_capacity(HEAD + texts.iter().map(|text| text.len()).sum::<usize>());
         words.iter().chain([&self.epoch]).for_each(|word| blob.extend(word.to_ne_bytes()));
         let mut end = HEAD;
@@ -132,6 +145,11 @@ impl Verified {
     /// `iss`: the issuer.
     pub fn issuer(&self) -> &str {
         self.text(ISSUER)
+    }
+
+    /// The issuer's name: `home`, or as in `ISSUERS_FILE`.
+    pub fn issuer_name(&self) -> &str {
+        self.text(ISSUER_NAME)
     }
 
     /// `scope`, space separated; empty if the token has none.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use sidegate_client::{Denied, Verified, bearer};
 use sidegate_common::claims::Audience;
-use sidegate_common::identity_headers::{ABSENT, HOME_ISSUER, NAMES, spells_identity};
+use sidegate_common::identity_headers::{ABSENT, NAMES, spells_identity};
 use sidegate_common::path::canonical;
 use sidegate_common::routes::{Access, Requirement};
 
@@ -150,7 +150,7 @@ fn set_identity(stream: &mut Stream, verified: &Verified) {
         verified.client_id(),
         if scope.is_empty() { ABSENT } else { scope },
         &expires,
-        HOME_ISSUER,
+        verified.issuer_name(),
     ];
     NAMES.iter().zip(values).for_each(|(name, value)| stream.set(name, value));
 }
