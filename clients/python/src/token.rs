@@ -100,6 +100,12 @@ impl Token {
         self.text(py, "iss", Verified::issuer)
     }
 
+    /// The issuer's name: `home`, or as in the daemon's `ISSUERS_FILE`.
+    #[getter]
+    fn issuer<'py>(&self, py: Python<'py>) -> Bound<'py, PyString> {
+        PyString::new(py, self.verified.as_ref().map_or("home", Verified::issuer_name))
+    }
+
     #[getter]
     fn aud<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         self.claims(py)?.as_any().get_item("aud")

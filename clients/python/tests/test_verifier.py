@@ -57,6 +57,7 @@ def test_good_token_gives_access_to_its_claims(start: Start) -> None:
         "sidegate",
         "sidegate",
     )
+    assert token.issuer == "home"
     assert token.aud == ["a", "b"]
     assert token.exp - token.iat == 600
     assert (token.scope, token.scopes) == ("read write", ("read", "write"))

@@ -29,7 +29,10 @@ class Token(Mapping[str, Any]):
         """The application that the token was issued to."""
     @property
     def iss(self) -> str:
-        """The issuer."""
+        """The issuer, as the token names it."""
+    @property
+    def issuer(self) -> str:
+        """The issuer's name: `home`, or as in the daemon's `ISSUERS_FILE`."""
     @property
     def aud(self) -> str | list[str]:
         """The audience or audiences."""
