@@ -29,7 +29,11 @@ const LONG: &str = "/tmp/a-path-that-is-longer-than-the-one-hundred-and-seven-by
 const ROWS: &[Row] = &[
     // Secrets.
     (ISSUER, &[("JWT_SECRET_KEY", "")], Refused(&["JWT_SECRET_KEY: is not set", "32 random bytes"])),
-    (VERIFIER, &[("JWT_SECRET_KEY", "")], Refused(&["JWT_SECRET_KEY: is not set", "JWKS_URL or JWKS_FILE"])),
+    (
+        VERIFIER,
+        &[("JWT_SECRET_KEY", "")],
+        Refused(&["JWT_SECRET_KEY: is not set", "JWKS_URL, JWKS_FILE or ISSUERS_FILE"]),
+    ),
     (ISSUER, &[("JWT_SECRET_KEY", "hunter2")], Refused(&["JWT_SECRET_KEY: ", "7 bytes", "at least 32 random ones"])),
     (
         ISSUER,

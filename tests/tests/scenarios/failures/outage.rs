@@ -104,7 +104,8 @@ async fn feed_status_and_metrics_show_an_outage() {
     };
     let status = tokio::task::spawn_blocking(ask).await.expect("it ran");
     let said = String::from_utf8_lossy(&status.stdout).into_owned();
-    for words in ["ms ago", "2 (tokens 2, sessions 0, users 0, keys 0)", "live at ", "gaps ", "resyncs ", "reconnects "]
+    for words in
+        ["ms ago", "2 (tokens 2, sessions 0, users 0, keys 0, ", "live at ", "gaps ", "resyncs ", "reconnects "]
     {
         assert!(said.contains(words), "{words} is missing in\n{said}");
     }

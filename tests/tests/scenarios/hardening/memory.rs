@@ -6,7 +6,7 @@ use std::process::Command;
 use sidegate_tests::bench::memory::rss_mb;
 use sidegate_tests::hostile_clients::{Attack, at_most, start};
 use sidegate_tests::program::{Program, binary, run};
-use sidegate_tests::stack::{EMAIL, Stack, Store};
+use sidegate_tests::stack::{EMAIL, SECRET, Stack, Store};
 use sidegate_tests::wait::eventually;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -177,7 +177,8 @@ fn default_connection_memory_fits_shipped_limits() {
         // Half is for everything else: the program, its list, its caches.
         assert!(default * 2 <= shipped_limit(file), "{name}: {default} MiB of {}", shipped_limit(file));
     }
-    let refused = run("sidegate-verifier", &["check-config"], &[("CONNECTION_MEMORY", "0")], "");
+    let refused =
+        run("sidegate-verifier", &["check-config"], &[("CONNECTION_MEMORY", "0"), ("JWT_SECRET_KEY", SECRET)], "");
     let printed = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(refused.status.code() == Some(64) && printed.contains("CONNECTION_MEMORY"), "{printed}");
 }
