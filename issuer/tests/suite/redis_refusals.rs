@@ -187,10 +187,11 @@ async fn order_delivered_late(everyone: bool, meanwhile: impl AsyncFnOnce(&Redis
         _ => None,
     });
     let threshold = thresholds.max().expect("the order is in the log");
-    let login = std::sync::OnceLock::new();
-    // 503 until this store has seen that the data set is another.
+    // 503 until this store has seen that the data set is another; each try is a session of its own.
+    let (login, mut sessions) = (std::sync::OnceLock::new(), 9..);
     eventually("a login", async || {
-        store.create(&new_session(9, 3)).await.is_ok_and(|new| login.set(new.issued).is_ok())
+        let session = new_session(sessions.next().expect("endless"), 3);
+        store.create(&session).await.is_ok_and(|new| login.set(new.issued).is_ok())
     })
     .await;
     assert!(login.get().is_some_and(|issued| *issued > threshold), "a later login is not born dead");
