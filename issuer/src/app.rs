@@ -52,7 +52,7 @@ use crate::store::sqlite::EmbeddedStore;
 use crate::store::users::{CheckError, SchemaError, SqlUsers};
 
 pub use reload::Reread;
-use reload::{FileStamp, Reloader};
+use reload::{Reloader, issuers_stamp};
 
 /// Open files reserved for the stores, the feed and its followers, 64 connections of the admin
 /// listener, and what the libraries open.
@@ -148,7 +148,7 @@ impl App {
         });
         let reloader = Reloader {
             api: Arc::clone(&api),
-            issuers_seen: FileStamp::of_issuers(&settings),
+            issuers_seen: issuers_stamp(&settings),
             settings,
             reread,
             feed_token: LiveSecret::new(match &config.store {

@@ -1,13 +1,14 @@
 //! The composition root: binds, connects, serves, reloads, drains.
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+use sidegate_common::routes::Routes;
 use sidegate_runtime::bind_error;
 use sidegate_runtime::connection_budget::ConnectionBudget;
 use sidegate_runtime::feed::status::Status;
+use sidegate_runtime::file_stamp::FileStamp;
 use sidegate_runtime::program::{Signals, connections_max, stopped};
 use sidegate_runtime::serve::{Limits, serve};
 use sidegate_runtime::settings::{ConfigError, Settings};
@@ -27,7 +28,6 @@ use crate::verifier::Verifier;
 use crate::wire::admin::Admin;
 use crate::wire::grpc::{AUTHORIZATION, Grpc};
 use crate::wire::http::CheckService;
-use sidegate_common::routes::Routes;
 
 /// File descriptors reserved for the feed, files, keys, 64 connections of the admin listener, and
 /// the libraries.
@@ -195,8 +195,8 @@ async fn report_health(verifier: Arc<Verifier>, health: HealthReporter) {
 /// SIGHUP. Never returns.
 async fn reload(config: Config, source: Source, verifier: Arc<Verifier>, mut again: watch::Receiver<u64>) {
     let mut held = source.settings().ok();
-    let mut seen = config.routes_file.as_deref().and_then(stamp);
-    let issuers_file = || config.issuers.as_ref().and_then(|issuers| stamp(&issuers.path));
+    let mut seen = config.routes_file.as_ref().and_then(FileStamp::of);
+    let issuers_file = || config.issuers.as_ref().and_then(|issuers| FileStamp::of(&issuers.path));
     let mut issuers_seen = issuers_file();
     let mut reading = KeyReaders::default();
     reading.follow(&verifier, &again);
@@ -208,7 +208,7 @@ async fn reload(config: Config, source: Source, verifier: Arc<Verifier>, mut aga
             },
             () = tokio::time::sleep(LOOK_EVERY) => false,
         };
-        let now = config.routes_file.as_deref().and_then(stamp);
+        let now = config.routes_file.as_ref().and_then(FileStamp::of);
         if asked || now != seen {
             seen = now;
             reload_routes(&config, &verifier);
@@ -300,11 +300,4 @@ fn reload_routes(config: &Config, verifier: &Verifier) {
         }
         Err(error) => tracing::error!(%error, "routes file reload failed; keeping the previous rules"),
     }
-}
-
-/// Changes when a file is written or replaced.
-fn stamp(path: &Path) -> Option<(SystemTime, u64, u64)> {
-    use std::os::unix::fs::MetadataExt as _;
-    let found = std::fs::metadata(path).ok()?;
-    Some((found.modified().ok()?, found.ino(), found.len()))
 }

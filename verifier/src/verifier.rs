@@ -1,5 +1,6 @@
 //! The verifier's core: one entry point for every interface, from a request to a verdict.
 
+use std::cell::LazyCell;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -182,7 +183,7 @@ impl Verifier {
             KeyLookup::Failed => Verdict::Unavailable(Unavailable::KeyLookupFailed),
             KeyLookup::Absent | KeyLookup::Due(_) => Verdict::Deny(Denial::Token(Rejection::UnknownKey)),
         };
-        self.noted(verdict, request)
+        self.noted(verdict, request, || self.issuer_named_by(request))
     }
 
     /// The synchronous part of [`Verifier::check`], which nearly always suffices.
@@ -191,26 +192,29 @@ impl Verifier {
     /// The token's key must be looked up first, which may take a while.
     pub fn check_at_once(&self, request: &CheckRequest<'_>) -> Result<Verdict, MissingKey> {
         let mut verdict = self.decide(request, self.check_time());
+        // Read from a refused token, and at most once.
+        let issuer = LazyCell::new(|| self.issuer_named_by(request));
         if let (Verdict::Deny(Denial::Token(Rejection::UnknownKey)), Presented::Token(token)) =
             (&verdict, request.token)
         {
-            let iss = self.foreign_iss(token);
-            let found = match &iss {
+            let iss = issuer.as_ref().map(|issuer| issuer.entry().iss.as_str());
+            let found = match iss {
                 None => self.keys.look_up(token),
                 Some(iss) => self.keys_of(iss).map_or(KeyLookup::Absent, |keys| keys.look_up(token)),
             };
             match found {
-                KeyLookup::Due(kid) => return Err(MissingKey { kid, iss }),
+                KeyLookup::Due(kid) => return Err(MissingKey { kid, iss: iss.map(str::to_owned) }),
                 KeyLookup::Failed => verdict = Verdict::Unavailable(Unavailable::KeyLookupFailed),
                 KeyLookup::Held | KeyLookup::Absent => {}
             }
         }
-        Ok(self.noted(verdict, request))
+        Ok(self.noted(verdict, request, || issuer.clone()))
     }
 
-    /// The `iss` of a token that names an issuer of `ISSUERS_FILE`.
-    fn foreign_iss(&self, token: &str) -> Option<String> {
-        self.state().foreign()?.of_token(token).map(|issuer| issuer.entry().iss.clone())
+    /// The issuer of `ISSUERS_FILE` that a request's token names, unverified.
+    fn issuer_named_by(&self, request: &CheckRequest<'_>) -> Option<Arc<ForeignIssuer>> {
+        let Presented::Token(token) = request.token else { return None };
+        self.state().foreign()?.of_token(token).map(Arc::clone)
     }
 
     /// Combines the route's requirement and the token's verdict.
@@ -274,18 +278,23 @@ impl Verifier {
     }
 
     /// Records a rejected token.
-    fn noted(&self, verdict: Verdict, request: &CheckRequest<'_>) -> Verdict {
+    fn noted(
+        &self,
+        verdict: Verdict,
+        request: &CheckRequest<'_>,
+        issuer: impl FnOnce() -> Option<Arc<ForeignIssuer>>,
+    ) -> Verdict {
         if let (Verdict::Deny(Denial::Token(rejection)), Presented::Token(token)) = (&verdict, request.token) {
-            self.refused(*rejection, token);
+            self.refused(*rejection, token, issuer);
         }
         verdict
     }
 
     /// Counts a rejected token by its reason, for [`Verifier::look_at_refusals`].
-    fn refused(&self, rejection: Rejection, token: &str) {
+    fn refused(&self, rejection: Rejection, token: &str, issuer: impl FnOnce() -> Option<Arc<ForeignIssuer>>) {
         let Some(reason) = refusals::reason(rejection) else { return };
         self.metrics.refused(reason);
-        if let Some(issuer) = self.state().foreign().and_then(|issuers| issuers.of_token(token).map(Arc::clone)) {
+        if let Some(issuer) = issuer() {
             return self.metrics.issuer_token(&issuer.entry().name, false);
         }
         let difference = || {

@@ -19,7 +19,7 @@
 //! blocking thread if that returns `None`; the features `axum` and `tower` do so.
 //!
 //! [`Sidegate::watch`] completes when a token ends, for what stays open after its check; [`Verified::still_good`]
-//! looks without asking anybody.
+//! looks in shared memory alone.
 //!
 //! The map: [`Sidegate`] is the client; `cache` has the known tokens, `worker` the current segment,
 //! `daemon` the connections, `watch` the tokens of open streams, `readers` the attached segments; [`Verified`] and

@@ -146,7 +146,9 @@ impl Sidegate {
     /// Completes with the reason when this token ends: revoked, expired, or not checkable for longer than
     /// [`Builder::watch_grace`]. For what stays open after its check: a WebSocket, a stream of events, a long download.
     ///
-    /// A revocation is noticed within 20 ms of its arrival in shared memory. No request is made while the token is good.
+    /// A revocation is noticed within 20 ms of its arrival in shared memory, without requests to the daemon while the token is
+    /// good there. A token that shared memory does not cover (another issuer's, or without attachment) is asked about every
+    /// 100 ms.
     pub fn watch(&self, token: &Verified) -> Watch {
         Watch::new(self.0.watches(), token.clone(), self.asker())
     }

@@ -9,6 +9,7 @@
 //! - [`connection_budget`]: memory for connections, and the choice of the one to close when it runs
 //!   short.
 //! - [`fault_log`]: logs a lasting fault once, not for every attempt.
+//! - [`file_stamp`]: whether a file has changed.
 //! - [`program`]: exit codes and signals.
 //! - [`socket`]: binding TCP and Unix sockets without stealing a live one.
 //! - [`redis_cluster`]: the nodes of a Cluster.
@@ -26,6 +27,7 @@ mod connection_io;
 mod connection_timeouts;
 pub mod fault_log;
 pub mod feed;
+pub mod file_stamp;
 pub mod logging;
 pub mod program;
 pub mod redis_cluster;

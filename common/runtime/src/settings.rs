@@ -388,24 +388,29 @@ fn read_file(table: &[Setting], path: &Path) -> Result<BTreeMap<String, String>,
 }
 
 fn read_secret(name: &str, path: &str) -> Result<String, ConfigError> {
-    let unfit = |problem: String| ConfigError::new(format!("{name}_FILE"), format!("{path} {problem}"));
-    let cannot_read = |error| unfit(format!("cannot be read: {error}"));
+    let secret = read_secret_file(path).map_err(|problem| ConfigError::new(format!("{name}_FILE"), problem))?;
+    Ok(secret.expose_str().unwrap_or_default().to_owned())
+}
+
+/// The text of a file with a secret, without its line end; other users must not be able to write it.
+///
+/// # Errors
+/// The path and what is wrong; never the content.
+pub fn read_secret_file(path: &str) -> Result<Secret, String> {
+    let cannot_read = |error| format!("{path} cannot be read: {error}");
     let mut file = File::open(path).map_err(cannot_read)?;
     let metadata = file.metadata().map_err(cannot_read)?;
     let mode = metadata.permissions().mode() & 0o777;
     if metadata.is_file() && mode & 0o002 != 0 {
-        return Err(unfit(format!("has mode {mode:04o}: every user of this machine can change it; make it 0600")));
+        return Err(format!("{path} has mode {mode:04o}: every user of this machine can change it; make it 0600"));
     }
     let mut text = Vec::new();
     file.read_to_end(&mut text).map_err(cannot_read)?;
     let text = Secret::new(text);
-    let text = text.expose_str().ok_or_else(|| unfit("is not UTF-8".to_owned()))?;
+    let text = text.expose_str().ok_or_else(|| format!("{path} is not UTF-8"))?;
     let line = text.strip_suffix('\n').unwrap_or(text);
     let line = line.strip_suffix('\r').unwrap_or(line);
-    if line.is_empty() {
-        return Err(unfit("is empty".to_owned()));
-    }
-    Ok(line.to_owned())
+    if line.is_empty() { Err(format!("{path} is empty")) } else { Ok(Secret::new(line)) }
 }
 
 #[cfg(test)]

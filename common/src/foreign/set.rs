@@ -43,8 +43,8 @@ impl ForeignIssuers {
         self.by_iss.get(payload.get("iss")?.as_str()?)
     }
 
-    /// True if an entry of one of these issuers names a claim that its tokens are not looked up by:
-    /// the file of whoever wrote the entry lists it.
+    /// True if an entry of one of these issuers names a claim that its tokens are not looked up by,
+    /// because another program's `ISSUERS_FILE` lists it and this one does not.
     pub fn lack_claim(&self, claim: &ClaimId) -> bool {
         self.all().any(|issuer| issuer.lacks_claim(claim))
     }

@@ -1,10 +1,10 @@
 //! Reload on SIGHUP: applies what has changed in the settings and in the files that they name.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use sidegate_common::secret::LiveSecret;
 use sidegate_runtime::feed::redis::RedisSource;
+use sidegate_runtime::file_stamp::FileStamp;
 use sidegate_runtime::redis_url::RedisUrl;
 use sidegate_runtime::settings::{ConfigError, Settings};
 
@@ -27,23 +27,15 @@ pub(super) struct Reloader {
     pub(super) issuers_seen: Option<FileStamp>,
 }
 
-/// Changes when a file is written or replaced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct FileStamp(SystemTime, u64, u64);
-
-impl FileStamp {
-    /// The file that `ISSUERS_FILE` names now.
-    pub(super) fn of_issuers(settings: &Settings) -> Option<Self> {
-        use std::os::unix::fs::MetadataExt as _;
-        let found = std::fs::metadata(settings.text("ISSUERS_FILE")?).ok()?;
-        Some(Self(found.modified().ok()?, found.ino(), found.len()))
-    }
+/// The file that `ISSUERS_FILE` names now.
+pub(super) fn issuers_stamp(settings: &Settings) -> Option<FileStamp> {
+    FileStamp::of(settings.text("ISSUERS_FILE")?)
 }
 
 impl Reloader {
     /// True once for every change of `ISSUERS_FILE`.
     pub(super) fn issuers_changed(&mut self) -> bool {
-        let now = FileStamp::of_issuers(&self.settings);
+        let now = issuers_stamp(&self.settings);
         std::mem::replace(&mut self.issuers_seen, now) != now
     }
 

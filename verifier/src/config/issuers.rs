@@ -6,7 +6,7 @@ use sidegate_common::foreign::file::{self, FileLimits, IssuerEntry, KeysFrom};
 use sidegate_common::key::VerifyingKey;
 use sidegate_common::secret::Secret;
 use sidegate_common::token::Policy;
-use sidegate_runtime::settings::{ConfigError, Settings};
+use sidegate_runtime::settings::{ConfigError, Settings, read_secret_file};
 
 use super::KeyConfig;
 
@@ -63,9 +63,9 @@ pub fn read(settings: &Settings, keys: &KeyConfig, policy: &Policy) -> Result<Op
 const SECRETS: [&str; 4] = ["JWT_SECRET_KEY", "JWT_SECRET_KEY_PREVIOUS", "FEED_TOKEN", "INTROSPECT_TOKEN"];
 
 fn read_secret(path: &Path, others: &[Secret]) -> Result<Secret, String> {
-    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let secret = Secret::new(text.trim_end_matches(['\r', '\n']));
-    if others.iter().any(|other| other.expose() == secret.expose()) {
+    let path = path.to_str().ok_or_else(|| format!("{} is not UTF-8", path.display()))?;
+    let secret = read_secret_file(path)?;
+    if others.iter().any(|other| other.matches(secret.expose())) {
         return Err("is the same as another secret".to_owned());
     }
     Ok(secret)

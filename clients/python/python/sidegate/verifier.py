@@ -79,7 +79,7 @@ class Verifier(Client):
     def watch(self, token: Token) -> Watch:
         """`async with verifier.watch(token):` cancels the block when the token ends, and raises the reason: for what
         stays open after its check. A revocation is noticed within 20 ms of its arrival on this host, without
-        requests to the daemon while the token is good.
+        requests to the daemon while shared memory calls the token good; otherwise it is asked every 100 ms.
         """
         return Watch(self.watch_token, token)
 
