@@ -1,0 +1,67 @@
+"""The npm package better-auth: email and password, and the JWTs of its plugin, signed with Ed25519."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import web
+from oidc_provider import node_version
+from programs import Programs, free_port
+from provider import Provider, Tokens
+
+PASSWORD = "open sesame"
+
+
+class BetterAuth(Provider):
+    name = "better-auth"
+    # It has no preset: its tokens are given Keycloak's mark.
+    preset = "keycloak"
+    algorithm = "EdDSA"
+    # It has no clients in this form; users have a tenant instead.
+    client = "tenant"
+
+    def __init__(self, packages: Path) -> None:
+        self._packages = packages
+        self._url = ""
+        self._users: set[str] = set()
+
+    def start(self, programs: Programs) -> None:
+        port = free_port()
+        self._url = f"http://127.0.0.1:{port}"
+        command = ["node", str(self._packages / "better_auth.mjs"), str(port)]
+        programs.start(self.name, command, {}, lambda: web.answers(f"{self._url}/api/auth/ok"))
+
+    def version(self) -> str:
+        return node_version(self._packages, "better-auth")
+
+    def iss(self) -> str:
+        return self._url
+
+    def keys(self) -> str:
+        return f"jwks_url = {json.dumps(self._url + '/api/auth/jwks')}"
+
+    def log_in(self, user: str, client: str) -> Tokens:
+        return Tokens(self._token(self._session(user, client)))
+
+    def other_kinds(self) -> dict[str, str]:
+        return {"a JWT without a mark": self._token(self._session("ada", self.shop), {"X-Unmarked": "1"})}
+
+    def _session(self, user: str, tenant: str) -> web.Browser:
+        email = f"{user}@{tenant}.example"
+        browser, headers = web.Browser(), {"Origin": self._url}
+        body = {"email": email, "password": PASSWORD}
+        if email not in self._users:
+            new = body | {"name": user, "tenant": tenant}
+            answer = web.Browser().send(f"{self._url}/api/auth/sign-up/email", body=new, headers=headers)
+            assert answer.status == 200, answer.body
+            self._users.add(email)
+        answer = browser.send(f"{self._url}/api/auth/sign-in/email", body=body, headers=headers)
+        assert answer.status == 200, answer.body
+        return browser
+
+    def _token(self, browser: web.Browser, headers: dict[str, str] | None = None) -> str:
+        answer = browser.send(f"{self._url}/api/auth/token", headers=headers)
+        assert answer.status == 200, answer.body
+        token: str = answer.json()["token"]
+        return token

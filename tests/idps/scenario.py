@@ -1,0 +1,108 @@
+"""What every provider is put through: its access tokens are accepted at every door, and refused after a revocation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+import web
+from provider import Provider, Tokens, Twin
+from stack import Stack
+
+#: Far more than it takes: a machine may be busy.
+LIMIT_SECONDS = 30.0
+
+
+class Scenario:
+    """One provider, its twin, and the running stack."""
+
+    def __init__(self, stack: Stack, provider: Provider, twin: Twin) -> None:
+        self.stack, self.provider, self.twin = stack, provider, twin
+
+    def run(self) -> None:
+        self._accepted()
+        self._other_kinds()
+        slowest = [self._by_session(), self._by_token(), *self._by_user_and_client()]
+        shown = ", ".join(f"{kind} {seconds * 1000:.0f} ms" for kind, seconds in slowest if kind)
+        print(f"{self.provider.name} {self.provider.version()}: refused at every door after {shown}", flush=True)
+
+    def before_the_log(self, token: str) -> None:
+        """The first day: a token that is older than the log is refused, and by that name."""
+        for door, seen in self.stack.at_every_door(token).items():
+            assert seen.status == 401, f"{door}: a token older than the log was answered {seen}"
+            assert seen.code == "token_revoked", f"{door}: {seen}"
+
+    def _accepted(self) -> None:
+        tokens = [self._fresh("ada").access]
+        if (machine := self.provider.machine_token()) is not None:
+            tokens.append(machine)
+        for token in tokens:
+            self._good(token, self.provider.name)
+            self._good(self.twin.of(token), self.twin.name)
+
+    def _other_kinds(self) -> None:
+        others = self.provider.other_kinds()
+        if (id_token := self._fresh("ada").id) is not None:
+            others = others | {"an ID token": id_token}
+        assert others, "no token of another kind was tried"
+        for kind, token in others.items():
+            for door, seen in self.stack.at_every_door(token).items():
+                assert (seen.status, seen.code) == (401, "token_invalid"), f"{kind} at {door}: {seen}"
+
+    def _by_session(self) -> tuple[str, float]:
+        if self.provider.session is None:
+            return "", 0.0
+        first, second, bob = self._fresh("ada").access, self._fresh("ada").access, self._fresh("bob").access
+        sid = web.payload(first)[self.provider.session]
+        return "session", self._revoked(["session", sid], first, [second, bob])
+
+    def _by_token(self) -> tuple[str, float]:
+        if self.provider.token is None:
+            return "", 0.0
+        first, second, third = (self._fresh("ada").access for _ in range(3))
+        self._revoked(["token", first], first, [second, third])
+        jti = web.payload(second)[self.provider.token]
+        return "token", self._revoked(["token", jti], second, [third])
+
+    def _by_user_and_client(self) -> Iterable[tuple[str, float]]:
+        ada, bob = self._fresh("ada").access, self._fresh("bob").access
+        elsewhere = self._fresh("bob", self.provider.till).access
+        yield "user", self._revoked(["user", self._subject(ada)], ada, [bob, elsewhere])
+        if self.provider.client is not None:
+            client = web.payload(bob)[self.provider.client]
+            assert client != web.payload(elsewhere)[self.provider.client]
+            what = ["claim", self.provider.client, "--value", client]
+            yield "client", self._revoked(what, bob, [elsewhere])
+
+    def _fresh(self, user: str, client: str | None = None) -> Tokens:
+        return self.provider.log_in(user, client or self.provider.shop)
+
+    def _subject(self, token: str) -> str:
+        subject: str = web.payload(token)["sub"]
+        return subject
+
+    def _good(self, token: str, issuer: str) -> None:
+        subject = f"{issuer}:{self._subject(token)}"
+        for door, seen in self.stack.at_every_door(token).items():
+            assert seen.status == 200, f"{door}: {seen} for {web.header(token)} {web.payload(token)}"
+            assert (seen.subject, seen.issuer) == (subject, issuer), f"{door}: {seen}"
+
+    def _revoked(self, what: list[str], dead: str, alive: list[str]) -> float:
+        """Revokes, and returns after how many seconds `dead` was refused at every door.
+
+        `alive` and the twins of all stay good.
+        """
+        for token in (dead, *alive):
+            self._good(token, self.provider.name)
+        self.stack.revoke("--issuer", self.provider.name, *what)
+        begun = time.monotonic()
+        for door, ask in self.stack.doors.items():
+            while (seen := ask(dead)).status == 200:
+                assert time.monotonic() - begun < LIMIT_SECONDS, f"{door}: still accepted after revoking {what}"
+            assert (seen.status, seen.code) == (401, "token_revoked"), f"{door}: {seen}"
+        took = time.monotonic() - begun
+        for token in alive:
+            self._good(token, self.provider.name)
+        for token in (dead, *alive):
+            self._good(self.twin.of(token), self.twin.name)
+        return took
