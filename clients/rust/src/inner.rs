@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, TryLockError};
+use std::sync::{Arc, RwLock, TryLockError};
 use std::time::Duration;
 
 use sidegate_shm::{AttachError, Attachment, Reader};
@@ -10,7 +10,7 @@ use sidegate_shm::{AttachError, Attachment, Reader};
 use crate::cache::Cache;
 use crate::daemon::Daemon;
 use crate::readers;
-use crate::watch::Watches;
+use crate::watches::Watches;
 
 pub(crate) struct Inner {
     pub(crate) daemon: Daemon,
@@ -21,7 +21,7 @@ pub(crate) struct Inner {
     pub(crate) worker_pid: AtomicU32,
     /// How long a watched token is kept that cannot be checked; `None` for ever.
     pub(crate) grace: Option<Duration>,
-    pub(crate) watches: Mutex<Option<Arc<Watches>>>,
+    pub(crate) watches: RwLock<Option<Arc<Watches>>>,
 }
 
 impl Inner {
@@ -34,10 +34,16 @@ impl Inner {
     }
 
     /// The watched tokens of this process; a forked child has none of its parent's.
-    pub(crate) fn watches(&self) -> Arc<Watches> {
+    pub(crate) fn watches(self: &Arc<Self>) -> Arc<Watches> {
+        let own = |watches: &&Arc<Watches>| watches.pid == std::process::id();
         // In a child a thread of the parent may hold the lock for ever.
         for _ in 0..100 {
-            let mut held = match self.watches.try_lock() {
+            if let Ok(held) = self.watches.try_read()
+                && let Some(watches) = held.as_ref().filter(own)
+            {
+                return Arc::clone(watches);
+            }
+            let mut held = match self.watches.try_write() {
                 Ok(held) => held,
                 Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
                 Err(TryLockError::WouldBlock) => {
@@ -45,12 +51,12 @@ impl Inner {
                     continue;
                 }
             };
-            return match held.as_ref().filter(|watches| watches.pid == std::process::id()) {
+            return match held.as_ref().filter(own) {
                 Some(watches) => Arc::clone(watches),
-                None => Arc::clone(held.insert(Watches::new(self.grace))),
+                None => Arc::clone(held.insert(Watches::new(Arc::downgrade(self), self.grace))),
             };
         }
-        Watches::new(self.grace)
+        Watches::new(Arc::downgrade(self), self.grace)
     }
 
     /// Uses this segment for look-ups from now on.

@@ -22,7 +22,7 @@
 //! looks in shared memory alone.
 //!
 //! The map: [`Sidegate`] is the client; `cache` has the known tokens, `worker` the current segment,
-//! `daemon` the connections, `watch` the tokens of open streams, `readers` the attached segments; [`Verified`] and
+//! `daemon` the connections, `watch` the tokens of open streams, which `watches` holds and `sweeper` looks up, `readers` the attached segments; [`Verified`] and
 //! [`Denied`] are the two results.
 #![forbid(unsafe_code)]
 
@@ -36,9 +36,11 @@ mod inner;
 mod readers;
 mod sidegate;
 mod subject;
+mod sweeper;
 mod thread_cache;
 mod verified;
 mod watch;
+mod watches;
 mod worker;
 
 #[cfg(feature = "axum")]

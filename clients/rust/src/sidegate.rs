@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use sidegate_shm::CoarseClock;
@@ -12,7 +12,7 @@ use crate::daemon::Daemon;
 use crate::denied::{DaemonError, Denied};
 use crate::inner::Inner;
 use crate::verified::{Answer, Verified};
-use crate::watch::{Ask, Watch, WatchGuard};
+use crate::watch::{Watch, WatchGuard};
 use crate::worker;
 
 const SOCKET: &str = "/run/sidegate/verifier.sock";
@@ -103,7 +103,7 @@ impl Builder {
             segment: AtomicU64::new(0),
             worker_pid: AtomicU32::new(0),
             grace: self.grace,
-            watches: Mutex::new(None),
+            watches: RwLock::new(None),
         });
         let sidegate = Sidegate(inner);
         sidegate.ensure_worker();
@@ -150,13 +150,13 @@ impl Sidegate {
     /// good there. A token that shared memory does not cover (another issuer's, or without attachment) is asked about every
     /// 100 ms.
     pub fn watch(&self, token: &Verified) -> Watch {
-        Watch::new(self.0.watches(), token.clone(), self.asker())
+        Watch::new(self.0.watches(), token.clone())
     }
 
     /// Calls `on_end` once when this token ends, as [`Sidegate::watch`] completes, on a thread of the client; returns what
     /// ends the watch when it is dropped.
     pub fn watch_with(&self, token: &Verified, on_end: impl FnOnce(Denied) + Send + 'static) -> WatchGuard {
-        WatchGuard::new(self.0.watches(), token.clone(), Box::new(on_end), self.asker())
+        WatchGuard::new(self.0.watches(), token.clone(), Box::new(on_end))
     }
 
     /// The current shared-memory segment; `None` while every check asks the daemon.
@@ -194,16 +194,16 @@ impl Sidegate {
         verified
     }
 
-    /// How the thread of the watches asks the daemon; it keeps no client alive.
-    fn asker(&self) -> impl FnOnce() -> Ask + use<> {
-        let weak = Arc::downgrade(&self.0);
-        move || Box::new(move |token| weak.upgrade().map(|inner| Self(inner).check(token)))
-    }
-
     fn ensure_worker(&self) {
         if self.0.attach_path.is_some() {
             worker::ensure(&self.0);
         }
+    }
+}
+
+impl From<Arc<Inner>> for Sidegate {
+    fn from(inner: Arc<Inner>) -> Self {
+        Self(inner)
     }
 }
 

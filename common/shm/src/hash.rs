@@ -162,6 +162,12 @@ impl Probe {
         self.segment
     }
 
+    /// The token's `exp`, seconds since 1970.
+    #[inline]
+    pub fn exp_s(&self) -> u64 {
+        self.exp_s
+    }
+
     /// The token's line in the table, for [`crate::Reader::fetch`].
     #[inline]
     pub fn home(&self) -> u32 {

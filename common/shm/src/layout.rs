@@ -39,6 +39,8 @@ pub(crate) const H_CHECKSUM: usize = 11;
 pub(crate) const LIVE: usize = 2 * LINE_WORDS;
 /// First word of the statistics.
 pub(crate) const STATS: usize = 3 * LINE_WORDS;
+/// Raised after every store that can make a reader ask; zero in the segments of older daemons.
+pub(crate) const CHANGES: usize = STATS + LINE_WORDS - 1;
 /// First word after the fixed page: the tables begin here or later.
 pub(crate) const TABLES: usize = 512;
 

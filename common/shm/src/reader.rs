@@ -2,7 +2,7 @@
 
 use crate::clock::{NANOS, Now, SegmentClock};
 use crate::hash::{Probe, TokenFacts, Want};
-use crate::layout::{Header, LIVE, LayoutError};
+use crate::layout::{CHANGES, Header, LIVE, LayoutError};
 use crate::live::{self, IAT_FLOOR, KEY_EPOCH, Live, STATE, SUCCESSOR, SegmentState, TIME_FLOOR, UNBOUND};
 use crate::live::{VALID_MONOTONIC, VALID_REALTIME};
 use crate::table::{self, Found};
@@ -119,14 +119,28 @@ impl<W: Load> Reader<W> {
         find(probe.unbound_token, probe.token).or_else(|| find(probe.unbound_session, probe.session))
     }
 
+    /// A number that rises with every store that can make a token's check ask; `None` if the daemon is too old to count.
+    ///
+    /// A token that a later [`Reader::check`] calls clear stays so while this number, the live line and its `exp` allow it: for
+    /// open streams, whose tokens need not be looked up again and again.
+    pub fn changes(&self) -> Option<u64> {
+        let changes = self.words.load(CHANGES);
+        // SYNC POINT: pairs with `raise_changes`: every store that the number counts is visible below.
+        self.words.acquire();
+        Some(changes).filter(|changes| *changes != 0)
+    }
+
+    /// True if the segment is valid by both clocks.
+    pub fn is_valid(&self, clock: &impl SegmentClock) -> bool {
+        let (live, now) = (self.live(), clock.now());
+        live.state == SegmentState::Live
+            && now.monotonic_ns < live.valid_until_monotonic_ns
+            && now.realtime_ns < live.valid_until_realtime_ns
+    }
+
     /// True if the daemon has made another segment, or this one is no longer valid.
     pub fn wants_replacing(&self, clock: &impl SegmentClock) -> bool {
-        let now = clock.now();
-        let live = self.live();
-        self.words.load(SUCCESSOR) != 0
-            || live.state != SegmentState::Live
-            || now.monotonic_ns >= live.valid_until_monotonic_ns
-            || now.realtime_ns >= live.valid_until_realtime_ns
+        self.words.load(SUCCESSOR) != 0 || !self.is_valid(clock)
     }
 
     /// The live line, for people.

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 
 use crate::hash::{ALWAYS, Place, Subject};
-use crate::layout::{Geometry, Header, STATS};
+use crate::layout::{CHANGES, Geometry, Header, STATS};
 use crate::live::{self, IAT_FLOOR, Live, SUCCESSOR, UNBOUND};
 use crate::table::Table;
 use crate::words::WordStore;
@@ -91,12 +91,14 @@ pub struct Writer<W> {
     saturated_unbound: HashMap<usize, u64>,
     entries: u64,
     unbound_entries: u64,
+    changes: u64,
 }
 
 impl<W: WordStore> Writer<W> {
     /// Initialises an empty segment in zeroed words, as many as the geometry requires.
     pub fn new(words: W, geometry: Geometry, id: u64, key: (u64, u64), created_s: u64) -> Self {
         let header = geometry.header(id, key, created_s);
+        words.publish(CHANGES, 1);
         // Last word first: the magic appears when all the rest is there.
         for (index, word) in header.encode(geometry).into_iter().enumerate().rev() {
             words.publish(index, word);
@@ -113,6 +115,7 @@ impl<W: WordStore> Writer<W> {
             saturated_unbound: HashMap::new(),
             entries: 0,
             unbound_entries: 0,
+            changes: 1,
         }
     }
 
@@ -134,6 +137,7 @@ impl<W: WordStore> Writer<W> {
             (place, Some(subject)) => self.insert_bound(place, subject),
             (place, None) => self.insert_unbound(place),
         }
+        self.raise_changes();
     }
 
     /// Publishes an entry unless its word is already there. For filling a successor, when the same
@@ -162,7 +166,14 @@ impl<W: WordStore> Writer<W> {
     pub fn raise_iat_floor(&mut self, iat_s: u64) {
         if iat_s > self.words.load(IAT_FLOOR) {
             self.words.publish(IAT_FLOOR, iat_s);
+            self.raise_changes();
         }
+    }
+
+    /// After the stores: a reader that sees the new value sees them.
+    fn raise_changes(&mut self) {
+        self.changes += 1;
+        self.words.publish(CHANGES, self.changes);
     }
 
     /// Publishes the live line. The caller has inserted everything that the promise is based on.

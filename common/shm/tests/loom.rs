@@ -197,6 +197,31 @@ fn spilled_entry_stays_found(mutation: Mutation) {
     });
 }
 
+/// What an open stream does: it keeps the number of changes from before its check, and is looked up again when that differs.
+fn good_stream_is_swept_again(mutation: Mutation) {
+    let mut model = loom::model::Builder::new();
+    model.max_branches = 100_000;
+    model.check(move || {
+        let words = HeapWords::new(ONE_LINE.words());
+        let stores = Stores { words: words.clone(), relaxed: mutation.relaxed };
+        let mut writer = Writer::new(stores, ONE_LINE, 7, (1, 2), 0);
+        writer.set_live(&live(100, 0));
+        let stream = thread::spawn({
+            let words = words.clone();
+            move || {
+                let fences = Fences { words, skip: mutation.skip_fence, seen: Cell::new(0) };
+                let reader = Reader::new(fences).unwrap();
+                let changes = reader.changes();
+                (changes, reader.check(&probe(&reader), 1, &Nine))
+            }
+        });
+        writer.insert(&SESSION);
+        let (changes, verdict) = stream.join().unwrap();
+        let now = Reader::new(words).unwrap().changes();
+        assert!(verdict != SegmentLookup::Clear || changes != now, "a revoked stream would go on");
+    });
+}
+
 fn caught(mutant: impl FnOnce() + std::panic::UnwindSafe) -> bool {
     std::panic::catch_unwind(mutant).is_err()
 }
@@ -227,6 +252,11 @@ fn spilled_entry_is_found_while_its_line_changes() {
 }
 
 #[test]
+fn changes_count_every_revocation_that_a_stream_missed() {
+    good_stream_is_swept_again(Mutation::default());
+}
+
+#[test]
 fn without_first_fence_a_revocation_is_missed() {
     assert!(caught(|| revoke_then_promise(Mutation { skip_fence: 1, relaxed: false }, 1)));
 }
@@ -240,4 +270,5 @@ fn without_second_fence_an_expired_token_passes() {
 fn without_release_ordering_a_revocation_is_missed() {
     assert!(caught(|| revoke_then_promise(Mutation { skip_fence: 0, relaxed: true }, 1)));
     assert!(caught(|| expire_then_drop(Mutation { skip_fence: 0, relaxed: true }, 1)));
+    assert!(caught(|| good_stream_is_swept_again(Mutation { skip_fence: 0, relaxed: true })));
 }

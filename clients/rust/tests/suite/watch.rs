@@ -164,3 +164,83 @@ fn without_shared_memory_the_daemon_is_asked() {
     let ended: Vec<bool> = watched.iter().map(Watched::has_ended).collect();
     assert_eq!(ended, [false, true, false]);
 }
+
+#[test]
+fn token_in_doubt_is_asked_about_once_a_change() {
+    let (_scratch, daemon, sidegate) = world(None);
+    let user = |n: u64| Claims { sub: "user-0".into(), ..claims(n) };
+    let (first, second) = (Watched::new(&sidegate, user(1)), Watched::new(&sidegate, user(1)));
+    let other = Watched::new(&sidegate, claims(2));
+    // So many sessions of the user that shared memory only says "ask".
+    (100..130).for_each(|n| daemon.revoke_session(&user(n)));
+    eventually("in doubt", || !first.token.still_good());
+    std::thread::sleep(Duration::from_millis(200));
+    let asked = daemon.asked();
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(daemon.asked(), asked, "nothing has changed");
+    daemon.revoke_session(&claims(3));
+    eventually("asked once for both", || daemon.asked() > asked);
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(daemon.asked(), asked + 1);
+    assert!(!first.has_ended() && !second.has_ended());
+    daemon.revoke_session(&user(1));
+    eventually("both end", || first.has_ended() && second.has_ended());
+    assert!(!other.has_ended());
+}
+
+#[test]
+fn all_end_at_once_and_one_is_added_later() {
+    let (_scratch, daemon, sidegate) = world(None);
+    let watched = several(&sidegate, 0..1_000);
+    let asked = daemon.asked();
+    watched[..999].iter().for_each(|one| daemon.revoke_session(&one.claims));
+    eventually("all but one end", || watched[..999].iter().all(Watched::has_ended));
+    assert!(daemon.asked() <= asked + 2 * 999, "by {} requests", daemon.asked() - asked);
+    assert!(!watched[999].has_ended());
+    let late = Watched::new(&sidegate, claims(5_000));
+    daemon.revoke_session(&late.claims);
+    eventually("the late one too", || late.has_ended());
+    assert!(watched.iter().filter(|one| one.has_ended()).all(|one| one.end() == Some(Denied::Revoked)));
+}
+
+/// As in a proxy: most watches are removed before a sweep sees them, by several threads, while others end.
+#[test]
+fn short_watches_leave_nothing_behind() {
+    let (_scratch, daemon, sidegate) = world(None);
+    let lasting = several(&sidegate, 0..40);
+    let called = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let (sidegate, called) = (&sidegate, &called);
+            scope.spawn(move || {
+                let token = sidegate.check(&claims(1_000 + thread).token()).unwrap();
+                for _ in 0..20_000 {
+                    let called = Arc::clone(called);
+                    drop(sidegate.watch_with(&token, move |_| {
+                        called.fetch_add(1, Ordering::Relaxed);
+                    }));
+                }
+            });
+        }
+        for one in lasting.iter().step_by(2) {
+            daemon.revoke_session(&one.claims);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    });
+    eventually("every second ends", || lasting.iter().step_by(2).all(Watched::has_ended));
+    assert!(lasting.iter().skip(1).step_by(2).all(|one| !one.has_ended()));
+    assert_eq!(called.load(Ordering::Relaxed), 0, "their tokens were good");
+    assert_eq!(Arc::strong_count(&called), 1, "nothing is held of what was removed");
+}
+
+#[test]
+fn end_that_panics_does_not_stop_the_others() {
+    let (_scratch, daemon, sidegate) = world(None);
+    let panics = claims(1);
+    let token = sidegate.check(&panics.token()).unwrap();
+    let _guard = sidegate.watch_with(&token, |_| panic!("as an application may"));
+    let other = Watched::new(&sidegate, claims(2));
+    daemon.revoke_session(&panics);
+    daemon.revoke_session(&other.claims);
+    eventually("the other ends", || other.has_ended());
+}
