@@ -40,5 +40,6 @@ pub mod redis_kinds;
 pub mod scenario;
 pub mod scratch;
 pub mod stack;
+pub mod ticks;
 pub mod users;
 pub mod wait;

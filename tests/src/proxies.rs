@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::{BodyExt as _, Either, Full};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
@@ -17,12 +17,15 @@ use hyper_util::server::conn::auto;
 use crate::daemon::Daemon;
 use crate::http::At;
 use crate::program::{Program, free_port};
+use crate::ticks::Ticks;
 use crate::wait::eventually;
 
 /// An application that answers 200 to everything with the request as JSON, echoes web sockets, and
 /// counts.
 ///
 /// - `/load/NAME/…` may only be reached by the user NAME, and by no user if NAME is `-`.
+/// - `/ticks` never ends, and answers with the media type of the request.
+/// - `/late` never answers.
 /// - `/sink` answers with the number of bytes in the body.
 #[derive(Debug)]
 pub struct EchoApp {
@@ -79,7 +82,19 @@ impl EchoApp {
 async fn respond(
     request: http::Request<hyper::body::Incoming>,
     counters: Arc<Counters>,
-) -> Result<http::Response<Full<Bytes>>, Infallible> {
+) -> Result<http::Response<Either<Full<Bytes>, Ticks>>, Infallible> {
+    if request.uri().path() == "/ticks" {
+        counters.requests.fetch_add(1, Ordering::SeqCst);
+        let mut response = http::Response::new(Either::Right(Ticks::new()));
+        let media = request.headers().get(http::header::CONTENT_TYPE).cloned();
+        let media = media.unwrap_or(http::HeaderValue::from_static("text/event-stream"));
+        response.headers_mut().insert(http::header::CONTENT_TYPE, media);
+        return Ok(response);
+    }
+    Ok(answer(request, counters).await.map(Either::Left))
+}
+
+async fn answer(request: http::Request<hyper::body::Incoming>, counters: Arc<Counters>) -> http::Response<Full<Bytes>> {
     counters.requests.fetch_add(1, Ordering::SeqCst);
     let path = request.uri().path();
     if ["/check", "/forward", "/nginx", "/haproxy", "/envoy/", "/_sidegate"].iter().any(|check| path.starts_with(check))
@@ -92,7 +107,10 @@ async fn respond(
         } else if !is_named(request.headers(), name) {
             counters.misnamed.fetch_add(1, Ordering::SeqCst);
         }
-        return Ok(http::Response::new(Full::new(Bytes::from_static(b"ok"))));
+        return http::Response::new(Full::new(Bytes::from_static(b"ok")));
+    }
+    if path == "/late" {
+        return std::future::pending().await;
     }
     if path == "/sink" {
         let mut body = request.into_body();
@@ -100,7 +118,7 @@ async fn respond(
         while let Some(Ok(frame)) = body.frame().await {
             bytes += frame.data_ref().map_or(0, Bytes::len);
         }
-        return Ok(http::Response::new(Full::new(Bytes::from(bytes.to_string()))));
+        return http::Response::new(Full::new(Bytes::from(bytes.to_string())));
     }
     if request.headers().get("upgrade").is_some_and(|protocol| protocol == "websocket") {
         tokio::spawn(async move {
@@ -111,9 +129,9 @@ async fn respond(
         let switched = http::Response::builder().status(101).header("connection", "upgrade");
         // The response to the key of RFC 6455 §1.3, which tests send.
         let switched = switched.header("sec-websocket-accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
-        return Ok(switched.header("upgrade", "websocket").body(Full::default()).expect("a response"));
+        return switched.header("upgrade", "websocket").body(Full::default()).expect("a response");
     }
-    Ok(http::Response::new(Full::new(echo(request).await)))
+    http::Response::new(Full::new(echo(request).await))
 }
 
 /// The request as JSON.

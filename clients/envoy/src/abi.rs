@@ -25,6 +25,8 @@ use crate::hook::{Hook, guarded, inject};
 /// The oldest version that has everything used here. Envoy 1.40 has it; older ones from 1.38 on accept it and warn.
 const ABI_VERSION: &std::ffi::CStr = c"v0.2.0";
 const REQUEST_HEADER: u32 = 0;
+/// `envoy_dynamic_module_type_http_filter_stream_reset_reason_LocalReset`.
+const LOCAL_RESET: u32 = 0;
 
 /// Bytes that Envoy or the module owns.
 #[repr(C)]
@@ -87,6 +89,7 @@ unsafe extern "C" {
         details: Buffer,
     );
     fn envoy_dynamic_module_callback_http_filter_continue_decoding(filter: *mut c_void);
+    fn envoy_dynamic_module_callback_http_filter_reset_stream(filter: *mut c_void, reason: u32, details: Buffer);
     fn envoy_dynamic_module_callback_http_filter_scheduler_new(filter: *mut c_void) -> *mut c_void;
     fn envoy_dynamic_module_callback_http_filter_scheduler_commit(scheduler: *mut c_void, event: u64);
     fn envoy_dynamic_module_callback_http_filter_scheduler_delete(scheduler: *mut c_void);
@@ -132,19 +135,21 @@ pub enum Counter {
     Unavailable,
     /// Requests whose token was not cached.
     Asked,
+    /// Requests that were cut while they were open, because their token had ended.
+    Ended,
     /// Caught panics.
     Panics,
 }
 
 /// The numbers that Envoy gave the counters.
 #[derive(Debug)]
-pub struct FilterCounters([Option<usize>; 6]);
+pub struct FilterCounters([Option<usize>; 7]);
 
 impl FilterCounters {
     /// # Safety
     /// `config` is the pointer that Envoy passed to `config_new`, which has not returned yet.
     unsafe fn define(config: *mut c_void) -> Self {
-        let names = ["allowed", "public", "denied", "unavailable", "asked", "panics"];
+        let names = ["allowed", "public", "denied", "unavailable", "asked", "ended", "panics"];
         Self(names.map(|name| {
             let name = format!("sidegate.{name}");
             let (name, mut id) = (Buffer::of(name.as_bytes()), 0);
@@ -163,7 +168,7 @@ impl FilterCounters {
     }
 }
 
-/// What Envoy does with a request after its headers.
+/// What Envoy does with a request, or a response, after its headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum RequestStatus {
@@ -249,6 +254,14 @@ impl Stream {
     pub fn resume(&mut self) {
         // SAFETY: the stream is alive during the hook.
         unsafe { envoy_dynamic_module_callback_http_filter_continue_decoding(self.0) }
+    }
+
+    /// Cuts a request whose response has begun, with this code in Envoy's access log. The filter may be destroyed meanwhile.
+    pub fn reset(&mut self, code: &str) {
+        let details = format!("sidegate_{code}");
+        let details = Buffer::of(details.as_bytes());
+        // SAFETY: the stream is alive during the hook; Envoy copies the details.
+        unsafe { envoy_dynamic_module_callback_http_filter_reset_stream(self.0, LOCAL_RESET, details) }
     }
 
     /// A way to call this request's hook from another thread.
@@ -411,6 +424,26 @@ extern "C" fn envoy_dynamic_module_on_http_filter_request_headers(
 }
 
 #[unsafe(no_mangle)]
+extern "C" fn envoy_dynamic_module_on_http_filter_response_headers(
+    envoy: *mut c_void,
+    module: *const c_void,
+    _end_of_stream: bool,
+) -> u32 {
+    let run = || {
+        // SAFETY: Envoy's pointers, on the filter's worker.
+        if let Some(filter) = unsafe { filter(module) } {
+            filter.response_headers();
+        }
+        RequestStatus::Continue
+    };
+    let fail = || {
+        Stream(envoy).respond(&Answer::internal());
+        RequestStatus::Stop
+    };
+    guarded(Hook::ResponseHeaders, run, fail) as u32
+}
+
+#[unsafe(no_mangle)]
 extern "C" fn envoy_dynamic_module_on_http_filter_scheduled(envoy: *mut c_void, module: *const c_void, _event: u64) {
     let run = || {
         // SAFETY: Envoy's pointers, on the filter's worker.
@@ -449,7 +482,6 @@ macro_rules! idle_hooks {
 idle_hooks!(
     envoy_dynamic_module_on_http_filter_request_body,
     envoy_dynamic_module_on_http_filter_request_trailers,
-    envoy_dynamic_module_on_http_filter_response_headers,
     envoy_dynamic_module_on_http_filter_response_body,
     envoy_dynamic_module_on_http_filter_response_trailers,
     envoy_dynamic_module_on_http_filter_stream_complete,

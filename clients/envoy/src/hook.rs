@@ -15,6 +15,7 @@ pub enum Hook {
     RouteConfigDestroy,
     FilterNew,
     RequestHeaders,
+    ResponseHeaders,
     Scheduled,
     FilterDestroy,
 }

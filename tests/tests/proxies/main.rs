@@ -6,6 +6,7 @@ mod load;
 mod module;
 mod nginx;
 mod scenario;
+mod streams;
 
 use sidegate_tests::proxies::Kind;
 

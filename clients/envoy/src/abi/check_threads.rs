@@ -4,10 +4,10 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use sidegate_client::{DaemonError, Denied, Sidegate, Verified};
+use sidegate_client::{DaemonError, Denied, Sidegate, Verified, WatchGuard};
 
 use crate::abi::Scheduler;
 use crate::hook::note_panic;
@@ -24,6 +24,8 @@ pub struct CheckThreadsSettings {
     pub threads: usize,
     pub queue: usize,
     pub tokens: usize,
+    /// How long an open request is kept whose token cannot be checked; `None` for ever.
+    pub grace: Option<Duration>,
 }
 
 /// The connection to a daemon, and the queue of its threads, which end with it.
@@ -52,6 +54,8 @@ struct Pending {
     scheduler: Option<Scheduler>,
     /// `None` after a panic.
     checked: Option<Checked>,
+    /// Why its token has ended since.
+    ended: Option<Denied>,
 }
 
 impl CheckThreads {
@@ -90,6 +94,11 @@ impl CheckThreads {
         self.sidegate.get()?.try_cached(token)
     }
 
+    /// Has `ticket`'s request scheduled when its token ends.
+    pub fn watch(&self, token: &Verified, ticket: Ticket) -> Option<WatchGuard> {
+        Some(self.sidegate.get()?.watch_with(token, move |why| ticket.end(why)))
+    }
+
     /// Has the token checked by a thread, which then schedules the request.
     ///
     /// # Errors
@@ -102,8 +111,8 @@ impl CheckThreads {
 
 /// On a thread of the module: attaching to shared memory may take a second.
 fn connect(settings: CheckThreadsSettings) -> Sidegate {
-    let CheckThreadsSettings { socket, attach, timeout, tokens, .. } = settings;
-    let builder = Sidegate::builder().socket(socket).timeout(timeout).tokens(tokens);
+    let CheckThreadsSettings { socket, attach, timeout, tokens, grace, .. } = settings;
+    let builder = Sidegate::builder().socket(socket).timeout(timeout).tokens(tokens).watch_grace(grace);
     match attach {
         Some(attach) => builder.attach_socket(attach),
         None => builder.socket_only(),
@@ -133,25 +142,43 @@ fn run(sidegate: &Sidegate, waiting: &Mutex<Receiver<Job>>) {
 impl Ticket {
     /// For the request that `scheduler` belongs to.
     pub fn new(scheduler: Scheduler) -> Self {
-        Self(Arc::new(Mutex::new(Pending { scheduler: Some(scheduler), checked: None })))
+        Self(Arc::new(Mutex::new(Pending { scheduler: Some(scheduler), checked: None, ended: None })))
     }
 
     fn deliver(&self, checked: Option<Checked>) {
-        let mut pending = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        pending.checked = checked;
+        self.schedule(|pending| pending.checked = checked);
+    }
+
+    fn end(&self, why: Denied) {
+        self.schedule(|pending| pending.ended = Some(why));
+    }
+
+    fn schedule(&self, change: impl FnOnce(&mut Pending)) {
+        let mut pending = self.locked();
+        change(&mut pending);
         // Under the lock: the request cannot end meanwhile.
         if let Some(scheduler) = &pending.scheduler {
             scheduler.commit();
         }
     }
 
+    fn locked(&self) -> MutexGuard<'_, Pending> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The result, on the worker; `None` after a panic.
     pub fn take(&self) -> Option<Checked> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).checked.take()
+        self.locked().checked.take()
+    }
+
+    /// Why the token has ended, on the worker.
+    pub fn ended(&self) -> Option<Denied> {
+        self.locked().ended.take()
     }
 
     /// The request ends.
     pub fn cancel(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).scheduler = None;
+        let scheduler = self.locked().scheduler.take();
+        drop(scheduler);
     }
 }

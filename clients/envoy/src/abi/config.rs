@@ -13,6 +13,8 @@ use crate::abi::FilterCounters;
 use crate::abi::check_threads::{CheckThreads, CheckThreadsSettings};
 use crate::hook::Hook;
 
+/// The longest `open_stream_grace`.
+const GRACE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// The longest path of a Unix socket (`sun_path`).
 const SOCKET_BYTES_MAX: usize = 107;
 
@@ -32,6 +34,9 @@ struct FilterJson {
     queue: usize,
     /// About how many tokens are cached.
     tokens: usize,
+    /// How long an open request is kept whose token cannot be checked, because the daemon is gone or its list too old; `off`
+    /// keeps it.
+    open_stream_grace: String,
     /// The daemon's `ROUTES_FILE`. Read once; Envoy reads it again with a changed configuration.
     routes_file: Option<PathBuf>,
     /// For tests: the hook that panics.
@@ -47,6 +52,7 @@ impl Default for FilterJson {
             threads: 4,
             queue: 4096,
             tokens: 32_768,
+            open_stream_grace: "30s".to_owned(),
             routes_file: None,
             panic_in: None,
         }
@@ -102,6 +108,7 @@ impl FilterConfig {
         check_range("threads", read.threads, 64)?;
         check_range("queue", read.queue, 1 << 20)?;
         check_range("tokens", read.tokens, 1 << 24)?;
+        let grace = read_grace(&read.open_stream_grace)?;
         let routes = read.routes_file.as_deref().map(read_routes).transpose()?;
         let (threads, queue, tokens) = (read.threads, read.queue, read.tokens);
         let checks = CheckThreads::shared(CheckThreadsSettings {
@@ -111,6 +118,7 @@ impl FilterConfig {
             threads,
             queue,
             tokens,
+            grace,
         })?;
         Ok(Self { checks, routes, counters, panic_in: read.panic_in })
     }
@@ -147,6 +155,17 @@ fn check_socket(member: &str, path: &Path) -> Result<(), String> {
 
 fn check_range(member: &str, value: usize, most: usize) -> Result<(), String> {
     if (1..=most).contains(&value) { Ok(()) } else { Err(format!("{member}: {value} is not from 1 to {most}")) }
+}
+
+fn read_grace(text: &str) -> Result<Option<Duration>, String> {
+    if text == "off" {
+        return Ok(None);
+    }
+    match parse_duration(text) {
+        Ok(grace) if grace <= GRACE_MAX => Ok(Some(grace)),
+        Ok(_) => Err(format!("open_stream_grace: {text:?} is longer than 1d; `off` keeps open requests for ever")),
+        Err(error) => Err(format!("open_stream_grace: {text:?} is {error}, and not `off`")),
+    }
 }
 
 fn read_routes(path: &Path) -> Result<Routes, String> {

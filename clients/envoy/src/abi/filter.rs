@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use serde::Deserialize;
-use sidegate_client::{Denied, Verified, bearer};
+use sidegate_client::{Denied, Verified, WatchGuard, bearer};
 use sidegate_common::claims::Audience;
 use sidegate_common::identity_headers::{ABSENT, NAMES, spells_identity};
 use sidegate_common::path::canonical;
@@ -24,6 +24,10 @@ pub struct Filter {
     config: Arc<FilterConfig>,
     /// While the daemon is asked.
     waiting: RefCell<Option<(Ticket, Access)>>,
+    /// While it is open with an identity: what has it cut when its token ends.
+    open: RefCell<Option<(Ticket, WatchGuard)>>,
+    /// Its response has begun.
+    responded: Cell<bool>,
     panic_in: Cell<Option<Hook>>,
 }
 
@@ -32,7 +36,7 @@ impl Filter {
     pub fn new(config: Arc<FilterConfig>) -> Self {
         inject(config.panic_in, Hook::FilterNew);
         let panic_in = Cell::new(config.panic_in);
-        Self { config, waiting: RefCell::new(None), panic_in }
+        Self { config, waiting: RefCell::default(), open: RefCell::default(), responded: Cell::new(false), panic_in }
     }
 
     /// The request's headers are complete.
@@ -58,7 +62,7 @@ impl Filter {
                 },
             },
         };
-        self.finish(stream, &access, checked)
+        self.finish(stream, &access, checked, None)
     }
 
     /// Has the daemon asked; [`Filter::scheduled`] gets the result.
@@ -70,20 +74,38 @@ impl Filter {
         Ok(())
     }
 
-    /// The daemon has answered.
+    /// The response begins.
+    pub fn response_headers(&self) {
+        if !self.responded.replace(true) {
+            inject(self.panic_in.get(), Hook::ResponseHeaders);
+        }
+    }
+
+    /// The daemon has answered, or the token of an open request has ended.
     pub fn scheduled(&self, stream: &mut Stream) {
         inject(self.panic_in.get(), Hook::Scheduled);
-        let Some((ticket, access)) = self.waiting.take() else { return };
+        let Some((ticket, access)) = self.waiting.take() else { return self.cut_if_ended(stream) };
         let Some(checked) = ticket.take() else {
             return stream.respond(&Answer::internal());
         };
-        if self.finish(stream, &access, checked) == RequestStatus::Continue {
+        if self.finish(stream, &access, checked, Some(ticket)) == RequestStatus::Continue {
             stream.resume();
         }
     }
 
+    fn cut_if_ended(&self, stream: &mut Stream) {
+        let Some(why) = self.open.borrow().as_ref().and_then(|(ticket, _)| ticket.ended()) else { return };
+        stream.count(&self.config.counters, Counter::Ended, 1);
+        let answer = Answer::denied(&why);
+        if self.responded.get() { stream.reset(answer.code) } else { stream.respond(&answer) }
+    }
+
     /// The request has ended.
     pub fn destroyed(&self) {
+        if let Some((ticket, guard)) = self.open.take() {
+            drop(guard);
+            ticket.cancel();
+        }
         if let Some((ticket, _)) = self.waiting.take() {
             ticket.cancel();
         }
@@ -91,7 +113,7 @@ impl Filter {
     }
 
     /// Lets the request pass with its identity, or answers it.
-    fn finish(&self, stream: &mut Stream, access: &Access, checked: Checked) -> RequestStatus {
+    fn finish(&self, stream: &mut Stream, access: &Access, checked: Checked, ticket: Option<Ticket>) -> RequestStatus {
         let refusal = match (access, &checked) {
             (Access::Public, Ok(_)) => None,
             (Access::Public, Err(_)) => {
@@ -105,6 +127,9 @@ impl Filter {
         match (refusal, &checked) {
             (None, Ok(verified)) => {
                 set_identity(stream, verified);
+                let ticket = ticket.unwrap_or_else(|| Ticket::new(stream.scheduler()));
+                let guard = self.config.checks.watch(verified, ticket.clone());
+                self.open.replace(guard.map(|guard| (ticket, guard)));
                 stream.count(&self.config.counters, Counter::Allowed, 1);
                 RequestStatus::Continue
             }
