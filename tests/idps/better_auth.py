@@ -41,6 +41,9 @@ class BetterAuth(Provider):
     def keys(self) -> str:
         return f"jwks_url = {json.dumps(self._url + '/api/auth/jwks')}"
 
+    def shown(self, token: str) -> dict[str, str]:
+        return super().shown(token) | {"client_id": "-"}
+
     def log_in(self, user: str, client: str) -> Tokens:
         return Tokens(self._token(self._session(user, client)))
 

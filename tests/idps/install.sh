@@ -1,6 +1,8 @@
 # What a try of identity providers needs beside the programs: the Python client in an environment of its own, Envoy, nginx.
-# Sourced after tests/lib/install.sh. Sets $target and $idps_python; SIDEGATE_PYTHON names an environment that is there already.
+# Sourced after tests/lib/install.sh. Sets $idps_python, $idps_packages (where providers are) and $target; SIDEGATE_PYTHON names a Python
+# environment that is there already.
 target=${CARGO_TARGET_DIR:-$PWD/target}
+idps_packages=$target/idps/packages
 export CARGO_TARGET_DIR=$target PIP_DISABLE_PIP_VERSION_CHECK=1
 
 idps_install() {

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-START_SECONDS = 300.0
+START_SECONDS = 180.0
 
 
 def free_port() -> int:

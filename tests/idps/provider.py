@@ -6,9 +6,10 @@ import hashlib
 import hmac
 import json
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import web
 from programs import Programs
@@ -28,10 +29,12 @@ class Provider:
     #: Its name in ISSUERS_FILE, and in what is printed.
     name: str
     #: The claims of its access tokens by which tokens can be revoked; `None` where it has no such claim.
-    session: str | None = "sid"
+    session: str | tuple[str, ...] | None = "sid"
     token: str | None = "jti"
     client: str | None = "client_id"
     preset = "rfc9068"
+    #: What it calls otherwise than its preset does.
+    overrides: ClassVar[Mapping[str, str | list[str]]] = {}
     audience = "orders-api"
     algorithm = "RS256"
     #: Two clients that are registered with it.
@@ -62,13 +65,29 @@ class Provider:
         """Further tokens that it signs with the same key and that are not access tokens."""
         return {}
 
+    def session_of(self, token: str) -> str:
+        """The session that an access token names."""
+        found: Any = web.payload(token)
+        for name in (self.session,) if isinstance(self.session, str) else self.session or ("-",):
+            found = found.get(name, {})
+        return str(found or "-")
+
+    def shown(self, token: str) -> dict[str, str]:
+        """What applications are to learn of an access token."""
+        claims = web.payload(token)
+        names = {"jti": self.token, "client_id": self.client}
+        shown = {name: claims.get(claim, "-") if claim else "-" for name, claim in names.items()}
+        scope = claims.get("scope") or " ".join(claims.get("scp", []))
+        return {"sid": self.session_of(token), "scope": scope} | shown
+
     def entry(self, name: str, iss: str, keys: str, algorithm: str) -> str:
         """A table of ISSUERS_FILE."""
         revocable = [self.client] if self.client else []
+        claims = "".join(f"{name} = {json.dumps(path)}\n" for name, path in self.overrides.items())
         return (
             f"[[issuer]]\nname = {json.dumps(name)}\niss = {json.dumps(iss)}\npreset = {json.dumps(self.preset)}\n"
             f"audiences = {json.dumps([self.audience])}\nalgorithms = {json.dumps([algorithm])}\n{keys}\n"
-            f"[issuer.claims]\nrevocable = {json.dumps(revocable)}\n\n"
+            f"[issuer.claims]\nrevocable = {json.dumps(revocable)}\n{claims}\n"
         )
 
 

@@ -13,13 +13,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from better_auth import BetterAuth
+from hydra import Hydra
+from keycloak import Keycloak
+from lemonldap import Lemonldap
 from oidc_provider import OidcProvider
 from programs import Programs
 from provider import Provider, Twin
 from scenario import Scenario
 from stack import Stack
 
-PROVIDERS: dict[str, Callable[[Path], Provider]] = {kind.name: kind for kind in (OidcProvider, BetterAuth)}
+PROVIDERS: dict[str, Callable[[Path], Provider]] = {
+    kind.name: kind for kind in (OidcProvider, BetterAuth, Lemonldap, Hydra, Keycloak)
+}
 
 
 def main(packages: Path, names: list[str]) -> None:

@@ -39,6 +39,9 @@ class Scenario:
         for token in tokens:
             self._good(token, self.provider.name)
             self._good(self.twin.of(token), self.twin.name)
+            claims = self.stack.claims(token)
+            for name, value in self.provider.shown(token).items():
+                assert claims.get(name, "") == value, f"{name} is not {value} in {claims}: {web.payload(token)}"
 
     def _other_kinds(self) -> None:
         others = self.provider.other_kinds()
@@ -53,8 +56,7 @@ class Scenario:
         if self.provider.session is None:
             return "", 0.0
         first, second, bob = self._fresh("ada").access, self._fresh("ada").access, self._fresh("bob").access
-        sid = web.payload(first)[self.provider.session]
-        return "session", self._revoked(["session", sid], first, [second, bob])
+        return "session", self._revoked(["session", self.provider.session_of(first)], first, [second, bob])
 
     def _by_token(self) -> tuple[str, float]:
         if self.provider.token is None:

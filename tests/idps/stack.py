@@ -109,6 +109,11 @@ class Stack:
         """`sidegate-issuer revoke`; a token is read from standard input where `what` says so."""
         self._run([binary("sidegate-issuer"), "revoke", *what], "")
 
+    def claims(self, token: str) -> dict[str, object]:
+        """What the verifier makes of a good token's claims."""
+        claims: dict[str, object] = web.over_socket(self.verifier_socket, "POST", "/verify", token).json()["claims"]
+        return claims
+
     def at_every_door(self, token: str) -> dict[str, Seen]:
         return {name: door(token) for name, door in self.doors.items()}
 

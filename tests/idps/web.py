@@ -209,7 +209,8 @@ def code_flow(
         "redirect_uri": client.redirect_uri,
         "code_verifier": verifier,
     }
-    answer = browser.send(token, form=form | dict(more or {}), headers=client.basic())
+    # The client's own request, which has no cookie of the user's browser.
+    answer = Browser().send(token, form=form | dict(more or {}), headers=client.basic())
     assert answer.status == 200, answer.body
     given: dict[str, Any] = answer.json()
     return given
