@@ -242,7 +242,10 @@ impl Stream {
             key: Buffer::of(name.as_bytes()),
             value: Buffer::of(value.as_bytes()),
         };
-        let headers: Vec<Header> = answer.headers.iter().map(header).collect();
+        let status = ("grpc-status", answer.grpc_status().to_owned());
+        let grpc = self.value("content-type").is_some_and(|value| value.starts_with(b"application/grpc"));
+        // Left to itself, Envoy tells a client of gRPC that its call went well.
+        let headers: Vec<Header> = answer.headers.iter().chain(grpc.then_some(&status)).map(header).collect();
         let details = format!("sidegate_{}", answer.code);
         let (body, details) = (Buffer::of(&answer.body), Buffer::of(details.as_bytes()));
         let (status, first, count) = (u32::from(answer.status), headers.as_ptr(), headers.len());

@@ -45,6 +45,16 @@ impl Answer {
         Self::problem(Code::Internal, Code::Internal.title(), None)
     }
 
+    /// The status that gRPC has for it.
+    pub fn grpc_status(&self) -> &'static str {
+        match self.status {
+            401 => "16", // UNAUTHENTICATED
+            403 => "7",  // PERMISSION_DENIED
+            503 => "14", // UNAVAILABLE
+            _ => "13",   // INTERNAL
+        }
+    }
+
     fn lacks_scope(scope: &str) -> Self {
         Self::problem(Code::InsufficientScope, &Shortfall::Scope.detail(scope), Some(scope))
     }
