@@ -6,7 +6,8 @@ use std::pin::Pin;
 
 use sidegate_tests::bench::row::Row;
 use sidegate_tests::bench::{
-    bare, check, envoy, feed, grpc, idle, inprocess, login, memory, reject, revocation, segment, startup,
+    bare, check, envoy, feed, grpc, idle, inprocess, login, memory, module, reject, revocation, segment, startup,
+    streams,
 };
 
 type Rows = fn() -> Pin<Box<dyn Future<Output = Vec<Row>>>>;
@@ -16,6 +17,8 @@ const GROUPS: &[(&str, Rows)] = &[
     ("check", || Box::pin(check::rows())),
     ("grpc", || Box::pin(grpc::rows())),
     ("envoy", || Box::pin(envoy::rows())),
+    ("module", || Box::pin(module::rows())),
+    ("streams", || Box::pin(streams::rows())),
     ("revocation", || Box::pin(revocation::rows())),
     ("login", || Box::pin(login::rows())),
     ("feed", || Box::pin(feed::rows())),
