@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import ClassVar
 
 import web
 from oidc_provider import node_version
@@ -17,7 +18,7 @@ class BetterAuth(Provider):
     name = "better-auth"
     # It has no preset: its tokens are given Keycloak's mark.
     preset = "keycloak"
-    algorithm = "EdDSA"
+    algorithms: ClassVar = ["EdDSA"]
     # It has no clients in this form; users have a tenant instead.
     client = "tenant"
 

@@ -67,6 +67,10 @@ class Hydra(Provider):
         token: str = answer.json()["access_token"]
         return token
 
+    def rotate(self) -> bool:
+        self._ask("POST", "/admin/keys/hydra.jwt.access-token", {"alg": "RS256", "kid": "new", "use": "sig"})
+        return True
+
     def _client(self, name: str) -> dict[str, Any]:
         return {
             "client_id": name,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import web
 from programs import Programs, free_port
@@ -17,10 +17,12 @@ class Keycloak(Provider):
     name = "keycloak"
     preset = "keycloak"
     client = "azp"
+    # One for each client: shop, till, and the one without users.
+    algorithms: ClassVar = ["RS256", "ES256", "PS256"]
 
     def __init__(self, packages: Path) -> None:
         self._home = packages / "keycloak"
-        self._url = ""
+        self._url = self._refresh_token = ""
 
     def start(self, programs: Programs) -> None:
         port = free_port()
@@ -45,10 +47,14 @@ class Keycloak(Provider):
         endpoint = f"{self.iss()}/protocol/openid-connect"
         registered = web.Client(client, f"secret-of-{client}")
         given = web.code_flow(web.Browser(), registered, f"{endpoint}/auth", f"{endpoint}/token", fields)
+        self._refresh_token = given["refresh_token"]
         return Tokens(given["access_token"], given["id_token"])
 
+    def other_kinds(self) -> dict[str, str]:
+        return {"a refresh token": self._refresh_token}
+
     def machine_token(self) -> str | None:
-        headers = web.Client(self.till, f"secret-of-{self.till}").basic()
+        headers = web.Client("robot", "secret-of-robot").basic()
         form = {"grant_type": "client_credentials"}
         answer = web.Browser().send(f"{self.iss()}/protocol/openid-connect/token", form=form, headers=headers)
         assert answer.status == 200, answer.body
@@ -60,11 +66,11 @@ class Keycloak(Provider):
             "realm": "corp",
             "enabled": True,
             "sslRequired": "none",
-            "clients": [self._client(self.shop), self._client(self.till)],
+            "clients": [self._client(*pair) for pair in zip((self.shop, self.till, "robot"), self.algorithms)],
             "users": [self._user("ada"), self._user("bob")],
         }
 
-    def _client(self, name: str) -> dict[str, Any]:
+    def _client(self, name: str, algorithm: str) -> dict[str, Any]:
         audience = {"included.custom.audience": self.audience, "access.token.claim": "true", "id.token.claim": "false"}
         mapper = {
             "name": "audience",
@@ -77,6 +83,7 @@ class Keycloak(Provider):
             "secret": f"secret-of-{name}",
             "redirectUris": [web.Client(name, "").redirect_uri],
             "serviceAccountsEnabled": True,
+            "attributes": {"access.token.signed.response.alg": algorithm},
             "protocolMappers": [mapper],
         }
 

@@ -52,15 +52,14 @@ class Programs:
     def stop(self) -> None:
         """Stops all, the newest first."""
         while self._running:
-            _, process = self._running.pop()
-            for how in (signal.SIGTERM, signal.SIGKILL):
-                try:
-                    os.killpg(process.pid, how)
-                    process.wait(20)
-                except ProcessLookupError:
-                    break
-                except subprocess.TimeoutExpired:
-                    continue
+            _end(self._running.pop()[1])
+
+    def end(self, name: str) -> None:
+        """Stops one."""
+        ended = [running for running in self._running if running[0] == name]
+        self._running = [running for running in self._running if running[0] != name]
+        for _, process in ended:
+            _end(process)
 
     def log(self, name: str) -> Path:
         return self.folder / f"{name}.log"
@@ -68,3 +67,14 @@ class Programs:
     def log_of(self, name: str) -> str:
         """What the program has printed."""
         return self.log(name).read_text(errors="replace")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    for how in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, how)
+            process.wait(20)
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            continue

@@ -36,7 +36,7 @@ class Provider:
     #: What it calls otherwise than its preset does.
     overrides: ClassVar[Mapping[str, str | list[str]]] = {}
     audience = "orders-api"
-    algorithm = "RS256"
+    algorithms: ClassVar[list[str]] = ["RS256"]
     #: Two clients that are registered with it.
     shop, till = "shop", "till"
 
@@ -61,6 +61,10 @@ class Provider:
         """An access token by client credentials, where it gives JWTs for them."""
         return None
 
+    def rotate(self) -> bool:
+        """Signs with a new key from now on, where that can be asked of it."""
+        return False
+
     def other_kinds(self) -> dict[str, str]:
         """Further tokens that it signs with the same key and that are not access tokens."""
         return {}
@@ -80,13 +84,13 @@ class Provider:
         scope = claims.get("scope") or " ".join(claims.get("scp", []))
         return {"sid": self.session_of(token), "scope": scope} | shown
 
-    def entry(self, name: str, iss: str, keys: str, algorithm: str) -> str:
+    def entry(self, name: str, iss: str, keys: str, algorithms: list[str]) -> str:
         """A table of ISSUERS_FILE."""
         revocable = [self.client] if self.client else []
         claims = "".join(f"{name} = {json.dumps(path)}\n" for name, path in self.overrides.items())
         return (
             f"[[issuer]]\nname = {json.dumps(name)}\niss = {json.dumps(iss)}\npreset = {json.dumps(self.preset)}\n"
-            f"audiences = {json.dumps([self.audience])}\nalgorithms = {json.dumps([algorithm])}\n{keys}\n"
+            f"audiences = {json.dumps([self.audience])}\nalgorithms = {json.dumps(algorithms)}\n{keys}\n"
             f"[issuer.claims]\nrevocable = {json.dumps(revocable)}\n{claims}\n"
         )
 
@@ -101,7 +105,7 @@ class Twin:
         file = folder / f"{self.name}.secret"
         file.write_text(self._secret)
         file.chmod(0o600)
-        self.entry = provider.entry(self.name, self.iss, f"secret_file = {json.dumps(str(file))}", "HS256")
+        self.entry = provider.entry(self.name, self.iss, f"secret_file = {json.dumps(str(file))}", ["HS256"])
 
     def of(self, token: str) -> str:
         """A token with the same subject, session, identifier and client."""

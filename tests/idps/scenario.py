@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import web
 from provider import Provider, Tokens, Twin
@@ -22,7 +22,7 @@ class Scenario:
     def run(self) -> None:
         self._accepted()
         self._other_kinds()
-        slowest = [self._by_session(), self._by_token(), *self._by_user_and_client()]
+        slowest = [self._by_session(), self._by_token(), *self._by_user_and_client(), self._by_key()]
         shown = ", ".join(f"{kind} {seconds * 1000:.0f} ms" for kind, seconds in slowest if kind)
         print(f"{self.provider.name} {self.provider.version()}: refused at every door after {shown}", flush=True)
 
@@ -31,6 +31,12 @@ class Scenario:
         for door, seen in self.stack.at_every_door(token).items():
             assert seen.status == 401, f"{door}: a token older than the log was answered {seen}"
             assert seen.code == "token_revoked", f"{door}: {seen}"
+
+    def without_provider(self, stop: Callable[[], None]) -> None:
+        """A token that the provider issued before it stopped stays good."""
+        token = self._fresh("bob", self.provider.till).access
+        stop()
+        self._good(token, self.provider.name)
 
     def _accepted(self) -> None:
         tokens = [self._fresh("ada").access]
@@ -75,6 +81,20 @@ class Scenario:
             assert client != web.payload(elsewhere)[self.provider.client]
             what = ["claim", self.provider.client, "--value", client]
             yield "client", self._revoked(what, bob, [elsewhere])
+
+    def _by_key(self) -> tuple[str, float]:
+        old = self._fresh("bob", self.provider.till).access
+        if not self.provider.rotate():
+            return "", 0.0
+        new = self._fresh("bob", self.provider.till).access
+        kid = web.header(old)["kid"]
+        assert web.header(new)["kid"] != kid
+        # A verifier that has just fetched the keys does so again only after a while.
+        begun = time.monotonic()
+        while self.stack.at_every_door(new)["POST /verify"].status != 200:
+            assert time.monotonic() - begun < LIMIT_SECONDS * 2, "the new key was never fetched"
+            time.sleep(0.2)
+        return "key", self._revoked(["key", kid], old, [new])
 
     def _fresh(self, user: str, client: str | None = None) -> Tokens:
         return self.provider.log_in(user, client or self.provider.shop)
