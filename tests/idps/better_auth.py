@@ -1,4 +1,4 @@
-"""The npm package better-auth: email and password, and the JWTs of its plugin, signed with Ed25519."""
+"""The npm package better-auth: email and password, with the JWTs of its plugin, or as an OAuth authorization server."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ PASSWORD = "open sesame"
 
 
 class BetterAuth(Provider):
+    """With its JWT plugin alone: a session's JWT."""
+
     name = "better-auth"
-    # It has no preset: its tokens are given Keycloak's mark.
+    # Nothing in its tokens marks them: they are given Keycloak's mark.
     preset = "keycloak"
     algorithms: ClassVar = ["EdDSA"]
     # It has no clients in this form; users have a tenant instead.
     client = "tenant"
+    script = "better_auth.mjs"
 
     def __init__(self, packages: Path) -> None:
         self._packages = packages
@@ -30,7 +33,7 @@ class BetterAuth(Provider):
     def start(self, programs: Programs) -> None:
         port = free_port()
         self._url = f"http://127.0.0.1:{port}"
-        command = ["node", str(self._packages / "better_auth.mjs"), str(port)]
+        command = ["node", str(self._packages / self.script), str(port)]
         programs.start(self.name, command, {}, lambda: web.answers(f"{self._url}/api/auth/ok"))
 
     def version(self) -> str:
@@ -69,3 +72,44 @@ class BetterAuth(Provider):
         assert answer.status == 200, answer.body
         token: str = answer.json()["token"]
         return token
+
+
+class BetterAuthOauth(BetterAuth):
+    """With its OAuth provider: access tokens that follow RFC 9068."""
+
+    name = "better-auth-oauth"
+    preset = "rfc9068"
+    audience = "https://orders.example"
+    client = "client_id"
+    script = "better_auth_oauth.mjs"
+
+    def iss(self) -> str:
+        return f"{self._url}/api/auth"
+
+    def keys(self) -> str:
+        return ""
+
+    def shown(self, token: str) -> dict[str, str]:
+        return Provider.shown(self, token)
+
+    def log_in(self, user: str, client: str) -> Tokens:
+        endpoint = f"{self.iss()}/oauth2"
+        more = {"scope": "openid read", "resource": self.audience}
+        browser = self._session(user, "corp")
+        given = web.code_flow(
+            browser, self._client(client), f"{endpoint}/authorize", f"{endpoint}/token", {}, more=more
+        )
+        return Tokens(given["access_token"], given["id_token"])
+
+    def machine_token(self) -> str | None:
+        client = self._client(self.till)
+        return web.client_credentials(
+            client, f"{self.iss()}/oauth2/token", {"resource": self.audience, "scope": "read"}
+        )
+
+    def other_kinds(self) -> dict[str, str]:
+        return {"a session's JWT": self._token(self._session("ada", "corp"))}
+
+    def _client(self, name: str) -> web.Client:
+        made = web.Browser().send(f"{self._url}/clients").json()[name]
+        return web.Client(made["id"], made["secret"])

@@ -60,12 +60,10 @@ class Hydra(Provider):
         return Tokens(given["access_token"], given["id_token"])
 
     def machine_token(self) -> str | None:
-        headers = web.Client(self.till, f"secret-of-{self.till}").basic()
-        form = {"grant_type": "client_credentials", "audience": self.audience, "scope": "read"}
-        answer = web.Browser().send(f"{self._public}/oauth2/token", form=form, headers=headers)
-        assert answer.status == 200, answer.body
-        token: str = answer.json()["access_token"]
-        return token
+        client = web.Client(self.till, f"secret-of-{self.till}")
+        return web.client_credentials(
+            client, f"{self._public}/oauth2/token", {"audience": self.audience, "scope": "read"}
+        )
 
     def rotate(self) -> bool:
         self._ask("POST", "/admin/keys/hydra.jwt.access-token", {"alg": "RS256", "kid": "new", "use": "sig"})

@@ -54,12 +54,8 @@ class Keycloak(Provider):
         return {"a refresh token": self._refresh_token}
 
     def machine_token(self) -> str | None:
-        headers = web.Client("robot", "secret-of-robot").basic()
-        form = {"grant_type": "client_credentials"}
-        answer = web.Browser().send(f"{self.iss()}/protocol/openid-connect/token", form=form, headers=headers)
-        assert answer.status == 200, answer.body
-        token: str = answer.json()["access_token"]
-        return token
+        client = web.Client("robot", "secret-of-robot")
+        return web.client_credentials(client, f"{self.iss()}/protocol/openid-connect/token", {})
 
     def _realm(self) -> dict[str, Any]:
         return {

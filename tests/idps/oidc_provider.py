@@ -40,12 +40,10 @@ class OidcProvider(Provider):
         return Tokens(given["access_token"], given["id_token"])
 
     def machine_token(self) -> str | None:
-        form = {"grant_type": "client_credentials", "resource": "https://orders.example", "scope": "read"}
-        headers = web.Client(self.till, f"secret-of-{self.till}").basic()
-        answer = web.Browser().send(f"{self._url}/token", form=form, headers=headers)
-        assert answer.status == 200, answer.body
-        token: str = answer.json()["access_token"]
-        return token
+        client = web.Client(self.till, f"secret-of-{self.till}")
+        return web.client_credentials(
+            client, f"{self._url}/token", {"resource": "https://orders.example", "scope": "read"}
+        )
 
 
 def node_version(packages: Path, name: str) -> str:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from better_auth import BetterAuth
+from better_auth import BetterAuth, BetterAuthOauth
 from hydra import Hydra
 from keycloak import Keycloak
 from lemonldap import Lemonldap
@@ -24,7 +24,7 @@ from scenario import Scenario
 from stack import Stack
 
 PROVIDERS: dict[str, Callable[[Path], Provider]] = {
-    kind.name: kind for kind in (OidcProvider, BetterAuth, Lemonldap, Hydra, Keycloak)
+    kind.name: kind for kind in (OidcProvider, BetterAuth, BetterAuthOauth, Lemonldap, Hydra, Keycloak)
 }
 
 

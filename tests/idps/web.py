@@ -170,7 +170,7 @@ class Client:
 
     id: str
     secret: str
-    redirect_uri: str = "http://127.0.0.1:9/callback"
+    redirect_uri: str = "https://app.example/callback"
 
     def basic(self) -> dict[str, str]:
         pair = f"{self.id}:{self.secret}".encode()
@@ -214,3 +214,12 @@ def code_flow(
     assert answer.status == 200, answer.body
     given: dict[str, Any] = answer.json()
     return given
+
+
+def client_credentials(client: Client, token: str, form: Mapping[str, str]) -> str:
+    """An access token of the client itself."""
+    form = {"grant_type": "client_credentials"} | dict(form)
+    answer = Browser().send(token, form=form, headers=client.basic())
+    assert answer.status == 200, answer.body
+    access: str = answer.json()["access_token"]
+    return access

@@ -6,7 +6,7 @@ const client = (name) => ({
   client_id: name,
   client_secret: `secret-of-${name}`,
   grant_types: ['authorization_code', 'client_credentials'],
-  redirect_uris: ['http://127.0.0.1:9/callback'],
+  redirect_uris: ['https://app.example/callback'],
 });
 const api = { scope: 'read', audience: 'orders-api', accessTokenFormat: 'jwt', accessTokenTTL: 3600 };
 const provider = new Provider(`http://127.0.0.1:${port}`, {
