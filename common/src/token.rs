@@ -82,6 +82,9 @@ pub enum Rejection {
     /// Authentic, but revoked.
     #[error("the access token has been revoked")]
     Revoked,
+    /// Authentic, but issued before the log of revocations began, which may lack its own.
+    #[error("the access token is older than the log of revocations, and its issuer's enrolled_at does not cover it")]
+    OlderThanLog,
 }
 
 impl Rejection {
@@ -90,7 +93,7 @@ impl Rejection {
         match self {
             Self::Missing => Code::TokenMissing,
             Self::Expired => Code::TokenExpired,
-            Self::Revoked => Code::TokenRevoked,
+            Self::Revoked | Self::OlderThanLog => Code::TokenRevoked,
             _ => Code::TokenInvalid,
         }
     }

@@ -118,12 +118,14 @@ impl TokenChecker {
         // missed.
         let stale_seconds = self.state.stale_seconds(at);
         let index = self.state.index();
-        let revoked = match token.other_issuer() {
-            None => index.revokes(token.claims(), token.kid()),
-            Some(foreign) => index.revokes_foreign(foreign, token.claims().issued_at()),
+        let issued_at = token.claims().issued_at();
+        let rejection = match token.other_issuer() {
+            None => index.revokes(token.claims(), token.kid()).then_some(Rejection::Revoked),
+            Some(foreign) if index.revokes_foreign(foreign, issued_at) => Some(Rejection::Revoked),
+            Some(foreign) => index.may_lack_foreign(foreign, issued_at).then_some(Rejection::OlderThanLog),
         };
-        if revoked {
-            return Err(Rejection::Revoked.into());
+        if let Some(rejection) = rejection {
+            return Err(rejection.into());
         }
         Ok(GoodToken { token: Arc::clone(token), stale_seconds: stale_seconds? })
     }

@@ -13,6 +13,7 @@ use sidegate_common::time::LEEWAY_MAX_SECONDS;
 use sidegate_common::token::Rejection;
 use sidegate_common::token_checker::{GoodToken, TokenChecker, TokenError};
 use sidegate_runtime::clock::{monotonic_ms, reading};
+use sidegate_runtime::fault_log::FaultLog;
 use sidegate_runtime::trace;
 use sidegate_shm::attach::SegmentOffer;
 
@@ -59,6 +60,7 @@ pub struct Verifier {
     jwks_refresh: Duration,
     metrics: Arc<Metrics>,
     refusals: Refusals,
+    older_than_log: FaultLog,
     token_cookie: Option<String>,
     introspect_token: LiveSecret,
 }
@@ -91,6 +93,7 @@ impl Verifier {
             jwks_refresh: config.keys.refresh,
             metrics,
             refusals: Refusals::default(),
+            older_than_log: FaultLog::new(),
             token_cookie: config.token_cookie.clone(),
             introspect_token: LiveSecret::new(config.introspect_token.clone()),
         };
@@ -295,7 +298,13 @@ impl Verifier {
         let Some(reason) = refusals::reason(rejection) else { return };
         self.metrics.refused(reason);
         if let Some(issuer) = issuer() {
-            return self.metrics.issuer_token(&issuer.entry().name, false);
+            let name = &issuer.entry().name;
+            if rejection == Rejection::OlderThanLog
+                && let Some(repeated) = self.older_than_log.happened(name)
+            {
+                tracing::warn!(issuer = %name, setting = "enrolled_at", repeated, "refusing tokens that are older than the log of revocations; the issuer's enrolled_at in ISSUERS_FILE does not cover them");
+            }
+            return self.metrics.issuer_token(name, false);
         }
         let difference = || {
             let kids: Vec<String> = self.tokens.issuer().keys().keys().iter().map(|key| key.kid().to_owned()).collect();

@@ -3,13 +3,14 @@
 
 use std::path::PathBuf;
 
+use toml::value::{Datetime, Offset};
 use toml::{Table, Value};
 
 use super::ids::ClaimPath;
 use super::preset::{AccessMark, PRESETS, Preset, preset};
 use crate::key::Algorithm;
 use crate::text::is_identifier;
-use crate::time::{LEEWAY_MAX_SECONDS, parse_duration};
+use crate::time::{LEEWAY_MAX_SECONDS, UnixTime, parse_duration};
 
 /// The most issuers in a file.
 pub const ISSUERS_MAX: usize = 256;
@@ -50,6 +51,8 @@ pub struct IssuerEntry {
     pub lifetime_max: u64,
     /// `clock_slack`, in seconds.
     pub clock_slack: u64,
+    /// `enrolled_at`: from when on its tokens could be revoked here, so that a log which began by then lacks none.
+    pub enrolled_at: Option<UnixTime>,
     /// `subject_prefix`: whether applications see `name:subject`.
     pub subject_prefix: bool,
     /// The positive mark of an access token.
@@ -75,6 +78,8 @@ pub struct FileLimits<'a> {
     pub home: Option<&'a str>,
     /// `MAX_TOKEN_LIFETIME`, in seconds.
     pub lifetime_max: u64,
+    /// The present moment.
+    pub now: UnixTime,
 }
 
 /// What is wrong with the file.
@@ -200,6 +205,18 @@ impl EntryReader {
         }
     }
 
+    fn moment(&mut self, key: &str) -> Result<Option<UnixTime>, FileError> {
+        let moment = match self.table.remove(key) {
+            None => return Ok(None),
+            Some(Value::Datetime(written)) => unix_time(&written),
+            Some(_) => None,
+        };
+        match moment {
+            Some(moment) => Ok(Some(moment)),
+            None => self.fault(key, "must be a date and time with an offset, such as 2026-11-27T12:00:00Z"),
+        }
+    }
+
     fn read(mut self, limits: FileLimits<'_>) -> Result<IssuerEntry, FileError> {
         let Some(iss) = self.text("iss")? else { return self.fault("iss", "is missing") };
         let preset = self.preset()?;
@@ -214,6 +231,10 @@ impl EntryReader {
         let clock_slack = self.seconds("clock_slack", LEEWAY_MAX_SECONDS)?;
         if !(LEEWAY_MAX_SECONDS..=CLOCK_SLACK_MAX).contains(&clock_slack) {
             return self.fault("clock_slack", format!("must be {LEEWAY_MAX_SECONDS}s to {CLOCK_SLACK_MAX}s"));
+        }
+        let enrolled_at = self.moment("enrolled_at")?;
+        if enrolled_at.is_some_and(|moment| moment > limits.now) {
+            return self.fault("enrolled_at", "is in the future");
         }
         let subject_prefix = match self.table.remove("subject_prefix") {
             None => true,
@@ -238,6 +259,7 @@ impl EntryReader {
             algorithms,
             lifetime_max,
             clock_slack,
+            enrolled_at,
             subject_prefix,
             mark: preset.mark,
             subject: claims.path("subject")?.unwrap_or_else(|| ClaimPath::top(preset.subject)),
@@ -291,6 +313,19 @@ impl EntryReader {
         }
         Ok((keys, algorithms))
     }
+}
+
+/// The moment, in whole seconds since 1970; `None` without date, time or offset, or before 1970.
+fn unix_time(written: &Datetime) -> Option<UnixTime> {
+    let (date, clock) = (written.date?, written.time?);
+    let minutes = match written.offset? {
+        Offset::Z => 0,
+        Offset::Custom { minutes } => i32::from(minutes),
+    };
+    let date = time::Date::from_calendar_date(i32::from(date.year), date.month.try_into().ok()?, date.day).ok()?;
+    let local = date.with_hms(clock.hour, clock.minute, clock.second.unwrap_or(0)).ok()?;
+    let offset = time::UtcOffset::from_whole_seconds(minutes * 60).ok()?;
+    u64::try_from(local.assume_offset(offset).unix_timestamp()).ok().map(UnixTime)
 }
 
 /// True for an https URL, or an http URL of this machine.

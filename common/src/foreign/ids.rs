@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest;
 
+use crate::time::UnixTime;
+
 /// The identifier of a foreign subject, session, token or claim value.
 pub type ForeignId = [u8; 16];
 /// The head of a hash that names an issuer or a claim.
@@ -102,12 +104,19 @@ pub struct ForeignIds {
 pub struct ForeignToken {
     issuer: Arc<str>,
     ids: ForeignIds,
+    enrolled_at: Option<UnixTime>,
 }
 
 impl ForeignToken {
     /// A token of the issuer with this name.
-    pub(crate) const fn new(issuer: Arc<str>, ids: ForeignIds) -> Self {
-        Self { issuer, ids }
+    pub(crate) const fn new(issuer: Arc<str>, ids: ForeignIds, enrolled_at: Option<UnixTime>) -> Self {
+        Self { issuer, ids, enrolled_at }
+    }
+
+    /// True if a log that is complete since `since` may lack revocations of its issuer: it began after the issuer was
+    /// enrolled.
+    pub fn is_older_than_log(&self, iat: UnixTime, since: UnixTime) -> bool {
+        iat <= since && self.enrolled_at.is_none_or(|enrolled_at| since > enrolled_at)
     }
 
     /// The issuer's name.

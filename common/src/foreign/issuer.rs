@@ -98,7 +98,7 @@ impl ForeignIssuer {
         let ids = self.ids(payload, key.kid())?;
         let name = self.entry.name.as_str().into();
         let kid = key.kid().to_owned();
-        Ok(VerifiedToken::foreign(claims, kid, ForeignToken::new(name, ids)))
+        Ok(VerifiedToken::foreign(claims, kid, ForeignToken::new(name, ids, self.entry.enrolled_at)))
     }
 
     fn key<'a>(&self, ring: &'a KeyRing, header: &Header) -> Result<&'a VerifyingKey, Rejection> {

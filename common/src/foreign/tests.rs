@@ -22,7 +22,7 @@ use crate::token::{Policy, Rejection};
 use crate::token_checker::{GoodToken, TokenChecker, TokenError};
 
 const AT: CheckTime = CheckTime { now: UnixTime(1_700_000_000), monotonic_ms: 50_000 };
-const LIMITS: FileLimits<'_> = FileLimits { home: Some("sidegate"), lifetime_max: 100_800 };
+const LIMITS: FileLimits<'_> = FileLimits { home: Some("sidegate"), lifetime_max: 100_800, now: AT.now };
 
 fn entries(text: &str) -> Vec<IssuerEntry> {
     parse(text, LIMITS).unwrap_or_else(|error| panic!("{error}\n{text}"))
@@ -307,7 +307,21 @@ fn every_kind_of_revocation_reaches_its_tokens_and_no_others() {
     }
     let old = checker(&both, &forge, true);
     (0..3).for_each(|partition| old.state().since(partition, AT.now));
-    assert_eq!(rejected(old.check(&a, AT)), Rejection::Revoked, "older than the log");
+    assert_eq!(rejected(old.check(&a, AT)), Rejection::OlderThanLog);
+    // 2023-11-14T22:13:20Z is AT.
+    let enrolled = both.replacen("[issuer.claims]", "enrolled_at = 2023-11-14T23:13:20+01:00\n[issuer.claims]", 1);
+    let living = self::checker(&enrolled, &forge, true);
+    (0..3).for_each(|partition| living.state().since(partition, AT.now));
+    assert!(living.check(&a, AT).is_ok(), "the log began when its issuer was enrolled");
+    assert_eq!(rejected(living.check(&b, AT)), Rejection::OlderThanLog, "which the other was not");
+    let subject = Target::ForeignSubject { subject: ids.subject, threshold: up_to(0) };
+    let revocation = Revocation { target: subject, expires_at: up_to(9_999) };
+    let partition = crate::revocation::SubjectTag::of_foreign(&ids.subject).partition(3);
+    living.state().apply(partition, &revocation);
+    assert_eq!(rejected(living.check(&a, AT)), Rejection::Revoked);
+    let lost = self::checker(&enrolled, &forge, true);
+    (0..3).for_each(|partition| lost.state().since(partition, up_to(1)));
+    assert_eq!(rejected(lost.check(&a, AT)), Rejection::OlderThanLog, "a log made later may lack its revocation");
 }
 
 #[test]
@@ -392,6 +406,11 @@ fn every_mistake_names_issuer_and_key() {
         ("max_lifetime = \"soon\"", "max_lifetime"),
         ("clock_slack = \"59s\"", "clock_slack"),
         ("clock_slack = \"6m\"", "clock_slack"),
+        ("enrolled_at = \"2023-11-14T22:13:20Z\"", "enrolled_at"),
+        ("enrolled_at = 2023-11-14", "enrolled_at"),
+        ("enrolled_at = 2023-11-14T22:13:20", "enrolled_at"),
+        ("enrolled_at = 1969-12-31T23:59:59Z", "enrolled_at"),
+        ("enrolled_at = 2023-11-14T22:13:21Z", "enrolled_at"),
         ("subject_prefix = false", "subject_prefix"),
         ("subject_prefix = 1", "subject_prefix"),
         ("introspection_url = \"https://a\"", "introspection_url"),

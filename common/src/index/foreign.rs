@@ -31,22 +31,23 @@ impl Index {
     }
 
     /// True if a token of another issuer is revoked. The home issuer's keys and its watermark for all
-    /// users do not concern it; a log that may lack its revocation does.
+    /// users do not concern it.
     pub fn revokes_foreign(&self, token: &ForeignToken, iat: UnixTime) -> bool {
         let ids = token.ids();
-        let Some(marks) =
-            self.partitions.get(usize::from(SubjectTag::of_foreign(&ids.subject).partition(self.partitions())))
-        else {
-            return false;
-        };
         let holds = |held: &Ids, id: &Option<ForeignId>| id.is_some_and(|id| held.packed.contains_key(&id));
         self.unconfirmed.revokes_foreign(ids, iat)
-            || iat.0 <= marks.since.load(Ordering::Acquire)
             || self.foreign_subjects.get(&ids.subject).is_some_and(|held| iat <= held.threshold)
             || holds(&self.sessions, &ids.session)
             || holds(&self.tokens, &ids.token)
             || (!self.claims.is_empty()
                 && ids.claims.iter().any(|claim| self.claims.get(claim).is_some_and(|held| iat <= held.mark.threshold)))
+    }
+
+    /// True if the log may lack the revocation of a token of another issuer.
+    pub fn may_lack_foreign(&self, token: &ForeignToken, iat: UnixTime) -> bool {
+        let partition = SubjectTag::of_foreign(&token.ids().subject).partition(self.partitions());
+        let marks = self.partitions.get(usize::from(partition));
+        marks.is_some_and(|marks| token.is_older_than_log(iat, UnixTime(marks.since.load(Ordering::Acquire))))
     }
 
     /// True if `which` holds for a claim that has an entry.

@@ -2,6 +2,7 @@
 //! and revoked through the admin API by user, session, token, key, claim and all at once.
 
 use std::path::PathBuf;
+use std::process::Command;
 
 use serde_json::{Value, json};
 use sidegate_hostile::{Forge, KeyKind};
@@ -139,6 +140,57 @@ async fn tokens_are_accepted_and_revoked_embedded() {
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_are_accepted_and_revoked_on_redis() {
     tokens_are_accepted_and_revoked(Store::Redis).await;
+}
+
+/// A moment as TOML has it.
+fn date(seconds: u64) -> String {
+    let made =
+        Command::new("date").args(["-u", "+%FT%TZ", "-d"]).arg(format!("@{seconds}")).output().expect("date runs");
+    String::from_utf8(made.stdout).expect("text").trim().to_owned()
+}
+
+/// The first day: the provider has run for long, so its living tokens are older than the log.
+#[tokio::test(flavor = "multi_thread")]
+async fn living_tokens_pass_from_the_enrolment_on_but_not_after_a_loss() {
+    let mut bench = Bench::start(Store::Redis).await;
+    let living = |sub: &str, sid: &str| {
+        let iat = json!(unix_now().0 - 1000);
+        let exp = json!(unix_now().0 + 2000);
+        bench.corp.token(sid, &[("iat", iat), ("exp", exp), ("sub", json!(sub)), ("sid", json!(sid))])
+    };
+    let (ada, bob) = (living("ada", "s1"), living("bob", "s2"));
+    let refused = bench.stack.verifiers[0].check(&ada).await;
+    assert_eq!((refused.status.as_u16(), refused.code().as_str()), (401, "token_revoked"));
+    assert!(refused.json()["detail"].as_str().unwrap_or_default().contains("enrolled_at"), "{}", refused.json());
+    let said = bench.stack.verifiers[0].program.output();
+    assert!(said.contains("enrolled_at") && said.contains("corp"), "{said}");
+
+    let enrolled_at = unix_now().0;
+    let entry =
+        bench.corp.entry().replace("[issuer.claims]", &format!("enrolled_at = {}\n[issuer.claims]", date(enrolled_at)));
+    std::fs::write(&bench.file, format!("{entry}{}", bench.other.entry())).expect("written");
+    eventually("both pass", || async {
+        (bench.status(&ada).await == 200 && bench.status(&bob).await == 200).then_some(())
+    })
+    .await;
+    bench.revoke(json!({ "issuer": "corp", "user": "ada" }), &ada, &[&bob]).await;
+
+    while unix_now().0 <= enrolled_at {
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    let mut redis = bench.stack.redis.as_ref().expect("Redis").connection().await;
+    redis::cmd("FLUSHALL").query_async::<String>(&mut redis).await.expect("flushed");
+    bench.stack.verifiers[0].restart().await;
+    let fresh = eventually("a new token passes", || async {
+        let fresh = bench.corp.token("fresh", &[("iat", json!(unix_now().0)), ("sub", json!("eve"))]);
+        (bench.status(&fresh).await == 200).then_some(fresh)
+    })
+    .await;
+    let refused = bench.stack.verifiers[0].check(&bob).await;
+    assert_eq!(refused.status, 401, "its revocation may have been lost with the data");
+    assert!(refused.json()["detail"].as_str().unwrap_or_default().contains("enrolled_at"));
+    assert_eq!(bench.status(&ada).await, 401);
+    assert_eq!(bench.status(&fresh).await, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

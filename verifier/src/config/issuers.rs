@@ -6,6 +6,7 @@ use sidegate_common::foreign::file::{self, FileLimits, IssuerEntry, KeysFrom};
 use sidegate_common::key::VerifyingKey;
 use sidegate_common::secret::Secret;
 use sidegate_common::token::Policy;
+use sidegate_runtime::clock::unix_now;
 use sidegate_runtime::settings::{ConfigError, Settings, read_secret_file};
 
 use super::KeyConfig;
@@ -39,7 +40,7 @@ pub fn read(settings: &Settings, keys: &KeyConfig, policy: &Policy) -> Result<Op
     let refused = |why: String| ConfigError::new(SETTING, format!("{}: {why}", path.display()));
     let text = std::fs::read_to_string(&path).map_err(|error| refused(error.to_string()))?;
     let home = keys.is_given().then_some(policy.issuer.as_str());
-    let limits = FileLimits { home, lifetime_max: policy.lifetime_max_seconds };
+    let limits = FileLimits { home, lifetime_max: policy.lifetime_max_seconds, now: unix_now() };
     let entries = file::parse(&text, limits).map_err(|error| refused(error.to_string()))?;
     let mut others: Vec<Secret> = SECRETS.iter().filter_map(|name| settings.secret(name)).collect();
     let mut issuers = Vec::new();

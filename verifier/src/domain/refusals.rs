@@ -14,7 +14,7 @@ const TOKENS_MIN: u64 = 3;
 const SHOWN_MAX: usize = 200;
 
 /// The reasons for rejection, as metrics name them.
-pub const REASONS: [&str; 10] = [
+pub const REASONS: [&str; 11] = [
     "malformed",
     "unknown_key",
     "signature",
@@ -25,6 +25,7 @@ pub const REASONS: [&str; 10] = [
     "lifetime",
     "expired",
     "revoked",
+    "older_than_log",
 ];
 
 /// The reason among [`REASONS`]; `None` if there was no token.
@@ -46,6 +47,7 @@ pub const fn reason(rejection: Rejection) -> Option<&'static str> {
         Rejection::Lifetime => "lifetime",
         Rejection::Expired => "expired",
         Rejection::Revoked => "revoked",
+        Rejection::OlderThanLog => "older_than_log",
     })
 }
 
@@ -245,6 +247,7 @@ mod tests {
             Rejection::Lifetime,
             Rejection::Expired,
             Rejection::Revoked,
+            Rejection::OlderThanLog,
         ];
         assert_eq!(all.map(|rejection| reason(rejection).unwrap()), REASONS);
         assert_eq!(reason(Rejection::Missing), None);

@@ -104,6 +104,7 @@ fn snapshot_of_a_fast_clock_is_not_resumed() {
 fn new_verifier_rejects_what_lost_data_cannot_prove() {
     const AMONG: Among = &[Fault::FlushAll, Fault::RestartEmpty, Fault::CrashIssuer, Fault::RestartVerifier];
     only_the_mutant_is_caught(Mutant::NoSince, AMONG, |world| world.issuers.truncate(1));
+    only_the_mutant_is_caught(Mutant::EnrolmentCoversEveryLog, AMONG, |world| world.issuers.truncate(1));
 }
 
 /// With these faults only, the machine keeps every promise, and without one rule it does not.

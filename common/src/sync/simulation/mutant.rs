@@ -50,6 +50,8 @@ pub enum Mutant {
     MovedOrdersKeepTheirReach,
     /// An issuer that takes a restored copy for as complete as the copy says, although it has seen data lost since then.
     TrustsSinceOfABackup,
+    /// Takes every log for one that lacks nothing of an enrolled issuer, also one made after a loss.
+    EnrolmentCoversEveryLog,
 }
 
 impl Mutant {

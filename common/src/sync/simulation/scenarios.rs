@@ -6,7 +6,7 @@ use super::mutant::Mutant;
 use super::server::Session;
 use super::some;
 use super::store::Order;
-use super::truth::true_seconds;
+use super::truth::{ENROLLED_AT, FOREIGN_FROM, true_seconds};
 use super::world::{What, World};
 use crate::log_protocol::Message;
 use crate::revocation::{Revocation, Target};
@@ -255,6 +255,43 @@ fn backup_from_before_a_loss_is_complete_since_that_loss_only() {
     }
     let plan: Plan<'_> = &[(18_000, back_up), (20_000, log_out), (21_000, lose_everything), (30_000, restore)];
     holds(1, &[Mutant::TrustsSinceOfABackup], plan, is_settled);
+}
+
+/// A verifier is put before a provider that runs already: its living tokens are older than the log.
+#[test]
+fn first_log_covers_the_living_tokens_of_an_enrolled_issuer() {
+    fn begin(world: &mut World) {
+        world.store.master().since = ENROLLED_AT;
+        for user in [0, FOREIGN_FROM] {
+            let sid = world.store.truth.begin(user);
+            world.store.truth.hand_out(world.now, sid, ENROLLED_AT, 190);
+        }
+    }
+    fn lose_everything(world: &mut World) {
+        world.crash_issuer(0);
+        world.store.lose_everything(world.now);
+        world.note_orphans();
+        world.start_issuer(0, None);
+        world.cut();
+        world.kept = None;
+        world.restart_verifier();
+    }
+    let accepted = |world: &World, user: usize| {
+        let tokens = world.store.truth.tokens.iter().enumerate();
+        let mut of_user = tokens.filter(|(_, token)| token.user == user && token.issued == ENROLLED_AT);
+        of_user.any(|(id, token)| token.dead_by.is_empty() && world.verifier.accepts(id, token))
+    };
+    let mut covered = 0;
+    for seed in 0..some() {
+        let mut world = planned(seed, None, 1, &[(0, begin)]);
+        assert_eq!(world.run().violation, None, "seed {seed}");
+        assert!(!accepted(&world, 0), "seed {seed}: a home token is older than the log");
+        covered += u64::from(accepted(&world, FOREIGN_FROM));
+        let mut world = planned(seed, None, 1, &[(0, begin), (30_000, lose_everything)]);
+        assert_eq!(world.run().violation, None, "seed {seed}");
+        assert!(!accepted(&world, FOREIGN_FROM), "seed {seed}: data were lost");
+    }
+    assert!(covered > 0, "unless it is revoked, an enrolled issuer's is accepted");
 }
 
 /// A client that may publish can push "all users, up to the year 2106".

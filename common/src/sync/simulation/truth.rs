@@ -11,6 +11,10 @@ pub type User = usize;
 
 /// The number of users.
 pub const USERS: usize = 4;
+/// The first user whose tokens are of another issuer.
+pub const FOREIGN_FROM: User = 2;
+/// From when on that issuer's tokens could be revoked here.
+pub const ENROLLED_AT: UnixTime = UnixTime(ORIGIN_MS / 1000);
 /// The longest lifetime of a token here, in seconds.
 pub const LIFETIME_MAX: u64 = 200;
 /// The store's clock at the beginning, in milliseconds since 1970.

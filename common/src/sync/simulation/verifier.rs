@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::mutant::Mutant;
-use super::truth::{Token, TokenId, USERS, number_of};
+use super::truth::{ENROLLED_AT, FOREIGN_FROM, Token, TokenId, USERS, number_of};
 use crate::revocation::{Revocation, Target};
 use crate::sync::{Action, Alarm, Checkpoint, Event, Machine, Push, Timing};
 use crate::time::{CLOCK_SKEW_SECONDS, ClockReading, LEEWAY_MAX_SECONDS, TimeFloor, UnixTime};
@@ -51,7 +51,7 @@ impl Held {
     }
 
     fn revokes(&self, id: TokenId, token: &Token) -> bool {
-        let marks = self.users[token.user].0.max(self.all).max(self.since);
+        let marks = self.users[token.user].0.max(self.all);
         token.issued <= marks || self.tokens.contains_key(&id) || self.sessions.contains_key(&token.sid)
     }
 }
@@ -201,6 +201,14 @@ impl Verifier {
             self.apart.iter().for_each(|(_, revocation)| apart.hold(revocation));
             apart.revokes(id, token)
         };
-        self.floor.seconds() <= token.expires.plus(self.leeway) && !self.held.revokes(id, token) && !apart()
+        let may_be_lacking = token.issued <= self.held.since && !self.is_covered(token);
+        let expired = self.floor.seconds() > token.expires.plus(self.leeway);
+        !expired && !may_be_lacking && !self.held.revokes(id, token) && !apart()
+    }
+
+    /// Of an issuer that was enrolled before the log began.
+    fn is_covered(&self, token: &Token) -> bool {
+        let all_logs = self.mutant == Some(Mutant::EnrolmentCoversEveryLog);
+        token.user >= FOREIGN_FROM && (self.held.since <= ENROLLED_AT || all_logs)
     }
 }

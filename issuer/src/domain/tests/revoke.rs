@@ -3,7 +3,7 @@
 use sidegate_common::foreign::file::{FileLimits, parse};
 use sidegate_common::foreign::ids::{ALL, ClaimId, ClaimPath, SUBJECT, TOKEN, foreign_id};
 use sidegate_common::revocation::{Id, SubjectTag, Target};
-use sidegate_common::time::REVOCATION_MARGIN_SECONDS;
+use sidegate_common::time::{REVOCATION_MARGIN_SECONDS, UnixTime};
 use sidegate_common::token::Rejection;
 
 use super::faulty::Fault;
@@ -197,7 +197,7 @@ async fn tokens_of_other_issuers_are_revoked_by_what_they_contain() {
     let world = World::new();
     let text = "[[issuer]]\nname = \"corp\"\niss = \"https://a\"\naudiences = [\"x\"]\nclock_slack = \"90s\"\npreset = \"auth0\"\n\
                 [issuer.claims]\nrevocable = [\"azp\"]";
-    let entries = || parse(text, FileLimits { home: None, lifetime_max: 3600 }).unwrap();
+    let entries = || parse(text, FileLimits { home: None, lifetime_max: 3600, now: UnixTime(0) }).unwrap();
     let order = |target| RevokeRequest::Foreign(ForeignRequest { issuer: "corp".to_owned(), target });
     let of_user = || order(ForeignTarget::User("ada".to_owned()));
     let refused = |why| Err(RevokeError::Foreign(why));
