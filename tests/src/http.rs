@@ -1,4 +1,4 @@
-//! Requests over TCP and Unix sockets: through hyper, or as raw bytes for tests that misbehave.
+//! Requests over TCP, TLS and Unix sockets, HTTP/1.1 and HTTP/2: through hyper, or as raw bytes for tests that misbehave.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -12,11 +12,52 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 
-/// The address of a server.
+use crate::tls;
+
+/// The address of a server, and what is spoken there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum At {
     Tcp(SocketAddr),
     Unix(PathBuf),
+    /// HTTP/2 with prior knowledge.
+    H2(SocketAddr),
+    /// TLS under any certificate; ALPN chooses HTTP/1.1.
+    Tls(SocketAddr),
+    /// TLS under any certificate; ALPN chooses HTTP/2.
+    TlsH2(SocketAddr),
+}
+
+/// A connection.
+pub trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
+
+impl At {
+    /// True if HTTP/2 is spoken.
+    pub const fn is_h2(&self) -> bool {
+        matches!(self, Self::H2(_) | Self::TlsH2(_))
+    }
+
+    const fn scheme(&self) -> &'static str {
+        if matches!(self, Self::Tls(_) | Self::TlsH2(_)) { "https" } else { "http" }
+    }
+
+    /// Opens a connection.
+    ///
+    /// # Errors
+    /// Nothing listens, or the TLS handshake fails.
+    pub async fn connect(&self) -> std::io::Result<Box<dyn Duplex>> {
+        let tcp = async |address: &SocketAddr| {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            Ok::<_, std::io::Error>(stream)
+        };
+        Ok(match self {
+            Self::Unix(path) => Box::new(UnixStream::connect(path).await?),
+            Self::Tcp(address) | Self::H2(address) => Box::new(tcp(address).await?),
+            Self::Tls(address) => Box::new(tls::connect(tcp(address).await?, b"http/1.1").await?),
+            Self::TlsH2(address) => Box::new(tls::connect(tcp(address).await?, b"h2").await?),
+        })
+    }
 }
 
 /// A response.
@@ -72,8 +113,8 @@ impl At {
     }
 
     pub fn call(&self, method: Method, path: &str) -> Call {
-        let headers = HeaderMap::new();
-        Call { at: self.clone(), method, path: path.to_owned(), headers, body: Bytes::new(), h2: false, limit: LIMIT }
+        let (headers, h2) = (HeaderMap::new(), self.is_h2());
+        Call { at: self.clone(), method, path: path.to_owned(), headers, body: Bytes::new(), h2, limit: LIMIT }
     }
 }
 
@@ -128,12 +169,7 @@ impl Call {
     /// No connection, or no complete response in time.
     pub async fn try_send(self) -> Result<Reply, NoAnswer> {
         let limit = self.limit;
-        let exchange = async move {
-            match self.at.clone() {
-                At::Tcp(address) => exchange(TcpStream::connect(address).await?, self).await,
-                At::Unix(path) => exchange(UnixStream::connect(path).await?, self).await,
-            }
-        };
+        let exchange = async move { exchange(self.at.connect().await?, self).await };
         match tokio::time::timeout(limit, exchange).await {
             Ok(Ok(reply)) => Ok(reply),
             Ok(Err(error)) => Err(NoAnswer(error.to_string())),
@@ -145,18 +181,9 @@ impl Call {
 impl At {
     /// A new connection.
     async fn http1(&self) -> Result<http1::SendRequest<Full<Bytes>>, AnyError> {
-        async fn shake<I>(stream: I) -> Result<http1::SendRequest<Full<Bytes>>, AnyError>
-        where
-            I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        {
-            let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-            tokio::spawn(connection);
-            Ok(sender)
-        }
-        match self {
-            Self::Tcp(address) => shake(TcpStream::connect(address).await?).await,
-            Self::Unix(path) => shake(UnixStream::connect(path).await?).await,
-        }
+        let (sender, connection) = http1::handshake(TokioIo::new(self.connect().await?)).await?;
+        tokio::spawn(connection);
+        Ok(sender)
     }
 }
 
@@ -173,11 +200,8 @@ impl Call {
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
-async fn exchange<I>(stream: I, call: Call) -> Result<Reply, AnyError>
-where
-    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let uri = if call.h2 { format!("http://localhost{}", call.path) } else { call.path.clone() };
+async fn exchange(stream: Box<dyn Duplex>, call: Call) -> Result<Reply, AnyError> {
+    let uri = if call.h2 { format!("{}://localhost{}", call.at.scheme(), call.path) } else { call.path.clone() };
     let mut request = Request::builder().method(call.method).uri(uri).body(Full::new(call.body))?;
     *request.headers_mut() = call.headers;
     let response = if call.h2 {
@@ -261,22 +285,16 @@ pub enum Failure {
 
 /// Sends raw bytes and reads until the server closes, or is silent for `silence`.
 pub async fn raw(at: &At, bytes: &[u8], silence: Duration) -> Vec<u8> {
-    async fn talk<I: AsyncRead + AsyncWrite + Unpin>(mut stream: I, bytes: &[u8], silence: Duration) -> Vec<u8> {
-        let mut out = Vec::new();
-        if stream.write_all(bytes).await.is_err() {
-            return out;
-        }
-        let mut chunk = [0; 4096];
-        while let Ok(Ok(length)) = tokio::time::timeout(silence, stream.read(&mut chunk)).await {
-            if length == 0 {
-                break;
-            }
-            out.extend_from_slice(&chunk[..length]);
-        }
-        out
+    let (mut stream, mut out) = (at.connect().await.expect("connects"), Vec::new());
+    if stream.write_all(bytes).await.is_err() {
+        return out;
     }
-    match at {
-        At::Tcp(address) => talk(TcpStream::connect(address).await.expect("connects"), bytes, silence).await,
-        At::Unix(path) => talk(UnixStream::connect(path).await.expect("connects"), bytes, silence).await,
+    let mut chunk = [0; 4096];
+    while let Ok(Ok(length)) = tokio::time::timeout(silence, stream.read(&mut chunk)).await {
+        if length == 0 {
+            break;
+        }
+        out.extend_from_slice(&chunk[..length]);
     }
+    out
 }

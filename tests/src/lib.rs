@@ -7,11 +7,11 @@
 //! - [`wait`]: waiting for a condition, with a generous limit.
 //! - [`random`]: numbers from a seed.
 //! - [`fault_proxy`]: a TCP proxy that can cut, redirect, or silently stop forwarding.
-//! - [`http`]: requests over TCP and Unix sockets, through hyper and raw.
+//! - [`http`]: requests over TCP, [`tls`] and Unix sockets, through hyper and raw. [`talk`]: over a kept connection.
 //! - [`client`]: the Rust client beside a real daemon.
 //! - [`daemon`]: a verifier in the test's own process, whose list the test fills by hand.
 //! - [`grpc_check`]: Envoy's gRPC request.
-//! - [`proxies`]: real proxies with our shipped configurations.
+//! - [`proxies`]: real proxies with our shipped configurations; [`envoy_file`] changes Envoy's.
 //! - [`hostile_clients`]: connections without credentials that cost memory.
 //! - [`redis`], [`postgres`], [`pgbouncer`]: real servers.
 //! - [`redis_kinds`]: Redis behind Sentinels, as a Cluster, over TLS.
@@ -24,6 +24,7 @@
 pub mod bench;
 pub mod client;
 pub mod daemon;
+pub mod envoy_file;
 pub mod fault_proxy;
 pub mod grpc_check;
 pub mod hostile_clients;
@@ -41,5 +42,7 @@ pub mod scenario;
 pub mod scratch;
 pub mod stack;
 pub mod ticks;
+pub mod talk;
+pub mod tls;
 pub mod users;
 pub mod wait;

@@ -15,6 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 
 use crate::daemon::Daemon;
+use crate::envoy_file;
 use crate::http::At;
 use crate::program::{Program, free_port};
 use crate::ticks::Ticks;
@@ -238,6 +239,22 @@ impl Kind {
     /// program is not installed.
     pub async fn start(self, daemon: &Daemon) -> Option<Proxy> {
         self.start_at(daemon.folder.path(), &daemon.socket).await
+    }
+
+    /// As [`Kind::start_at`], and every way to reach the proxy: Envoy with the module also speaks
+    /// HTTP/2 and TLS.
+    pub async fn start_every_way(self, folder: &Path, socket: &Path) -> Option<(Proxy, Vec<At>)> {
+        if !self.has_module() {
+            let proxy = self.start_at(folder, socket).await?;
+            let ways = vec![proxy.at.clone()];
+            return Some((proxy, ways));
+        }
+        let port = free_port();
+        let text = envoy_file::with_tls(&envoy_file::shipped(), folder, port);
+        let proxy = self.start_with(&text, folder, socket, &[]).await?;
+        let At::Tcp(plain) = proxy.at else { unreachable!("proxies listen on TCP") };
+        let tls = SocketAddr::from(([127, 0, 0, 1], port));
+        Some((proxy, vec![At::Tcp(plain), At::H2(plain), At::Tls(tls), At::TlsH2(tls)]))
     }
 
     /// Starts the proxy with the shipped configuration and its files in `folder`, for the server at

@@ -3,8 +3,8 @@
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::load::{Asks, Duplex, connect};
-use crate::http::At;
+use super::load::Asks;
+use crate::http::{At, Duplex};
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -56,7 +56,7 @@ fn frame(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
 
 impl Asks for Grpc {
     async fn connect(at: &At) -> Self {
-        let mut duplex = connect(at).await;
+        let mut duplex = at.connect().await.expect("connects");
         let mut hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
         frame(&mut hello, SETTINGS, 0, 0, &[]);
         // A window so large that it never needs an update.

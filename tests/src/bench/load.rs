@@ -3,10 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::http::At;
+use crate::http::{At, Duplex};
 
 /// Measurements of one run.
 #[derive(Clone, Debug)]
@@ -75,9 +74,6 @@ async fn client<A: Asks>(mut stream: A, requests: Vec<Vec<u8>>, until: Instant) 
     latencies
 }
 
-pub(super) trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
-
 /// One kept connection.
 pub struct Stream {
     duplex: Box<dyn Duplex>,
@@ -97,21 +93,9 @@ impl Asks for Stream {
     }
 }
 
-/// Opens a connection.
-pub(super) async fn connect(at: &At) -> Box<dyn Duplex> {
-    match at {
-        At::Unix(path) => Box::new(UnixStream::connect(path).await.expect("connects")),
-        At::Tcp(address) => {
-            let stream = TcpStream::connect(address).await.expect("connects");
-            stream.set_nodelay(true).expect("nodelay");
-            Box::new(stream)
-        }
-    }
-}
-
 impl Stream {
     pub async fn connect(at: &At) -> Self {
-        Self { duplex: connect(at).await, buffer: vec![0; 32 * 1024], expected: 0 }
+        Self { duplex: at.connect().await.expect("connects"), buffer: vec![0; 32 * 1024], expected: 0 }
     }
 
     /// Sends a complete request, reads the complete response, and returns its status.

@@ -2,12 +2,13 @@
 //! bodies and web sockets.
 
 use sidegate_tests::daemon::{Daemon, good};
-use sidegate_tests::http::At;
-use sidegate_tests::proxies::{Kind, Proxy};
+use sidegate_tests::http::{At, Duplex};
+use sidegate_tests::proxies::Kind;
 use sidegate_tests::scratch::Scratch;
+use sidegate_tests::wait::WAIT_LIMIT;
 use std::os::unix::fs::PermissionsExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpStream, UnixListener};
+use tokio::net::UnixListener;
 
 /// 100 MB, in pieces.
 const PIECE: usize = 1 << 20;
@@ -25,15 +26,19 @@ pub async fn a_hanging_verifier_is_503(kind: Kind) {
             held.push(stream);
         }
     });
-    let Some(proxy) = kind.start_at(folder.path(), &socket).await else { return };
-    let reply = proxy.at.get("/a").bearer(&good("alice")).send().await;
-    assert_eq!(reply.status, 503, "{kind:?}: {}", proxy.program.output());
-    is_problem(kind, &reply, "temporarily_unavailable");
+    let Some((proxy, ways)) = kind.start_every_way(folder.path(), &socket).await else { return };
+    for at in &ways {
+        let reply = at.get("/a").bearer(&good("alice")).send().await;
+        assert_eq!(reply.status, 503, "{kind:?}: {at:?}: {}", proxy.program.output());
+        is_problem(kind, &reply, "temporarily_unavailable");
+    }
     silent.abort();
     std::fs::remove_file(&socket).expect("ours");
-    let reply = proxy.at.get("/a").bearer(&good("alice")).send().await;
-    assert_eq!(reply.status, 503, "{kind:?}: no server listens");
-    is_problem(kind, &reply, "temporarily_unavailable");
+    for at in &ways {
+        let reply = at.get("/a").bearer(&good("alice")).send().await;
+        assert_eq!(reply.status, 503, "{kind:?}: {at:?}: no server listens");
+        is_problem(kind, &reply, "temporarily_unavailable");
+    }
     assert_eq!(proxy.app.count(), 0, "{kind:?}");
 }
 
@@ -49,27 +54,32 @@ fn is_problem(kind: Kind, reply: &sidegate_tests::http::Reply, code: &str) {
 pub async fn large_bodies_and_web_sockets_pass(kind: Kind) {
     let daemon = Daemon::start_in(Scratch::new(), &[("VERIFIER_SOCKET_MODE", "0666")]);
     daemon.prove();
-    let Some(proxy) = kind.start(&daemon).await else { return };
+    let started = kind.start_every_way(daemon.folder.path(), &daemon.socket).await;
+    let Some((_proxy, ways)) = started else { return };
     let token = good("alice");
-    let refusals = [(None, 401, "token_missing"), (Some("a.b.c".to_owned()), 401, "token_invalid")];
-    for (token, status, code) in refusals {
-        let call = proxy.at.get("/a");
-        let reply = token.iter().fold(call, |call, token| call.bearer(token)).send().await;
-        assert_eq!((reply.status.as_u16(), reply.code().as_str()), (status, code), "{kind:?}");
-        assert_eq!(reply.header("content-type"), Some("application/problem+json"), "{kind:?}");
-        assert_eq!(reply.headers.get_all("www-authenticate").iter().count(), 1, "{kind:?}");
+    for at in &ways {
+        let refusals = [(None, 401, "token_missing"), (Some("a.b.c".to_owned()), 401, "token_invalid")];
+        for (token, status, code) in refusals {
+            let call = at.get("/a");
+            let reply = token.iter().fold(call, |call, token| call.bearer(token)).send().await;
+            assert_eq!((reply.status.as_u16(), reply.code().as_str()), (status, code), "{kind:?}: {at:?}");
+            assert_eq!(reply.header("content-type"), Some("application/problem+json"), "{kind:?}: {at:?}");
+            assert_eq!(reply.headers.get_all("www-authenticate").iter().count(), 1, "{kind:?}: {at:?}");
+        }
+        large_body(kind, at, &token).await;
+        // The shipped file has no extended CONNECT (RFC 8441).
+        if !at.is_h2() {
+            web_socket(kind, at, &token).await;
+        }
     }
-    large_body(kind, &proxy, &token).await;
-    web_socket(kind, &proxy, &token).await;
 }
 
-async fn connect(proxy: &Proxy) -> TcpStream {
-    let At::Tcp(address) = proxy.at else { unreachable!("proxies listen on TCP") };
-    TcpStream::connect(address).await.expect("the proxy listens")
+async fn connect(at: &At) -> Box<dyn Duplex> {
+    at.connect().await.expect("the proxy listens")
 }
 
 /// Reads until a response head is complete, and returns the bytes read.
-async fn read_head(stream: &mut TcpStream) -> String {
+async fn read_head(stream: &mut Box<dyn Duplex>) -> String {
     let mut read = Vec::new();
     while !read.windows(4).any(|four| four == b"\r\n\r\n") {
         let byte = stream.read_u8().await.unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&read)));
@@ -78,9 +88,14 @@ async fn read_head(stream: &mut TcpStream) -> String {
     String::from_utf8(read).expect("a head is text")
 }
 
-async fn large_body(kind: Kind, proxy: &Proxy, token: &str) {
-    let mut stream = connect(proxy).await;
+async fn large_body(kind: Kind, at: &At, token: &str) {
     let length = PIECE * PIECES;
+    if at.is_h2() {
+        let reply = at.post("/sink").bearer(token).body(vec![b'x'; length]).within(WAIT_LIMIT).send().await;
+        assert_eq!((reply.status.as_u16(), reply.body.as_ref()), (200, length.to_string().as_bytes()), "{kind:?}");
+        return;
+    }
+    let mut stream = connect(at).await;
     let head = format!(
         "POST /sink HTTP/1.1\r\nHost: app\r\nAuthorization: Bearer {token}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
     );
@@ -96,18 +111,18 @@ async fn large_body(kind: Kind, proxy: &Proxy, token: &str) {
     assert!(body.contains(&length.to_string()), "{kind:?}: the application got all of it: {body}");
 }
 
-async fn web_socket(kind: Kind, proxy: &Proxy, token: &str) {
+async fn web_socket(kind: Kind, at: &At, token: &str) {
     let handshake = |authorization: &str| {
         format!(
             "GET /ws HTTP/1.1\r\nHost: app\r\n{authorization}Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         )
     };
-    let mut stream = connect(proxy).await;
+    let mut stream = connect(at).await;
     stream.write_all(handshake("").as_bytes()).await.expect("sent");
     let refused = read_head(&mut stream).await;
     assert!(refused.starts_with("HTTP/1.1 401"), "{kind:?}: {refused}");
-    let mut stream = connect(proxy).await;
+    let mut stream = connect(at).await;
     stream.write_all(handshake(&format!("Authorization: Bearer {token}\r\n")).as_bytes()).await.expect("sent");
     let head = read_head(&mut stream).await;
     assert!(head.starts_with("HTTP/1.1 101"), "{kind:?}: {head}");

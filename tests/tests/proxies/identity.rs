@@ -1,8 +1,8 @@
 //! A client's own identity headers never reach the application; the verifier's always do.
 
-use sidegate_tests::bench::load::Stream;
 use sidegate_tests::daemon::good;
 use sidegate_tests::proxies::{IDENTITY, Proxy};
+use sidegate_tests::talk::Talk;
 
 use crate::scenario::reached_in;
 
@@ -32,7 +32,7 @@ pub async fn removes_what_clients_make_up(proxy: &Proxy, protected: &str, public
     let authorization = format!("Authorization: Bearer {}\r\n", good("alice"));
     let protected = [(protected, authorization.as_str(), "alice")];
     for (target, authorization, subject) in protected.into_iter().chain(public.map(|path| (path, "", "-"))) {
-        let mut stream = Stream::connect(&proxy.at).await;
+        let mut stream = Talk::connect(&proxy.at).await;
         for name in IDENTITY.into_iter().chain(["x-auth-stale"]) {
             for alias in aliases(name) {
                 let spoofed = format!("{alias}: mallory\r\n{alias}: mallory\r\n");
@@ -41,7 +41,7 @@ pub async fn removes_what_clients_make_up(proxy: &Proxy, protected: &str, public
                     Ok(status) => status,
                     // A proxy that refuses the head as malformed may close.
                     Err(_) => {
-                        stream = Stream::connect(&proxy.at).await;
+                        stream = Talk::connect(&proxy.at).await;
                         stream.try_ask(request.as_bytes()).await.unwrap_or(400)
                     }
                 };
@@ -50,7 +50,7 @@ pub async fn removes_what_clients_make_up(proxy: &Proxy, protected: &str, public
                 }
                 if status != 200 {
                     assert!([400, 403].contains(&status), "{target}: {alias}: {status}");
-                    stream = Stream::connect(&proxy.at).await;
+                    stream = Talk::connect(&proxy.at).await;
                     continue;
                 }
                 let seen: serde_json::Value = serde_json::from_slice(stream.body()).unwrap();
@@ -68,7 +68,7 @@ pub async fn keeps_identity_whatever_connection_names(proxy: &Proxy, path: &str)
     let named = IDENTITY.into_iter().chain([all.as_str()]);
     for (name, also) in named.flat_map(|name| ["", "keep-alive, ", "close, ", "upgrade, "].map(|also| (name, also))) {
         for upgrade in ["", "Upgrade: h2c\r\n"] {
-            let mut stream = Stream::connect(&proxy.at).await;
+            let mut stream = Talk::connect(&proxy.at).await;
             let request = format!(
                 "GET {path} HTTP/1.1\r\nHost: app\r\nAuthorization: Bearer {token}\r\nConnection: {also}{name}\r\n{upgrade}\r\n"
             );

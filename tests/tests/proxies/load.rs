@@ -9,11 +9,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use sidegate_tests::bench::load::Stream;
 use sidegate_tests::daemon::{Daemon, good};
 use sidegate_tests::http::At;
 use sidegate_tests::proxies::{IDENTITY, Kind};
 use sidegate_tests::scratch::Scratch;
+use sidegate_tests::talk::Talk;
 
 const CONNECTIONS: usize = 64;
 /// Connections are renewed after this many requests: nginx closes them after 1,000.
@@ -72,17 +72,18 @@ pub async fn nothing_gets_through_at_64_connections(kind: Kind) {
     let wanted = std::env::var("SIDEGATE_PROXY_REQUESTS").map_or(ROUND, |text| text.parse().expect("a number"));
     let daemon = Daemon::start_in(Scratch::new(), &[("VERIFIER_SOCKET_MODE", "0666")]);
     daemon.prove();
-    let Some(proxy) = kind.start(&daemon).await else { return };
+    let started = kind.start_every_way(daemon.folder.path(), &daemon.socket).await;
+    let Some((proxy, ways)) = started else { return };
     let requests = Arc::new(Requests::new(&daemon));
     let (started, mut sent, mut statuses) = (Instant::now(), 0, BTreeMap::new());
     while sent < wanted {
-        let round = ROUND.min(wanted - sent);
-        for mixed in [false, true] {
-            for (status, count) in run(&proxy.at, &requests, mixed, round / 2).await {
+        let round = ROUND.min(wanted - sent) / (2 * ways.len() as u64);
+        for (at, mixed) in ways.iter().flat_map(|at| [(at, false), (at, true)]) {
+            for (status, count) in run(at, &requests, mixed, round).await {
                 *statuses.entry(status).or_insert(0) += count;
             }
+            sent += round;
         }
-        sent += round;
     }
     let per_second = sent as f64 / started.elapsed().as_secs_f64();
     let [through, misnamed, checks] = proxy.app.faults();
@@ -106,7 +107,7 @@ async fn run(at: &At, requests: &Arc<Requests>, mixed: bool, count: u64) -> BTre
         let (at, requests) = (at.clone(), Arc::clone(requests));
         connections.spawn(async move {
             let mut statuses = BTreeMap::new();
-            let mut stream = Stream::connect(&at).await;
+            let mut stream = Talk::connect(&at).await;
             // Alternates requests with and without a token on each connection, and on neighbouring
             // connections at once.
             for index in (connection..count as usize).step_by(CONNECTIONS) {
@@ -114,7 +115,7 @@ async fn run(at: &At, requests: &Arc<Requests>, mixed: bool, count: u64) -> BTre
                 let status = match stream.try_ask(&request.bytes).await {
                     Ok(status) => status,
                     Err(_) => {
-                        stream = Stream::connect(&at).await;
+                        stream = Talk::connect(&at).await;
                         stream.ask(&request.bytes).await
                     }
                 };

@@ -4,6 +4,7 @@ mod faults;
 mod identity;
 mod load;
 mod module;
+mod module_grpc;
 mod nginx;
 mod scenario;
 mod streams;
@@ -42,6 +43,11 @@ for_every_proxy!(
     envoy_grpc: Kind::EnvoyGrpc,
     envoy_http: Kind::EnvoyHttp,
     envoy_module: Kind::EnvoyModule("1.40.0", 4),
+    envoy_module_with_one_worker: Kind::EnvoyModule("1.40.0", 1),
+    envoy_1_39_module: Kind::EnvoyModule("1.39.3", 4),
+    envoy_1_39_module_with_one_worker: Kind::EnvoyModule("1.39.3", 1),
+    envoy_1_38_module: Kind::EnvoyModule("1.38.3", 4),
+    envoy_1_38_module_with_one_worker: Kind::EnvoyModule("1.38.3", 1),
     nginx_auth_request: Kind::Nginx,
     caddy: Kind::Caddy,
     haproxy: Kind::Haproxy

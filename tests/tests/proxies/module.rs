@@ -1,27 +1,22 @@
-//! Sidegate's module inside Envoy, beyond what every proxy does: versions, configurations, panics,
-//! HTTP/2 and TLS.
+//! Sidegate's module inside Envoy, beyond what every proxy does: versions, configurations, panics.
 
 use std::process::{Command, Output};
 use std::time::Duration;
 
 use rustix::process::Signal;
 use sidegate_tests::daemon::{Daemon, good, sign};
+use sidegate_tests::envoy_file::{ROUTE, shipped};
 use sidegate_tests::http::{At, raw};
 use sidegate_tests::path_corpus::{ROUTES, corpus};
 use sidegate_tests::program::free_port;
-use sidegate_tests::proxies::{Kind, Proxy, deploy, envoy_version, module_folder};
+use sidegate_tests::proxies::{Kind, Proxy, envoy_version, module_folder};
 use sidegate_tests::scratch::Scratch;
 use sidegate_tests::stack::{EMAIL, Stack, Store};
 use sidegate_tests::wait::eventually;
 
-use crate::scenario::{reached, scenario};
+use crate::scenario::reached;
 
 const MODULE: Kind = Kind::EnvoyModule("1.40.0", 2);
-const ONE_ROUTE: &str = "                        - match: { prefix: / }\n";
-
-fn shipped() -> String {
-    std::fs::read_to_string(deploy().join("envoy/module.yaml")).expect("a shipped file")
-}
 
 /// The shipped file with further routes before its own: path prefix and configuration.
 fn with_routes(routes: &[(&str, &str)]) -> String {
@@ -37,8 +32,8 @@ fn with_routes(routes: &[(&str, &str)]) -> String {
         )
     });
     let text = shipped();
-    assert!(text.contains(ONE_ROUTE));
-    text.replace(ONE_ROUTE, &(lines.collect::<String>() + ONE_ROUTE))
+    assert!(text.contains(ROUTE));
+    text.replace(ROUTE, &(lines.collect::<String>() + ROUTE))
 }
 
 async fn start(kind: Kind, daemon: &Daemon, text: &str) -> Option<Proxy> {
@@ -65,31 +60,6 @@ fn validate(version: &str, text: &str) -> Option<(Output, String)> {
     let output = command.output().expect("Envoy runs");
     let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
     Some((output, said))
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn envoy_1_38_with_one_worker() {
-    scenario(Kind::EnvoyModule("1.38.3", 1)).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn envoy_1_38_with_four_workers() {
-    scenario(Kind::EnvoyModule("1.38.3", 4)).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn envoy_1_39_with_one_worker() {
-    scenario(Kind::EnvoyModule("1.39.3", 1)).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn envoy_1_39_with_four_workers() {
-    scenario(Kind::EnvoyModule("1.39.3", 4)).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn envoy_1_40_with_one_worker() {
-    scenario(Kind::EnvoyModule("1.40.0", 1)).await;
 }
 
 #[test]
@@ -241,68 +211,6 @@ async fn a_panic_is_500_and_counted() {
             assert!(proxy.program.stop().success(), "{version} {hook}: {}", proxy.program.output());
         }
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn http2_and_tls_are_as_http1() {
-    let (daemon, _) = Daemon::start_shared(&[]).await;
-    let (key, certificate) = (daemon.folder.file("key.pem"), daemon.folder.file("cert.pem"));
-    let made = Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=app"])
-        .arg("-keyout")
-        .arg(&key)
-        .arg("-out")
-        .arg(&certificate)
-        .output()
-        .expect("openssl runs");
-    assert!(made.status.success(), "{made:?}");
-    let chain = "        - filters:\n";
-    let tls = format!(
-        "        - transport_socket:\n            name: tls\n            typed_config:\n              \
-         \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext\n              \
-         common_tls_context:\n                alpn_protocols: [h2, http/1.1]\n                tls_certificates:\n                  \
-         - {{ certificate_chain: {{ filename: {} }}, private_key: {{ filename: {} }} }}\n          filters:\n",
-        certificate.display(),
-        key.display()
-    );
-    assert!(shipped().contains(chain));
-    let (plain, text) = (shipped(), shipped().replace(chain, &tls));
-    let token = good("alice");
-    let Some(proxy) = start(MODULE, &daemon, &plain).await else { return };
-    let At::Tcp(address) = proxy.at else { unreachable!("proxies listen on TCP") };
-    let curl = |arguments: &[&str], url: &str, token: &str| {
-        let authorization = format!("authorization: Bearer {token}");
-        let mut command = Command::new("curl");
-        command.args(["-sk", "--retry", "20", "--retry-delay", "1", "--retry-connrefused", "-o", "/dev/null"]);
-        command.args(["-w", "%{http_code} %{http_version}", "-H", &authorization]).args(arguments).arg(url);
-        String::from_utf8(command.output().expect("curl runs").stdout).expect("text")
-    };
-    let url = format!("http://{address}/a");
-    for _ in 0..2 {
-        assert_eq!(curl(&["--http2-prior-knowledge"], &url, &token), "200 2");
-        assert_eq!(curl(&["--http2-prior-knowledge"], &url, "a.b.c"), "401 2");
-        assert_eq!(curl(&["--http1.1"], &url, &token), "200 1.1");
-    }
-    let port = free_port();
-    let app = proxy.app.address.port().to_string();
-    let text = text.replace("ENVOY_PORT", &port.to_string()).replace("APP_PORT", &app);
-    let text = text.replace("VERIFIER_SOCKET", daemon.socket.to_str().expect("UTF-8"));
-    let text = text.replace(": ATTACH_SOCKET", &format!(": {}", daemon.folder.file("attach.sock").display()));
-    let file = daemon.folder.file("tls.yaml");
-    std::fs::write(&file, text).expect("written");
-    let mut command = Command::new(envoy_version("1.40.0").expect("installed"));
-    command.env("ENVOY_DYNAMIC_MODULES_SEARCH_PATH", module_folder());
-    command.args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "warn", "-c"]).arg(&file);
-    let _tls = sidegate_tests::program::Program::start("envoy", command, &daemon.folder.file("tls.log"));
-    let url = format!("https://127.0.0.1:{port}/a");
-    for _ in 0..2 {
-        assert_eq!(curl(&["--http2"], &url, &token), "200 2");
-        assert_eq!(curl(&["--http1.1"], &url, &token), "200 1.1");
-        assert_eq!(curl(&["--http2"], &url, "a.b.c"), "401 2");
-    }
-    daemon.revoke_session("sid-of-alice");
-    assert_eq!(curl(&["--http2"], &url, &token), "401 2");
-    assert_eq!(curl(&["--http1.1"], &url, &token), "401 1.1");
 }
 
 /// A verifier that hangs, dies and comes back, with requests all the time.

@@ -1,17 +1,19 @@
 //! The everyday requests that every proxy must handle, one after the other on one running proxy.
 
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::Method;
 use sidegate_common::sync::Sink as _;
-use sidegate_tests::bench::load::Stream;
 use sidegate_tests::daemon::{Daemon, good};
-use sidegate_tests::http::{Reply, raw};
+use sidegate_tests::http::{At, Reply};
 use sidegate_tests::proxies::{IDENTITY, Kind, Proxy};
 use sidegate_tests::scratch::Scratch;
+use sidegate_tests::talk::Talk;
 use sidegate_tests::wait::eventually;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
 use crate::identity::{keeps_identity_whatever_connection_names, removes_what_clients_make_up};
 
@@ -69,42 +71,48 @@ pub async fn scenario(kind: Kind) {
         }
     });
     daemon.prove();
-    let Some(proxy) = kind.start(&daemon).await else { return };
-    allows_by_name(&proxy).await;
-    denies(&proxy).await;
-    removes_what_clients_make_up(&proxy, "/a", Some("/public/a")).await;
-    keeps_identity_whatever_connection_names(&proxy, "/a").await;
-    obeys_routes(&proxy).await;
-    takes_what_clients_send(&proxy).await;
-    refuses_odd_methods_and_old_versions_without_a_token(&proxy).await;
-    a_thousand_connections(&proxy, &daemon).await;
-    revoked_mid_connection(&proxy, &daemon).await;
+    let started = kind.start_every_way(daemon.folder.path(), &daemon.socket).await;
+    let Some((mut proxy, ways)) = started else { return };
+    for (way, at) in ways.iter().enumerate() {
+        proxy.at = at.clone();
+        allows_by_name(&proxy).await;
+        denies(&proxy).await;
+        removes_what_clients_make_up(&proxy, "/a", Some("/public/a")).await;
+        if !at.is_h2() {
+            keeps_identity_whatever_connection_names(&proxy, "/a").await;
+        }
+        obeys_routes(&proxy).await;
+        takes_what_clients_send(&proxy).await;
+        refuses_odd_methods_and_old_versions_without_a_token(&proxy).await;
+        a_thousand_connections(&proxy, &daemon, &format!("dave{way}")).await;
+        revoked_mid_connection(&proxy, &daemon, way).await;
+    }
     proving.store(false, Ordering::Relaxed);
     prover.join().unwrap();
     let token = good("bob");
-    let stale = eventually("the list to be stale", || async {
-        let reply = proxy.at.get("/a").bearer(&token).send().await;
-        (reply.status != 200).then_some(reply)
-    })
-    .await;
-    assert_eq!(stale.status, 503, "{kind:?}: stale");
+    let all_answer = async |what: &str, status: u16| {
+        for at in &ways {
+            eventually(&format!("{at:?}: {what}"), || async {
+                let reply = at.get("/a").bearer(&token).send().await;
+                assert!([200, 503].contains(&reply.status.as_u16()), "{kind:?}: {at:?}: {what}: {}", reply.status);
+                (reply.status == status).then_some(())
+            })
+            .await;
+        }
+    };
+    all_answer("stale", 503).await;
     daemon.prove();
-    eventually("to be fresh again", || async {
-        (proxy.at.get("/a").bearer(&token).send().await.status == 200).then_some(())
-    })
-    .await;
+    all_answer("fresh again", 200).await;
     daemon.stop.send_replace(true);
     daemon.task.take().unwrap().await.unwrap();
+    // What shared memory says of a dead daemon holds for up to a second.
     if kind.has_module() {
-        // What shared memory says of a dead daemon holds for up to a second.
-        eventually("to be down", || async {
-            (proxy.at.get("/a").bearer(&token).send().await.status == 503).then_some(())
-        })
-        .await;
+        all_answer("down", 503).await;
     }
     let before = proxy.app.count();
-    let down = proxy.at.get("/a").bearer(&token).send().await;
-    assert_eq!(down.status, 503, "{kind:?}: down");
+    for at in &ways {
+        assert_eq!(at.get("/a").bearer(&token).send().await.status, 503, "{kind:?}: {at:?}: down");
+    }
     assert_eq!(proxy.app.count(), before, "nothing passes without a verifier");
 }
 
@@ -165,20 +173,47 @@ async fn obeys_routes(proxy: &Proxy) {
         "/public/..;/admin/a",
         "/public//../../admin/a",
     ] {
-        let line = format!("GET {path} HTTP/1.1\r\nHost: app\r\nConnection: close\r\n\r\n");
-        let answer = raw(&proxy.at, line.as_bytes(), Duration::from_secs(20)).await;
-        let text = String::from_utf8_lossy(&answer);
-        assert!(
-            ["400", "401", "403", "404"].iter().any(|status| text.starts_with(&format!("HTTP/1.1 {status}"))),
-            "{path}: {text}"
-        );
+        let status = status_of(&proxy.at, path).await;
+        assert!(["400", "401", "403", "404"].contains(&status.as_str()), "{path}: {status}");
     }
     for path in ["/public/a#/../../admin", "/public/a%23/admin"] {
-        let line = format!("GET {path} HTTP/1.1\r\nHost: app\r\nConnection: close\r\n\r\n");
-        let answer = raw(&proxy.at, line.as_bytes(), Duration::from_secs(20)).await;
-        assert!(!answer.starts_with(b"HTTP/1.1 200"), "{path}: {}", String::from_utf8_lossy(&answer));
+        assert_ne!(status_of(&proxy.at, path).await, "200", "{path}");
     }
     assert_eq!(proxy.app.count(), before, "no such request reached the application");
+}
+
+/// The status of a request for exactly this target, as text.
+async fn status_of(at: &At, target: &str) -> String {
+    let (At::H2(address) | At::TlsH2(address)) = at else {
+        let line = format!("GET {target} HTTP/1.1\r\nHost: app\r\nConnection: close\r\n\r\n");
+        return status(at, &line).await;
+    };
+    // A client library would read the target as a URI.
+    let (version, scheme) = match at {
+        At::H2(_) => ("--http2-prior-knowledge", "http"),
+        _ => ("--http2", "https"),
+    };
+    let mut curl = Command::new("curl");
+    curl.args([version, "-sk", "-m", "20", "-o", "/dev/null", "-w", "%{http_code} %{http_version}"]);
+    curl.args(["--request-target", target, &format!("{scheme}://{address}/")]);
+    let output = tokio::task::block_in_place(|| curl.output().unwrap());
+    let answer = String::from_utf8(output.stdout).unwrap();
+    let (status, version) = answer.split_once(' ').unwrap();
+    assert!(status == "000" || version == "2", "{target}: {answer}");
+    status.to_owned()
+}
+
+/// The status of the answer to a request of HTTP/1, as text; empty without one.
+async fn status(at: &At, request: &str) -> String {
+    let mut line = String::new();
+    let exchange = async {
+        let mut stream = BufReader::new(at.connect().await.unwrap());
+        stream.write_all(request.as_bytes()).await?;
+        // Some proxies keep the connection for a second longer.
+        stream.read_line(&mut line).await
+    };
+    let _closed = tokio::time::timeout(Duration::from_secs(20), exchange).await.expect("an answer");
+    line.split(' ').nth(1).unwrap_or_default().to_owned()
 }
 
 async fn takes_what_clients_send(proxy: &Proxy) {
@@ -191,10 +226,10 @@ async fn takes_what_clients_send(proxy: &Proxy) {
         assert_eq!(reply.json()["body"], "the body of the request", "{method}");
     }
     assert_eq!(proxy.at.call(Method::HEAD, "/a").bearer(&token).send().await.status, 200);
-    let old = format!("GET /a HTTP/1.0\r\nHost: app\r\nAuthorization: Bearer {token}\r\n\r\n");
-    let answer = raw(&proxy.at, old.as_bytes(), Duration::from_secs(20)).await;
-    let text = String::from_utf8_lossy(&answer);
-    assert!(text.starts_with("HTTP/1.") && text.contains(" 200 OK"), "{text}");
+    if !proxy.at.is_h2() {
+        let old = format!("GET /a HTTP/1.0\r\nHost: app\r\nAuthorization: Bearer {token}\r\n\r\n");
+        assert_eq!(status(&proxy.at, &old).await, "200");
+    }
     let huge = proxy.at.get("/a").bearer(&token).header("x-huge", &"x".repeat(6_000)).send().await;
     assert_eq!(huge.status, 200);
     let huge = proxy.at.get("/a").bearer(&"x".repeat(7_500)).send().await;
@@ -206,20 +241,22 @@ async fn refuses_odd_methods_and_old_versions_without_a_token(proxy: &Proxy) {
     for method in ["POST", "PUT", "PATCH", "OPTIONS", "PROPFIND", "TRACE", "FROBNICATE", "M-SEARCH", "get"] {
         for version in ["HTTP/1.1\r\nConnection: close", "HTTP/1.0"] {
             let head = format!("{method} /a {version}\r\nHost: app\r\nContent-Length: 0\r\n\r\n");
-            let answer = raw(&proxy.at, head.as_bytes(), Duration::from_secs(20)).await;
-            let text = String::from_utf8_lossy(&answer);
-            let status = text.split(' ').nth(1).unwrap_or_default();
-            assert!(status.is_empty() || status.starts_with('4') || status == "501", "{method} {version}: {text}");
+            let status = if proxy.at.is_h2() {
+                let answer = Talk::connect(&proxy.at).await.try_ask(head.as_bytes()).await;
+                answer.map_or_else(|_| String::new(), |status| status.to_string())
+            } else {
+                status(&proxy.at, &head).await
+            };
+            assert!(status.is_empty() || status.starts_with('4') || status == "501", "{method} {version}: {status}");
         }
     }
     assert_eq!(proxy.app.count(), before, "no such request reached the application");
 }
 
 /// A thousand connections open at once, each used twice: before and after its session ends.
-async fn a_thousand_connections(proxy: &Proxy, daemon: &Daemon) {
-    let request =
-        format!("GET /a HTTP/1.1\r\nHost: app\r\nAuthorization: Bearer {}\r\n\r\n", good("dave")).into_bytes();
-    let mut streams: Vec<Option<Stream>> = (0..1_000).map(|_| None).collect();
+async fn a_thousand_connections(proxy: &Proxy, daemon: &Daemon, user: &str) {
+    let request = format!("GET /a HTTP/1.1\r\nHost: app\r\nAuthorization: Bearer {}\r\n\r\n", good(user)).into_bytes();
+    let mut streams: Vec<Option<Talk>> = (0..1_000).map(|_| None).collect();
     for expected in [200, 401] {
         let mut asking = tokio::task::JoinSet::new();
         let turn = Arc::new(tokio::sync::Semaphore::new(64));
@@ -229,7 +266,7 @@ async fn a_thousand_connections(proxy: &Proxy, daemon: &Daemon) {
                 let _turn = turn.acquire().await.unwrap();
                 let mut stream = match stream {
                     Some(stream) => stream,
-                    None => Stream::connect(&at).await,
+                    None => Talk::connect(&at).await,
                 };
                 assert_eq!(stream.ask(&request).await, expected);
                 stream
@@ -239,19 +276,20 @@ async fn a_thousand_connections(proxy: &Proxy, daemon: &Daemon) {
             streams.push(Some(stream.unwrap()));
         }
         assert_eq!(streams.len(), 1_000);
-        daemon.revoke_session("sid-of-dave");
+        daemon.revoke_session(&format!("sid-of-{user}"));
     }
 }
 
-async fn revoked_mid_connection(proxy: &Proxy, daemon: &Daemon) {
-    let mut stream = Stream::connect(&proxy.at).await;
+async fn revoked_mid_connection(proxy: &Proxy, daemon: &Daemon, way: usize) {
+    let mut stream = Talk::connect(&proxy.at).await;
     let ask =
         |token: &str| format!("GET /a HTTP/1.1\r\nHost: app\r\nAuthorization: Bearer {token}\r\n\r\n").into_bytes();
-    let (carol, erin) = (ask(&good("carol")), ask(&good("erin")));
+    let user = format!("carol{way}");
+    let (carol, erin) = (ask(&good(&user)), ask(&good("erin")));
     for _ in 0..3 {
         assert_eq!(stream.ask(&carol).await, 200);
     }
-    daemon.revoke_session("sid-of-carol");
+    daemon.revoke_session(&format!("sid-of-{user}"));
     assert_eq!(stream.ask(&carol).await, 401, "on the same connection");
     assert_eq!(stream.ask(&erin).await, 200, "which is kept, and good for others");
     assert_eq!(stream.ask(&carol).await, 401);

@@ -257,7 +257,7 @@ impl Prometheus {
         let port = free_port();
         let address = |at: &At| match at {
             At::Tcp(address) => address.to_string(),
-            At::Unix(_) => panic!("Prometheus asks over TCP"),
+            _ => panic!("Prometheus asks over TCP"),
         };
         let rules = root().join("deploy/prometheus/sidegate.rules.yaml");
         let config = format!(

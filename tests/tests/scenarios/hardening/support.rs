@@ -2,16 +2,11 @@
 
 use std::time::Duration;
 
-use sidegate_tests::http::At;
+use sidegate_tests::http::{At, Duplex};
 use sidegate_tests::program::Program;
 use sidegate_tests::stack::Stack;
 use sidegate_tests::wait::WAIT_LIMIT;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::{TcpStream, UnixStream};
-
-/// A byte stream, of whatever kind.
-pub trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// One connection.
 pub struct Connection {
@@ -22,11 +17,7 @@ pub struct Connection {
 
 impl Connection {
     pub async fn open(at: &At) -> Self {
-        let stream: Box<dyn Duplex> = match at {
-            At::Tcp(address) => Box::new(TcpStream::connect(address).await.expect("connects")),
-            At::Unix(path) => Box::new(UnixStream::connect(path).await.expect("connects")),
-        };
-        Self { stream, received: Vec::new() }
+        Self { stream: at.connect().await.expect("connects"), received: Vec::new() }
     }
 
     /// False if the server has closed.
