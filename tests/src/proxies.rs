@@ -272,24 +272,8 @@ impl Kind {
         };
         let app = EchoApp::start().await;
         let port = free_port();
-        let listen = format!("127.0.0.1:{port}");
-        let path = folder.to_str().expect("UTF-8");
         let text = more.iter().fold(text.to_owned(), |text, (word, value)| text.replace(word, value));
-        let routes = folder.join("routes.toml");
-        let mut attach = folder.join("attach.sock").display().to_string();
-        if self.has_module() && routes.exists() {
-            attach.push_str(&format!("\n                          routes_file: {}", routes.display()));
-        }
-        let text = text.replace(": ATTACH_SOCKET", &format!(": {attach}"));
-        let text = text
-            .replace("VERIFIER_SOCKET", socket.to_str().expect("UTF-8"))
-            .replace("APP_ADDRESS", &app.address.to_string())
-            .replace("APP_PORT", &app.address.port().to_string())
-            .replace("ENVOY_PORT", &port.to_string())
-            .replace("CADDY_PORT", &port.to_string());
-        let text = ["NGINX", "HAPROXY"].iter().fold(text, |text, name| {
-            text.replace(&format!("{name}_LISTEN"), &listen).replace(&format!("{name}_DIR"), path)
-        });
+        let text = self.filled(&text, folder, socket, &app, port);
         let file = folder.join(Path::new(self.shipped()).file_name().expect("a file"));
         std::fs::write(&file, text).expect("written");
         for beside in self.beside() {
@@ -302,6 +286,27 @@ impl Kind {
         let mut proxy = Proxy { at: At::Tcp(([127, 0, 0, 1], port).into()), program, app };
         proxy.until_up().await;
         Some(proxy)
+    }
+
+    /// The text with its words replaced: what the proxy asks, where it listens, and what is behind it.
+    pub fn filled(self, text: &str, folder: &Path, socket: &Path, app: &EchoApp, port: u16) -> String {
+        let listen = format!("127.0.0.1:{port}");
+        let path = folder.to_str().expect("UTF-8");
+        let routes = folder.join("routes.toml");
+        let mut attach = folder.join("attach.sock").display().to_string();
+        if self.has_module() && routes.exists() {
+            attach.push_str(&format!("\n                          routes_file: {}", routes.display()));
+        }
+        let text = text.replace(": ATTACH_SOCKET", &format!(": {attach}"));
+        let text = text
+            .replace("VERIFIER_SOCKET", socket.to_str().expect("UTF-8"))
+            .replace("APP_ADDRESS", &app.address.to_string())
+            .replace("APP_PORT", &app.address.port().to_string())
+            .replace("ENVOY_PORT", &port.to_string())
+            .replace("CADDY_PORT", &port.to_string());
+        ["NGINX", "HAPROXY"].iter().fold(text, |text, name| {
+            text.replace(&format!("{name}_LISTEN"), &listen).replace(&format!("{name}_DIR"), path)
+        })
     }
 
     /// The files that the configuration includes.

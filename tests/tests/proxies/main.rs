@@ -5,6 +5,7 @@ mod identity;
 mod load;
 mod module;
 mod module_grpc;
+mod module_restarts;
 mod nginx;
 mod scenario;
 mod streams;
