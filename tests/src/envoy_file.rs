@@ -16,6 +16,19 @@ pub fn shipped() -> String {
     std::fs::read_to_string(deploy().join("envoy/module.yaml")).expect("a shipped file")
 }
 
+/// The shipped file with other members in the module's configuration.
+pub fn with_members(members: &str) -> String {
+    let text = shipped();
+    let at = text.find("                          socket: VERIFIER_SOCKET").expect("the members");
+    let end = text[at..].find("                  - name: envoy.filters.http.router").expect("the router") + at;
+    format!("{}                          {members}\n{}", &text[..at], &text[end..])
+}
+
+/// With Envoy's admin listener on `port`.
+pub fn with_admin(text: &str, port: u16) -> String {
+    format!("admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }} }}\n{text}")
+}
+
 /// The listener once more, on `port` with TLS: HTTP/2 and HTTP/1.1 by ALPN.
 pub fn with_tls(text: &str, folder: &Path, port: u16) -> String {
     let Certificate { key, chain } = Certificate::make(folder);

@@ -4,6 +4,7 @@ mod faults;
 mod identity;
 mod load;
 mod module;
+mod module_faults;
 mod module_grpc;
 mod module_restarts;
 mod nginx;

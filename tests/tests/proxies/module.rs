@@ -3,16 +3,13 @@
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use rustix::process::Signal;
 use sidegate_tests::daemon::{Daemon, good, sign};
-use sidegate_tests::envoy_file::{ROUTE, shipped};
+use sidegate_tests::envoy_file::{ROUTE, shipped, with_members};
 use sidegate_tests::http::{At, raw};
 use sidegate_tests::path_corpus::{ROUTES, corpus};
 use sidegate_tests::program::free_port;
 use sidegate_tests::proxies::{Kind, Proxy, envoy_version, module_folder};
 use sidegate_tests::scratch::Scratch;
-use sidegate_tests::stack::{EMAIL, Stack, Store};
-use sidegate_tests::wait::eventually;
 
 use crate::scenario::reached;
 
@@ -38,14 +35,6 @@ fn with_routes(routes: &[(&str, &str)]) -> String {
 
 async fn start(kind: Kind, daemon: &Daemon, text: &str) -> Option<Proxy> {
     kind.start_with(text, daemon.folder.path(), &daemon.socket, &[]).await
-}
-
-/// The shipped file with other members in the module's configuration.
-fn with_members(members: &str) -> String {
-    let text = shipped();
-    let at = text.find("                          socket: VERIFIER_SOCKET").expect("the members");
-    let end = text[at..].find("                  - name: envoy.filters.http.router").expect("the router") + at;
-    format!("{}                          {members}\n{}", &text[..at], &text[end..])
 }
 
 /// Envoy's exit code and output for a file that it should refuse.
@@ -211,41 +200,4 @@ async fn a_panic_is_500_and_counted() {
             assert!(proxy.program.stop().success(), "{version} {hook}: {}", proxy.program.output());
         }
     }
-}
-
-/// A verifier that hangs, dies and comes back, with requests all the time.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_verifier_that_hangs_or_dies_is_503_until_it_is_back() {
-    let mut stack = Stack::start(Store::Embedded, 1).await;
-    let token = stack.issuer.login(EMAIL).await.access;
-    let attach = format!(": {}", stack.verifiers[0].attach.display());
-    let At::Unix(socket) = stack.verifiers[0].at.clone() else { panic!("the verifier listens on a socket") };
-    let started = MODULE.start_with(&shipped(), stack.folder.path(), &socket, &[(": ATTACH_SOCKET", &attach)]).await;
-    let Some(proxy) = started else { return };
-    let until = async |status: u16| {
-        eventually(&format!("{status}"), || async {
-            let reply = proxy.at.get("/a").bearer(&token).send().await;
-            assert!([200, status].contains(&reply.status.as_u16()) || status == 200, "{}", reply.status);
-            (reply.status == status).then_some(())
-        })
-        .await;
-    };
-    until(200).await;
-    for _ in 0..2 {
-        stack.verifiers[0].program.signal(Signal::STOP);
-        until(503).await;
-        stack.verifiers[0].program.signal(Signal::CONT);
-        until(200).await;
-        stack.verifiers[0].program.kill();
-        until(503).await;
-        let reached = proxy.app.count();
-        assert_eq!(proxy.at.get("/a").bearer(&token).send().await.status, 503);
-        assert_eq!(proxy.app.count(), reached, "nothing passes without a verifier");
-        stack.verifiers[0].restart().await;
-        until(200).await;
-    }
-    let said = proxy.program.output();
-    assert!(said.contains("the verifier cannot be reached"), "{said}");
-    assert_eq!(stack.issuer.logout(&token).await.status, 204);
-    until(401).await;
 }

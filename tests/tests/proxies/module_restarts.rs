@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sidegate_tests::daemon::{Daemon, good};
-use sidegate_tests::envoy_file::{shipped, with_tls};
+use sidegate_tests::envoy_file::{shipped, with_admin, with_tls};
 use sidegate_tests::http::{At, Failure, Kept, Reply};
 use sidegate_tests::program::{Program, free_port};
 use sidegate_tests::proxies::{EchoApp, Kind, envoy_version, module_folder};
@@ -35,12 +35,9 @@ impl Site {
         let (daemon, _) = Daemon::start_shared(&[]).await;
         let [port, tls, admin] = [free_port(), free_port(), free_port()];
         let app = EchoApp::start().await;
-        let head = format!(
-            "admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {admin} }} }} }}\n{}",
-            with_tls(&shipped(), daemon.folder.path(), tls)
-        );
+        let text = with_admin(&with_tls(&shipped(), daemon.folder.path(), tls), admin);
         let kind = Kind::EnvoyModule(version, workers);
-        let text = kind.filled(&head, daemon.folder.path(), &daemon.socket, &app, port);
+        let text = kind.filled(&text, daemon.folder.path(), &daemon.socket, &app, port);
         let [port, tls, admin] = [port, tls, admin].map(|port| ([127, 0, 0, 1], port).into());
         let ways = vec![At::Tcp(port), At::H2(port), At::Tls(tls), At::TlsH2(tls)];
         Self { version, workers, daemon, app, ways, admin: At::Tcp(admin), text }

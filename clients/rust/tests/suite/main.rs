@@ -7,5 +7,6 @@ mod check;
 mod examples;
 mod fake_daemon;
 mod hostile;
+mod lies;
 mod watch;
 mod web;
