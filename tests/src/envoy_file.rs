@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use crate::proxies::deploy;
 use crate::tls::Certificate;
 
 /// The line of the only route.
@@ -13,7 +12,8 @@ const CLUSTERS: &str = "  clusters:\n";
 
 /// The file as it is shipped.
 pub fn shipped() -> String {
-    std::fs::read_to_string(deploy().join("envoy/module.yaml")).expect("a shipped file")
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/envoy/module.yaml"))
+        .expect("a shipped file")
 }
 
 /// The shipped file with other members in the module's configuration.
