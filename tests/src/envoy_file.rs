@@ -47,6 +47,26 @@ pub fn with_tls(text: &str, folder: &Path, port: u16) -> String {
     format!("{before}{LISTENER}{listener}    - name: web_tls\n{second}{CLUSTERS}{clusters}")
 }
 
+/// The same without the module.
+pub fn without_module(text: &str) -> String {
+    let (before, rest) = text.split_once("                  # Removes what clients say").expect("the module");
+    let at = rest.find("                  - name: envoy.filters.http.router").expect("the router");
+    format!("{before}{}", &rest[at..])
+}
+
+/// The file split in two: one that makes Envoy watch `listeners`, and what belongs there.
+pub fn split(text: &str, listeners: &Path) -> (String, String) {
+    let (_, rest) = text.split_once(LISTENER).expect("a listener");
+    let (listener, clusters) = rest.split_once(CLUSTERS).expect("clusters");
+    let watching = format!(
+        "node: {{ id: test, cluster: test }}\ndynamic_resources:\n  lds_config: {{ path_config_source: {{ path: {} }} }}\n\
+         static_resources:\n{CLUSTERS}{clusters}",
+        listeners.display()
+    );
+    let kind = "    - \"@type\": type.googleapis.com/envoy.config.listener.v3.Listener\n      name: web\n";
+    (watching, format!("resources:\n{kind}{listener}"))
+}
+
 /// Requests of gRPC go to a server of gRPC.
 pub fn with_grpc(text: &str, server: SocketAddr) -> String {
     let indent = " ".repeat(24);

@@ -6,6 +6,7 @@ mod load;
 mod module;
 mod module_faults;
 mod module_grpc;
+mod module_leaks;
 mod module_restarts;
 mod nginx;
 mod scenario;

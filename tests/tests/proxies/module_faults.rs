@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 
 const MODULE: Kind = Kind::EnvoyModule("1.40.0", 2);
 const CONNECTIONS: usize = 64;
-/// For how long a verifier that is told nothing may pass what has ended.
+/// For how long a verifier without a feed may pass what has ended.
 const MAX_STALENESS: Duration = Duration::from_secs(5);
 
 /// A real verifier, and Envoy with the module's configuration `text`.
