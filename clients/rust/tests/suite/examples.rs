@@ -4,6 +4,11 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 
+use tonic::transport::Endpoint;
+use tonic::{Code, Request};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+
 use crate::fake_daemon::{Claims, Daemon, Scratch, claims};
 
 /// A running example with its standard input and output; stopped when dropped.
@@ -81,4 +86,48 @@ fn axum_app_protects_its_routes() {
     daemon.revoke_session(&mine);
     assert_eq!(status("/hello", Some(&mine_token)), "401");
     assert_eq!(status("/reports", Some(&manager_token)), "200");
+}
+
+#[tokio::test]
+async fn tonic_app_protects_calls_and_ends_streams() {
+    let scratch = Scratch::new();
+    let daemon = Daemon::start(&scratch.0);
+    let mut example = Example::start("tonic_app", &scratch);
+    let address = example.lines().next().unwrap().strip_prefix("listening on ").unwrap().to_owned();
+    let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
+    let mut client = HealthClient::new(channel);
+    let call = |tokens: &[&str]| {
+        let mut request = Request::new(HealthCheckRequest::default());
+        for token in tokens {
+            request.metadata_mut().append("authorization", format!("Bearer {token}").parse().unwrap());
+        }
+        request
+    };
+    let (mine, other) = (claims(1), claims(2));
+    let (mine_token, other_token) = (mine.token(), other.token());
+    let response = client.check(call(&[&mine_token])).await.unwrap();
+    assert_eq!(response.metadata().get("x-caller").unwrap(), mine.sub.as_str());
+    for bad in [&[][..], &["nonsense"], &[&mine_token, &mine_token]] {
+        assert_eq!(client.check(call(bad)).await.unwrap_err().code(), Code::Unauthenticated, "{bad:?}");
+        assert_eq!(client.watch(call(bad)).await.unwrap_err().code(), Code::Unauthenticated, "{bad:?}");
+    }
+    let mut cut = client.watch(call(&[&mine_token])).await.unwrap().into_inner();
+    let mut stays = client.watch(call(&[&other_token])).await.unwrap().into_inner();
+    assert!(cut.message().await.unwrap().is_some() && stays.message().await.unwrap().is_some());
+    daemon.revoke_session(&mine);
+    let end = loop {
+        match cut.message().await {
+            Ok(event) => assert!(event.is_some(), "it ended without a status"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!((end.code(), end.message()), (Code::Unauthenticated, "token_revoked"));
+    for _ in 0..3 {
+        assert!(stays.message().await.unwrap().is_some());
+    }
+    assert_eq!(client.check(call(&[&mine_token])).await.unwrap_err().message(), "token_revoked");
+    assert_eq!(
+        client.check(call(&[&other_token])).await.unwrap().metadata().get("x-caller").unwrap(),
+        other.sub.as_str()
+    );
 }
