@@ -15,7 +15,7 @@ use crate::inner::Inner;
 use crate::readers;
 use crate::sidegate::Sidegate;
 use crate::verified::Verified;
-use crate::watches::{Key, Slot, Swept, Watches};
+use crate::watches::{Key, Round, Slot, Swept, Watches};
 
 /// How often the tokens are swept.
 const SWEEP: Duration = Duration::from_millis(20);
@@ -117,7 +117,7 @@ impl Sweeper {
                 || slot.swept.ask_at.is_some_and(|at| at <= now)
         };
         let mut doubtful = Vec::new();
-        watches.sweep(generation, due, |key, slot| {
+        watches.sweep(Round { generation, now_s, all }, due, |key, slot| {
             let Some(reason) = doubt(reader.as_deref(), &slot.probe, slot.epoch) else { return true };
             let changed = slot.swept.generation != generation && !needs_time(reason);
             if changed || slot.swept.ask_at.map_or(needs_time(reason), |at| at <= now) {

@@ -39,6 +39,8 @@ pub(crate) struct Watches {
 #[derive(Default)]
 struct Shard {
     added: u64,
+    /// After a sweep that left nothing to be done.
+    quiet: Option<Quiet>,
     slots: Vec<Slot>,
     /// Beside the slots: the token, and what is called.
     tokens: Vec<Option<(Verified, OnEnd)>>,
@@ -69,6 +71,29 @@ pub(crate) struct Swept {
     pub(crate) generation: u64,
     /// The daemon is not asked about it before this moment.
     pub(crate) ask_at: Option<Instant>,
+}
+
+/// Until one is added, none of a shard's tokens is due before a new generation, and this `exp`.
+#[derive(Clone, Copy)]
+struct Quiet {
+    generation: u64,
+    exp_s: u64,
+}
+
+/// One sweep.
+#[derive(Clone, Copy)]
+pub(crate) struct Round {
+    pub(crate) generation: u64,
+    pub(crate) now_s: u64,
+    /// Looks every token up.
+    pub(crate) all: bool,
+}
+
+impl Round {
+    fn skips(self, shard: &Shard) -> bool {
+        let quiet = |quiet: &Quiet| quiet.generation == self.generation && self.now_s < quiet.exp_s;
+        !self.all && shard.quiet.as_ref().is_some_and(quiet)
+    }
 }
 
 /// The shard of this thread.
@@ -112,6 +137,7 @@ impl Watches {
         let own = own_shard();
         let mut shard = self.locked(own);
         shard.added += 1;
+        shard.quiet = None;
         let number = shard.added * SHARDS as u64 + own as u64;
         let (probe, epoch) = (token.probe(), token.epoch());
         let entry = Some((token, on_end));
@@ -173,34 +199,59 @@ impl Watches {
         }
     }
 
-    /// Passes copies of all that `due` selects to `visit`, without a lock; those that it calls clear are of `generation` then.
-    pub(crate) fn sweep(
-        &self,
-        generation: u64,
-        due: impl Fn(&Slot) -> bool,
-        mut visit: impl FnMut(Key, &Slot) -> bool,
-    ) {
-        let mut batch: Vec<(Key, Slot)> = Vec::new();
+    /// Passes copies of all that `due` selects to `visit`, without a lock; those that it calls clear are of the round's
+    /// generation then.
+    pub(crate) fn sweep(&self, round: Round, due: impl Fn(&Slot) -> bool, mut visit: impl FnMut(Key, &Slot) -> bool) {
         for index in 0..SHARDS {
-            let mut first = 0;
-            loop {
-                batch.clear();
-                let shard = self.locked(index);
-                let length = shard.slots.len();
-                let slots = shard.slots.iter().skip(first).take(BATCH);
-                batch.extend(slots.filter(|slot| due(slot)).filter_map(|slot| Some((slot.key?, *slot))));
-                drop(shard);
-                batch.retain(|(key, slot)| visit(*key, slot));
-                if !batch.is_empty() {
-                    let mut shard = self.locked(index);
-                    batch.iter().for_each(|(key, _)| shard.settle(*key, generation));
+            self.sweep_shard(index, round, &due, &mut visit);
+        }
+    }
+
+    fn sweep_shard(
+        &self,
+        index: usize,
+        round: Round,
+        due: &impl Fn(&Slot) -> bool,
+        visit: &mut impl FnMut(Key, &Slot) -> bool,
+    ) {
+        let mut shard = self.locked(index);
+        if round.skips(&shard) {
+            return;
+        }
+        shard.quiet = None;
+        let added = shard.added;
+        drop(shard);
+        let mut quiet = Some(Quiet { generation: round.generation, exp_s: u64::MAX });
+        let mut batch: Vec<(Key, Slot)> = Vec::new();
+        let mut first = 0;
+        loop {
+            batch.clear();
+            let shard = self.locked(index);
+            let length = shard.slots.len();
+            for slot in shard.slots.iter().skip(first).take(BATCH) {
+                let Some(key) = slot.key else { continue };
+                if due(slot) {
+                    batch.push((key, *slot));
+                } else if slot.swept.ask_at.is_some() {
+                    quiet = None;
                 }
-                first += BATCH;
-                if first >= length {
-                    break;
-                }
+                quiet = quiet.map(|quiet| Quiet { exp_s: quiet.exp_s.min(slot.probe.exp_s()), ..quiet });
+            }
+            drop(shard);
+            let visited = batch.len();
+            batch.retain(|(key, slot)| visit(*key, slot));
+            quiet = quiet.filter(|_| batch.len() == visited);
+            if !batch.is_empty() {
+                let mut shard = self.locked(index);
+                batch.iter().for_each(|(key, _)| shard.settle(*key, round.generation));
+            }
+            first += BATCH;
+            if first >= length {
+                break;
             }
         }
+        let mut shard = self.locked(index);
+        shard.quiet = quiet.filter(|_| shard.added == added);
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -241,5 +292,48 @@ impl Shard {
         if self.holds(key) {
             self.slots[key.slot as usize].swept = Swept { generation, ask_at: None };
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test")]
+mod tests {
+    use super::*;
+    use crate::verified::Answer;
+
+    fn token(exp: u64) -> Verified {
+        let claims = format!(r#"{{"iss":"i","sub":"s","client_id":"c","iat":1,"exp":{exp},"jti":"j","sid":"x"}}"#);
+        let json = format!(r#"{{"claims":{claims},"segment":"0","epoch":0}}"#);
+        serde_json::from_str::<Answer<'_>>(&json).unwrap().keep("token", |_| None).unwrap()
+    }
+
+    /// How many tokens a sweep looks at.
+    fn looked_at(watches: &Watches, generation: u64, now_s: u64, all: bool, clear: bool) -> u32 {
+        let count = Cell::new(0);
+        let due = |slot: &Slot| {
+            count.set(count.get() + 1);
+            all || slot.swept.generation != generation || slot.probe.exp_s() <= now_s
+        };
+        watches.sweep(Round { generation, now_s, all }, due, |_, _| clear);
+        count.get()
+    }
+
+    #[test]
+    fn sweep_skips_tokens_only_while_none_is_due() {
+        let watches = Watches::new(Weak::new(), None);
+        let first = watches.insert(token(100), Box::new(|_| ()));
+        assert_eq!(looked_at(&watches, 1, 0, false, true), 1, "it is new");
+        assert_eq!(looked_at(&watches, 1, 99, false, true), 0, "nothing has changed");
+        assert_eq!(looked_at(&watches, 1, 99, true, true), 1, "all are looked up now and then");
+        assert_eq!(looked_at(&watches, 1, 99, false, true), 0);
+        assert_eq!(looked_at(&watches, 1, 100, false, true), 1, "it expires");
+        let _second = watches.insert(token(200), Box::new(|_| ()));
+        assert_eq!(looked_at(&watches, 1, 0, false, true), 2, "one is new");
+        assert_eq!(looked_at(&watches, 2, 0, false, false), 2, "something has changed");
+        assert_eq!(looked_at(&watches, 2, 0, false, true), 2, "they were in doubt");
+        watches.remove(first);
+        assert_eq!(looked_at(&watches, 2, 0, false, true), 0);
+        assert_eq!(looked_at(&watches, 3, 0, false, true), 1, "the second is left");
+        assert_eq!(looked_at(&watches, 3, 150, false, true), 0, "the first's expiry counts no more");
     }
 }
