@@ -84,13 +84,14 @@ class Provider:
         scope = claims.get("scope") or " ".join(claims.get("scp", []))
         return {"sid": self.session_of(token), "scope": scope} | shown
 
-    def entry(self, name: str, iss: str, keys: str, algorithms: list[str]) -> str:
+    def entry(self, name: str, iss: str, keys: str, algorithms: list[str], enrolled_at: str | None = None) -> str:
         """A table of ISSUERS_FILE."""
+        enrolled = f"enrolled_at = {enrolled_at}\n" if enrolled_at else ""
         revocable = [self.client] if self.client else []
         claims = "".join(f"{name} = {json.dumps(path)}\n" for name, path in self.overrides.items())
         return (
             f"[[issuer]]\nname = {json.dumps(name)}\niss = {json.dumps(iss)}\npreset = {json.dumps(self.preset)}\n"
-            f"audiences = {json.dumps([self.audience])}\nalgorithms = {json.dumps(algorithms)}\n{keys}\n"
+            f"audiences = {json.dumps([self.audience])}\nalgorithms = {json.dumps(algorithms)}\n{keys}\n{enrolled}"
             f"[issuer.claims]\nrevocable = {json.dumps(revocable)}\n{claims}\n"
         )
 

@@ -19,7 +19,7 @@ from keycloak import Keycloak
 from lemonldap import Lemonldap
 from oidc_provider import OidcProvider
 from programs import Programs
-from provider import Provider, Twin
+from provider import Provider
 from scenario import Scenario
 from stack import Stack
 
@@ -48,30 +48,27 @@ def main(packages: Path, names: list[str]) -> None:
 def try_all(stack: Stack, programs: Programs, providers: list[Provider]) -> None:
     for provider in providers:
         provider.start(programs)
-    early = {provider.name: first_tokens(provider) for provider in providers}
+    scenarios = [Scenario(stack, provider) for provider in providers]
+    for scenario in scenarios:
+        scenario.before_the_log()
     # Tokens say the second of their issue.
     time.sleep(2)
-    scenarios, entries = {}, ""
-    for provider in providers:
-        twin = Twin(provider, stack.folder)
-        scenarios[provider.name] = Scenario(stack, provider, twin)
-        entries += provider.entry(provider.name, provider.iss(), provider.keys(), provider.algorithms) + twin.entry
-    stack.start(entries)
-    for name, scenario in scenarios.items():
-        for token in early[name]:
-            scenario.before_the_log(token)
+    stack.start("".join(scenario.entries(None) for scenario in scenarios))
+    for scenario in scenarios:
+        scenario.not_enrolled()
+    enrolled_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    stack.issuers_file.write_text("".join(scenario.entries(enrolled_at) for scenario in scenarios))
+    for scenario in scenarios:
+        scenario.enrolled()
         scenario.run()
-    for name, scenario in scenarios.items():
-        scenario.without_provider(functools.partial(programs.end, name))
+    stack.lose_data()
+    for scenario in scenarios:
+        scenario.after_a_loss()
+        scenario.new_key()
+    for scenario in scenarios:
+        scenario.without_provider(functools.partial(programs.end, scenario.provider.name))
     print(f"doors: {', '.join(stack.doors)}")
     print(f"{len(scenarios)} passed, 0 failed")
-
-
-def first_tokens(provider: Provider) -> list[str]:
-    """One token of each client: some providers make a key when they first need it."""
-    tokens = [provider.log_in("ada", client).access for client in (provider.shop, provider.till)]
-    machine = provider.machine_token()
-    return [*tokens, machine] if machine else tokens
 
 
 if __name__ == "__main__":

@@ -16,21 +16,55 @@ LIMIT_SECONDS = 30.0
 class Scenario:
     """One provider, its twin, and the running stack."""
 
-    def __init__(self, stack: Stack, provider: Provider, twin: Twin) -> None:
-        self.stack, self.provider, self.twin = stack, provider, twin
+    def __init__(self, stack: Stack, provider: Provider) -> None:
+        self.stack, self.provider, self.twin = stack, provider, Twin(provider, stack.folder)
+        #: Tokens from before the log.
+        self._living: list[str] = []
+
+    def entries(self, enrolled_at: str | None) -> str:
+        """The part of ISSUERS_FILE about the provider and its twin."""
+        provider = self.provider
+        own = provider.entry(provider.name, provider.iss(), provider.keys(), provider.algorithms, enrolled_at)
+        return own + self.twin.entry
 
     def run(self) -> None:
         self._accepted()
         self._other_kinds()
-        slowest = [self._by_session(), self._by_token(), *self._by_user_and_client(), self._by_key()]
+        slowest = [self._by_session(), self._by_token(), *self._by_user_and_client()]
         shown = ", ".join(f"{kind} {seconds * 1000:.0f} ms" for kind, seconds in slowest if kind)
         print(f"{self.provider.name} {self.provider.version()}: refused at every door after {shown}", flush=True)
 
-    def before_the_log(self, token: str) -> None:
-        """The first day: a token that is older than the log is refused, and by that name."""
-        for door, seen in self.stack.at_every_door(token).items():
-            assert seen.status == 401, f"{door}: a token older than the log was answered {seen}"
-            assert seen.code == "token_revoked", f"{door}: {seen}"
+    def before_the_log(self) -> None:
+        """Logs in while there is no verifier: one token of each client, as some providers make a key at first need."""
+        logins = (("ada", self.provider.shop), ("bob", self.provider.till))
+        self._living = [self._fresh(*login).access for login in logins]
+        if (machine := self.provider.machine_token()) is not None:
+            self._living.append(machine)
+
+    def not_enrolled(self) -> None:
+        """The first day: living tokens are older than the log, and refused by that name."""
+        for token in self._living:
+            for door, seen in self.stack.at_every_door(token).items():
+                assert (seen.status, seen.code) == (401, "token_revoked"), f"{door}: older than the log: {seen}"
+                assert "enrolled_at" in seen.detail or door != "POST /verify", seen
+
+    def enrolled(self) -> None:
+        """Once the issuers' file says since when the provider is enrolled, they are accepted."""
+        begun = time.monotonic()
+        while self.stack.doors["POST /verify"](self._living[0]).status != 200:
+            assert time.monotonic() - begun < LIMIT_SECONDS, "the new issuers' file is not in use"
+            time.sleep(0.1)
+        for token in self._living:
+            self._good(token, self.provider.name)
+
+    def after_a_loss(self) -> None:
+        """Revocations may have been lost with the log: living tokens are refused again, new ones are accepted."""
+        begun = time.monotonic()
+        while self.stack.doors["POST /verify"](token := self._fresh("bob", self.provider.till).access).status != 200:
+            assert time.monotonic() - begun < LIMIT_SECONDS, "no token is accepted after the loss"
+            time.sleep(1)
+        self._good(token, self.provider.name)
+        self.not_enrolled()
 
     def without_provider(self, stop: Callable[[], None]) -> None:
         """A token that the provider issued before it stopped stays good."""
@@ -82,10 +116,11 @@ class Scenario:
             what = ["claim", self.provider.client, "--value", client]
             yield "client", self._revoked(what, bob, [elsewhere])
 
-    def _by_key(self) -> tuple[str, float]:
+    def new_key(self) -> None:
+        """A new key is used once it is there; the old one is revoked."""
         old = self._fresh("bob", self.provider.till).access
         if not self.provider.rotate():
-            return "", 0.0
+            return
         new = self._fresh("bob", self.provider.till).access
         kid = web.header(old)["kid"]
         assert web.header(new)["kid"] != kid
@@ -94,7 +129,7 @@ class Scenario:
         while self.stack.at_every_door(new)["POST /verify"].status != 200:
             assert time.monotonic() - begun < LIMIT_SECONDS * 2, "the new key was never fetched"
             time.sleep(0.2)
-        return "key", self._revoked(["key", kid], old, [new])
+        self._revoked(["key", kid], old, [new])
 
     def _fresh(self, user: str, client: str | None = None) -> Tokens:
         return self.provider.log_in(user, client or self.provider.shop)

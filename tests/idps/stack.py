@@ -34,6 +34,7 @@ class Seen:
     subject: str = ""
     issuer: str = ""
     code: str = ""
+    detail: str = ""
 
 
 class _Echo(BaseHTTPRequestHandler):
@@ -90,10 +91,7 @@ class Stack:
         threading.Thread(target=self._echo.serve_forever, daemon=True).start()
         demo = [binary("sidegate-issuer"), "demo-user", "--email", "demo@example.org"]
         self._run(demo, secrets.token_urlsafe(12))
-        ready = f"http://{self._issuer_admin}/readyz"
-        self.programs.start("issuer", [binary("sidegate-issuer")], self._issuer, lambda: web.answers(ready))
-        ready_too = f"http://{self._verifier_admin}/readyz"
-        self.programs.start("verifier", [binary("sidegate-verifier")], self._verifier, lambda: web.answers(ready_too))
+        self._start_programs()
         self._start_fastapi()
         envoy = self._envoy()
         for name, file in (("Envoy, gRPC", "grpc"), ("Envoy, HTTP", "http"), ("Envoy, module", "module")):
@@ -104,6 +102,14 @@ class Stack:
         for beside in ("sidegate_protect.conf", "sidegate_server.conf"):
             shutil.copy(DEPLOY / "nginx" / beside, self.folder)
         self._start_proxy("nginx", [nginx, "-p", str(self.folder), "-g", "daemon off;", "-c"], "nginx/nginx.conf")
+
+    def lose_data(self) -> None:
+        """Starts issuer and verifier again without the store, and so with a new log."""
+        for name in ("verifier", "issuer"):
+            self.programs.end(name)
+        for file in self.folder.glob("store.db*"):
+            file.unlink()
+        self._start_programs()
 
     def revoke(self, *what: str) -> None:
         """`sidegate-issuer revoke`; a token is read from standard input where `what` says so."""
@@ -120,6 +126,12 @@ class Stack:
     def _run(self, command: list[str], given: str) -> None:
         done = subprocess.run(command, input=given, text=True, env=os.environ | self._issuer, capture_output=True)
         assert done.returncode == 0, f"{command}: exit code {done.returncode}: {done.stderr}"
+
+    def _start_programs(self) -> None:
+        ready = f"http://{self._issuer_admin}/readyz"
+        self.programs.start("issuer", [binary("sidegate-issuer")], self._issuer, lambda: web.answers(ready))
+        ready_too = f"http://{self._verifier_admin}/readyz"
+        self.programs.start("verifier", [binary("sidegate-verifier")], self._verifier, lambda: web.answers(ready_too))
 
     def _start_fastapi(self) -> None:
         port = free_port()
@@ -165,7 +177,7 @@ class Stack:
         answer = web.over_socket(self.verifier_socket, "POST", "/verify", token)
         said = answer.json()
         if answer.status != 200:
-            return Seen(answer.status, code=said["code"])
+            return Seen(answer.status, code=said["code"], detail=said["detail"])
         return Seen(200, said["claims"]["sub"], said["issuer"])
 
 
@@ -181,7 +193,7 @@ def _door(url: str) -> Callable[[str], Seen]:
         answer = web.Browser().send(url, headers={"Authorization": f"Bearer {token}"})
         said = answer.json()
         if answer.status != 200:
-            return Seen(answer.status, code=said.get("code", ""))
+            return Seen(answer.status, code=said.get("code", ""), detail=said.get("detail", ""))
         return Seen(200, said["subject"], said["issuer"])
 
     return ask
