@@ -68,18 +68,19 @@ class Keycloak(Provider):
 
     def _client(self, name: str, algorithm: str) -> dict[str, Any]:
         audience = {"included.custom.audience": self.audience, "access.token.claim": "true", "id.token.claim": "false"}
-        # Before Keycloak 24 the nonce was always in access tokens too.
-        mappers = {"oidc-audience-mapper": audience, "oidc-nonce-backwards-compatible-mapper": {}}
+        mapper = {
+            "name": "audience",
+            "protocol": "openid-connect",
+            "protocolMapper": "oidc-audience-mapper",
+            "config": audience,
+        }
         return {
             "clientId": name,
             "secret": f"secret-of-{name}",
             "redirectUris": [web.Client(name, "").redirect_uri],
             "serviceAccountsEnabled": True,
             "attributes": {"access.token.signed.response.alg": algorithm},
-            "protocolMappers": [
-                {"name": kind, "protocol": "openid-connect", "protocolMapper": kind, "config": config}
-                for kind, config in mappers.items()
-            ],
+            "protocolMappers": [mapper],
         }
 
     @staticmethod

@@ -110,22 +110,16 @@ impl ForeignIssuer {
     /// Only access tokens, by a positive mark, and none that is bound to a key of its client.
     fn check_kind(&self, header: &Header, payload: &Value) -> Result<(), Rejection> {
         let typ = header.typ.as_deref().map(str::to_ascii_lowercase);
-        let says_access = match self.entry.mark {
-            AccessMark::Value(name, value) => payload.get(name).is_some_and(|held| held == value),
-            _ => false,
-        };
         let marked = match (typ.as_deref(), self.entry.mark) {
             (Some("at+jwt" | "application/at+jwt"), _) => true,
-            (None | Some("jwt"), AccessMark::Value(..)) => says_access,
+            (None | Some("jwt"), AccessMark::Value(name, value)) => payload.get(name).is_some_and(|held| held == value),
             (None | Some("jwt"), AccessMark::AnyOf(names)) => names.iter().any(|name| payload.get(name).is_some()),
             _ => false,
         };
         if !marked {
             return Err(Rejection::Type);
         }
-        // Keycloak before 24 repeats the ID token's nonce in the access token, and tells the two apart by that value.
-        let repeated = |name: &str| says_access && name == "nonce";
-        if OTHER_KINDS.iter().any(|name| payload.get(name).is_some() && !repeated(name)) {
+        if OTHER_KINDS.iter().any(|name| payload.get(name).is_some()) {
             return Err(Rejection::OtherKind);
         }
         if payload.get("cnf").is_some() { Err(Rejection::Bound) } else { Ok(()) }
