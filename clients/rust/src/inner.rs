@@ -34,7 +34,7 @@ impl Inner {
     }
 
     /// The watched tokens of this process; a forked child has none of its parent's.
-    pub(crate) fn watches(self: &Arc<Self>) -> Arc<Watches> {
+    pub(crate) fn watches(&self) -> Arc<Watches> {
         let own = |watches: &&Arc<Watches>| watches.pid == std::process::id();
         // In a child a thread of the parent may hold the lock for ever.
         for _ in 0..100 {
@@ -53,10 +53,10 @@ impl Inner {
             };
             return match held.as_ref().filter(own) {
                 Some(watches) => Arc::clone(watches),
-                None => Arc::clone(held.insert(Watches::new(Arc::downgrade(self), self.grace))),
+                None => Arc::clone(held.insert(Watches::new(self.grace))),
             };
         }
-        Watches::new(Arc::downgrade(self), self.grace)
+        Watches::new(self.grace)
     }
 
     /// Uses this segment for look-ups from now on.

@@ -11,8 +11,10 @@ use crate::cache::Cache;
 use crate::daemon::Daemon;
 use crate::denied::{DaemonError, Denied};
 use crate::inner::Inner;
+use crate::sweeper::{self, Client};
 use crate::verified::{Answer, Verified};
 use crate::watch::{Watch, WatchGuard};
+use crate::watches::Watches;
 use crate::worker;
 
 const SOCKET: &str = "/run/sidegate/verifier.sock";
@@ -150,13 +152,13 @@ impl Sidegate {
     /// good there. A token that shared memory does not cover (another issuer's, or without attachment) is asked about every
     /// 100 ms.
     pub fn watch(&self, token: &Verified) -> Watch {
-        Watch::new(self.0.watches(), token.clone())
+        Watch::new(self.0.watches(), token.clone(), self.sweeper())
     }
 
     /// Calls `on_end` once when this token ends, as [`Sidegate::watch`] completes, on a thread of the client; returns what
     /// ends the watch when it is dropped.
     pub fn watch_with(&self, token: &Verified, on_end: impl FnOnce(Denied) + Send + 'static) -> WatchGuard {
-        WatchGuard::new(self.0.watches(), token.clone(), Box::new(on_end))
+        WatchGuard::new(self.0.watches(), token.clone(), Box::new(on_end), self.sweeper())
     }
 
     /// The current shared-memory segment; `None` while every check asks the daemon.
@@ -194,6 +196,12 @@ impl Sidegate {
         verified
     }
 
+    /// Starts the sweeper, which keeps no client alive.
+    fn sweeper(&self) -> impl FnOnce(&Arc<Watches>) -> bool + use<> {
+        let weak = Arc::downgrade(&self.0);
+        move |watches| sweeper::start(watches, move || weak.upgrade().map(Self))
+    }
+
     fn ensure_worker(&self) {
         if self.0.attach_path.is_some() {
             worker::ensure(&self.0);
@@ -201,9 +209,13 @@ impl Sidegate {
     }
 }
 
-impl From<Arc<Inner>> for Sidegate {
-    fn from(inner: Arc<Inner>) -> Self {
-        Self(inner)
+impl Client for Sidegate {
+    fn segment(&self) -> Option<u64> {
+        self.segment()
+    }
+
+    fn check(&self, token: &str) -> Result<Verified, Denied> {
+        self.check(token)
     }
 }
 

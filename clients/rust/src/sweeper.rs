@@ -11,9 +11,7 @@ use sidegate_shm::clock::NANOS;
 use sidegate_shm::{AskReason, CoarseClock, Probe, Reader, SegmentClock as _, SegmentLookup};
 
 use crate::denied::Denied;
-use crate::inner::Inner;
 use crate::readers;
-use crate::sidegate::Sidegate;
 use crate::verified::Verified;
 use crate::watches::{Key, Round, Slot, Swept, Watches};
 
@@ -36,22 +34,30 @@ const ASLEEP: Duration = Duration::from_millis(250);
 const TOKENS_A_THREAD: usize = 32;
 const ASK_THREADS: usize = 4;
 
-/// Starts the thread; false if there can be none.
-pub(crate) fn start(watches: &Arc<Watches>, client: &Weak<Inner>) -> bool {
-    let (watches, client) = (Arc::downgrade(watches), client.clone());
-    let thread = std::thread::Builder::new().name("sidegate-watch".into()).stack_size(256 * 1024);
-    thread.spawn(move || run(&watches, &client)).is_ok()
+/// The client whose tokens are watched.
+pub(crate) trait Client: Sync {
+    /// The current segment of shared memory.
+    fn segment(&self) -> Option<u64>;
+    /// Checks a token; asks the daemon if needed.
+    fn check(&self, token: &str) -> Result<Verified, Denied>;
 }
 
-fn run(watches: &Weak<Watches>, client: &Weak<Inner>) {
+/// Starts the thread; false if there can be none. `client` is `None` once the client is gone.
+pub(crate) fn start<C: Client>(watches: &Arc<Watches>, client: impl Fn() -> Option<C> + Send + 'static) -> bool {
+    let watches = Arc::downgrade(watches);
+    let thread = std::thread::Builder::new().name("sidegate-watch".into()).stack_size(256 * 1024);
+    thread.spawn(move || run(&watches, client)).is_ok()
+}
+
+fn run<C: Client>(watches: &Weak<Watches>, client: impl Fn() -> Option<C>) {
     let mut sweeper = Sweeper::default();
     let mut busy = Instant::now();
     loop {
         let Some(watches) = watches.upgrade() else { return };
         if !watches.is_empty() {
-            let Some(client) = client.upgrade() else { return };
+            let Some(client) = client() else { return };
             busy = Instant::now();
-            sweeper.sweep(&watches, &Sidegate::from(client));
+            sweeper.sweep(&watches, &client);
         } else if busy.elapsed() > AWAKE {
             sweeper.silence = None;
             watches.sleep_while_empty(ASLEEP);
@@ -97,9 +103,9 @@ impl View {
 
 impl Sweeper {
     /// Looks up every token that may have changed, and asks about those in doubt.
-    fn sweep(&mut self, watches: &Watches, sidegate: &Sidegate) {
+    fn sweep(&mut self, watches: &Watches, client: &impl Client) {
         let (now, now_s) = (Instant::now(), CoarseClock.now().realtime_ns / NANOS);
-        let reader = sidegate.segment().and_then(readers::find);
+        let reader = client.segment().and_then(readers::find);
         let view = reader.as_deref().map(View::of);
         if view != self.view || self.generation == 0 {
             self.generation += 1;
@@ -125,7 +131,7 @@ impl Sweeper {
             }
             false
         });
-        self.ask(watches, sidegate, doubtful, &|token| {
+        self.ask(watches, client, doubtful, &|token| {
             let again = match doubt(reader.as_deref(), &token.probe(), token.epoch()) {
                 None => false,
                 Some(reason) => needs_time(reason) || !counts,
@@ -137,7 +143,7 @@ impl Sweeper {
     fn ask(
         &mut self,
         watches: &Watches,
-        sidegate: &Sidegate,
+        client: &impl Client,
         doubtful: Vec<Key>,
         swept: &(impl Fn(&Verified) -> Swept + Sync),
     ) {
@@ -153,7 +159,7 @@ impl Sweeper {
                 return;
             }
         }
-        let round = AskRound { watches, sidegate, outcome: Mutex::default() };
+        let round = AskRound { watches, client, outcome: Mutex::default() };
         round.ask_all(&doubtful, swept);
         let Outcome { answered, silent } = round.outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
         let since = self.silence.as_ref().filter(|_| !answered).map_or(now, |silence| silence.since);
@@ -162,9 +168,9 @@ impl Sweeper {
 }
 
 /// Asks the daemon once about each token.
-struct AskRound<'a> {
+struct AskRound<'a, C> {
     watches: &'a Watches,
-    sidegate: &'a Sidegate,
+    client: &'a C,
     outcome: Mutex<Outcome>,
 }
 
@@ -175,7 +181,7 @@ struct Outcome {
     silent: Option<Denied>,
 }
 
-impl AskRound<'_> {
+impl<C: Client> AskRound<'_, C> {
     fn ask_all(&self, doubtful: &[Key], swept: &(impl Fn(&Verified) -> Swept + Sync)) {
         let tokens: Vec<(Key, Verified)> =
             doubtful.iter().filter_map(|key| Some((*key, self.watches.token(*key)?))).collect();
@@ -204,7 +210,7 @@ impl AskRound<'_> {
         if self.locked().silent.is_some() {
             return false;
         }
-        match self.sidegate.check(token) {
+        match self.client.check(token) {
             Ok(renewed) => {
                 self.locked().answered = true;
                 let swept = swept(&renewed);

@@ -17,8 +17,13 @@ pub struct WatchGuard {
 }
 
 impl WatchGuard {
-    pub(crate) fn new(watches: Arc<Watches>, token: Verified, on_end: OnEnd) -> Self {
-        let key = watches.add(token, on_end);
+    pub(crate) fn new(
+        watches: Arc<Watches>,
+        token: Verified,
+        on_end: OnEnd,
+        start: impl FnOnce(&Arc<Watches>) -> bool,
+    ) -> Self {
+        let key = watches.add(token, on_end, start);
         Self { watches, key }
     }
 }
@@ -50,7 +55,7 @@ struct End {
 }
 
 impl Watch {
-    pub(crate) fn new(watches: Arc<Watches>, token: Verified) -> Self {
+    pub(crate) fn new(watches: Arc<Watches>, token: Verified, start: impl FnOnce(&Arc<Watches>) -> bool) -> Self {
         let end = Arc::<Mutex<End>>::default();
         let notified = Arc::clone(&end);
         let on_end = move |why| {
@@ -60,7 +65,7 @@ impl Watch {
                 waker.wake();
             }
         };
-        Self { _guard: WatchGuard::new(watches, token, Box::new(on_end)), end }
+        Self { _guard: WatchGuard::new(watches, token, Box::new(on_end), start), end }
     }
 }
 

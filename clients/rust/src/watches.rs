@@ -6,14 +6,12 @@
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use sidegate_shm::Probe;
 
 use crate::denied::{DaemonError, Denied};
-use crate::inner::Inner;
-use crate::sweeper;
 use crate::verified::Verified;
 
 pub(crate) type OnEnd = Box<dyn FnOnce(Denied) + Send>;
@@ -29,7 +27,6 @@ pub(crate) struct Watches {
     /// How long a token is kept that cannot be checked; `None` for ever.
     pub(crate) grace: Option<Duration>,
     shards: [Mutex<Shard>; SHARDS],
-    client: Weak<Inner>,
     started: AtomicBool,
     asleep: AtomicBool,
     sleep: Mutex<()>,
@@ -104,12 +101,11 @@ fn own_shard() -> usize {
 }
 
 impl Watches {
-    pub(crate) fn new(client: Weak<Inner>, grace: Option<Duration>) -> Arc<Self> {
+    pub(crate) fn new(grace: Option<Duration>) -> Arc<Self> {
         Arc::new(Self {
             pid: std::process::id(),
             grace,
             shards: Default::default(),
-            client,
             started: AtomicBool::new(false),
             asleep: AtomicBool::new(false),
             sleep: Mutex::new(()),
@@ -117,11 +113,12 @@ impl Watches {
         })
     }
 
-    /// Watches a token: `on_end` is called once, on the sweeping thread, unless the watch is removed before.
-    pub(crate) fn add(self: &Arc<Self>, token: Verified, on_end: OnEnd) -> Key {
+    /// Watches a token: `on_end` is called once, on the sweeping thread, unless the watch is removed before. `start` starts
+    /// that thread, and is false if there can be none.
+    pub(crate) fn add(self: &Arc<Self>, token: Verified, on_end: OnEnd, start: impl FnOnce(&Arc<Self>) -> bool) -> Key {
         let key = self.insert(token, on_end);
         if !self.started.load(Ordering::Relaxed) && !self.started.swap(true, Ordering::Relaxed) {
-            if !sweeper::start(self, &self.client) {
+            if !start(self) {
                 self.started.store(false, Ordering::Relaxed);
                 // Without a thread the end would not be noticed.
                 self.end(key, Denied::Unavailable(DaemonError::Timeout));
@@ -320,7 +317,7 @@ mod tests {
 
     #[test]
     fn sweep_skips_tokens_only_while_none_is_due() {
-        let watches = Watches::new(Weak::new(), None);
+        let watches = Watches::new(None);
         let first = watches.insert(token(100), Box::new(|_| ()));
         assert_eq!(looked_at(&watches, 1, 0, false, true), 1, "it is new");
         assert_eq!(looked_at(&watches, 1, 99, false, true), 0, "nothing has changed");
