@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 
 const CLIENTS: usize = 12;
 const IDLE: usize = 8;
-const DRAIN: [&str; 4] = ["--drain-time-s", "3", "--parent-shutdown-time-s", "5"];
+const DRAIN: [&str; 4] = ["--drain-time-s", "3", "--parent-shutdown-time-s", "10"];
 
 /// The Envoys of one base id, one after the other; their responses have their own name.
 struct Site {
