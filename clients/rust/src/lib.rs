@@ -22,8 +22,8 @@
 //! looks in shared memory alone.
 //!
 //! The map: [`Sidegate`] is the client; `cache` has the known tokens, `worker` the current segment,
-//! `daemon` the connections, `watch` the tokens of open streams, which `watches` holds and `sweeper` looks up, `readers` the attached segments; [`Verified`] and
-//! [`Denied`] are the two results.
+//! `daemon` the connections, `readers` the attached segments; `watch` notifies of a token's end, `watches`
+//! holds the watched tokens, and `sweeper` looks them up; [`Verified`] and [`Denied`] are the two results.
 #![forbid(unsafe_code)]
 
 mod bearer;

@@ -74,7 +74,7 @@ impl Busy {
     }
 }
 
-/// Revokes what nobody holds, at a steady rate.
+/// Revokes users without streams, at a steady rate.
 async fn revoke_others(issuer: &Issuer, first: u32) {
     let mut ticks = tokio::time::interval(Duration::from_secs(1) / REVOCATIONS_PER_S);
     for number in first.. {
@@ -147,7 +147,7 @@ pub async fn rows() -> Vec<Row> {
         busy.pair(ours, theirs);
         first += REVOCATIONS_PER_S * u32::try_from(WINDOW.as_secs()).expect("short");
     }
-    assert_eq!(module.ended() + plain.ended(), 0, "nobody has logged out");
+    assert_eq!(module.ended() + plain.ended(), 0, "no user has logged out");
     drop(plain);
 
     let mut one = row("one user's ten, p99".into(), "ms", "half of them", Goal::OursAtMost(50.0));

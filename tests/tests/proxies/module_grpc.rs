@@ -125,7 +125,7 @@ async fn answers_pass(client: &mut HealthClient<Channel>, reporter: &mut HealthR
     for _ in 0..2 {
         let answer = client.check(call("", Some(token))).await.unwrap();
         assert_eq!(answer.get_ref().status, ServingStatus::Serving as i32);
-        let unknown = client.check(call("nobody", Some(token))).await.unwrap_err();
+        let unknown = client.check(call("unknown", Some(token))).await.unwrap_err();
         assert_eq!(unknown.code(), Code::NotFound, "the application's own status: {unknown:?}");
     }
     reporter.set_service_status("watched", ServingStatus::Serving).await;

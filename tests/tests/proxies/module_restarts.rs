@@ -109,7 +109,7 @@ impl Traffic {
         Self { revoked, stop, clients }
     }
 
-    /// Ends `victim`'s session: from now on nobody may pass as `victim`.
+    /// Ends `victim`'s session: from now on no request may pass as `victim`.
     fn revoke(&self, site: &Site) {
         site.daemon.revoke_session("sid-of-victim");
         self.revoked.store(true, Ordering::SeqCst);

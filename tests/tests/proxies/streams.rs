@@ -1,4 +1,4 @@
-//! Requests that are open when their token ends, behind Sidegate's module in Envoy: each kind is cut, and nobody else's.
+//! Requests that are open when their token ends, behind Sidegate's module in Envoy: each kind is cut, and no other user's.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,9 +8,10 @@ use http_body_util::{BodyExt as _, Either, Empty};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use sidegate_tests::daemon::{Daemon, claims, good, sign};
+use sidegate_tests::envoy_file::{self, with_admin};
 use sidegate_tests::http::At;
 use sidegate_tests::program::free_port;
-use sidegate_tests::proxies::{Kind, Proxy, deploy};
+use sidegate_tests::proxies::{Kind, Proxy};
 use sidegate_tests::stack::{EMAIL, Stack, Store};
 use sidegate_tests::ticks::Ticks;
 use sidegate_tests::wait::eventually;
@@ -158,7 +159,7 @@ async fn web_socket(mut stream: TcpStream, token: &str, pieces: &AtomicU64) -> (
 
 /// The shipped file; Envoy's own limit of 15 s would end every stream.
 fn shipped() -> String {
-    let text = std::fs::read_to_string(deploy().join("envoy/module.yaml")).expect("a shipped file");
+    let text = envoy_file::shipped();
     let route = "route: { cluster: app }";
     assert!(text.contains(route));
     text.replace(route, "route: { cluster: app, timeout: 0s }")
@@ -172,11 +173,10 @@ fn with_member(member: &str) -> String {
     text.replace(socket, &format!("{socket}                          {member}\n"))
 }
 
-/// Envoy's administration interface, and the lines of configuration for it.
-fn admin() -> (At, String) {
+/// `text` with Envoy's administration interface, and its address.
+fn watched(text: &str) -> (At, String) {
     let port = free_port();
-    let at = At::Tcp(([127, 0, 0, 1], port).into());
-    (at, format!("admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }} }}\n"))
+    (At::Tcp(([127, 0, 0, 1], port).into()), with_admin(text, port))
 }
 
 async fn counter(admin: &At, name: &str) -> u64 {
@@ -210,11 +210,10 @@ async fn all_end(open: &mut [Open], status: u16, code: &str) {
 
 async fn logout_cuts_the_sessions_streams_only(version: &'static str, workers: u8, store: Store) {
     let stack = Stack::start(store, 1).await;
-    let (at, head) = admin();
+    let (at, text) = watched(&shipped());
     let attach = format!(": {}", stack.verifiers[0].attach.display());
     let At::Unix(socket) = stack.verifiers[0].at.clone() else { panic!("the verifier listens on a socket") };
     let kind = Kind::EnvoyModule(version, workers);
-    let text = head + &shipped();
     let started = kind.start_with(&text, stack.folder.path(), &socket, &[(": ATTACH_SOCKET", &attach)]).await;
     let Some(proxy) = started else { return };
     let (alice, again) = (stack.issuer.login(EMAIL).await.access, stack.issuer.login(EMAIL).await.access);
@@ -317,8 +316,7 @@ async fn panic_when_a_stream_is_cut_cuts_it() {
     let (daemon, _) = Daemon::start_shared(&[]).await;
     let token = good("alice");
     for version in ["1.38.3", "1.39.3", "1.40.0"] {
-        let (at, head) = admin();
-        let text = head + &with_member("panic_in: response_headers");
+        let (at, text) = watched(&with_member("panic_in: response_headers"));
         let kind = Kind::EnvoyModule(version, 1);
         let Some(mut proxy) = kind.start_with(&text, daemon.folder.path(), &daemon.socket, &[]).await else { return };
         let reply = proxy.at.get("/a").bearer(&token).send().await;

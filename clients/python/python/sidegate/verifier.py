@@ -79,7 +79,8 @@ class Verifier(Client):
     def watch(self, token: Token) -> Watch:
         """`async with verifier.watch(token):` cancels the block when the token ends, and raises the reason: for what
         stays open after its check. A revocation is noticed within 20 ms of its arrival on this host, without
-        requests to the daemon while shared memory calls the token good; otherwise it is asked every 100 ms.
+        requests to the daemon while shared memory calls the token good. Where shared memory cannot, because it is not
+        attached or the token is another issuer's, the daemon is asked every 100 ms.
         """
         return Watch(self.watch_token, token)
 
